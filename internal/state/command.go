@@ -1,0 +1,117 @@
+package state
+
+import (
+	"context"
+	"errors"
+)
+
+// Command is a change that Raft orders. The set is closed: services keep
+// documents instead of adding kinds of their own.
+type Command interface{ kind() kind }
+
+// Register adds or replaces a node, and with it services and checks of that
+// node. Fields that are equal to what is stored keep their ModifyIndex, so
+// that repeating a registration wakes nobody.
+type Register struct {
+	Node     Node
+	Services []Service // Node may be left empty
+	Checks   []Check   // Node may be left empty
+}
+
+// Deregister removes checks, services (with their checks) or, when both lists
+// are empty, the whole node with all that is on it. What does not exist is no
+// error.
+type Deregister struct {
+	Node     string
+	Services []string // service IDs
+	Checks   []string // check IDs
+	// NodeID, when not empty, makes the command void unless it is the
+	// node's: a late clean-up must not remove a node that came back.
+	NodeID string
+}
+
+// UpdateCheck changes the state of checks that exist: the short path of a
+// check's transition. A check that is not there is skipped.
+type UpdateCheck struct {
+	Node    string
+	Updates []CheckState
+}
+
+// CheckState is the changing part of a check.
+type CheckState struct {
+	ID     string
+	Status Status
+	Output string
+}
+
+// Verb says what a KV or document command does.
+type Verb string
+
+// The verbs. CAS and DeleteCAS fail with ErrConflict unless the entry's
+// ModifyIndex equals the one given (0: must not exist).
+const (
+	Set        Verb = "set"
+	CAS        Verb = "cas"
+	Delete     Verb = "delete"
+	DeleteCAS  Verb = "delete-cas"
+	DeleteTree Verb = "delete-tree" // every key with the prefix; KV only
+)
+
+// KV changes the key-value table. Entry.ModifyIndex is what CAS compares.
+type KV struct {
+	Verb  Verb
+	Entry Entry
+}
+
+// PutDocument changes a document. Document.ModifyIndex is what CAS compares.
+type PutDocument struct {
+	Verb     Verb
+	Document Document
+}
+
+// SetCluster writes the record about the store itself: once when it is
+// formed, and when the feature level rises. An ID that differs from the one
+// stored fails with ErrConflict.
+type SetCluster struct{ Cluster Cluster }
+
+// What Apply answers when a command can't be carried out. They are values of
+// the command's result, not failures of the store, and survive forwarding.
+var (
+	ErrConflict = errors.New("conflict: the entry was changed by another writer")
+	ErrNotFound = errors.New("not found")
+	ErrInvalid  = errors.New("invalid command")
+)
+
+// Errors of a Proposer. They survive forwarding; test with errors.Is.
+var (
+	// ErrNoLeader: the write was refused and has not happened.
+	ErrNoLeader = errors.New("no cluster leader")
+	// ErrUnknownOutcome: the leader was lost after it took the command; it
+	// may or may not have happened. Read before writing again.
+	ErrUnknownOutcome = errors.New("outcome unknown: leadership was lost while the write was under way")
+)
+
+// Proposer puts a command in order. It blocks until the command is applied
+// on this node (read your writes), is refused, or ctx ends. The index is the
+// command's place in the log.
+type Proposer interface {
+	Propose(ctx context.Context, cmd Command) (index uint64, err error)
+}
+
+type kind uint8
+
+const (
+	kindRegister    kind = 1
+	kindDeregister  kind = 2
+	kindUpdateCheck kind = 3
+	kindKV          kind = 4
+	kindDocument    kind = 5
+	kindCluster     kind = 6
+)
+
+func (Register) kind() kind    { return kindRegister }
+func (Deregister) kind() kind  { return kindDeregister }
+func (UpdateCheck) kind() kind { return kindUpdateCheck }
+func (KV) kind() kind          { return kindKV }
+func (PutDocument) kind() kind { return kindDocument }
+func (SetCluster) kind() kind  { return kindCluster }
