@@ -1,0 +1,163 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"holdfast/internal/health"
+)
+
+// Restart policy of a Group: the pause after a failure doubles from
+// minBackoff to maxBackoff, and starts over after steadyAfter without one.
+const (
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 30 * time.Second
+	steadyAfter = time.Minute
+)
+
+// errEnded is what a task failed with that returned nil before it was told to end.
+var errEnded = errors.New("ended without being asked to")
+
+// Group runs tasks side by side. A task that fails or panics is restarted
+// alone, with backoff, and raises the condition "task.NAME" until it is ready
+// again; the others don't notice.
+type Group struct {
+	// Log and Board hear of failures; Board may be nil.
+	Log   *slog.Logger
+	Board *health.Board
+	// Grace bounds the end of all tasks together. 10 s when zero.
+	Grace time.Duration
+}
+
+// Run starts the tasks in order, without waiting for one before the next, and
+// calls ready (may be nil) once all of them were ready at least once. When ctx
+// ends it stops them one by one in reverse order and returns nil, or an
+// error that names the tasks that had not ended within Grace.
+func (g *Group) Run(ctx context.Context, ready func(), tasks ...Task) error {
+	var waiting sync.WaitGroup
+	running := make([]runningTask, 0, len(tasks))
+	for _, task := range tasks {
+		// A task ends when its turn comes, not when ctx does.
+		taskCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		r := runningTask{task: task, cancel: cancel, done: make(chan struct{})}
+		waiting.Add(1)
+		go func() {
+			defer close(r.done)
+			g.supervise(taskCtx, task, sync.OnceFunc(waiting.Done))
+		}()
+		running = append(running, r)
+	}
+	allReady := make(chan struct{})
+	go func() {
+		waiting.Wait()
+		close(allReady)
+	}()
+	select {
+	case <-allReady:
+		if ready != nil {
+			ready()
+		}
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	return g.stop(running)
+}
+
+type runningTask struct {
+	task   Task
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (g *Group) stop(running []runningTask) error {
+	grace := g.Grace
+	if grace == 0 {
+		grace = 10 * time.Second
+	}
+	deadline := time.NewTimer(grace)
+	defer deadline.Stop()
+	expired := false
+	var late []error
+	for i := len(running) - 1; i >= 0; i-- {
+		r := running[i]
+		r.cancel()
+		if !expired {
+			select {
+			case <-r.done:
+				continue
+			case <-deadline.C:
+				expired = true
+			}
+		}
+		select {
+		case <-r.done:
+		default:
+			late = append(late, fmt.Errorf("run: %s has not ended within %v", r.task, grace))
+		}
+	}
+	return errors.Join(late...)
+}
+
+// supervise runs one task again and again until ctx ends. firstReady is
+// called when the task is ready for the first time, or when it ends for good.
+func (g *Group) supervise(ctx context.Context, task Task, firstReady func()) {
+	defer firstReady()
+	condition := "task." + task.String()
+	backoff := minBackoff
+	for {
+		started := time.Now()
+		err := protect(ctx, task, func() {
+			g.Board.Clear(condition)
+			g.Log.Debug("task is ready", "task", task.String(), "after", time.Since(started))
+			firstReady()
+		})
+		if ctx.Err() != nil {
+			if err != nil {
+				g.Log.Warn("task ended with an error", "task", task.String(), "error", err)
+			}
+			return
+		}
+		if err == nil {
+			err = errEnded
+		}
+		if time.Since(started) > steadyAfter {
+			backoff = minBackoff
+		}
+		g.Log.Error("task failed", "task", task.String(), "error", err, "restart_in", backoff)
+		g.Board.Raise(condition, health.Error, fmt.Sprintf("%s failed and is started again by itself: %v", task, err))
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// protect turns a panic of the task's own goroutine into an error.
+func protect(ctx context.Context, task Task, ready func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return task.Run(ctx, sync.OnceFunc(ready))
+}
+
+// Func makes a Task of a function.
+func Func(name string, f func(ctx context.Context, ready func()) error) Task {
+	return funcTask{name, f}
+}
+
+type funcTask struct {
+	name string
+	run  func(context.Context, func()) error
+}
+
+func (t funcTask) String() string                              { return t.name }
+func (t funcTask) Run(ctx context.Context, ready func()) error { return t.run(ctx, ready) }

@@ -1,0 +1,180 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/internal/health"
+)
+
+func newGroup() (*Group, *health.Board) {
+	board := health.NewBoard(time.Now, nil, nil)
+	return &Group{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Board: board}, board
+}
+
+func wellBehaved(name string) Task {
+	return Func(name, func(ctx context.Context, ready func()) error {
+		ready()
+		<-ctx.Done()
+		return nil
+	})
+}
+
+func TestFailedTaskIsRestartedAloneAndRaisesACondition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, board := newGroup()
+		var runs, neighbour atomic.Int32
+		failing := Func("failing", func(ctx context.Context, ready func()) error {
+			switch runs.Add(1) {
+			case 1:
+				return errors.New("disk on fire")
+			case 2:
+				panic("at the disco")
+			}
+			ready()
+			<-ctx.Done()
+			return nil
+		})
+		steady := Func("steady", func(ctx context.Context, ready func()) error {
+			neighbour.Add(1)
+			ready()
+			<-ctx.Done()
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		ready := false
+		go func() { done <- group.Run(ctx, func() { ready = true }, failing, steady) }()
+
+		synctest.Wait()
+		if c := board.Conditions(); len(c) != 1 || c[0].Name != "task.failing" || !strings.Contains(c[0].Message, "disk on fire") {
+			t.Errorf("conditions after the failure: %+v", c)
+		}
+		if ready {
+			t.Error("the group says it is ready while a task is not")
+		}
+		time.Sleep(minBackoff)
+		synctest.Wait()
+		if c := board.Conditions(); len(c) != 1 || !strings.Contains(c[0].Message, "at the disco") {
+			t.Errorf("conditions after the panic: %+v", c)
+		}
+		time.Sleep(2 * minBackoff)
+		synctest.Wait()
+		if c := board.Conditions(); len(c) != 0 {
+			t.Errorf("the condition stays although the task is ready: %+v", c)
+		}
+		if !ready {
+			t.Error("all tasks are ready, the group is not")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := neighbour.Load(); n != 1 {
+			t.Errorf("the healthy neighbour was started %d times", n)
+		}
+	})
+}
+
+func TestTasksEndInReverseOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, _ := newGroup()
+		var order []string
+		task := func(name string) Task {
+			return Func(name, func(ctx context.Context, ready func()) error {
+				ready()
+				<-ctx.Done()
+				time.Sleep(time.Second) // slow to end; the others must wait for it
+				order = append(order, name)
+				return nil
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- group.Run(ctx, nil, task("first"), task("second"), task("third")) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(order, " "); got != "third second first" {
+			t.Errorf("ended in the order %s", got)
+		}
+	})
+}
+
+func TestTaskThatDoesNotEndIsNamedAndHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, _ := newGroup()
+		group.Grace = 3 * time.Second
+		release := make(chan struct{})
+		stubborn := Func("stubborn", func(_ context.Context, ready func()) error {
+			ready()
+			<-release
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- group.Run(ctx, nil, wellBehaved("a"), stubborn, wellBehaved("b")) }()
+		synctest.Wait()
+		start := time.Now()
+		cancel()
+		err := <-done
+		if err == nil || !strings.Contains(err.Error(), "stubborn has not ended within 3s") {
+			t.Errorf("error %v does not name the stubborn task", err)
+		}
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("stopping took %v, not the grace of 3s", took)
+		}
+		close(release)
+	})
+}
+
+func TestBackoffDoublesToItsCapAndStartsOverAfterASteadyRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, _ := newGroup()
+		var starts []time.Time
+		steadyRun := time.Duration(0)
+		task := Func("flapping", func(ctx context.Context, _ func()) error {
+			starts = append(starts, time.Now())
+			if steadyRun > 0 {
+				time.Sleep(steadyRun)
+				steadyRun = 0
+			}
+			return errors.New("again")
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- group.Run(ctx, nil, task) }()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		last := len(starts) - 1
+		if gap := starts[last].Sub(starts[last-1]); gap != maxBackoff {
+			t.Errorf("the pause settled at %v, want %v", gap, maxBackoff)
+		}
+		if gap := starts[2].Sub(starts[1]); gap != 2*minBackoff {
+			t.Errorf("the second pause is %v, want %v", gap, 2*minBackoff)
+		}
+		steadyRun = 2 * steadyAfter
+		time.Sleep(maxBackoff + 2*steadyAfter + minBackoff)
+		synctest.Wait()
+		found := false
+		for i := last + 1; i < len(starts); i++ {
+			found = found || starts[i].Sub(starts[i-1]) == 2*steadyAfter+minBackoff
+		}
+		if !found {
+			t.Error("after a steady run the backoff did not start over")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
