@@ -1,0 +1,120 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// outputDelay is how long output is still read after the end of the program,
+// when a descendant that left the process group keeps the pipe open.
+const outputDelay = time.Second
+
+// build makes the os/exec form: own process group, given environment only.
+func build(c Command, stdout, stderr io.Writer) *exec.Cmd {
+	cmd := &exec.Cmd{
+		Path:        c.Argv[0],
+		Args:        c.Argv,
+		Env:         append([]string{}, c.Env...), // never nil: nil would mean ours
+		Dir:         "/",
+		Stdout:      stdout,
+		Stderr:      stderr,
+		WaitDelay:   outputDelay,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	if c.Dir != "" {
+		cmd.Dir = c.Dir
+	}
+	if len(c.Stdin) > 0 {
+		cmd.Stdin = bytes.NewReader(c.Stdin)
+	}
+	if c.User != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.User.UID, Gid: c.User.GID, Groups: c.User.Groups}
+	}
+	return cmd
+}
+
+// execute starts cmd and waits for it. The group is killed when ctx ends and
+// again when the program has ended, for what it left behind; both while the
+// program is not yet reaped, so that its number can't be another's.
+func execute(ctx context.Context, cmd *exec.Cmd) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if err := closeOnExec(); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	pid := cmd.Process.Pid
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		awaitExit(pid)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		killGroup(pid)
+		<-ended
+	}
+	killGroup(pid)
+	return cmd.Wait()
+}
+
+// closeOnExec marks every file of this process but the standard streams. Go
+// opens its files so; this is for those that we inherited ourselves, or that a
+// library opened without the flag.
+func closeOnExec() error {
+	const firstOther = 3
+	if err := unix.CloseRange(firstOther, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark open files close-on-exec: %w", err)
+	}
+	return nil
+}
+
+// awaitExit blocks until the child has ended, and leaves it to be reaped.
+func awaitExit(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// killGroup ends every process of the group that pid leads. That there is
+// none left (ESRCH) is what was wanted.
+func killGroup(pid int) { _ = unix.Kill(-pid, unix.SIGKILL) }
+
+func exitError(path string, exit *exec.ExitError, stderr []byte) *ExitError {
+	failure := &ExitError{Path: path, Code: exit.ExitCode(), Stderr: lastLine(stderr)}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		failure.Signal = status.Signal().String()
+	}
+	return failure
+}
+
+// checkMode refuses a program that anybody could replace or rewrite.
+func checkMode(path, real string) error {
+	info, err := os.Stat(real)
+	if err != nil {
+		return err
+	}
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return fmt.Errorf("%s: %w: it is not a regular file", path, ErrNotAllowed)
+	case mode.Perm()&0o002 != 0:
+		return fmt.Errorf("%s: %w: everybody may write to it (mode %#o)", path, ErrNotAllowed, mode.Perm())
+	}
+	return nil
+}
