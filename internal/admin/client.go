@@ -1,0 +1,50 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+// BaseURL is the scheme and host of every request through Client: the socket
+// decides where it goes, the host says nothing.
+const BaseURL = "http://localhost"
+
+// Client asks the unit that answers on the socket at path. Its requests have
+// the time limit of their context alone. When nobody answers, the error says
+// so and what to do about it.
+func Client(path string) *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, "unix", path)
+			if err != nil {
+				return nil, explain(path, err)
+			}
+			return conn, nil
+		},
+		MaxIdleConns:       2,
+		IdleConnTimeout:    30 * time.Second,
+		DisableCompression: true,
+	}}
+}
+
+// explain turns an errno into what an admin can do about it.
+func explain(path string, err error) error {
+	cause := err
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		cause = errno
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("ask as root or as a member of holdfast's admin group (socket %s: %w)", path, cause)
+	default:
+		return fmt.Errorf("is holdfast running? (socket %s: %w)", path, cause)
+	}
+}
