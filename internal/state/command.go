@@ -10,45 +10,54 @@ import (
 type Command interface{ kind() kind }
 
 // Register adds or replaces a node, and with it services and checks of that
-// node. Fields that are equal to what is stored keep their ModifyIndex, so
-// that repeating a registration wakes nobody.
+// node; all of it or, with an error, nothing. What it does not name stays. Rows
+// that are equal to what is stored keep their ModifyIndex, so that repeating a
+// registration wakes nobody.
+//
+// A node that comes with another ID takes the new one: it is the same machine
+// after its disk was wiped. An empty ID keeps the one stored. A service that
+// comes with another name takes its checks along. A check must speak of a
+// service that is stored or in the same command, or of the node.
 type Register struct {
-	Node     Node
-	Services []Service // Node may be left empty
-	Checks   []Check   // Node may be left empty
+	Node     Node      `codec:"node"`
+	Services []Service `codec:"services,omitempty"` // Node may be left empty
+	Checks   []Check   `codec:"checks,omitempty"`   // Node may be left empty
 }
 
 // Deregister removes checks, services (with their checks) or, when both lists
 // are empty, the whole node with all that is on it. What does not exist is no
 // error.
 type Deregister struct {
-	Node     string
-	Services []string // service IDs
-	Checks   []string // check IDs
+	Node     string   `codec:"node"`
+	Services []string `codec:"services,omitempty"` // service IDs
+	Checks   []string `codec:"checks,omitempty"`   // check IDs
 	// NodeID, when not empty, makes the command void unless it is the
 	// node's: a late clean-up must not remove a node that came back.
-	NodeID string
+	NodeID string `codec:"node_id,omitempty"`
 }
 
 // UpdateCheck changes the state of checks that exist: the short path of a
 // check's transition. A check that is not there is skipped.
 type UpdateCheck struct {
-	Node    string
-	Updates []CheckState
+	Node    string       `codec:"node"`
+	Updates []CheckState `codec:"updates"`
 }
 
 // CheckState is the changing part of a check.
 type CheckState struct {
-	ID     string
-	Status Status
-	Output string
+	ID     string `codec:"id"`
+	Status Status `codec:"status"`
+	Output string `codec:"output,omitempty"`
 }
 
 // Verb says what a KV or document command does.
 type Verb string
 
 // The verbs. CAS and DeleteCAS fail with ErrConflict unless the entry's
-// ModifyIndex equals the one given (0: must not exist).
+// ModifyIndex equals the one given (0: must not exist). Setting what is stored
+// already is no change and wakes nobody, but a CAS that succeeds always moves
+// ModifyIndex: of several on one index exactly one succeeds. Deleting what is
+// not there is no error.
 const (
 	Set        Verb = "set"
 	CAS        Verb = "cas"
@@ -58,21 +67,27 @@ const (
 )
 
 // KV changes the key-value table. Entry.ModifyIndex is what CAS compares.
+// LockIndex, Session and CreateIndex of the command are not looked at: those
+// of the stored entry stay. DeleteTree takes the prefix in Entry.Key; an empty
+// one means every key.
 type KV struct {
-	Verb  Verb
-	Entry Entry
+	Verb  Verb  `codec:"verb"`
+	Entry Entry `codec:"entry"`
 }
 
 // PutDocument changes a document. Document.ModifyIndex is what CAS compares.
+// Verb is any but DeleteTree.
 type PutDocument struct {
-	Verb     Verb
-	Document Document
+	Verb     Verb     `codec:"verb"`
+	Document Document `codec:"document"`
 }
 
 // SetCluster writes the record about the store itself: once when it is
 // formed, and when the feature level rises. An ID that differs from the one
-// stored fails with ErrConflict.
-type SetCluster struct{ Cluster Cluster }
+// stored, or a lower level, fails with ErrConflict. The first name stays.
+type SetCluster struct {
+	Cluster Cluster `codec:"cluster"`
+}
 
 // What Apply answers when a command can't be carried out. They are values of
 // the command's result, not failures of the store, and survive forwarding.

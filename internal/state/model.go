@@ -19,48 +19,54 @@ const SerfHealth = "serfHealth"
 
 // Node is a machine in the catalog.
 type Node struct {
-	ID      string // UUID of the agent's data directory; "" for a node registered from outside
-	Name    string // unique, compared without regard to case
-	Address netip.Addr
-	Meta    map[string]string
+	ID      string            `codec:"id"`   // UUID of the agent's data directory; "" for a node registered from outside
+	Name    string            `codec:"name"` // unique, compared without regard to case; the first spelling stays
+	Address netip.Addr        `codec:"addr"` // required
+	Meta    map[string]string `codec:"meta,omitempty"`
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }
 
 // Service is one instance of a service: ID is unique on its node, Name is
 // what users ask for.
 type Service struct {
-	Node    string
-	ID      string
-	Name    string
-	Tags    []string
-	Address netip.Addr // zero: the node's address
-	Port    uint16
-	Meta    map[string]string
-	Weights Weights
+	Node    string            `codec:"node"`
+	ID      string            `codec:"id"` // unless said: Name
+	Name    string            `codec:"name"`
+	Tags    []string          `codec:"tags,omitempty"`
+	Address netip.Addr        `codec:"addr"` // zero: the node's address
+	Port    uint16            `codec:"port"`
+	Meta    map[string]string `codec:"meta,omitempty"`
+	Weights Weights           `codec:"weights"`
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }
 
 // Weights are the SRV weights (RFC 2782) of an instance, by its health.
 // Zero values mean 1.
-type Weights struct{ Passing, Warning uint16 }
+type Weights struct {
+	Passing uint16 `codec:"passing,omitempty"`
+	Warning uint16 `codec:"warning,omitempty"`
+}
 
 // Check is what the catalog knows of a check. A check with an empty
 // ServiceID speaks of its whole node.
 type Check struct {
-	Node        string
-	ID          string // unique on its node
-	Name        string
-	Status      Status
-	Notes       string
-	Output      string // at most MaxOutput bytes
-	ServiceID   string
-	ServiceName string // filled by Apply from the service
-	ServiceTags []string
-	Type        string // "http", "tcp", "script", "ttl", "process"; "" unknown
+	Node        string   `codec:"node"`
+	ID          string   `codec:"id"` // unique on its node; unless said: Name
+	Name        string   `codec:"name"`
+	Status      Status   `codec:"status"` // unless said: Critical
+	Notes       string   `codec:"notes,omitempty"`
+	Output      string   `codec:"output,omitempty"` // at most MaxOutput bytes; cut by Apply
+	ServiceID   string   `codec:"service,omitempty"`
+	ServiceName string   `codec:"service_name,omitempty"` // filled by Apply from the service
+	ServiceTags []string `codec:"service_tags,omitempty"` // likewise
+	Type        string   `codec:"type,omitempty"`         // "http", "tcp", "script", "ttl", "process"; "" unknown
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }
 
 // MaxOutput is the most bytes of a check's output that the catalog keeps.
@@ -101,22 +107,24 @@ func (i Instance) Addr() netip.Addr {
 
 // Entry is a key with its value.
 type Entry struct {
-	Key       string
-	Value     []byte
-	Flags     uint64
-	LockIndex uint64
-	Session   string
+	Key       string `codec:"key"`   // 1 to MaxKey bytes, of any kind
+	Value     []byte `codec:"value"` // at most MaxValue bytes
+	Flags     uint64 `codec:"flags,omitempty"`
+	LockIndex uint64 `codec:"lock_index,omitempty"`
+	Session   string `codec:"session,omitempty"`
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }
 
 // Document is a service's own record: opaque bytes under compare-and-set.
 type Document struct {
-	Kind  string // "vrrp/hold", "dns/record" ...
-	Key   string
-	Value []byte
+	Kind  string `codec:"kind"`  // "vrrp/hold", "dns/record" ...
+	Key   string `codec:"key"`   // 1 to MaxKey bytes
+	Value []byte `codec:"value"` // at most MaxValue bytes
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }
 
 // Liveness is what this node's gossip says of a member at this moment.
@@ -148,9 +156,10 @@ type Member struct {
 
 // Cluster is the one record about the store itself.
 type Cluster struct {
-	ID      string // UUID given when the store was formed
-	Name    string // the cluster file's name when it was formed
-	Feature int    // the level every command in the log is bound by
+	ID      string `codec:"id"`                // UUID given when the store was formed
+	Name    string `codec:"name"`              // the cluster file's name when it was formed
+	Feature int    `codec:"feature,omitempty"` // the level every command in the log is bound by; never sinks
 
-	CreateIndex, ModifyIndex uint64
+	CreateIndex uint64 `codec:"create,omitempty"`
+	ModifyIndex uint64 `codec:"modify,omitempty"`
 }

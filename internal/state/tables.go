@@ -1,0 +1,310 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// tx is one command under way: the rows it writes, and what it touches.
+type tx struct {
+	txn     *memdb.Txn
+	index   uint64
+	graves  graves
+	changed map[Key]struct{}     // for Since
+	touched map[subject]struct{} // answers that changed
+	// tags holds, for every service name of which an instance came, went
+	// or changed its tags, what ServiceNames said of it before; nil for
+	// nothing.
+	tags map[string][]string
+}
+
+func (s *Store) begin(index uint64) *tx {
+	return &tx{
+		txn:     s.db.Txn(true),
+		index:   index,
+		graves:  s.graves,
+		changed: map[Key]struct{}{},
+		touched: map[subject]struct{}{},
+		tags:    map[string][]string{},
+	}
+}
+
+func (t *tx) node(name string) *Node {
+	return first[Node](t.txn, string(TableNode), "id", key(Fold(name)))
+}
+
+func (t *tx) service(node, id string) *Service {
+	return first[Service](t.txn, string(TableService), "id", key(Fold(node), id))
+}
+
+func (t *tx) check(node, id string) *Check {
+	return first[Check](t.txn, string(TableCheck), "id", key(Fold(node), id))
+}
+
+func (t *tx) servicesOf(node string) []*Service {
+	return list[Service](t.txn, string(TableService), "id", key(Fold(node)))
+}
+
+func (t *tx) servicesNamed(name string) []*Service {
+	return list[Service](t.txn, string(TableService), "name", key(Fold(name)))
+}
+
+func (t *tx) mark(table Table, name string) { t.changed[Key{table, name}] = struct{}{} }
+
+func (t *tx) touch(a aspect, name string) { t.touched[subject{a, name}] = struct{}{} }
+
+// touchInstances says that what Instances answers for a service changed.
+func (t *tx) touchInstances(service string) {
+	t.touch(ofInstances, Fold(service))
+	t.mark(TableService, Fold(service))
+}
+
+// touchNode says that the row of a node changed, and so its instances.
+func (t *tx) touchNode(node string) {
+	t.touch(ofTable, allNodes)
+	t.mark(TableNode, Fold(node))
+	for _, svc := range t.servicesOf(node) {
+		t.touchInstances(svc.Name)
+	}
+}
+
+// putNode writes a node unless it is equal to what is stored, and returns the
+// row. The first spelling of a name stays, and so does the ID when the new row
+// has none.
+func (t *tx) putNode(n *Node) *Node {
+	n.CreateIndex, n.ModifyIndex = t.index, t.index
+	old := t.node(n.Name)
+	if old == nil {
+		must(t.txn.Insert(string(TableNode), n))
+		t.unbury(subject{ofNode, Fold(n.Name)})
+		t.touch(ofNodeServices, Fold(n.Name))
+		t.touch(ofNodeChecks, Fold(n.Name))
+		t.touchNode(n.Name)
+		return n
+	}
+	n.Name, n.CreateIndex = old.Name, old.CreateIndex
+	n.ID = cmp.Or(n.ID, old.ID)
+	if equalNode(old, n) {
+		return old
+	}
+	must(t.txn.Insert(string(TableNode), n))
+	t.touchNode(n.Name)
+	return n
+}
+
+func (t *tx) deleteNode(n *Node) {
+	for _, svc := range t.servicesOf(n.Name) {
+		t.deleteService(svc)
+	}
+	for _, chk := range list[Check](t.txn, string(TableCheck), "id", nodeKey(n)) {
+		t.deleteCheck(chk)
+	}
+	must(t.txn.Delete(string(TableNode), n))
+	t.touchNode(n.Name)
+	t.touch(ofNode, Fold(n.Name))
+	t.touch(ofNodeServices, Fold(n.Name))
+	t.touch(ofNodeChecks, Fold(n.Name))
+}
+
+func (t *tx) putService(s *Service) {
+	s.CreateIndex, s.ModifyIndex = t.index, t.index
+	old := t.service(s.Node, s.ID)
+	if old != nil {
+		if equalService(old, s) {
+			return
+		}
+		s.CreateIndex = old.CreateIndex
+		t.touchService(old)
+	}
+	t.rememberTags(s.Name)
+	must(t.txn.Insert(string(TableService), s))
+	t.touchService(s)
+	if old == nil || old.Name == s.Name && slices.Equal(old.Tags, s.Tags) {
+		return
+	}
+	for _, chk := range checksOf(t.txn, Fold(s.Node), s.ID) {
+		moved := *chk
+		moved.ServiceName, moved.ServiceTags = s.Name, s.Tags
+		t.writeCheck(chk, &moved)
+	}
+}
+
+// touchService says that a service row comes, goes or changes. For one that is
+// stored it is called before the write.
+func (t *tx) touchService(s *Service) {
+	t.rememberTags(s.Name)
+	t.touch(ofNodeServices, Fold(s.Node))
+	t.touchInstances(s.Name)
+}
+
+// rememberTags keeps what ServiceNames says of a name before the command.
+func (t *tx) rememberTags(name string) {
+	name = Fold(name)
+	if _, ok := t.tags[name]; ok {
+		return
+	}
+	t.tags[name] = nil
+	if services := t.servicesNamed(name); len(services) > 0 {
+		t.tags[name] = nameEntry(services)
+	}
+}
+
+// nameEntry is what ServiceNames has for a name: its spelling and its tags.
+func nameEntry(services []*Service) []string {
+	return append([]string{services[0].Name}, tagUnion(services)...)
+}
+
+func (t *tx) deleteService(s *Service) {
+	t.touchService(s)
+	for _, chk := range checksOf(t.txn, Fold(s.Node), s.ID) {
+		t.deleteCheck(chk)
+	}
+	must(t.txn.Delete(string(TableService), s))
+}
+
+func (t *tx) putCheck(c *Check) error {
+	if c.ServiceID != "" {
+		svc := t.service(c.Node, c.ServiceID)
+		if svc == nil {
+			return invalid("check %q of node %q speaks of service %.64q, which is not there", c.ID, c.Node, c.ServiceID)
+		}
+		c.ServiceName, c.ServiceTags = svc.Name, svc.Tags
+	}
+	t.writeCheck(t.check(c.Node, c.ID), c)
+	return nil
+}
+
+// writeCheck stores c in place of old (nil: a new one) unless they are equal.
+func (t *tx) writeCheck(old, c *Check) {
+	c.CreateIndex, c.ModifyIndex = t.index, t.index
+	if old != nil {
+		if equalCheck(old, c) {
+			return
+		}
+		c.CreateIndex = old.CreateIndex
+		t.touchCheck(old)
+	}
+	must(t.txn.Insert(string(TableCheck), c))
+	t.touchCheck(c)
+}
+
+func (t *tx) deleteCheck(c *Check) {
+	t.touchCheck(c)
+	must(t.txn.Delete(string(TableCheck), c))
+}
+
+// touchCheck says that a check came, went or changed: all answers it is in.
+func (t *tx) touchCheck(c *Check) {
+	t.touch(ofTable, allChecks)
+	t.touch(ofNodeChecks, Fold(c.Node))
+	t.touch(ofStatus, string(c.Status))
+	t.mark(TableCheck, Fold(c.Node))
+	if c.ServiceID != "" {
+		t.touch(ofServiceChecks, Fold(c.ServiceName))
+		t.touchInstances(c.ServiceName)
+		return
+	}
+	for _, svc := range t.servicesOf(c.Node) {
+		t.touchInstances(svc.Name)
+	}
+}
+
+// putEntry writes a key. What a lock put there stays. An equal entry is left
+// alone unless always: of several CAS on one index exactly one may succeed,
+// also when they write the same.
+func (t *tx) putEntry(old, e *Entry, always bool) {
+	e.CreateIndex, e.ModifyIndex = t.index, t.index
+	e.LockIndex, e.Session = 0, ""
+	if old != nil {
+		e.CreateIndex, e.LockIndex, e.Session = old.CreateIndex, old.LockIndex, old.Session
+		if !always && equalEntry(old, e) {
+			return
+		}
+	} else {
+		t.unbury(subject{ofEntry, e.Key})
+	}
+	must(t.txn.Insert(string(TableKV), e))
+	t.touchEntry(e)
+}
+
+func (t *tx) deleteEntry(e *Entry) {
+	must(t.txn.Delete(string(TableKV), e))
+	t.touch(ofEntry, e.Key)
+	t.touchEntry(e)
+}
+
+func (t *tx) touchEntry(e *Entry) {
+	t.mark(TableKV, e.Key)
+}
+
+func (t *tx) putDocument(old, d *Document, always bool) {
+	d.CreateIndex, d.ModifyIndex = t.index, t.index
+	if old != nil {
+		d.CreateIndex = old.CreateIndex
+		if !always && equalDocument(old, d) {
+			return
+		}
+	} else {
+		t.unbury(d.subject())
+	}
+	must(t.txn.Insert(string(TableDocument), d))
+	t.touchDocument(d)
+}
+
+func (t *tx) deleteDocument(d *Document) {
+	must(t.txn.Delete(string(TableDocument), d))
+	t.touch(ofDocument, d.subject().name)
+	t.touchDocument(d)
+}
+
+func (t *tx) touchDocument(d *Document) {
+	t.touch(ofKind, d.Kind)
+	t.mark(TableDocument, d.Kind+"/"+d.Key)
+}
+
+// finish writes the index of every answer that changed.
+func (t *tx) finish() {
+	for name, before := range t.tags {
+		var after []string
+		if services := t.servicesNamed(name); len(services) > 0 {
+			after = nameEntry(services)
+		} else if t.row(subject{ofServiceChecks, name}) != nil {
+			t.touch(ofServiceChecks, name) // gone with its service
+		}
+		if !slices.Equal(before, after) {
+			t.touch(ofTable, allNames)
+		}
+	}
+	for _, s := range slices.SortedFunc(maps.Keys(t.touched), compareSubjects) {
+		if t.alive(s) {
+			t.bump(s)
+		} else {
+			t.bury(s)
+		}
+	}
+	for a := ofTable; a < aspects; a++ {
+		t.reap(a)
+	}
+}
+
+func compareSubjects(a, b subject) int { return bytes.Compare(a.key(), b.key()) }
+
+// alive tells whether a subject can change again without coming back first.
+func (t *tx) alive(s subject) bool {
+	switch s.aspect {
+	case ofInstances, ofServiceChecks:
+		return len(t.servicesNamed(s.name)) > 0
+	case ofNodeServices, ofNodeChecks:
+		return t.node(s.name) != nil
+	case ofKind:
+		return first[Document](t.txn, string(TableDocument), "id_prefix", key(s.name)) != nil
+	case ofNode, ofEntry, ofDocument:
+		return false // touched only when deleted
+	default:
+		return true
+	}
+}
