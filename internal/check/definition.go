@@ -1,11 +1,41 @@
 // Package check probes services: TCP, HTTP(S), script, process, TTL. A probe
-// gives a result; a Runner repeats it and reports transitions.
+// gives a result; a Machine makes a state out of results (rise, fall, TTL);
+// a Runner repeats probes and reports what changed.
 package check
 
 import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
 	"time"
 
 	"holdfast/internal/state"
+)
+
+// What a definition may say.
+const (
+	DefaultInterval = 10 * time.Second
+	DefaultTimeout  = 10 * time.Second // or Interval, when that is less
+
+	MinInterval = 100 * time.Millisecond
+	MaxInterval = 24 * time.Hour
+	MinTimeout  = 10 * time.Millisecond
+	MaxTimeout  = time.Hour
+	MinTTL      = 100 * time.Millisecond
+	MaxTTL      = 30 * 24 * time.Hour
+	MaxRise     = 100
+	MaxFall     = 100
+	// MinDeregisterAfter is what a shorter DeregisterAfter is taken for, as
+	// Consul does.
+	MinDeregisterAfter = time.Minute
+
+	maxIDLength   = 256
+	maxBodyLength = 64 << 10
 )
 
 // Definition says how a check is made. Exactly one of TCP, HTTP, Script,
@@ -48,4 +78,195 @@ type Result struct {
 	Output string
 	At     time.Time
 	Took   time.Duration
+}
+
+// Type is the kind of the check as the catalog names it: "tcp", "http",
+// "script", "process", "ttl"; "" when none or several are set.
+func (d Definition) Type() string {
+	kind, n := "", 0
+	for name, set := range map[string]bool{
+		"tcp": d.TCP != "", "http": d.HTTP != "", "script": len(d.Script) > 0,
+		"process": d.Process != "", "ttl": d.TTL != 0,
+	} {
+		if set {
+			kind, n = name, n+1
+		}
+	}
+	if n != 1 {
+		return ""
+	}
+	return kind
+}
+
+// WithDefaults fills in what was not said.
+func (d Definition) WithDefaults() Definition {
+	if d.ID == "" && d.ServiceID != "" {
+		d.ID = "service:" + d.ServiceID
+	}
+	if d.Name == "" {
+		d.Name = d.ID
+	}
+	if d.HTTP != "" && d.Method == "" {
+		d.Method = "GET"
+	}
+	if d.Interval == 0 && d.TTL == 0 {
+		d.Interval = DefaultInterval
+	}
+	if d.Timeout == 0 && d.TTL == 0 {
+		d.Timeout = min(d.Interval, DefaultTimeout)
+	}
+	d.Rise, d.Fall = max(d.Rise, 1), max(d.Fall, 1)
+	if d.Initial == "" {
+		d.Initial = state.Critical
+	}
+	if d.DeregisterAfter > 0 {
+		d.DeregisterAfter = max(d.DeregisterAfter, MinDeregisterAfter)
+	}
+	return d
+}
+
+// Equal tells whether two definitions make the same check.
+func (d Definition) Equal(other Definition) bool { return reflect.DeepEqual(d, other) }
+
+// Validate says everything that is wrong with the definition, each mistake
+// with its key, the value and what would be right (errors.Join). What is not
+// said is not wrong: see WithDefaults.
+func (d Definition) Validate() error {
+	var wrong mistakes
+	d.validateIdentity(&wrong)
+	d.validateKind(&wrong)
+	wrong.duration("interval", d.Interval, MinInterval, MaxInterval)
+	wrong.duration("timeout", d.Timeout, MinTimeout, MaxTimeout)
+	wrong.count("rise", d.Rise, MaxRise)
+	wrong.count("fall", d.Fall, MaxFall)
+	switch d.Initial {
+	case "", state.Passing, state.Warning, state.Critical:
+	default:
+		wrong.add("initial status %q: must be passing, warning or critical", d.Initial)
+	}
+	if d.DeregisterAfter < 0 {
+		wrong.add("deregister after %s: must not be negative", d.DeregisterAfter)
+	}
+	return errors.Join(wrong...)
+}
+
+func (d Definition) validateIdentity(wrong *mistakes) {
+	switch {
+	case d.ID == "" && d.ServiceID == "":
+		wrong.add("id: a check that belongs to no service needs one")
+	case len(d.ID) > maxIDLength:
+		wrong.add("id: %d bytes; at most %d", len(d.ID), maxIDLength)
+	case strings.ContainsFunc(d.ID, isControl):
+		wrong.add("id %q: must not contain control characters", d.ID)
+	case d.ID == state.SerfHealth:
+		wrong.add("id %q: is kept by the cluster itself", d.ID)
+	}
+}
+
+func (d Definition) validateKind(wrong *mistakes) {
+	switch d.Type() {
+	case "":
+		wrong.add("exactly one of http, tcp, script, process and ttl must be given")
+		return
+	case "tcp":
+		if err := checkHostPort(d.TCP); err != nil {
+			wrong.add("tcp %q: %w", d.TCP, err)
+		}
+	case "http":
+		d.validateHTTP(wrong)
+	case "script":
+		if !filepath.IsAbs(d.Script[0]) {
+			wrong.add("script %q: the program must be an absolute path", d.Script[0])
+		}
+	case "process":
+		if strings.ContainsFunc(d.Process, isControl) || strings.Contains(d.Process, "/") {
+			wrong.add("process %q: must be the name of a program, not a path", d.Process)
+		}
+	case "ttl":
+		wrong.duration("ttl", d.TTL, MinTTL, MaxTTL)
+		if d.Interval != 0 || d.Timeout != 0 || d.Rise > 1 || d.Fall > 1 {
+			wrong.add("ttl: nothing is probed, so interval, timeout, rise and fall mean nothing")
+		}
+	}
+	if d.Type() != "http" && (d.Method != "" || len(d.Header) > 0 || d.Body != "" || d.TLS != (TLS{})) {
+		wrong.add("method, header, body and TLS settings belong to an http check")
+	}
+}
+
+func (d Definition) validateHTTP(wrong *mistakes) {
+	u, err := url.Parse(d.HTTP)
+	switch {
+	case err != nil:
+		wrong.add("http %q: %w", d.HTTP, err)
+	case u.Scheme != "http" && u.Scheme != "https":
+		wrong.add("http %q: must begin with http:// or https://", u.Redacted())
+	case u.Host == "" || u.Hostname() == "":
+		wrong.add("http %q: has no host", u.Redacted())
+	case u.Port() != "" && checkPort(u.Port()) != nil:
+		wrong.add("http %q: %w", u.Redacted(), checkPort(u.Port()))
+	case u.Scheme == "http" && d.TLS != (TLS{}):
+		wrong.add("http %q: TLS settings need an https URL", u.Redacted())
+	}
+	if strings.ContainsFunc(d.Method, notToken) {
+		wrong.add("method %q: must be an HTTP method such as GET or HEAD", d.Method)
+	}
+	for name, values := range d.Header {
+		if name == "" || strings.ContainsFunc(name, notToken) {
+			wrong.add("header %q: is not a header's name", name)
+		}
+		for _, value := range values {
+			if strings.ContainsFunc(value, isControl) {
+				wrong.add("header %s: the value must not contain control characters", name)
+			}
+		}
+	}
+	if len(d.Body) > maxBodyLength {
+		wrong.add("body: %d bytes; at most %d", len(d.Body), maxBodyLength)
+	}
+}
+
+// mistakes collects what is wrong with a definition.
+type mistakes []error
+
+func (m *mistakes) add(format string, args ...any) { *m = append(*m, fmt.Errorf(format, args...)) }
+
+func (m *mistakes) duration(key string, value, low, high time.Duration) {
+	if value != 0 && (value < low || value > high) {
+		m.add("%s %s: must be %s to %s", key, value, low, high)
+	}
+}
+
+func (m *mistakes) count(key string, value, high int) {
+	if value < 0 || value > high {
+		m.add("%s %d: must be 1 to %d", key, value, high)
+	}
+}
+
+func checkHostPort(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("must be host:port")
+	}
+	if host == "" {
+		return errors.New("has no host")
+	}
+	return checkPort(port)
+}
+
+func checkPort(s string) error {
+	if port, err := strconv.ParseUint(s, 10, 16); err != nil || port == 0 {
+		return fmt.Errorf("port %q: must be 1 to 65535", s)
+	}
+	return nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// notToken follows RFC 9110 §5.6.2.
+func notToken(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }

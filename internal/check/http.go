@@ -1,0 +1,143 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	maxAnswer    = 1 << 10 // bytes of an answer's body that go into the output
+	maxRedirects = 3
+)
+
+// httpProbe makes one request on a connection of its own: that a new client
+// gets through is what is to be known. 2xx is passing, 429 (Too Many
+// Requests) is warning, everything else is critical, as for Consul.
+type httpProbe struct {
+	definition Definition
+	url        *url.URL
+}
+
+func newHTTPProbe(d Definition) (Probe, error) {
+	u, err := url.Parse(d.HTTP)
+	if err != nil {
+		return nil, fmt.Errorf("http %q: %w", d.HTTP, err)
+	}
+	return httpProbe{definition: d, url: u}, nil
+}
+
+func (p httpProbe) Probe(ctx context.Context) Result {
+	what := fmt.Sprintf("HTTP %s %s", p.definition.Method, p.url.Redacted())
+	request, err := p.request(ctx)
+	if err != nil {
+		return critical("%s: %s", what, err)
+	}
+	trust, err := p.trust()
+	if err != nil {
+		return critical("%s: %s", what, err)
+	}
+	transport := &http.Transport{
+		TLSClientConfig:        trust,
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: sameOrigin}
+	answer, err := client.Do(request)
+	if err != nil {
+		return critical("%s: %s", what, clientError(err, p.definition.Timeout))
+	}
+	defer answer.Body.Close()
+	said := fmt.Sprintf("%s: %s", what, answer.Status)
+	switch {
+	case answer.StatusCode >= 200 && answer.StatusCode <= 299:
+		return passing("%s", said)
+	case answer.StatusCode == http.StatusTooManyRequests:
+		return warning("%s%s", said, excerpt(answer.Body))
+	}
+	return critical("%s%s", said, excerpt(answer.Body))
+}
+
+func (p httpProbe) request(ctx context.Context) (*http.Request, error) {
+	body := bytes.NewReader([]byte(p.definition.Body))
+	request, err := http.NewRequestWithContext(ctx, p.definition.Method, p.url.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("User-Agent", "Holdfast Health Check")
+	request.Header.Set("Accept", "text/plain, text/*, */*")
+	for name, values := range p.definition.Header {
+		request.Header.Del(name)
+		for _, value := range values {
+			request.Header.Add(name, value)
+		}
+	}
+	if host := request.Header.Get("Host"); host != "" {
+		request.Host = host
+		request.Header.Del("Host")
+	}
+	return request, nil
+}
+
+// trust reads the CA file at every probe, so that a renewed one counts.
+func (p httpProbe) trust() (*tls.Config, error) {
+	settings := p.definition.TLS
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         settings.ServerName,
+		InsecureSkipVerify: settings.SkipVerify, // as its definition asks
+	}
+	if settings.CAFile == "" {
+		return config, nil
+	}
+	pem, err := os.ReadFile(settings.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s: holds no certificate", settings.CAFile)
+	}
+	return config, nil
+}
+
+// sameOrigin follows a few redirects, but not to another server: that would
+// say nothing about this one.
+func sameOrigin(request *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	if request.URL.Scheme != first.Scheme || request.URL.Host != first.Host {
+		return fmt.Errorf("redirected to elsewhere: %s", request.URL.Redacted())
+	}
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	return nil
+}
+
+func clientError(err error, limit time.Duration) string {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok && !wrapped.Timeout() {
+		err = wrapped.Err // method and URL stand in the output already
+	}
+	return reason(err, limit)
+}
+
+// excerpt is the beginning of a body, for the output; what can't be read is
+// left out.
+func excerpt(body io.Reader) string {
+	data, _ := io.ReadAll(io.LimitReader(body, maxAnswer))
+	text := strings.TrimSpace(string(data))
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
