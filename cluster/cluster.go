@@ -5,6 +5,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -23,7 +24,11 @@ type File struct {
 	VIPs          []VIP
 	Services      []Service
 
-	// unexported: sections, indexes by name
+	NamePrefix string // every node's name begins with it; "" no convention
+
+	sections map[string]*value
+	nodeAt   map[string]int // index into Nodes
+	partial  bool           // nodes or roles were lost to mistakes
 }
 
 // Network is a layer-3 network of the cluster. The first network of the file
@@ -31,7 +36,7 @@ type File struct {
 type Network struct {
 	Name      string
 	Prefix    netip.Prefix // masked
-	Hostname  string       // pattern such as "mgt{node}"; "{node}" for the main network
+	Hostname  string       // pattern such as "mgt{node}"; "{node}" for the main network; "" no names
 	Interface string       // "" means the one that holds the node's address
 	Gateway   netip.Addr   // zero: none
 }
@@ -41,8 +46,8 @@ type Node struct {
 	Name      string
 	Role      string
 	Addresses map[string]netip.Addr // by network
-	Hostnames map[string]string     // by network, expanded
-	MAC       map[string]string     // by network
+	Hostnames map[string]string     // by network, expanded; only where it has an address and a name
+	MAC       map[string]string     // by network; lower case, colons
 	BMC       *BMC
 }
 
@@ -54,7 +59,9 @@ type BMC struct {
 }
 
 // SecretRef points at a secret; secrets never stand in the cluster file.
-type SecretRef struct{ File string }
+type SecretRef struct {
+	File string `yaml:"file" json:"file"` // absolute path
+}
 
 // Role is what the nodes of a role run.
 type Role struct {
@@ -92,73 +99,125 @@ type Service struct {
 	Check   Section // zero: none
 }
 
-// Main is the main network.
-func (f *File) Main() *Network { panic("being built") }
+// Main is the main network. It is never nil.
+func (f *File) Main() *Network {
+	if len(f.Networks) == 0 {
+		return &Network{}
+	}
+	return &f.Networks[0]
+}
 
 // Node finds a node by name; nil when absent.
-func (f *File) Node(name string) *Node { panic("being built") }
+func (f *File) Node(name string) *Node {
+	if f.nodeAt != nil {
+		if i, ok := f.nodeAt[name]; ok {
+			return &f.Nodes[i]
+		}
+		return nil
+	}
+	for i := range f.Nodes {
+		if f.Nodes[i].Name == name {
+			return &f.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Network finds a network by name; nil when absent.
+func (f *File) Network(name string) *Network {
+	for i := range f.Networks {
+		if f.Networks[i].Name == name {
+			return &f.Networks[i]
+		}
+	}
+	return nil
+}
 
 // Role finds a role by name; nil when absent.
-func (f *File) Role(name string) *Role { panic("being built") }
+func (f *File) Role(name string) *Role {
+	for i := range f.Roles {
+		if f.Roles[i].Name == name {
+			return &f.Roles[i]
+		}
+	}
+	return nil
+}
+
+// VIP finds a virtual IP address by name; nil when absent.
+func (f *File) VIP(name string) *VIP {
+	for i := range f.VIPs {
+		if f.VIPs[i].Name == name {
+			return &f.VIPs[i]
+		}
+	}
+	return nil
+}
+
+// serverRole is the role whose nodes are the servers; nil when none is.
+func (f *File) serverRole() *Role {
+	for i := range f.Roles {
+		if f.Roles[i].Voters > 0 {
+			return &f.Roles[i]
+		}
+	}
+	return nil
+}
 
 // Servers lists the nodes whose role has voters, in the order of the file.
-func (f *File) Servers() []Node { panic("being built") }
+func (f *File) Servers() []Node {
+	role := f.serverRole()
+	if role == nil {
+		return nil
+	}
+	var servers []Node
+	for _, n := range f.Nodes {
+		if n.Role == role.Name {
+			servers = append(servers, n)
+		}
+	}
+	return servers
+}
 
 // Voters is how many of the servers vote.
-func (f *File) Voters() int { panic("being built") }
+func (f *File) Voters() int {
+	if role := f.serverRole(); role != nil {
+		return role.Voters
+	}
+	return 0
+}
 
 // ServicesOn lists the services of a node.
-func (f *File) ServicesOn(node string) []Service { panic("being built") }
+func (f *File) ServicesOn(node string) []Service {
+	var services []Service
+	for _, svc := range f.Services {
+		if slices.Contains(svc.On, node) {
+			services = append(services, svc)
+		}
+	}
+	return services
+}
+
+// Expand lists the nodes of a node set, in which "@role" stands for the nodes
+// of a role and "@*" for every node. A name that is no node is an error.
+func (f *File) Expand(set string) ([]string, error) {
+	names, err := Expand(set, f.group)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if f.Node(name) == nil {
+			return nil, &unknownName{"node", name, nodeNames(f.Nodes)}
+		}
+	}
+	return names, nil
+}
 
 // Section returns a top-level key that cluster itself does not know ("dns",
 // "lb" ...); the zero Section when the file has none.
-func (f *File) Section(name string) Section { panic("being built") }
-
-// Section is a part of the file that its owner decodes.
-type Section struct{ _ int }
-
-// IsZero tells whether the file lacks the section.
-func (s Section) IsZero() bool { panic("being built") }
-
-// Decode fills v, a pointer to a struct with yaml tags, strictly: an unknown
-// key or a wrong type is an Errors with positions. Durations ("10s"), sizes, netip types
-// and []string for node sets are understood.
-func (s Section) Decode(v any) error { panic("being built") }
-
-// Errorf makes an error that stands at a key of the section ("" the section
-// itself, "forward" or "records[2].name" below it).
-func (s Section) Errorf(key, format string, args ...any) *Error { panic("being built") }
-
-// Error is one mistake in a cluster file.
-type Error struct {
-	File         string
-	Line, Column int // from 1; 0 unknown
-	Message      string
+func (f *File) Section(name string) Section {
+	v := f.sections[name]
+	if v == nil {
+		return Section{}
+	}
+	return Section{v: v, f: f}
 }
-
-// Error gives "file:line:column: message".
-func (e *Error) Error() string { panic("being built") }
-
-// Errors is every mistake found, in the order of the file.
-type Errors []*Error
-
-// Error gives one line a mistake.
-func (e Errors) Error() string { panic("being built") }
-
-// SectionValidator checks the section of one service.
-type SectionValidator func(*File, Section) error
-
-// Parse reads a cluster file. sections names the top-level keys that belong
-// to services; every other key is an error. All mistakes are returned at
-// once, as Errors.
-func Parse(path string, data []byte, sections map[string]SectionValidator) (*File, error) {
-	panic("being built")
-}
-
-// Load reads and parses the file at path.
-func Load(path string, sections map[string]SectionValidator) (*File, error) {
-	panic("being built")
-}
-
-// Single is the cluster of one node with no file at all: the embedded default.
-func Single(node string, addr netip.Addr) *File { panic("being built") }

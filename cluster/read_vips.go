@@ -1,0 +1,267 @@
+package cluster
+
+import (
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Bounds of what VRRP can say: RFC 9568 §5.2.7 gives the interval 12 bits of
+// centiseconds, RFC 3768 §5.3.7 a byte of seconds.
+const (
+	minAdvertise    = 10 * time.Millisecond
+	maxAdvertise    = 40950 * time.Millisecond
+	maxAdvertiseV2  = 255 * time.Second
+	maxPreemptDelay = time.Hour
+)
+
+// vipDefaults reads what the VIPs have unless they say otherwise.
+func (l *loader) vipDefaults(v *value) VIP {
+	defaults := VIP{Version: 3, Advertise: time.Second}
+	if m, ok := l.mapping(v); ok {
+		l.readTiming(m, &defaults)
+		m.done()
+	}
+	return defaults
+}
+
+func (l *loader) readTiming(m *mapping, vip *VIP) {
+	version := m.get("version")
+	if n, ok := l.integer(version, 2, 3, ""); ok {
+		vip.Version = int(n)
+	}
+	advertise := m.get("advertise")
+	longest := time.Duration(maxAdvertise)
+	if vip.Version == 2 {
+		longest = maxAdvertiseV2
+	}
+	if d, ok := l.duration(advertise, minAdvertise, longest); ok {
+		vip.Advertise = d
+	}
+	at := advertise
+	if at == nil {
+		at = version
+	}
+	switch {
+	case at == nil || at.broken:
+	case vip.Version == 2 && vip.Advertise%time.Second != 0:
+		l.at(at.pos, at.path, "version 2 with an interval of %s; it has whole seconds", vip.Advertise)
+	case vip.Version == 3 && vip.Advertise > maxAdvertise:
+		l.at(at.pos, at.path, "version 3 with an interval of %s; the range is %s to %s", vip.Advertise, minAdvertise, time.Duration(maxAdvertise))
+	case vip.Version == 3 && vip.Advertise%minAdvertise != 0:
+		l.at(at.pos, at.path, "%s; version 3 counts in steps of %s", vip.Advertise, minAdvertise)
+	}
+	if d, ok := l.duration(m.get("preempt_delay"), 0, maxPreemptDelay); ok {
+		vip.PreemptDelay = d
+	}
+}
+
+func (l *loader) readVIPs(v *value, defaults VIP) {
+	l.each(v, func(e entry) {
+		names, err := Expand(e.key, nil)
+		switch {
+		case err != nil:
+			l.at(e.pos, e.value.path, "bad set of names: %v", err)
+		case len(names) == 0:
+			l.at(e.pos, e.value.path, "bad set of names: it names no VIP")
+		case len(l.f.VIPs)+len(names) > MaxItems:
+			l.at(e.pos, e.value.path, "more than %d VIPs", MaxItems)
+			names = nil
+		}
+		for _, name := range names {
+			if err := label(name); err != nil {
+				l.at(e.pos, e.value.path, "%v", err)
+				break
+			}
+		}
+		l.vipNames.take(l.problems, e.pos, e.value.path, "VIPs", names)
+		s := &vipSet{nodeSet: nodeSet{loader: l, e: e, names: names}, vips: make([]VIP, len(names))}
+		for i, name := range names {
+			s.vips[i] = defaults
+			s.vips[i].Name = name
+		}
+		if m, ok := l.mapping(e.value); ok {
+			s.read(m, defaults)
+			m.done()
+		}
+		l.f.VIPs = append(l.f.VIPs, s.vips...)
+	})
+}
+
+// vipSet is an entry of vips while it is read; its folded lists have one item
+// a VIP.
+type vipSet struct {
+	nodeSet
+	vips []VIP
+}
+
+func (s *vipSet) read(m *mapping, defaults VIP) {
+	network := s.readNetworkRef(m.need("network", "network: administration"))
+	s.readAddresses(m.need("address", "address: 10.1.0.101"), network)
+	hostname := m.get("hostname")
+	if hostnames, ok := s.perItem(hostname, "host name"); ok {
+		s.claim(hostname.pos, hostname.path, hostnames)
+		for i := range s.vips {
+			s.vips[i].Hostname = hostnames[i]
+		}
+	}
+	s.readVRIDs(m.need("vrid", "vrid: 161, a number from 1 to 255 that no other router of the network has"), network)
+	timing := defaults
+	s.readTiming(m, &timing)
+	members := m.need("members", `members: "@service"`)
+	names := s.readMembers(members, network)
+	s.readPrefer(m.get("prefer"), names)
+	track := s.textListText(m.get("track"))
+	for i := range s.vips {
+		vip := &s.vips[i]
+		vip.Network = network
+		vip.Version, vip.Advertise, vip.PreemptDelay = timing.Version, timing.Advertise, timing.PreemptDelay
+		vip.Members, vip.Track = names, track
+	}
+}
+
+// perItem is perNode with the words for a set of VIPs.
+func (s *vipSet) perItem(v *value, wanted string) ([]string, bool) {
+	list, ok := s.folded(v, wanted)
+	if !ok {
+		return nil, false
+	}
+	items, err := ExpandList(list)
+	if err != nil {
+		s.at(v.pos, v.path, "%v", err)
+		return nil, false
+	}
+	if len(s.vips) == 0 {
+		return nil, false
+	}
+	if len(items) != len(s.vips) {
+		s.at(v.pos, v.path, "%s is %s for %s; give each VIP one", clip(list), count(len(items), wanted), count(len(s.vips), "VIP"))
+		return nil, false
+	}
+	return items, true
+}
+
+func (s *vipSet) readNetworkRef(v *value) string {
+	name, ok := s.text(v)
+	if ok && s.networks[name] == nil && !s.lostNetworks {
+		s.at(v.pos, v.path, "unknown network %q; %s", clip(name), suggest(name, s.networkNames()))
+	}
+	return name
+}
+
+func (l *loader) networkNames() []string {
+	names := make([]string, len(l.f.Networks))
+	for i := range l.f.Networks {
+		names[i] = l.f.Networks[i].Name
+	}
+	return names
+}
+
+func (s *vipSet) readAddresses(v *value, network string) {
+	items, ok := s.perItem(v, "address")
+	if !ok {
+		return
+	}
+	addrs, ok := s.addrs(v, items)
+	if !ok {
+		return
+	}
+	s.inNetwork(v.pos, v.path, s.networks[network], addrs)
+	s.addresses.take(s.problems, v.pos, v.path, "addresses", addrStrings(addrs))
+	for i := range s.vips {
+		s.vips[i].Address = addrs[i]
+	}
+}
+
+func (s *vipSet) readVRIDs(v *value, network string) {
+	items, ok := s.perItem(v, "VRID")
+	if !ok {
+		return
+	}
+	for i, item := range items {
+		n, err := strconv.Atoi(item)
+		if err != nil || n < 1 || n > 255 {
+			s.at(v.pos, v.path, "VRID %s; the range is 1 to 255", clip(item))
+			return
+		}
+		s.vips[i].VRID, items[i] = n, strconv.Itoa(n)
+	}
+	if s.vrids[network] == nil {
+		s.vrids[network] = claims{}
+	}
+	s.vrids[network].take(s.problems, v.pos, v.path, "VRIDs on "+network+":", items)
+}
+
+func (s *vipSet) readMembers(v *value, network string) []string {
+	names, ok := s.nodeRefs(v, s.f)
+	if !ok {
+		return nil
+	}
+	n := s.networks[network]
+	var without []string
+	for _, name := range names {
+		if node := s.f.Node(name); node != nil && n != nil && !node.Addresses[network].IsValid() {
+			without = append(without, name)
+		}
+	}
+	if len(without) > 0 {
+		s.at(v.pos, v.path, "%s without an address in %s, the VIP's network; give one, or leave the node out", clip(Fold(without)), network)
+	}
+	if clients := s.withoutAgent(names); len(clients) > 0 {
+		s.at(v.pos, v.path, "%s without an agent, as the role says; only nodes that run Holdfast hold a VIP", clip(Fold(clients)))
+	}
+	return names
+}
+
+// readPrefer reads one node for all VIPs of the set, or one each.
+func (s *vipSet) readPrefer(v *value, members []string) {
+	set, ok := s.folded(v, "node")
+	if !ok {
+		return
+	}
+	items, err := ExpandList(set)
+	switch {
+	case err != nil:
+		s.at(v.pos, v.path, "%v", err)
+		return
+	case len(s.vips) == 0:
+		return
+	case len(items) == 1:
+		items = slices.Repeat(items, len(s.vips))
+	case len(items) != len(s.vips):
+		s.at(v.pos, v.path, "%s for %s; give one for all, or each one", count(len(items), "node"), count(len(s.vips), "VIP"))
+		return
+	}
+	for i, name := range items {
+		switch {
+		case members != nil && s.f.Node(name) != nil && !slices.Contains(members, name):
+			s.at(v.pos, v.path, "%s is no member of the VIP; prefer one of %s", name, clip(Fold(members)))
+			return
+		case s.f.Node(name) == nil && !s.lostNodes:
+			s.at(v.pos, v.path, "unknown node %q; %s", clip(name), suggest(name, nodeNames(s.f.Nodes)))
+			return
+		}
+		s.vips[i].Prefer = name
+	}
+}
+
+func (l *loader) textListText(v *value) []string {
+	var texts []string
+	for _, item := range l.textList(v) {
+		texts = append(texts, item.text)
+	}
+	return texts
+}
+
+// withoutAgent picks the nodes whose role runs no agent.
+func (l *loader) withoutAgent(names []string) []string {
+	var clients []string
+	for _, name := range names {
+		if n := l.f.Node(name); n != nil {
+			if role := l.f.Role(n.Role); role != nil && !role.Agent {
+				clients = append(clients, name)
+			}
+		}
+	}
+	return clients
+}

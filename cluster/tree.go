@@ -1,0 +1,294 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+const (
+	maxFileSize = 1 << 20 // bytes; 4,000 nodes written one by one are 600 KiB
+	maxDepth    = 32      // of mappings and lists inside each other
+)
+
+// position is where something stands in the file, from 1; zero unknown.
+type position struct{ line, column int }
+
+// kind is what a value is in YAML.
+type kind uint8
+
+const (
+	null kind = iota
+	text
+	number
+	boolean
+	object
+	list
+)
+
+// String names a kind for a message.
+func (k kind) String() string {
+	return [...]string{"nothing", "text", "a number", "true or false", "a mapping", "a list"}[k]
+}
+
+// value is a node of the file: what this package reads instead of the YAML
+// library's tree. Scalars keep the text as written, so that "001" and "1.10"
+// stay what the admin typed.
+type value struct {
+	kind    kind
+	pos     position
+	path    string // "vips.dns.vrid"
+	text    string // of a scalar
+	entries []entry
+	items   []*value
+	broken  bool // a mistake was noted here already: say no more
+}
+
+type entry struct {
+	key   string
+	pos   position
+	value *value
+}
+
+// child finds the value of a key; nil when absent.
+func (v *value) child(key string) *value {
+	if v == nil {
+		return nil
+	}
+	for i := range v.entries {
+		if v.entries[i].key == key {
+			return v.entries[i].value
+		}
+	}
+	return nil
+}
+
+// quoted is the value for a message.
+func (v *value) quoted() string {
+	switch {
+	case v.kind == text:
+		return strconv.Quote(clip(v.text))
+	case v.kind == number || v.kind == boolean:
+		return clip(v.text)
+	}
+	return v.kind.String()
+}
+
+// join makes the path of a key below another.
+func join(path, key string) string {
+	if strings.ContainsAny(key, ". \"") {
+		return path + "[" + strconv.Quote(key) + "]"
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// parseTree reads YAML into values. It returns nil after a mistake in the
+// YAML itself; duplicate keys, anchors and the like are noted and left out.
+func parseTree(data []byte, p *problems) *value {
+	if len(data) > maxFileSize {
+		p.at(position{}, "", "the file has %d bytes; at most %d are read", len(data), maxFileSize)
+		return nil
+	}
+	if at, ok := firstInvalid(data); ok {
+		p.at(at, "", "not UTF-8 text; save the file as UTF-8")
+		return nil
+	}
+	tokens := lexer.Tokenize(strings.TrimPrefix(string(data), "\ufeff"))
+	if at, deep := tooDeep(tokens); deep {
+		p.at(at, "", "more than %d brackets inside each other", maxDepth)
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		syntaxError(p, err)
+		return nil
+	}
+	return document(file, p)
+}
+
+// firstInvalid finds the first byte that is not UTF-8, or is a control
+// character that YAML forbids.
+func firstInvalid(data []byte) (position, bool) {
+	pos := position{1, 1}
+	for i := 0; i < len(data); {
+		r, size := utf8.DecodeRune(data[i:])
+		control := r < ' ' && r != '\n' && r != '\r' && r != '\t'
+		if r == utf8.RuneError && size == 1 || control || r == 0x7f {
+			return pos, true
+		}
+		if pos.column++; r == '\n' {
+			pos = position{pos.line + 1, 1}
+		}
+		i += size
+	}
+	return position{}, false
+}
+
+// tooDeep guards the parser, whose time grows with the square of the depth.
+func tooDeep(tokens token.Tokens) (position, bool) {
+	depth, dashes := 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.MappingStartType, token.SequenceStartType:
+			depth++
+		case token.MappingEndType, token.SequenceEndType:
+			depth = max(0, depth-1)
+		}
+		if t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType {
+			dashes++
+		} else {
+			dashes = 0
+		}
+		if depth > maxDepth || dashes > maxDepth {
+			return tokenPosition(t), true
+		}
+	}
+	return position{}, false
+}
+
+func syntaxError(p *problems, err error) {
+	var syntax *yaml.SyntaxError
+	if !errors.As(err, &syntax) {
+		p.at(position{}, "", "not YAML: %v", err)
+		return
+	}
+	message := "not YAML: " + syntax.Message
+	if strings.Contains(syntax.Message, "reserved character") || strings.Contains(syntax.Message, "directive") {
+		message += `; write the value in quotes, as in "@service"`
+	}
+	p.at(tokenPosition(syntax.Token), "", "%s", message)
+}
+
+func tokenPosition(t *token.Token) position {
+	if t == nil || t.Position == nil {
+		return position{}
+	}
+	return position{t.Position.Line, t.Position.Column}
+}
+
+func document(file *ast.File, p *problems) *value {
+	var body ast.Node
+	for _, doc := range file.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		if body != nil {
+			p.at(tokenPosition(doc.Start), "", "a second YAML document; the cluster file is one")
+			break
+		}
+		body = doc.Body
+	}
+	if body == nil {
+		return &value{kind: object, pos: position{1, 1}}
+	}
+	c := converter{problems: p}
+	root := c.value(body, "", 0)
+	if root != nil && root.kind == object {
+		root.pos = position{1, 1}
+	}
+	return root
+}
+
+// converter turns the YAML library's tree into values.
+type converter struct{ *problems }
+
+func (c converter) value(n ast.Node, path string, depth int) *value {
+	v := &value{path: path}
+	if n == nil {
+		return v
+	}
+	v.pos = tokenPosition(n.GetToken())
+	if depth > maxDepth {
+		v.broken = true
+		c.at(v.pos, path, "more than %d levels inside each other", maxDepth)
+		return v
+	}
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		v.kind = object
+		c.entries(v, n.Values, depth)
+	case *ast.MappingValueNode:
+		v.kind = object
+		c.entries(v, []*ast.MappingValueNode{n}, depth)
+	case *ast.SequenceNode:
+		v.kind = list
+		for i, item := range n.Values {
+			v.items = append(v.items, c.value(item, fmt.Sprintf("%s[%d]", path, i), depth+1))
+		}
+	default:
+		c.scalar(v, n)
+	}
+	return v
+}
+
+func (c converter) scalar(v *value, n ast.Node) {
+	refuse := func(format string, args ...any) {
+		v.broken = true
+		c.at(v.pos, v.path, format, args...)
+	}
+	switch n := n.(type) {
+	case *ast.StringNode:
+		v.kind, v.text = text, n.Value
+	case *ast.LiteralNode:
+		v.kind, v.text = text, n.Value.Value
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		v.kind, v.text = number, n.GetToken().Value
+	case *ast.BoolNode:
+		v.kind, v.text = boolean, n.GetToken().Value
+	case *ast.NullNode:
+		v.kind = null
+	case *ast.AnchorNode, *ast.AliasNode:
+		refuse("anchors and aliases (& and *) are not read; node sets, roles and vip_defaults say things once")
+	case *ast.TagNode:
+		refuse("tags (!) are not read; write the plain value")
+	default:
+		refuse("a %s is not read here", strings.ToLower(n.Type().YAMLName()))
+	}
+}
+
+func (c converter) entries(v *value, pairs []*ast.MappingValueNode, depth int) {
+	if len(pairs) > 0 {
+		v.pos = tokenPosition(pairs[0].Key.GetToken())
+	}
+	seen := make(map[string]position, len(pairs))
+	for _, pair := range pairs {
+		key, ok := c.key(pair.Key, v.path)
+		if !ok {
+			continue
+		}
+		pos := tokenPosition(pair.Key.GetToken())
+		if first, twice := seen[key]; twice {
+			c.at(pos, join(v.path, key), "stands twice; the first is in line %d. Keep one", first.line)
+			continue
+		}
+		seen[key] = pos
+		v.entries = append(v.entries, entry{key, pos, c.value(pair.Value, join(v.path, key), depth+1)})
+	}
+}
+
+func (c converter) key(n ast.MapKeyNode, path string) (string, bool) {
+	t := n.GetToken()
+	switch n.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode:
+		if t.Value != "" {
+			return t.Value, true
+		}
+		c.at(tokenPosition(t), path, "an empty key; give it a name")
+	case *ast.MergeKeyNode:
+		c.at(tokenPosition(t), path, "merge keys (<<) are not read; roles and vip_defaults say things once")
+	default:
+		c.at(tokenPosition(t), path, "a key must be plain text")
+	}
+	return "", false
+}
