@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -336,4 +337,38 @@ func TestKillStopAndSignal(t *testing.T) {
 	if want := "--- alpha/job.out\nbye\n"; dump.String() != want {
 		t.Errorf("DumpLogs gave %q, want %q", &dump, want)
 	}
+}
+
+func TestDoComesHomeWhateverTheFunctionDoes(t *testing.T) {
+	_, a, _ := pair(t, Options{})
+	namespace := func() string {
+		link, err := os.Readlink("/proc/thread-self/ns/net")
+		must(t, err)
+		return link
+	}
+	home, theirs := namespace(), ""
+	must(t, a.Do(func() error {
+		theirs = namespace()
+		return nil
+	}))
+	if theirs == home {
+		t.Error("Do runs the function in the namespace of this process")
+	}
+	want := errors.New("as it says")
+	if err := a.Do(func() error { return want }); !errors.Is(err, want) {
+		t.Errorf("Do returns %v, want the function's error", err)
+	}
+	if err := a.Do(func() error { runtime.Goexit(); return nil }); err == nil {
+		t.Error("a function that never returns is no error")
+	}
+	// More goroutines than threads that may have stayed behind.
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if got := namespace(); got != home {
+				t.Errorf("a goroutine runs in %s, want %s", got, home)
+			}
+		})
+	}
+	wg.Wait()
 }

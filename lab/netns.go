@@ -19,24 +19,29 @@ import (
 func inNetns(ns, home *os.File, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
+		defer close(result) // last: home is not needed any more
 		runtime.LockOSThread()
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			runtime.UnlockOSThread()
 			result <- fmt.Errorf("enter the network namespace: %w", err)
 			return
 		}
-		defer close(result)
+		returned, err := false, error(nil)
 		defer func() {
 			// A thread that can't come home stays locked, and ends with this
 			// goroutine: nothing else ever runs on it.
 			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 				runtime.UnlockOSThread()
 			}
+			if returned {
+				result <- err
+			}
 		}()
-		result <- f()
+		err = f()
+		returned = true
 	}()
-	err, ok := <-result
-	if !ok {
+	err, returned := <-result
+	if !returned {
 		return errors.New("the function ended its goroutine; t.Fatal and runtime.Goexit are not for inside a namespace")
 	}
 	return err

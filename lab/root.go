@@ -54,7 +54,7 @@ func makeRoot(b bootMessage) error {
 		if underAny(m, append(privateDirs(), "/dev", "/proc", "/sys")...) {
 			continue
 		}
-		if err := overlay(m, filepath.Join(root, m), filepath.Join(b.Root, "layers", fmt.Sprint(i))); err != nil {
+		if err := showMount(m, root, filepath.Join(b.Root, "layers", fmt.Sprint(i))); err != nil {
 			return err
 		}
 	}
@@ -93,10 +93,20 @@ func overlay(lower, target, layers string) error {
 		}
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
-	if strings.ContainsAny(lower, `,:\`) {
-		return mount(lower, target, "", unix.MS_BIND|unix.MS_RDONLY, "")
-	}
 	return mount("overlay", target, "overlay", 0, options)
+}
+
+// showMount shows a file system that is mounted below /: writable, or where
+// overlayfs doesn't take it (by its kind, or its name), read-only.
+func showMount(dir, root, layers string) error {
+	target := filepath.Join(root, dir)
+	if !strings.ContainsAny(dir, `,:\`) && overlay(dir, target, layers) == nil {
+		return nil
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	return bindReadOnly(dir, target)
 }
 
 // diskMounts returns the directories below / on which a disk's file system is
