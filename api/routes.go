@@ -1,0 +1,292 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// endpoint is one method of a path.
+type endpoint struct {
+	needs Access
+	serve func(*Server, *call) error
+}
+
+// methods maps HTTP methods to endpoints.
+type methods map[string]endpoint
+
+// route is a path, or with a slash at its end all paths that begin with it;
+// what follows is call.rest, and may hold slashes (keys and service IDs do).
+type route struct {
+	path    string
+	methods methods
+}
+
+func get(serve func(*Server, *call) error) methods { return methods{"GET": {Read, serve}} }
+func put(needs Access, serve func(*Server, *call) error) methods {
+	return methods{"PUT": {needs, serve}}
+}
+
+// routes is the API. The README's table is checked against it.
+func routes() []route {
+	return []route{
+		{"/v1/agent/self", get((*Server).agentSelf)},
+		{"/v1/agent/members", get((*Server).agentMembers)},
+		{"/v1/agent/services", get((*Server).agentServices)},
+		{"/v1/agent/service/register", put(Write, (*Server).registerService)},
+		{"/v1/agent/service/deregister/", put(Write, (*Server).deregisterService)},
+		{"/v1/agent/service/", get((*Server).agentService)},
+		{"/v1/agent/checks", get((*Server).agentChecks)},
+		{"/v1/agent/check/register", put(Write, (*Server).registerCheck)},
+		{"/v1/agent/check/deregister/", put(Write, (*Server).deregisterCheck)},
+		{"/v1/agent/check/pass/", put(Write, (*Server).passCheck)},
+		{"/v1/agent/check/warn/", put(Write, (*Server).warnCheck)},
+		{"/v1/agent/check/fail/", put(Write, (*Server).failCheck)},
+		{"/v1/agent/check/update/", put(Write, (*Server).updateCheck)},
+		{"/v1/agent/health/service/name/", get((*Server).agentHealthByName)},
+		{"/v1/agent/health/service/id/", get((*Server).agentHealthByID)},
+		{"/v1/agent/join/", put(Operate, (*Server).join)},
+		{"/v1/agent/leave", put(Operate, (*Server).leave)},
+		{"/v1/agent/force-leave/", put(Operate, (*Server).forceLeave)},
+		{"/v1/agent/reload", put(Operate, (*Server).agentReload)},
+		{"/v1/agent/metrics", get((*Server).agentMetrics)},
+
+		{"/v1/catalog/datacenters", get((*Server).catalogDatacenters)},
+		{"/v1/catalog/nodes", get((*Server).catalogNodes)},
+		{"/v1/catalog/services", get((*Server).catalogServices)},
+		{"/v1/catalog/service/", get((*Server).catalogService)},
+		{"/v1/catalog/node/", get((*Server).catalogNode)},
+		{"/v1/catalog/node-services/", get((*Server).catalogNodeServices)},
+		{"/v1/catalog/register", put(Write, (*Server).catalogRegister)},
+		{"/v1/catalog/deregister", put(Write, (*Server).catalogDeregister)},
+
+		{"/v1/health/service/", get((*Server).healthService)},
+		{"/v1/health/node/", get((*Server).healthNode)},
+		{"/v1/health/checks/", get((*Server).healthChecks)},
+		{"/v1/health/state/", get((*Server).healthState)},
+
+		{"/v1/kv/", methods{
+			"GET":    {Read, (*Server).kvGet},
+			"PUT":    {Write, (*Server).kvPut},
+			"DELETE": {Write, (*Server).kvDelete},
+		}},
+
+		{"/v1/status/leader", get((*Server).statusLeader)},
+		{"/v1/status/peers", get((*Server).statusPeers)},
+
+		{"/v1/operator/raft/configuration", get((*Server).raftConfiguration)},
+		{"/v1/operator/raft/peer", methods{"DELETE": {Operate, (*Server).raftRemovePeer}}},
+		{"/v1/operator/raft/transfer-leader", methods{
+			"POST": {Operate, (*Server).raftTransferLeader},
+			"PUT":  {Operate, (*Server).raftTransferLeader},
+		}},
+		{"/v1/snapshot", methods{
+			"GET": {Operate, (*Server).snapshotSave},
+			"PUT": {Operate, (*Server).snapshotRestore},
+		}},
+
+		{"/v1/holdfast/status", get((*Server).holdfastStatus)},
+		{"/v1/holdfast/raft", get((*Server).holdfastRaft)},
+		{"/v1/holdfast/conditions", get((*Server).holdfastConditions)},
+		{"/v1/holdfast/config", get((*Server).holdfastConfig)},
+		{"/v1/holdfast/config/reload", methods{"POST": {Operate, (*Server).holdfastReload}}},
+	}
+}
+
+// notOffered says why, for paths of Consul that we leave out.
+func notOffered() []struct{ prefix, why string } {
+	return []struct{ prefix, why string }{
+		{"/v1/session/", "sessions are not offered yet"},
+		{"/v1/txn", "transactions are not offered: use cas on single keys"},
+		{"/v1/event/", "user events are not offered"},
+		{"/v1/query", "prepared queries are not offered"},
+		{"/v1/acl/", "there are no ACLs: access is by socket, certificate or the cluster's one token"},
+		{"/v1/connect/", "the service mesh is not offered"},
+		{"/v1/agent/connect/", "the service mesh is not offered"},
+		{"/v1/catalog/connect/", "the service mesh is not offered"},
+		{"/v1/health/connect/", "the service mesh is not offered"},
+		{"/v1/health/ingress/", "the service mesh is not offered"},
+		{"/v1/catalog/gateway-services/", "the service mesh is not offered"},
+		{"/v1/discovery-chain/", "the service mesh is not offered"},
+		{"/v1/config", "configuration entries are not offered: the cluster file is the configuration"},
+		{"/v1/peering", "cluster peering is not offered"},
+		{"/v1/coordinate/", "network coordinates are not offered: a cluster is one room"},
+		{"/v1/internal/", "Consul's own interface is not offered"},
+		{"/v1/agent/maintenance", "maintenance mode is not offered yet"},
+		{"/v1/agent/service/maintenance/", "maintenance mode is not offered yet"},
+		{"/v1/agent/monitor", "the log is in the journal: journalctl -u holdfast"},
+		{"/v1/agent/token/", "there are no ACL tokens"},
+		{"/v1/operator/autopilot/", "Raft's members are looked after by the leader without settings"},
+		{"/v1/operator/keyring", "the gossip key is a file: see holdfast pki"},
+	}
+}
+
+// routeTable finds the route of a path.
+type routeTable struct {
+	exact    map[string]route
+	prefixes []route // the longest first
+}
+
+func newRouteTable(all []route) *routeTable {
+	table := &routeTable{exact: map[string]route{}}
+	for _, r := range all {
+		if strings.HasSuffix(r.path, "/") {
+			table.prefixes = append(table.prefixes, r)
+		} else {
+			table.exact[r.path] = r
+		}
+	}
+	slices.SortStableFunc(table.prefixes, func(a, b route) int { return len(b.path) - len(a.path) })
+	return table
+}
+
+// find does not clean the path as http.ServeMux does: "a//b" and "../c" are
+// keys like any other.
+func (t *routeTable) find(path string) (found route, rest string, ok bool) {
+	if r, ok := t.exact[path]; ok {
+		return r, "", true
+	}
+	for _, r := range t.prefixes {
+		if rest, ok := strings.CutPrefix(path, r.path); ok {
+			return r, rest, true
+		}
+	}
+	return route{}, "", false
+}
+
+// handler answers the requests of one listener. stop ends blocking queries.
+func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.dispatch(&call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop})
+	})
+}
+
+// dispatch finds the endpoint, lets it answer and counts.
+func (s *Server) dispatch(c *call) {
+	began := s.now()
+	c.w.extend(writeTimeout) // what the connection's last request left may be over
+	defer c.w.extend(writeTimeout)
+	found, rest, known := s.routes.find(c.URL.Path)
+	name := found.path
+	if !known {
+		name = "other"
+	}
+	c.rest = rest
+	err := s.answer(c, found, known)
+	if err != nil {
+		s.fail(c, err)
+	}
+	if !c.blocked {
+		s.metrics.duration.WithLabelValues(name).Observe(s.now().Sub(began).Seconds())
+	}
+	s.metrics.requests.WithLabelValues(name, methodLabel(c.Method), strconv.Itoa(c.w.status())).Inc()
+}
+
+// answer checks what holds for every request, then calls the endpoint.
+func (s *Server) answer(c *call, found route, known bool) error {
+	if len(c.RequestURI) > maxURL {
+		return s.refuse(&refusal{http.StatusRequestURITooLong, "url", fmt.Sprintf("the URL has %d bytes; at most %d", len(c.RequestURI), maxURL)})
+	}
+	access, refused := s.authorize(c.Request, c.from)
+	if refused != nil {
+		return s.refuse(refused)
+	}
+	if !known {
+		return unknownPath(c.URL.Path)
+	}
+	method := c.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	e, ok := found.methods[method]
+	if !ok {
+		allowed := strings.Join(sortedKeys(found.methods), ",")
+		c.w.Header().Set("Allow", allowed)
+		return fault(http.StatusMethodNotAllowed, "method %s not allowed: this path takes %s", c.Method, allowed)
+	}
+	if access < e.needs {
+		return s.refuse(&refusal{http.StatusForbidden, "access", fmt.Sprintf(
+			"Permission denied: %s %s needs the right to %s: ask over the admin socket, or show the token", method, found.path, e.needs)})
+	}
+	if err := c.parse(s.config.Datacenter); err != nil {
+		return err
+	}
+	return e.serve(s, c)
+}
+
+// refuse counts a refusal and makes the error of it.
+func (s *Server) refuse(r *refusal) error {
+	s.metrics.refused.WithLabelValues(r.reason).Inc()
+	return &statusError{status: r.status, text: r.text}
+}
+
+func unknownPath(path string) error {
+	for _, missing := range notOffered() {
+		if strings.HasPrefix(path, missing.prefix) {
+			return fault(http.StatusNotFound, "%s: %s", path, missing.why)
+		}
+	}
+	return fault(http.StatusNotFound, "Invalid URL path: not a recognized HTTP API endpoint")
+}
+
+// methodLabel bounds the metric's label to methods that exist.
+func methodLabel(method string) string {
+	switch method {
+	case "GET", "PUT", "POST", "DELETE", "HEAD":
+		return method
+	default:
+		return "other"
+	}
+}
+
+// handlers counts the requests under way, so that Run can wait for them.
+type handlers struct {
+	sync.WaitGroup
+	next http.Handler
+}
+
+func (h *handlers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.Add(1)
+	defer h.Done()
+	h.next.ServeHTTP(w, r)
+}
+
+// recorder remembers the status of an answer.
+type recorder struct {
+	http.ResponseWriter
+	code int
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) WriteHeader(code int) {
+	if r.code == 0 {
+		r.code = code
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.code == 0 {
+		r.code = http.StatusOK
+	}
+	return r.ResponseWriter.Write(p)
+}
+
+func (r *recorder) status() int {
+	if r.code == 0 {
+		return http.StatusOK
+	}
+	return r.code
+}
+
+// extend gives the connection time to take an answer.
+func (r *recorder) extend(d time.Duration) {
+	// A test's recorder has no deadlines; that is no reason to fail.
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(d))
+}

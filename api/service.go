@@ -1,0 +1,354 @@
+// Package api speaks Consul's HTTP API over Holdfast's state: the paths, the
+// JSON, the headers and the error texts that Consul's clients know, and a few
+// paths of our own below /v1/holdfast/.
+//
+// A request is translated, nothing more: reads come from this node's replica
+// (with the gossip of this moment laid over them), writes are proposed, and
+// what concerns this node alone is asked of its agent.
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/admin"
+	"holdfast/internal/check"
+	"holdfast/internal/health"
+	"holdfast/internal/state"
+)
+
+// ServiceAgent keeps the services of this node.
+type ServiceAgent interface {
+	RegisterService(svc state.Service, checks []check.Definition) error
+	DeregisterService(id string) error
+	LocalServices() []state.Service
+}
+
+// CheckAgent keeps the checks of this node.
+type CheckAgent interface {
+	RegisterCheck(check.Definition) error
+	DeregisterCheck(id string) error
+	LocalChecks() []state.Check
+}
+
+// TTLAgent takes the reports of checks that a program makes itself.
+type TTLAgent interface {
+	UpdateTTL(id string, s state.Status, output string) error
+}
+
+// MemberAgent changes who is in the gossip.
+type MemberAgent interface {
+	Join(ctx context.Context, addresses []string) (int, error)
+	Leave(ctx context.Context) error
+	ForceLeave(ctx context.Context, node string) error
+}
+
+// Agent is what this node knows and does for itself.
+type Agent interface {
+	ServiceAgent
+	CheckAgent
+	TTLAgent
+	MemberAgent
+}
+
+// Leadership answers for the freshness of reads.
+type Leadership interface {
+	// Leader is the current leader; not ok when none is known.
+	Leader() (name string, address netip.AddrPort, ok bool)
+	// ReadBarrier returns when everything that was committed before the
+	// call is in this node's replica.
+	ReadBarrier(ctx context.Context) error
+}
+
+// RaftAdmin looks at Raft's servers and changes them.
+type RaftAdmin interface {
+	Status() state.RaftStatus
+	RemovePeer(ctx context.Context, idOrName string) error
+	TransferLeadership(ctx context.Context, to string) error // "": any follower
+}
+
+// SnapshotStore saves the whole state and replaces it.
+type SnapshotStore interface {
+	SaveSnapshot(ctx context.Context, w io.Writer) error
+	RestoreSnapshot(ctx context.Context, r io.Reader) error
+}
+
+// Raft is the store as seen from this node.
+type Raft interface {
+	Leadership
+	RaftAdmin
+	SnapshotStore
+}
+
+// ConfigSource is the cluster file as this node runs it.
+type ConfigSource interface {
+	ConfigStatus() ConfigStatus
+	// ReloadConfig reads the file again and applies what can be. A file that
+	// does not parse is a cluster.Errors and changes nothing.
+	ReloadConfig(ctx context.Context) (ReloadReport, error)
+}
+
+// ConfigStatus tells which cluster file this node runs.
+type ConfigStatus struct {
+	Path     string    `json:"path"`
+	Sum      string    `json:"sum"` // hex SHA-256
+	Loaded   time.Time `json:"loaded"`
+	LastGood bool      `json:"last_good"`          // the file at Path does not parse: this is the copy of the last that did
+	Problems []string  `json:"problems,omitempty"` // why, one mistake each
+}
+
+// ReloadReport tells what a reload did.
+type ReloadReport struct {
+	Changed bool     `json:"changed"`
+	Sum     string   `json:"sum"`
+	Applied []string `json:"applied,omitempty"` // parts of the file that took effect
+	Restart []string `json:"restart,omitempty"` // parts that take effect at the next start
+}
+
+// Deps are what a Server works with. TLS and Admin are needed for HTTPS only;
+// Now is time.Now when nil; Conditions may be nil.
+type Deps struct {
+	State      state.Reader
+	Proposer   state.Proposer
+	Agent      Agent
+	Raft       Raft
+	Config     ConfigSource
+	Conditions func() []health.Condition
+	Gatherer   prometheus.Gatherer // what /v1/agent/metrics shows
+	Metrics    prometheus.Registerer
+	Log        *slog.Logger
+	Now        func() time.Time
+	TLS        *tls.Config              // a certificate from the client must be optional in it, and verified
+	Admin      func(*http.Request) bool // whether the request's verified certificate is an admin's
+}
+
+// Server answers the API. It is a run.Task.
+type Server struct {
+	config     Config
+	state      state.Reader
+	proposer   state.Proposer
+	agent      Agent
+	raft       Raft
+	file       ConfigSource
+	conditions func() []health.Condition
+	gatherer   prometheus.Gatherer
+	log        *slog.Logger
+	now        func() time.Time
+	tls        *tls.Config
+	admin      func(*http.Request) bool
+	registerer prometheus.Registerer
+
+	metrics *metrics
+	routes  *routeTable
+	slots   chan struct{} // one for each blocking query
+	watch   *watcher
+
+	mu    sync.Mutex
+	bound []net.Addr
+}
+
+// New makes a server that Run starts. It refuses a configuration that would
+// let strangers in: a plain listener on an address that is not loopback, or
+// HTTPS without a way to tell admins.
+func New(config Config, deps Deps) (*Server, error) {
+	config = config.withDefaults()
+	if err := config.check(deps); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	m, err := newMetrics(deps.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("api: metrics: %w", err)
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Conditions == nil {
+		deps.Conditions = func() []health.Condition { return nil }
+	}
+	return &Server{
+		config:     config,
+		state:      deps.State,
+		proposer:   deps.Proposer,
+		agent:      deps.Agent,
+		raft:       deps.Raft,
+		file:       deps.Config,
+		conditions: deps.Conditions,
+		gatherer:   deps.Gatherer,
+		log:        deps.Log.With("service", "api"),
+		now:        deps.Now,
+		tls:        deps.TLS,
+		admin:      deps.Admin,
+		registerer: deps.Metrics,
+		metrics:    m,
+		routes:     newRouteTable(routes()),
+		slots:      make(chan struct{}, config.MaxBlocking),
+		watch:      newWatcher(deps.State, deps.Now),
+	}, nil
+}
+
+// String names the task.
+func (s *Server) String() string { return "api" }
+
+// Run answers on all listeners until ctx ends. Blocking queries are answered
+// with what is known then; other requests have two seconds to end. An address
+// that can't be had is an error.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	listeners, err := s.listen()
+	if err != nil {
+		return err
+	}
+	tasks := make([]func() error, 0, len(listeners)+2)
+	tasks = append(tasks, func() error { s.watch.run(ctx); return nil })
+	for _, l := range listeners {
+		tasks = append(tasks, func() error { return s.serve(ctx, l) })
+	}
+	socketReady := func() {}
+	opened := make(chan struct{})
+	if s.config.Socket != "" {
+		socket, err := s.adminServer(ctx)
+		if err != nil {
+			closeAll(listeners)
+			return err
+		}
+		socketReady = func() { close(opened) }
+		tasks = append(tasks, func() error { return socket.Run(ctx, socketReady) })
+	} else {
+		close(opened)
+	}
+
+	ended := make(chan error, len(tasks))
+	for _, task := range tasks {
+		go func() { ended <- task() }()
+	}
+	go func() {
+		select {
+		case <-opened:
+			s.log.Info("answering", "listen", s.config.Listen, "https", s.config.HTTPS, "socket", s.config.Socket)
+			ready()
+		case <-ctx.Done():
+		}
+	}()
+	var failed error
+	for range tasks {
+		if err := <-ended; err != nil {
+			failed = errors.Join(failed, err)
+		}
+		stop() // one listener less is no service: the rest ends too, and the task is run again
+	}
+	return failed
+}
+
+// listener is a bound address with the kind of trust it gives.
+type listener struct {
+	net.Listener
+	from origin
+}
+
+func (s *Server) listen() ([]listener, error) {
+	var bound []listener
+	bind := func(addresses []netip.AddrPort, from origin) error {
+		for _, address := range addresses {
+			l, err := net.Listen("tcp", address.String())
+			if err != nil {
+				return fmt.Errorf("api: listen on %s: %w", address, err)
+			}
+			bound = append(bound, listener{l, from})
+		}
+		return nil
+	}
+	err := bind(s.config.Listen, fromLoopback)
+	if err == nil {
+		err = bind(s.config.HTTPS, fromTLS)
+	}
+	if err != nil {
+		closeAll(bound)
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bound = nil
+	for _, l := range bound {
+		s.bound = append(s.bound, l.Addr())
+	}
+	return bound, nil
+}
+
+// Addresses are those the server listens on since Run called ready: first
+// plain, then HTTPS. They tell which port was had where the configuration says 0.
+func (s *Server) Addresses() []net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.bound)
+}
+
+func closeAll(listeners []listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+func (s *Server) adminServer(ctx context.Context) (*admin.Server, error) {
+	return admin.New(admin.Config{
+		Unit: "core",
+		Path: s.config.Socket,
+		GIDs: s.config.AdminGroups,
+	}, admin.Deps{
+		Handler: s.handler(fromSocket, ctx.Done()),
+		Log:     s.log,
+		Metrics: s.registerer,
+	})
+}
+
+// serve answers on one listener until ctx ends.
+func (s *Server) serve(ctx context.Context, l listener) error {
+	// Requests outlive ctx for as long as stopTimeout lets them.
+	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	underWay := &handlers{next: s.handler(l.from, ctx.Done())}
+	defer underWay.Wait()
+	defer abandon() // first: handlers end with their context
+	server := &http.Server{
+		Handler:           underWay,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() {
+		if l.from == fromTLS {
+			server.TLSConfig = s.tls.Clone()
+			served <- server.ServeTLS(l, "", "")
+			return
+		}
+		served <- server.Serve(l)
+	}()
+	select {
+	case <-ctx.Done():
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			abandon()
+			server.Close()
+		}
+		<-served
+		return nil
+	case err := <-served:
+		server.Close()
+		return fmt.Errorf("api: serve %s: %w", l.Addr(), err)
+	}
+}
