@@ -26,9 +26,10 @@ type File struct {
 
 	NamePrefix string // every node's name begins with it; "" no convention
 
-	sections map[string]*value
-	nodeAt   map[string]int // index into Nodes
-	partial  bool           // nodes or roles were lost to mistakes
+	sections     map[string]*value
+	sectionNames []string       // in the order of the file
+	nodeAt       map[string]int // index into Nodes
+	partial      bool           // nodes or roles were lost to mistakes
 }
 
 // Network is a layer-3 network of the cluster. The first network of the file

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -101,9 +100,14 @@ type loader struct {
 func newLoader(p *problems, f *File, root *value) *loader {
 	return &loader{
 		problems: p, f: f, root: &mapping{problems: p, v: root},
-		networks: map[string]*Network{}, inRole: map[string][]string{},
-		names: claims{}, hostnames: claims{}, addresses: claims{},
-		macs: claims{}, vipNames: claims{}, vrids: map[string]claims{},
+		networks:  map[string]*Network{},
+		inRole:    map[string][]string{},
+		names:     newClaims("node", "nodes", "name each node once"),
+		hostnames: newClaims("host name", "host names", "every name of the domain belongs to one machine"),
+		addresses: newClaims("address", "addresses", "give a free one"),
+		macs:      newClaims("hardware address", "hardware addresses", "give each interface its own"),
+		vipNames:  newClaims("VIP", "VIPs", "name each VIP once"),
+		vrids:     map[string]claims{},
 	}
 }
 
@@ -133,13 +137,15 @@ func (l *loader) top(sections map[string]SectionValidator) {
 	defaults := l.vipDefaults(l.root.get("vip_defaults"))
 	l.readVIPs(l.root.get("vips"), defaults)
 	l.readServices(l.root.get("services"))
-	own := len(l.root.known)
-	for _, name := range slices.Sorted(maps.Keys(sections)) {
-		if slices.Contains(l.root.known[:own], name) {
-			continue
-		}
-		if v := l.root.get(name); v != nil {
-			l.f.sections[name] = v
+	own := slices.Clone(l.root.known)
+	for name := range sections {
+		l.root.known = append(l.root.known, name)
+	}
+	slices.Sort(l.root.known[len(own):])
+	for _, e := range l.root.v.entries {
+		if _, ok := sections[e.key]; ok && !slices.Contains(own, e.key) {
+			l.f.sections[e.key] = e.value
+			l.f.sectionNames = append(l.f.sectionNames, e.key)
 		}
 	}
 	l.root.done()
@@ -245,40 +251,7 @@ func (l *loader) validate(sections map[string]SectionValidator) {
 	}
 }
 
-// claims tells who took a name, address or number first.
-type claims map[string]claim
-
-type claim struct {
-	path string
-	line int
-}
-
-// take claims items for the key at path; what others took first, or the same
-// key took twice, is noted, once for every owner. what is the plural of what
-// an item is ("addresses"). fresh are the items that were free.
-func (c claims) take(p *problems, pos position, path, what string, items []string) (fresh []string) {
-	taken := map[claim][]string{}
-	mine := claim{path, pos.line}
-	for _, item := range items {
-		if first, ok := c[item]; ok {
-			taken[first] = append(taken[first], item)
-			continue
-		}
-		c[item] = mine
-		fresh = append(fresh, item)
-	}
-	for _, first := range slices.SortedFunc(maps.Keys(taken), func(a, b claim) int { return a.line - b.line }) {
-		twice := clip(Fold(taken[first]))
-		if first == mine {
-			p.at(pos, path, "%s %s twice in the same list", what, twice)
-			continue
-		}
-		p.at(pos, path, "%s %s already taken by %s in line %d", what, twice, first.path, first.line)
-	}
-	return fresh
-}
-
-// strings gives the text of addresses.
+// addrStrings gives the text of addresses.
 func addrStrings(addrs []netip.Addr) []string {
 	list := make([]string, len(addrs))
 	for i, a := range addrs {

@@ -1,28 +1,62 @@
 package cluster
 
 import (
+	"errors"
+	"flag"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
+
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // permissive takes every section as it is.
 func permissive() map[string]SectionValidator {
 	return map[string]SectionValidator{"dns": nil, "api": nil, "raft": nil}
 }
 
-func TestExamplesLoad(t *testing.T) {
-	files, err := filepath.Glob("../examples/*.yaml")
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update rewrites it):\n%s", path, diff)
+	}
+}
+
+func TestMistakesAreNamedWithTheirPlaceAndTheirRemedy(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no examples: %v", err)
+		t.Fatalf("no files: %v", err)
 	}
 	for _, path := range files {
-		f, err := Load(path, permissive())
-		if err != nil {
-			t.Errorf("%v", err)
-			continue
-		}
-		if len(f.Servers()) == 0 || f.Voters() == 0 {
-			t.Errorf("%s: no servers", path)
-		}
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = Parse(filepath.Base(path), data, permissive())
+			list, ok := errors.AsType[Errors](err)
+			if !ok {
+				t.Fatalf("error %v, want Errors", err)
+			}
+			for i := 1; i < len(list); i++ {
+				a, b := list[i-1], list[i]
+				if a.Line > b.Line || a.Line == b.Line && a.Column > b.Column {
+					t.Errorf("not in the order of the file: %v before %v", a, b)
+				}
+			}
+			golden(t, strings.TrimSuffix(path, "yaml")+"want", err.Error()+"\n")
+		})
 	}
 }

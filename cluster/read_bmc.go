@@ -47,9 +47,9 @@ func (s *nodeSet) bmcAddresses(v *value) []netip.Addr {
 		s.inNetwork(v.pos, v.path, &s.f.Networks[at], []netip.Addr{a})
 	}
 	if len(outside) > 0 && !s.lostNetworks {
-		s.at(v.pos, v.path, "%s outside every network; add the network, or give an address inside one", clip(Fold(outside)))
+		s.at(v.pos, v.path, "%s lies outside every network; add the network, or give an address inside one", clip(Fold(outside)))
 	}
-	s.addresses.take(s.problems, v.pos, v.path, "addresses", items)
+	s.addresses.take(s.problems, v.pos, v.path, items)
 	return addrs
 }
 
@@ -82,7 +82,7 @@ func (l *loader) claim(pos position, path string, hostnames []string) {
 			return
 		}
 	}
-	l.hostnames.take(l.problems, pos, path, "host names", hostnames)
+	l.hostnames.take(l.problems, pos, path, hostnames)
 }
 
 // claimHostnames takes the set's names in the networks beside the main one.

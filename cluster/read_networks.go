@@ -100,10 +100,10 @@ func (l *loader) inNetwork(pos position, path string, n *Network, addrs []netip.
 		}
 	}
 	if len(outside) > 0 {
-		l.at(pos, path, "%s outside %s, the network %s; give an address inside it", clip(Fold(outside)), n.Prefix, n.Name)
+		l.at(pos, path, "%s lies outside %s, the network %s; give an address inside it", clip(Fold(outside)), n.Prefix, n.Name)
 	}
 	if len(special) > 0 {
-		l.at(pos, path, "%s not for hosts: the first and the last address of %s are the network's own", clip(Fold(special)), n.Prefix)
+		l.at(pos, path, "%s is not for hosts: the first and the last address of %s are the network's own", clip(Fold(special)), n.Prefix)
 	}
 }
 

@@ -61,13 +61,15 @@ type nodeSet struct {
 }
 
 func (s *nodeSet) checkNames() {
+	bad := false
 	for _, name := range s.names {
 		if err := label(name); err != nil {
 			s.at(s.e.pos, s.e.value.path, "%v", err)
+			bad = true
 			break
 		}
 	}
-	if prefix := s.f.NamePrefix; prefix != "" {
+	if prefix := s.f.NamePrefix; prefix != "" && !bad {
 		var odd []string
 		for _, name := range s.names {
 			if !followsConvention(name, prefix) {
@@ -78,8 +80,8 @@ func (s *nodeSet) checkNames() {
 			s.at(s.e.pos, s.e.value.path, "%s breaks the naming convention: %s, letters of the role, digits, as in %sservice1", clip(Fold(odd)), prefix, prefix)
 		}
 	}
-	fresh := s.loader.names.take(s.problems, s.e.pos, s.e.value.path, "nodes", s.names)
-	s.hostnames.take(s.problems, s.e.pos, s.e.value.path, "host names", fresh)
+	fresh := s.loader.names.take(s.problems, s.e.pos, s.e.value.path, s.names)
+	s.hostnames.take(s.problems, s.e.pos, s.e.value.path, fresh)
 }
 
 // followsConvention tells names that are the prefix, letters and digits.
@@ -91,9 +93,13 @@ func followsConvention(name, prefix string) bool {
 
 func (s *nodeSet) read(m *mapping) {
 	role := m.need("role", "role: service")
+	if role == nil {
+		s.lostNodes = true
+	}
 	if name, ok := s.text(role); ok {
 		if !s.lostRoles && !slices.Contains(s.roleNames, name) {
 			s.at(role.pos, role.path, "unknown role %q; %s", clip(name), suggest(name, s.roleNames))
+			s.lostNodes = true // to "@role"
 		}
 		for i := range s.nodes {
 			s.nodes[i].Role = name
@@ -158,7 +164,7 @@ func (s *nodeSet) readAddresses(v *value) {
 			return
 		}
 		s.inNetwork(e.value.pos, e.value.path, n, addrs)
-		s.addresses.take(s.problems, e.value.pos, e.value.path, "addresses", addrStrings(addrs))
+		s.addresses.take(s.problems, e.value.pos, e.value.path, addrStrings(addrs))
 		for i := range s.nodes {
 			s.nodes[i].Addresses[e.key] = addrs[i]
 			if n != nil && n.Hostname != "" && s.nodes[i].Hostnames[e.key] == "" {
@@ -199,7 +205,7 @@ func (s *nodeSet) readMACs(v *value) {
 			items[i] = mac
 			s.nodes[i].MAC[e.key] = mac
 		}
-		s.macs.take(s.problems, e.value.pos, e.value.path, "hardware addresses", items)
+		s.macs.take(s.problems, e.value.pos, e.value.path, items)
 	})
 }
 

@@ -91,9 +91,14 @@ func (l *loader) checkServers() {
 	}
 }
 
-// anyVoters tells whether a role tries to have voters, rightly or not.
+// anyVoters tells whether a role tries to have voters, rightly spelt or not.
 func (l *loader) anyVoters(roles *value) bool {
-	return slices.ContainsFunc(roles.entries, func(e entry) bool { return e.value.child("voters") != nil })
+	return slices.ContainsFunc(roles.entries, func(e entry) bool {
+		return slices.ContainsFunc(e.value.entries, func(e entry) bool {
+			near, ok := nearest(e.key, []string{"voters"})
+			return ok && near == "voters"
+		})
+	})
 }
 
 func (l *loader) checkVoters(role *Role, at *value) {

@@ -24,7 +24,7 @@ func (l *loader) readService(m *mapping, svc *Service) {
 	on := m.need("on", `on: "@service"`)
 	svc.On, _ = l.nodeRefs(on, l.f)
 	if clients := l.withoutAgent(svc.On); len(clients) > 0 {
-		l.at(on.pos, on.path, "%s without an agent, as the role says; only nodes that run Holdfast offer a service", clip(Fold(clients)))
+		l.at(on.pos, on.path, "%s runs no agent, as the role says; only nodes that run Holdfast offer a service", clip(Fold(clients)))
 	}
 	if n, ok := l.integer(m.need("port", "port: 3142"), 1, math.MaxUint16, ""); ok {
 		svc.Port = uint16(n)

@@ -74,7 +74,7 @@ func (l *loader) readVIPs(v *value, defaults VIP) {
 				break
 			}
 		}
-		l.vipNames.take(l.problems, e.pos, e.value.path, "VIPs", names)
+		l.vipNames.take(l.problems, e.pos, e.value.path, names)
 		s := &vipSet{nodeSet: nodeSet{loader: l, e: e, names: names}, vips: make([]VIP, len(names))}
 		for i, name := range names {
 			s.vips[i] = defaults
@@ -111,7 +111,7 @@ func (s *vipSet) read(m *mapping, defaults VIP) {
 	members := m.need("members", `members: "@service"`)
 	names := s.readMembers(members, network)
 	s.readPrefer(m.get("prefer"), names)
-	track := s.textListText(m.get("track"))
+	track := s.readTrack(m.get("track"))
 	for i := range s.vips {
 		vip := &s.vips[i]
 		vip.Network = network
@@ -167,7 +167,7 @@ func (s *vipSet) readAddresses(v *value, network string) {
 		return
 	}
 	s.inNetwork(v.pos, v.path, s.networks[network], addrs)
-	s.addresses.take(s.problems, v.pos, v.path, "addresses", addrStrings(addrs))
+	s.addresses.take(s.problems, v.pos, v.path, addrStrings(addrs))
 	for i := range s.vips {
 		s.vips[i].Address = addrs[i]
 	}
@@ -186,10 +186,10 @@ func (s *vipSet) readVRIDs(v *value, network string) {
 		}
 		s.vips[i].VRID, items[i] = n, strconv.Itoa(n)
 	}
-	if s.vrids[network] == nil {
-		s.vrids[network] = claims{}
+	if _, ok := s.vrids[network]; !ok {
+		s.vrids[network] = newClaims("VRID", "VRIDs", "a VRID belongs to one virtual router of network "+network)
 	}
-	s.vrids[network].take(s.problems, v.pos, v.path, "VRIDs on "+network+":", items)
+	s.vrids[network].take(s.problems, v.pos, v.path, items)
 }
 
 func (s *vipSet) readMembers(v *value, network string) []string {
@@ -205,10 +205,10 @@ func (s *vipSet) readMembers(v *value, network string) []string {
 		}
 	}
 	if len(without) > 0 {
-		s.at(v.pos, v.path, "%s without an address in %s, the VIP's network; give one, or leave the node out", clip(Fold(without)), network)
+		s.at(v.pos, v.path, "%s has no address in %s, the VIP's network; give one, or leave the node out", clip(Fold(without)), network)
 	}
 	if clients := s.withoutAgent(names); len(clients) > 0 {
-		s.at(v.pos, v.path, "%s without an agent, as the role says; only nodes that run Holdfast hold a VIP", clip(Fold(clients)))
+		s.at(v.pos, v.path, "%s runs no agent, as the role says; only nodes that run Holdfast hold a VIP", clip(Fold(clients)))
 	}
 	return names
 }
@@ -245,12 +245,24 @@ func (s *vipSet) readPrefer(v *value, members []string) {
 	}
 }
 
-func (l *loader) textListText(v *value) []string {
-	var texts []string
-	for _, item := range l.textList(v) {
-		texts = append(texts, item.text)
+// readTrack reads the units and services whose health decides who holds the
+// VIP.
+func (l *loader) readTrack(v *value) []string {
+	known := Units()
+	if services := l.root.v.child("services"); services != nil {
+		for _, e := range services.entries {
+			known = append(known, e.key)
+		}
 	}
-	return texts
+	var track []string
+	for _, item := range l.textList(v) {
+		if !slices.Contains(known, item.text) {
+			l.at(item.pos, item.path, "unknown unit or service %q; %s", clip(item.text), suggest(item.text, known))
+			continue
+		}
+		track = append(track, item.text)
+	}
+	return track
 }
 
 // withoutAgent picks the nodes whose role runs no agent.

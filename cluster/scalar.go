@@ -52,13 +52,24 @@ func (p *problems) folded(v *value, wanted string) (string, bool) {
 	case v == nil || v.broken:
 		return "", false
 	case v.kind == list:
-		p.at(v.pos, v.path, "a YAML list where %s belongs; put quotes around the brackets, as in \"[1-4]\"", wanted)
+		p.at(v.pos, v.path, "a YAML list where %s belongs; put quotes around the brackets, as in \"[1-4]\"", article(wanted))
 		return "", false
 	case v.kind != text && v.kind != number || v.text == "":
-		p.wrongKind(v, wanted)
+		p.wrongKind(v, article(wanted))
 		return "", false
 	}
 	return v.text, true
+}
+
+// article puts "a" or "an" before what lacks one.
+func article(what string) string {
+	switch {
+	case strings.HasPrefix(what, "a ") || strings.HasPrefix(what, "an ") || what == "text":
+		return what
+	case strings.ContainsRune("aeiou", rune(what[0])):
+		return "an " + what
+	}
+	return "a " + what
 }
 
 func (p *problems) boolean(v *value) (bool, bool) {
@@ -81,7 +92,7 @@ func (p *problems) integer(v *value, least, most int64, unit string) (int64, boo
 	}
 	n, err := strconv.ParseInt(v.text, 10, 64)
 	if v.kind != number || err != nil {
-		p.wrongKind(v, "a whole number"+unit)
+		p.wrongKind(v, "a whole number")
 		return 0, false
 	}
 	if n < least || n > most {
@@ -118,10 +129,22 @@ func (p *problems) duration(v *value, least, most time.Duration) (time.Duration,
 		return 0, false
 	}
 	if d < least || d > most {
-		p.at(v.pos, v.path, "%s; the range is %s to %s", v.text, least, most)
+		p.at(v.pos, v.path, "%s; the range is %s to %s", v.text, short(least), short(most))
 		return 0, false
 	}
 	return d, true
+}
+
+// short writes a duration without its zero units.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // addr reads an IP address.
@@ -180,7 +203,7 @@ func (p *problems) prefix(v *value) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// mac reads an Ethernet or InfiniBand hardware address, in lower case with
+// parseMAC reads an Ethernet or InfiniBand hardware address, in lower case with
 // colons.
 func parseMAC(s string) (string, error) {
 	hw, err := net.ParseMAC(s)
@@ -212,14 +235,18 @@ func label(s string) error {
 	return nil
 }
 
+// maxDomain leaves room for one label: a DNS name has at most 253 characters
+// (RFC 1035 §3.1).
+const maxDomain = 253 - 64
+
 // domainName says what keeps a name from being a DNS domain as it is written
 // here: labels in lower case, no dot at the end.
 func domainName(s string) error {
 	switch {
 	case strings.HasSuffix(s, ".") && s != ".":
-		return fmt.Errorf("%q ends with a dot; write %q", clip(s), clip(strings.TrimRight(s, ".")))
-	case len(s) > 253:
-		return fmt.Errorf("%q has %d characters; a domain has at most 253", clip(s), len(s))
+		return fmt.Errorf("%q ends with a dot; write %q", clip(s), clip(strings.ToLower(strings.TrimRight(s, "."))))
+	case len(s) > maxDomain:
+		return fmt.Errorf("%q has %d characters; with more than %d there is no room for names below it", clip(s), len(s), maxDomain)
 	case s != strings.ToLower(s):
 		return fmt.Errorf("%q has capitals; write %q", clip(s), clip(strings.ToLower(s)))
 	}

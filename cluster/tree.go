@@ -167,6 +167,9 @@ func syntaxError(p *problems, err error) {
 	if strings.Contains(syntax.Message, "reserved character") || strings.Contains(syntax.Message, "directive") {
 		message += `; write the value in quotes, as in "@service"`
 	}
+	if strings.Contains(syntax.Message, "tab character") || strings.Contains(syntax.Message, "'\t'") {
+		message = "a tab; YAML is indented with spaces"
+	}
 	p.at(tokenPosition(syntax.Token), "", "%s", message)
 }
 

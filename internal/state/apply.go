@@ -61,12 +61,14 @@ func (t *tx) register(c Register) error {
 		return err
 	}
 	node := t.putNode(n)
+	var services []*Service
 	for _, s := range c.Services {
 		svc, err := cleanService(node, s)
 		if err != nil {
 			return err
 		}
 		t.putService(svc)
+		services = append(services, svc)
 	}
 	for _, c := range c.Checks {
 		chk, err := cleanCheck(node, c)
@@ -76,6 +78,9 @@ func (t *tx) register(c Register) error {
 		if err := t.putCheck(chk); err != nil {
 			return err
 		}
+	}
+	for _, svc := range services {
+		t.moveChecks(svc)
 	}
 	return nil
 }
@@ -167,6 +172,12 @@ func checkVerb(v Verb, what string, stored, expected uint64) error {
 	case CAS, DeleteCAS:
 		if stored == expected {
 			return nil
+		}
+		if stored == 0 {
+			return fmt.Errorf("%w: %s is not there, instead of at index %d", ErrConflict, what, expected)
+		}
+		if expected == 0 {
+			return fmt.Errorf("%w: %s is there already, at index %d", ErrConflict, what, stored)
 		}
 		return fmt.Errorf("%w: %s is at index %d, not %d", ErrConflict, what, stored, expected)
 	}

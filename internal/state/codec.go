@@ -15,6 +15,9 @@ const commandFormat = 1
 // MaxCommand is the greatest encoded command, in bytes.
 const MaxCommand = 4 << 20
 
+// headerRoom is at least what comes before the body of a command.
+const headerRoom = 16
+
 // Flags of an encoded command.
 const (
 	// flagSkippable: a program that does not know the kind may act as if
@@ -47,8 +50,8 @@ var wire = func() *codec.MsgpackHandle {
 
 // Encode returns the bytes of a command as they go into the log: a format byte,
 // the kind (uvarint), a byte of flags, and the command as a MessagePack map.
-// Equal commands have equal bytes. A command of more than MaxCommand bytes is
-// ErrInvalid.
+// Equal commands have equal bytes. What Encode returns Decode accepts; a command
+// of more than MaxCommand bytes or 2^17 values is ErrInvalid.
 func Encode(cmd Command) ([]byte, error) {
 	if cmd == nil {
 		return nil, invalid("no command")
@@ -57,10 +60,13 @@ func Encode(cmd Command) ([]byte, error) {
 	if err := codec.NewEncoderBytes(&body, wire).Encode(cmd); err != nil {
 		return nil, fmt.Errorf("state: encode %T: %w", cmd, err)
 	}
-	if len(body) > MaxCommand-16 {
-		return nil, invalid("%T takes %d bytes, more than %d", cmd, len(body), MaxCommand-16)
+	if len(body) > MaxCommand-headerRoom {
+		return nil, invalid("%T takes %d bytes, more than %d", cmd, len(body), MaxCommand-headerRoom)
 	}
-	b := make([]byte, 0, len(body)+8)
+	if err := checkMsgpack(body); err != nil {
+		return nil, invalid("%T is too much for one command: %v", cmd, err)
+	}
+	b := make([]byte, 0, len(body)+headerRoom)
 	b = append(b, commandFormat)
 	b = binary.AppendUvarint(b, uint64(cmd.kind()))
 	b = append(b, 0)

@@ -50,6 +50,20 @@ func (t *tx) bury(s subject) {
 	must(t.txn.Insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index, Dead: true}))
 }
 
+// entomb makes the row of a subject that this command did not touch a
+// tombstone with its old index: its name is gone, but the answer was empty
+// before and still is.
+func (t *tx) entomb(s subject) {
+	row := t.row(s)
+	if _, touched := t.touched[s]; touched || row == nil || row.Dead {
+		return
+	}
+	dead := *row
+	dead.Dead = true
+	must(t.txn.Insert(tableIndex, &dead))
+	t.graves[s.aspect].count++
+}
+
 // unbury removes the tombstone of a subject whose row is in a table again.
 func (t *tx) unbury(s subject) {
 	delete(t.touched, s) // deleted earlier in the same command

@@ -10,12 +10,17 @@ import (
 // fields of newer programs may go further.
 const maxDepth = 32
 
+// maxValues is how many values a map may hold in all. A byte is enough for an
+// empty map that becomes a struct of 200: without the limit a command of 4 MiB
+// could ask for 800. Registering 1000 services takes some 30000.
+const maxValues = 1 << 17
+
 // checkMsgpack tells whether b is exactly one MessagePack map whose lengths all
-// fit into b. What passes can be decoded without an allocation beyond a small
-// multiple of len(b) and without deep recursion.
+// fit into b, so that decoding it neither recurses deeply nor allocates what is
+// only announced.
 func checkMsgpack(b []byte) error {
 	var open []uint64 // values still to come of each map and array around us
-	off := 0
+	off, total := 0, uint64(0)
 	for first := true; first || len(open) > 0; first = false {
 		size, inside, err := msgpackValue(b[off:])
 		if err != nil {
@@ -27,6 +32,9 @@ func checkMsgpack(b []byte) error {
 		off += size
 		if inside > uint64(len(b)-off) { // a value takes a byte at least
 			return fmt.Errorf("at byte %d: %d values announced, %d bytes left", off, inside, len(b)-off)
+		}
+		if total += inside; total > maxValues {
+			return fmt.Errorf("at byte %d: more than %d values", off, maxValues)
 		}
 		if len(open) > 0 {
 			open[len(open)-1]--

@@ -2,6 +2,7 @@ package state
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-memdb"
@@ -47,7 +48,7 @@ func (s *Snapshot) Age(now time.Time) (age time.Duration, ok bool) {
 // A watch fires on every change of the answer. It may fire without one, which
 // the index then tells: when the tables are replaced by a Restore, when a name
 // like an absent one appears for the first time (1 in 128), and, for a prefix
-// of keys, when neighbours of the prefix come or go.
+// of keys, when a neighbour of the prefix appears or the last one goes.
 type WatchSet = memdb.WatchSet
 
 // watch adds what fires when the answer about a subject changes, and returns
@@ -185,7 +186,11 @@ func (s *Snapshot) Entry(ws WatchSet, key string) (*Entry, uint64) {
 // Entries lists the keys with a prefix, sorted.
 func (s *Snapshot) Entries(ws WatchSet, prefix string) ([]*Entry, uint64) {
 	entries, ch := listWatch[Entry](s.txn, string(TableKV), "id_prefix", []byte(prefix))
-	s.add(ws, ch)
+	if len(entries) == 0 && strings.HasSuffix(prefix, "/") {
+		s.watch(ws, subject{ofPrefix, prefix}) // ch would fire for every neighbour
+	} else {
+		s.add(ws, ch)
+	}
 	index := s.graves.floor(ofEntry)
 	for _, e := range entries {
 		index = max(index, e.ModifyIndex)

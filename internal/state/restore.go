@@ -253,7 +253,7 @@ func (l *loader) check(c *Check) error {
 }
 
 func (l *loader) grave(r *indexRow) error {
-	if r.Aspect < ofTable || r.Aspect >= aspects {
+	if r.Aspect < ofTable || r.Aspect >= ofPrefix {
 		return fmt.Errorf("aspect %d is unknown", r.Aspect)
 	}
 	if !r.Dead {
@@ -270,7 +270,7 @@ func (l *loader) floor(body []byte) error {
 	if err := decodeBody(body, &f); err != nil {
 		return err
 	}
-	if f.Aspect < ofTable || f.Aspect >= aspects {
+	if f.Aspect < ofTable || f.Aspect >= ofPrefix {
 		return fmt.Errorf("aspect %d is unknown", f.Aspect)
 	}
 	if err := l.ascending(tagFloor, []byte{byte(f.Aspect)}); err != nil {

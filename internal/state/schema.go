@@ -29,7 +29,8 @@ const (
 	ofEntry         aspect = 8  // Entry, once it is gone; name: the key
 	ofKind          aspect = 9  // Documents; name: the kind
 	ofDocument      aspect = 10 // Document, once it is gone; name: kind NUL key
-	aspects                = 11
+	ofPrefix        aspect = 11 // Entries of an empty directory; name: ends with a slash. Only watched, has no rows
+	aspects                = 12
 )
 
 // Names of the ofTable aspect.
@@ -41,7 +42,7 @@ const (
 
 func (a aspect) String() string {
 	names := [aspects]string{"?", "table", "instances", "service-checks", "node", "node-services",
-		"node-checks", "status", "entry", "kind", "document"}
+		"node-checks", "status", "entry", "kind", "document", "prefix"}
 	if a >= aspects {
 		return fmt.Sprintf("aspect(%d)", byte(a))
 	}

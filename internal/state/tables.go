@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-memdb"
 )
@@ -110,6 +111,8 @@ func (t *tx) deleteNode(n *Node) {
 	t.touch(ofNodeChecks, Fold(n.Name))
 }
 
+// putService writes a service unless it is equal to what is stored. Its checks
+// still have its former name and tags then: see moveChecks.
 func (t *tx) putService(s *Service) {
 	s.CreateIndex, s.ModifyIndex = t.index, t.index
 	old := t.service(s.Node, s.ID)
@@ -123,9 +126,12 @@ func (t *tx) putService(s *Service) {
 	t.rememberTags(s.Name)
 	must(t.txn.Insert(string(TableService), s))
 	t.touchService(s)
-	if old == nil || old.Name == s.Name && slices.Equal(old.Tags, s.Tags) {
-		return
-	}
+}
+
+// moveChecks gives the checks of a service its name and tags. It comes after
+// the command's own checks, so that one which goes to another service at the
+// same time is not seen to come and go here.
+func (t *tx) moveChecks(s *Service) {
 	for _, chk := range checksOf(t.txn, Fold(s.Node), s.ID) {
 		moved := *chk
 		moved.ServiceName, moved.ServiceTags = s.Name, s.Tags
@@ -226,18 +232,28 @@ func (t *tx) putEntry(old, e *Entry, always bool) {
 		}
 	} else {
 		t.unbury(subject{ofEntry, e.Key})
+		t.fillDirectories(e.Key)
 	}
 	must(t.txn.Insert(string(TableKV), e))
-	t.touchEntry(e)
+	t.mark(TableKV, e.Key)
+}
+
+// fillDirectories wakes who waits for the first key below a directory, the
+// innermost first. A directory that has a key fills those around it too.
+func (t *tx) fillDirectories(key string) {
+	for end := len(key); end > 0; {
+		end = strings.LastIndexByte(key[:end], '/')
+		dir := key[:end+1]
+		if dir == "" || first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil {
+			return
+		}
+		t.wakeAbsent(subject{ofPrefix, dir})
+	}
 }
 
 func (t *tx) deleteEntry(e *Entry) {
 	must(t.txn.Delete(string(TableKV), e))
 	t.touch(ofEntry, e.Key)
-	t.touchEntry(e)
-}
-
-func (t *tx) touchEntry(e *Entry) {
 	t.mark(TableKV, e.Key)
 }
 
@@ -272,8 +288,8 @@ func (t *tx) finish() {
 		var after []string
 		if services := t.servicesNamed(name); len(services) > 0 {
 			after = nameEntry(services)
-		} else if t.row(subject{ofServiceChecks, name}) != nil {
-			t.touch(ofServiceChecks, name) // gone with its service
+		} else {
+			t.entomb(subject{ofServiceChecks, name})
 		}
 		if !slices.Equal(before, after) {
 			t.touch(ofTable, allNames)

@@ -1,0 +1,201 @@
+package dns
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/cluster"
+	"holdfast/internal/state"
+)
+
+// service compiles the names of one service:
+//
+//	SERVICE.service         TAG.SERVICE.service
+//	_SERVICE._tcp.service   _SERVICE._TAG.service
+//
+// _tcp always means all instances, _udp those tagged "udp" where there are any.
+// Each has A, AAAA, SRV and TXT of the instances that are healthy. A service
+// without a healthy instance has no names, as with Consul: NXDOMAIN, not an
+// empty answer. One whose name holds a dot has none either; what stands in
+// front of a dot is a tag.
+func (c *compiler) service(snap *state.Snapshot, service string) contribution {
+	all, _ := snap.Instances(nil, service)
+	label := strings.ToLower(service)
+	if len(all) == 0 || strings.Contains(label, ".") {
+		return nil
+	}
+	ttl := c.serviceTTL(label)
+	out := contribution{}
+	tags := byTag(all)
+	if n := c.instances(out, snap.Healthy(all, c.onlyPassing), ttl); n != nil {
+		c.put(out, n, c.services, label)
+		c.put(out, n, c.services, "_"+label, "_tcp")
+		if tags["udp"] == nil {
+			c.put(out, n, c.services, "_"+label, "_udp")
+		}
+	}
+	for tag, tagged := range tags {
+		n := c.instances(out, snap.Healthy(tagged, c.onlyPassing), ttl)
+		if n == nil {
+			continue
+		}
+		c.put(out, n, c.services, append(strings.Split(tag, "."), label)...)
+		if tag != "tcp" && !strings.Contains(tag, ".") {
+			c.put(out, n, c.services, "_"+label, "_"+tag)
+		}
+	}
+	return out
+}
+
+// serviceTTL is what the cluster file says of a service, or of all of them.
+func (c *compiler) serviceTTL(service string) uint32 {
+	i := slices.IndexFunc(c.file.Services, func(s cluster.Service) bool {
+		return s.TTL > 0 && strings.EqualFold(s.Name, service)
+	})
+	if i >= 0 {
+		return seconds(c.file.Services[i].TTL)
+	}
+	return seconds(c.ttl)
+}
+
+func byTag(all []state.Instance) map[string][]state.Instance {
+	tags := map[string][]state.Instance{}
+	for _, i := range all {
+		seen := map[string]bool{}
+		for _, tag := range i.Service.Tags {
+			if tag = strings.ToLower(tag); !seen[tag] {
+				seen[tag] = true
+				tags[tag] = append(tags[tag], i)
+			}
+		}
+	}
+	return tags
+}
+
+// instances makes the records of a set of instances; nil when none of them
+// has an address. Targets of SRV that are no node's name are added to out.
+func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uint32) *node {
+	n := &node{}
+	glued := map[name]bool{}
+	for _, i := range healthy {
+		addr := i.Addr().Unmap()
+		if !addr.IsValid() || addr.Zone() != "" {
+			continue
+		}
+		n.addAddress(addr, ttl)
+		n.add(txtRecord(classIN, ttl, describe(i)))
+		target, ok := c.target(out, i, addr, ttl)
+		if !ok {
+			continue
+		}
+		var glue []record
+		if !glued[target] { // once an answer is enough
+			glued[target] = true
+			glue = []record{addressRecord(addr, ttl)}
+		}
+		n.add(srvRecord(ttl, weight(i), i.Service.Port, target, glue))
+	}
+	if len(n.sets) == 0 {
+		return nil
+	}
+	n.sort()
+	return n
+}
+
+// target is a name that resolves to where an instance is: its node's or, when
+// the instance has an address of its own, that address spelled in hexadecimal
+// below addr, as Consul does it.
+func (c *compiler) target(out contribution, i state.Instance, addr netip.Addr, ttl uint32) (name, bool) {
+	if addr == i.Node.Address.Unmap() {
+		if n, ok := c.nodes.child(strings.Split(i.Node.Name, ".")...); ok {
+			return n, true
+		}
+	}
+	at := &node{}
+	at.addAddress(addr, ttl)
+	return c.put(out, at, c.addrs, hexadecimal(addr))
+}
+
+func hexadecimal(addr netip.Addr) string {
+	var b strings.Builder
+	for _, v := range addr.AsSlice() {
+		b.WriteByte(hexDigits[v>>4])
+		b.WriteByte(hexDigits[v&0xf])
+	}
+	return b.String()
+}
+
+// weight is RFC 2782's, by the instance's health.
+func weight(i state.Instance) uint16 {
+	w := i.Service.Weights.Passing
+	if i.Status() != state.Passing {
+		w = i.Service.Weights.Warning
+	}
+	return max(w, 1)
+}
+
+// describe is the text of an instance: attributes as in RFC 1464.
+func describe(i state.Instance) string {
+	var b strings.Builder
+	b.WriteString("node=" + i.Node.Name + " id=" + i.Service.ID)
+	for _, tag := range i.Service.Tags {
+		b.WriteString(" tag=" + tag)
+	}
+	return b.String()[:min(b.Len(), maxText)]
+}
+
+// maxText bounds what a TXT record tells, in bytes.
+const maxText = 1024
+
+// put gives names below parent their data, and what is between them and the
+// zone its existence. Labels that DNS can't hold are left out: not ok.
+func (c *compiler) put(out contribution, data *node, parent name, labels ...string) (name, bool) {
+	n, ok := parent.child(labels...)
+	if !ok {
+		return "", false
+	}
+	out[n] = data
+	for up := n.parent(); up != c.virtual; up = up.parent() {
+		if out[up] == nil {
+			out[up] = nil
+		}
+	}
+	return n, true
+}
+
+// node compiles NODE.node: the catalog's address or, for machines that run no
+// agent and before there is a catalog, the cluster file's. A node's name keeps
+// its address however the node is: it is a fact, not a choice among several.
+func (c *compiler) node(snap *state.Snapshot, host string) contribution {
+	n := &node{}
+	ttl := seconds(c.ttl)
+	if known, _ := snap.Node(nil, host); known != nil {
+		n.addAddress(known.Address, ttl)
+		for key, value := range known.Meta {
+			text := key + "=" + value
+			n.add(txtRecord(classIN, ttl, text[:min(len(text), maxText)]))
+		}
+	} else if machine := c.machine(host); machine != nil {
+		n.addAddress(machine.Addresses[c.file.Main().Name], ttl)
+	}
+	if len(n.sets) == 0 {
+		return nil
+	}
+	n.sort()
+	out := contribution{}
+	c.put(out, n, c.nodes, strings.Split(host, ".")...)
+	return out
+}
+
+func (c *compiler) machine(name string) *cluster.Node {
+	i := slices.IndexFunc(c.file.Nodes, func(n cluster.Node) bool { return strings.EqualFold(n.Name, name) })
+	if i < 0 {
+		return nil
+	}
+	return &c.file.Nodes[i]
+}
+
+// seconds is a TTL on the wire (RFC 2181 §8); ValidateSection keeps it small.
+func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }

@@ -1,0 +1,250 @@
+package dns
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"holdfast/cluster"
+	"holdfast/internal/state"
+)
+
+// compiler turns a cluster file and snapshots of the state into tables. It
+// does no I/O and reads no clock. What the file says is compiled once, when
+// the compiler is made; of the catalog only what changed is compiled again.
+// It is not safe for concurrent use; the tables it returns are.
+type compiler struct {
+	file *cluster.File
+	settings
+	fixed table // what depends on the file alone
+
+	virtual, services, nodes, addrs name // "virtual", "service.virtual" ...
+	apex                            *node
+	soa                             soa
+
+	names *nameTable
+	units map[string]contribution
+	uses  map[name]use
+}
+
+// contribution is what one unit of the catalog, a service or a node, adds to
+// the virtual zone. A nil node is an empty non-terminal.
+type contribution map[name]*node
+
+// use counts the units that give a name data, or need it to exist.
+type use struct{ data, empty int }
+
+// virtualShards keeps a change of one service cheap (a few hundred names are
+// copied) in a catalog of 100,000 names.
+const virtualShards = 256
+
+// newCompiler compiles what the file says; self is the node's name, for those
+// who ask which server answered. Errors are names that DNS can't hold, which a
+// file that passed cluster.Parse has not.
+func newCompiler(file *cluster.File, set settings, self string) (*compiler, error) {
+	c := &compiler{file: file, settings: set}
+	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set)}
+	if err := c.virtualNames(); err != nil {
+		return nil, err
+	}
+	servers, err := c.nameservers()
+	if err != nil {
+		return nil, err
+	}
+	zones, err := c.fileZones(servers)
+	if err != nil {
+		return nil, err
+	}
+	for _, z := range zones {
+		c.fixed.cuts[z.origin] = cut{zone: z}
+	}
+	c.apexOf(servers)
+	c.fixed.cuts[c.virtual] = cut{zone: &zone{}} // each table's own; see publish
+	for domain, servers := range set.forward {
+		c.fixed.cuts[domain] = cut{route: newRoute(domain, servers, set.forwardTimeout)}
+		c.fixed.forwards = true
+	}
+	c.fixed.server = identity(self)
+	c.reset()
+	return c, nil
+}
+
+func (c *compiler) virtualNames() (err error) {
+	if c.virtual, err = parseName(c.file.VirtualDomain); err != nil {
+		return fmt.Errorf("dns: virtual domain: %w", err)
+	}
+	for label, to := range map[string]*name{"service": &c.services, "node": &c.nodes, "addr": &c.addrs} {
+		var ok bool
+		if *to, ok = c.virtual.child(label); !ok {
+			return fmt.Errorf("dns: virtual domain %q is too long", c.file.VirtualDomain)
+		}
+	}
+	return nil
+}
+
+// trusted is who may ask for names that are not ours.
+func trusted(file *cluster.File, set settings) []netip.Prefix {
+	list := slices.Clone(set.recursion)
+	if set.recursion == nil {
+		for _, network := range file.Networks {
+			list = append(list, network.Prefix)
+		}
+	}
+	return append(list, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+}
+
+// identity is the zone of class CH that tells which server answered
+// (RFC 4892 §3).
+func identity(self string) *zone {
+	z := &zone{label: "server.", names: newNameTable(1), any: rrset{kind: dns.TypeHINFO}}
+	edit := z.names.edit()
+	for _, n := range []name{"\x02id\x06server\x00", "\x08hostname\x04bind\x00"} {
+		who := &node{}
+		who.add(txtRecord(dns.ClassCHAOS, 0, self))
+		edit.set(n, who)
+	}
+	z.names = edit.table
+	return z
+}
+
+// apexOf prepares what stands at the origin of the virtual zone.
+func (c *compiler) apexOf(servers []nameserver) {
+	c.apex = &node{}
+	for _, s := range servers {
+		c.apex.add(s.record(seconds(c.zoneTTL), c.virtual))
+	}
+	c.soa = soa{
+		origin: c.virtual, primary: primary(servers, c.virtual), mailbox: mailbox(c.virtual),
+		ttl: seconds(c.zoneTTL), minimum: seconds(c.negativeTTL),
+	}
+}
+
+// reset forgets the catalog. The names that hold the zone's kinds of names
+// exist even while nothing is below them.
+func (c *compiler) reset() {
+	c.units = map[string]contribution{}
+	c.uses = map[name]use{}
+	c.names = newNameTable(virtualShards)
+	edit := c.names.edit()
+	c.replace(edit, "", contribution{c.services: nil, c.nodes: nil, c.addrs: nil})
+	c.names = edit.table
+}
+
+// rebuild compiles the whole catalog.
+func (c *compiler) rebuild(snap *state.Snapshot) *table {
+	c.reset()
+	edit := c.names.edit()
+	services, _ := snap.ServiceNames(nil)
+	for service := range services {
+		c.replace(edit, serviceUnit(service), c.service(snap, service))
+	}
+	catalog, _ := snap.Nodes(nil)
+	for _, n := range catalog {
+		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+	}
+	for _, n := range c.file.Nodes {
+		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+	}
+	return c.publish(edit, snap)
+}
+
+// update compiles what changed since the last table.
+func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
+	edit := c.names.edit()
+	services := map[string]bool{}
+	for _, key := range changed {
+		switch key.Table {
+		case state.TableService:
+			services[strings.ToLower(key.Name)] = true
+		case state.TableNode, state.TableMember:
+			c.replace(edit, nodeUnit(key.Name), c.node(snap, key.Name))
+			onNode, _ := snap.NodeServices(nil, key.Name)
+			for _, s := range onNode {
+				services[strings.ToLower(s.Name)] = true
+			}
+		}
+	}
+	for service := range services {
+		c.replace(edit, serviceUnit(service), c.service(snap, service))
+	}
+	return c.publish(edit, snap)
+}
+
+func serviceUnit(service string) string { return "service/" + strings.ToLower(service) }
+func nodeUnit(node string) string       { return "node/" + strings.ToLower(node) }
+
+// replace puts a unit's new contribution in the place of its old one. A name
+// that two units give data has the same data from both (addresses below addr).
+func (c *compiler) replace(edit *nameEdit, unit string, next contribution) {
+	prev := c.units[unit]
+	for n, data := range next {
+		u := c.uses[n]
+		if data != nil {
+			u.data++
+			edit.set(n, data)
+		} else if u.empty++; u.data == 0 {
+			edit.set(n, &emptyNonTerminal)
+		}
+		c.uses[n] = u
+	}
+	for n, data := range prev {
+		u := c.uses[n]
+		if data != nil {
+			u.data--
+		} else {
+			u.empty--
+		}
+		c.uses[n] = u
+		switch {
+		case u.data == 0 && u.empty == 0:
+			delete(c.uses, n)
+			edit.remove(n)
+		case u.data == 0 && data != nil:
+			edit.set(n, &emptyNonTerminal)
+		}
+	}
+	if c.units[unit] = next; len(next) == 0 {
+		delete(c.units, unit)
+	}
+}
+
+// publish makes the table of this moment. The serial is the index of the
+// state it was made from: it never goes back and needs no clock.
+func (c *compiler) publish(edit *nameEdit, snap *state.Snapshot) *table {
+	authority := c.soa
+	authority.serial = max(1, uint32(snap.Index()))
+	apex := &node{sets: append(slices.Clone(c.apex.sets), rrset{
+		kind: dns.TypeSOA, records: []record{authority.record(authority.ttl)},
+	})}
+	edit.set(c.virtual, apex)
+	c.names = edit.table
+
+	t := c.fixed
+	if t.cuts[c.virtual].route != nil {
+		return &t // forwarded instead, while a site migrates
+	}
+	t.cuts = maps.Clone(t.cuts)
+	t.cuts[c.virtual] = cut{zone: &zone{
+		origin: c.virtual, label: c.virtual.String(), names: edit.table, catalog: true,
+		negative: authority.negative(), any: anySet(authority.ttl), alias: c.datacenter(),
+	}}
+	return &t
+}
+
+// datacenter is the cluster's name, which may stand where Consul's clients
+// write a datacenter; "" when it would hide a name of the zone.
+func (c *compiler) datacenter() string {
+	whole, ok := c.virtual.child(strings.Split(c.file.Name, ".")...)
+	if !ok || c.uses[whole] != (use{}) {
+		return ""
+	}
+	return string(whole[:len(whole)-len(c.virtual)])
+}
+
+func anySet(ttl uint32) rrset {
+	return rrset{kind: dns.TypeHINFO, records: []record{anyRecord(ttl)}}
+}

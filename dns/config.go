@@ -1,0 +1,214 @@
+package dns
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/cluster"
+)
+
+// Section is the top-level key of the cluster file that ValidateSection reads.
+const Section = "dns"
+
+// Port is where DNS is served (RFC 1035 §4.2).
+const Port = 53
+
+// Bounds and defaults of the section.
+const (
+	maxTTL            = time.Hour
+	defaultZoneTTL    = 5 * time.Minute
+	minForwardTimeout = 100 * time.Millisecond
+	maxForwardTimeout = 10 * time.Second
+	// Less than the 5 s that a stub resolver waits by default
+	// (resolv.conf(5)), so that the second forwarder's answer still counts.
+	defaultForwardTimeout = 2 * time.Second
+	maxForwarders         = 8 // of one domain
+)
+
+// section is the `dns:` section as it stands in the file.
+type section struct {
+	Listen         []string            `yaml:"listen"`
+	TTL            time.Duration       `yaml:"ttl"`
+	NegativeTTL    time.Duration       `yaml:"negative_ttl"`
+	ZoneTTL        time.Duration       `yaml:"zone_ttl"`
+	OnlyPassing    bool                `yaml:"only_passing"`
+	Forward        map[string][]string `yaml:"forward"`
+	ForwardTimeout time.Duration       `yaml:"forward_timeout"`
+	AllowRecursion []string            `yaml:"allow_recursion"`
+}
+
+// settings is the section, understood.
+type settings struct {
+	listen         []netip.AddrPort // empty: all addresses
+	ttl            time.Duration    // of names in the virtual zone
+	negativeTTL    time.Duration    // of their absence
+	zoneTTL        time.Duration    // of the cluster's own and the reverse zones
+	onlyPassing    bool             // a warning is not healthy enough
+	forward        map[name][]netip.AddrPort
+	forwardTimeout time.Duration
+	recursion      []netip.Prefix // nil: the cluster's networks
+}
+
+// ValidateSection checks the `dns:` section of a cluster file; a file without
+// one is in order. The error is cluster.Errors.
+func ValidateSection(file *cluster.File, s cluster.Section) error {
+	_, err := decode(file, s)
+	return err
+}
+
+// decode reads the section with its defaults; it reports all mistakes at once.
+func decode(file *cluster.File, s cluster.Section) (settings, error) {
+	raw := section{ZoneTTL: defaultZoneTTL, OnlyPassing: true, ForwardTimeout: defaultForwardTimeout}
+	if !s.IsZero() {
+		if err := s.Decode(&raw); err != nil {
+			return settings{}, err
+		}
+	}
+	d := decoder{file: file, section: s}
+	set := settings{
+		ttl:            d.ttl("ttl", raw.TTL),
+		negativeTTL:    d.ttl("negative_ttl", raw.NegativeTTL),
+		zoneTTL:        d.ttl("zone_ttl", raw.ZoneTTL),
+		onlyPassing:    raw.OnlyPassing,
+		forwardTimeout: raw.ForwardTimeout,
+		forward:        d.forward(raw.Forward),
+		recursion:      d.prefixes("allow_recursion", raw.AllowRecursion),
+		listen:         d.listen(raw.Listen),
+	}
+	if raw.ForwardTimeout < minForwardTimeout || raw.ForwardTimeout > maxForwardTimeout {
+		d.errorf("forward_timeout", "%v is out of range: %v to %v", raw.ForwardTimeout, minForwardTimeout, maxForwardTimeout)
+	}
+	if len(d.errs) > 0 {
+		return settings{}, d.errs
+	}
+	return set, nil
+}
+
+// decoder collects the mistakes of a section.
+type decoder struct {
+	file    *cluster.File
+	section cluster.Section
+	errs    cluster.Errors
+}
+
+func (d *decoder) errorf(key, format string, args ...any) {
+	d.errs = append(d.errs, d.section.Errorf(key, format, args...))
+}
+
+func (d *decoder) ttl(key string, v time.Duration) time.Duration {
+	if v < 0 || v > maxTTL || v%time.Second != 0 {
+		d.errorf(key, "%v is no TTL: whole seconds, 0s to %v", v, maxTTL)
+	}
+	return v
+}
+
+func (d *decoder) listen(raw []string) []netip.AddrPort {
+	var list []netip.AddrPort
+	for i, s := range raw {
+		at := fmt.Sprintf("listen[%d]", i)
+		addr, err := parseAddrPort(s)
+		switch {
+		case err != nil:
+			d.errorf(at, "%v", err)
+		case slices.Contains(list, addr):
+			d.errorf(at, "%v stands here twice", addr)
+		default:
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
+// parseAddrPort reads "10.1.0.1", "10.1.0.1:53", "2001:db8::1" or
+// "[2001:db8::1]:53".
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(addr.Unmap(), Port), nil
+	}
+	if p, err := netip.ParseAddrPort(s); err == nil && p.Port() != 0 {
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port()), nil
+	}
+	return netip.AddrPort{}, fmt.Errorf("%q is no address: write an IP, or IP:port with a port from 1 to 65535", s)
+}
+
+func (d *decoder) prefixes(key string, raw []string) []netip.Prefix {
+	if raw == nil {
+		return nil
+	}
+	list := []netip.Prefix{}
+	for i, s := range raw {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p != p.Masked() {
+			d.errorf(fmt.Sprintf("%s[%d]", key, i), "%q is no network: write a prefix such as 10.1.0.0/24, host bits zero", s)
+			continue
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func (d *decoder) forward(raw map[string][]string) map[name][]netip.AddrPort {
+	out := map[name][]netip.AddrPort{}
+	for _, domain := range sortedKeys(raw) {
+		at := fmt.Sprintf("forward[%q]", domain)
+		n, err := parseName(domain)
+		switch {
+		case err != nil || strings.ContainsAny(domain, " \t:/\\"):
+			d.errorf(at, "%q is no domain; write a name such as example.com, or \".\" for all others", domain)
+		case out[n] != nil:
+			d.errorf(at, "%s stands here twice", n)
+		default:
+			out[n] = d.forwarders(at, raw[domain])
+		}
+	}
+	return out
+}
+
+func (d *decoder) forwarders(at string, raw []string) []netip.AddrPort {
+	if len(raw) == 0 || len(raw) > maxForwarders {
+		d.errorf(at, "%d forwarders, not 1 to %d", len(raw), maxForwarders)
+	}
+	list := []netip.AddrPort{}
+	for _, s := range raw {
+		addr, err := parseAddrPort(s)
+		switch {
+		case err != nil:
+			d.errorf(at, "%v", err)
+		case addr.Addr().IsUnspecified() || addr.Addr().IsMulticast():
+			d.errorf(at, "%v is no server's address", addr.Addr())
+		case slices.Contains(list, addr):
+			d.errorf(at, "%v stands here twice", addr)
+		case d.ours(addr):
+			d.errorf(at, "%v is this cluster's own DNS server: the question would go round in circles", addr)
+		default:
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
+// ours tells whether a forwarder is where the cluster's own servers answer.
+func (d *decoder) ours(addr netip.AddrPort) bool {
+	if addr.Port() != Port {
+		return false
+	}
+	if addr.Addr() == netip.IPv6Loopback() || addr.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
+		return true
+	}
+	for _, machine := range servingNodes(d.file) {
+		for _, a := range machine.Addresses {
+			if a == addr.Addr() {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(d.file.VIPs, func(v cluster.VIP) bool {
+		return v.Address == addr.Addr() && slices.Contains(v.Track, "dns")
+	})
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,100 @@
+package dns
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// worker handles one packet after the other; it belongs to one goroutine. What
+// it needs for a packet it keeps for the next.
+type worker struct {
+	server   *Server
+	query    query
+	packer   packer
+	counters *counters
+	stream   bool // TCP: answers are not bounded by what the client announced
+}
+
+func (s *Server) newWorker(transport string) *worker {
+	return &worker{
+		server:   s,
+		packer:   packer{rand: rand.New(s.rand())},
+		counters: newCounters(s.metrics, transport),
+		stream:   transport == overTCP,
+	}
+}
+
+// handle appends the answer to a packet to out. No answer (out as it was) is
+// either none to give or, with a route, one to be fetched from a forwarder.
+// A panic is a bug that costs its packet only.
+func (w *worker) handle(out, packet []byte, client netip.Addr) (reply []byte, forward *route) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			w.server.metrics.panics.Inc()
+			w.server.log.Error("handling a packet panicked: please report this bug", "panic", bug, "packet", packet, "stack", string(debug.Stack()))
+			reply, forward = out, nil
+		}
+	}()
+	started := time.Now()
+	reply, forward = w.answer(out, packet, client)
+	if len(reply) > len(out) {
+		w.server.metrics.local.Observe(time.Since(started).Seconds())
+	}
+	return reply, forward
+}
+
+func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) {
+	q := &w.query
+	t := w.server.table.Load()
+	if f := q.parse(packet); f != "" {
+		w.server.metrics.malformed.WithLabelValues(string(f)).Inc()
+		rcode, ok := f.rcode()
+		if !ok {
+			return out, nil
+		}
+		if f != faultVersion { // nothing behind the header is sure
+			q.question, q.edns = nil, false
+		}
+		return w.packer.pack(out, q, answer{rcode: rcode}, false, minUDP), nil
+	}
+	trusted := t.trusts(client)
+	a := t.lookup(q, w.server.isConfirmed)
+	if a.route != nil && trusted && q.flags&bitRD != 0 {
+		return out, a.route
+	}
+	if a.route != nil || q.class == dns.ClassCHAOS && !trusted {
+		a = answer{rcode: dns.RcodeRefused}
+	}
+	w.counters.count(zoneLabel(a.zone), q.kind, a.rcode)
+	return w.packer.pack(out, q, a, t.forwards && trusted, w.limit(q)), nil
+}
+
+// limit is the most bytes of an answer to q.
+func (w *worker) limit(q *query) int {
+	if w.stream {
+		return maxTCP
+	}
+	return q.limit()
+}
+
+func zoneLabel(z *zone) string {
+	if z == nil {
+		return "none"
+	}
+	return z.label
+}
+
+// trusts tells whether a client may have questions forwarded.
+func (t *table) trusts(client netip.Addr) bool {
+	client = client.Unmap().WithZone("")
+	for _, p := range t.trusted {
+		if p.Contains(client) {
+			return true
+		}
+	}
+	return false
+}

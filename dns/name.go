@@ -1,0 +1,108 @@
+package dns
+
+import (
+	"fmt"
+	"strings"
+)
+
+// name is a domain name in wire form (RFC 1035 §3.1), in lower case, the root
+// label included: "\x03apt\x07service\x07virtual\x00". Keys of every table are
+// names, so that a query is looked up by the bytes it came with.
+type name string
+
+const (
+	root      name = "\x00"
+	maxName        = 255 // bytes on the wire, RFC 1035 §2.3.4
+	maxLabel       = 63
+	maxString      = 255 // of a character-string, RFC 1035 §3.3
+)
+
+// parseName reads a name as people write it, without escapes; a trailing dot
+// may be left out, and "." is the root.
+func parseName(s string) (name, error) {
+	trimmed := strings.TrimSuffix(s, ".")
+	if trimmed == "" {
+		if s != "." {
+			return "", fmt.Errorf("dns: empty name")
+		}
+		return root, nil
+	}
+	n, ok := root.child(strings.Split(trimmed, ".")...)
+	if !ok {
+		return "", fmt.Errorf("dns: %q is no domain name: labels have 1 to %d bytes, the whole at most %d", s, maxLabel, maxName)
+	}
+	return n, nil
+}
+
+// child puts labels in front of a name. It is not ok when one is empty or too
+// long, or the whole is.
+func (n name) child(labels ...string) (name, bool) {
+	size := len(n)
+	for _, l := range labels {
+		if l == "" || len(l) > maxLabel {
+			return "", false
+		}
+		size += 1 + len(l)
+	}
+	if size > maxName {
+		return "", false
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for _, l := range labels {
+		b.WriteByte(byte(len(l)))
+		for i := range len(l) {
+			b.WriteByte(lower(l[i]))
+		}
+	}
+	b.WriteString(string(n))
+	return name(b.String()), true
+}
+
+// parent is the name without its first label; the root's is the root.
+func (n name) parent() name {
+	if n == root {
+		return root
+	}
+	return n[1+int(n[0]):]
+}
+
+// below tells whether n is origin or a name under it.
+func (n name) below(origin name) bool {
+	for len(n) > len(origin) {
+		n = n.parent()
+	}
+	return n == origin
+}
+
+// String gives the presentation form with a trailing dot, odd bytes escaped
+// (RFC 4343 §2.1).
+func (n name) String() string {
+	if n == root {
+		return "."
+	}
+	var b strings.Builder
+	for ; n != root; n = n.parent() {
+		for _, c := range []byte(n[1 : 1+int(n[0])]) {
+			switch {
+			case c == '.' || c == '\\':
+				b.WriteByte('\\')
+				b.WriteByte(c)
+			case c <= ' ' || c >= 0x7f:
+				fmt.Fprintf(&b, "\\%03d", c)
+			default:
+				b.WriteByte(c)
+			}
+		}
+		b.WriteByte('.')
+	}
+	return b.String()
+}
+
+// lower folds ASCII only, as RFC 4343 §3 has it.
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}

@@ -1,0 +1,380 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"holdfast/internal/kernel/command"
+	"holdfast/internal/state"
+)
+
+var loopbackPort = netip.MustParseAddrPort("127.0.0.1:0")
+
+// serve runs the fixture's server until the test ends, and fails the test
+// unless Run returns nil then.
+func serve(t testing.TB, f *fixture) netip.AddrPort {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- f.server.Run(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatalf("Run ended: %v", err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("not ready after 10 s")
+	}
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run does not end")
+		}
+	})
+	return f.server.Addrs()[0]
+}
+
+// serving returns a server on loopback with the four service nodes.
+func serving(t testing.TB) (*fixture, netip.AddrPort) {
+	t.Helper()
+	c := newCatalog(t)
+	c.services4()
+	f := newFixtureListening(t, testCluster(t, ""), c, loopbackPort)
+	return f, serve(t, f)
+}
+
+func exchangeWith(t testing.TB, network string, server netip.AddrPort, m *dns.Msg) *dns.Msg {
+	t.Helper()
+	client := dns.Client{Net: network, Timeout: 5 * time.Second}
+	reply, _, err := client.Exchange(m, server.String())
+	if err != nil {
+		t.Fatalf("%s %s: %v", network, m.Question[0].Name, err)
+	}
+	return reply
+}
+
+func question(name string, kind uint16) *dns.Msg {
+	return new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
+}
+
+// eventually polls until the condition holds.
+func eventually(t testing.TB, what string, limit time.Duration, holds func() bool) time.Duration {
+	t.Helper()
+	started := time.Now()
+	for !holds() {
+		if time.Since(started) > limit {
+			t.Fatalf("%s: not within %v", what, limit)
+		}
+		runtime.Gosched()
+	}
+	return time.Since(started)
+}
+
+func TestUDPAndTCPGiveTheSameAnswer(t *testing.T) {
+	_, server := serving(t)
+	for _, network := range []string{"udp", "tcp"} {
+		reply := exchangeWith(t, network, server, question("apt.service.virtual", dns.TypeA))
+		want := []string{"10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"}
+		if diff := cmp.Diff(want, addresses(reply)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", network, diff)
+		}
+	}
+}
+
+// A failed check must be out of every answer within 300 ms of when it was
+// seen; what passes here is the part of it that is DNS's.
+func TestFailedCheckIsOutOfTheAnswersAtOnce(t *testing.T) {
+	f, server := serving(t)
+	for _, status := range []state.Status{state.Critical, state.Passing, state.Critical} {
+		want := 4
+		if status == state.Critical {
+			want = 3
+		}
+		f.check("fbservice2", "service:apt", status)
+		took := eventually(t, "the answer follows "+string(status), 300*time.Millisecond, func() bool {
+			return len(exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA)).Answer) == want
+		})
+		t.Logf("%s: %v", status, took)
+	}
+}
+
+func TestFailedNodeIsDroppedWithoutALeader(t *testing.T) {
+	f, server := serving(t) // nothing is applied from here on: there is no leader
+	f.gossip("fbservice1=alive", "fbservice2=failed", "fbservice3=alive", "fbservice4=alive")
+	want := []string{"10.1.0.1", "10.1.0.3", "10.1.0.4"}
+	eventually(t, "fbservice2 is out", 300*time.Millisecond, func() bool {
+		return slices.Equal(want, addresses(exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA))))
+	})
+	f.gossip("fbservice1=failed", "fbservice2=failed", "fbservice3=failed", "fbservice4=failed")
+	eventually(t, "the catalog's answer stands when all have failed", 300*time.Millisecond, func() bool {
+		return len(exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA)).Answer) == 4
+	})
+}
+
+func TestNewClusterFileAnswersAtOnce(t *testing.T) {
+	f, server := serving(t)
+	if reply := exchangeWith(t, "udp", server, question("new.hpc.example.com", dns.TypeA)); reply.Rcode != dns.RcodeNameError {
+		t.Fatalf("before: %v", reply)
+	}
+	text, err := os.ReadFile("testdata/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.server.SetFile(parseFile(t, strings.Replace(string(text), "nodes:\n", "nodes:\n  new: {role: compute, addresses: {administration: 10.1.0.99}}\n", 1)))
+	reply := exchangeWith(t, "udp", server, question("new.hpc.example.com", dns.TypeA))
+	if diff := cmp.Diff([]string{"10.1.0.99"}, addresses(reply)); diff != "" {
+		t.Errorf("after (-want +got):\n%s", diff)
+	}
+	if reply := exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA)); len(reply.Answer) != 4 {
+		t.Errorf("the catalog was lost: %v", reply)
+	}
+}
+
+func TestReplyComesFromTheAddressThatWasAsked(t *testing.T) {
+	for _, listen := range []string{"0.0.0.0:0", "127.0.0.0:0"} {
+		c := newCatalog(t)
+		addr := netip.MustParseAddrPort(listen)
+		if !addr.Addr().IsUnspecified() {
+			addr = netip.MustParseAddrPort("127.0.0.53:0")
+		}
+		server := serve(t, newFixtureListening(t, testCluster(t, ""), c, addr))
+		asked := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.53"), server.Port())
+		// miekg's client connects its socket: a reply from elsewhere is lost.
+		reply := exchangeWith(t, "udp", asked, question("fbservice1.hpc.example.com", dns.TypeA))
+		if len(reply.Answer) != 1 {
+			t.Errorf("listening on %s: %v", listen, reply)
+		}
+	}
+}
+
+func TestAddressThatComesLaterIsServed(t *testing.T) {
+	c := newCatalog(t)
+	f := newFixtureListening(t, testCluster(t, ""), c, netip.MustParseAddrPort("203.0.113.101:0"), loopbackPort)
+	serve(t, f)
+	if got := len(f.server.Addrs()); got != 2 {
+		t.Errorf("serving %d addresses, want 2", got)
+	}
+}
+
+func TestPortInUseIsAnError(t *testing.T) {
+	_, taken := serving(t)
+	f := newFixtureListening(t, testCluster(t, ""), newCatalog(t), loopbackPort, taken)
+	err := f.server.Run(context.Background(), func() { t.Error("ready") })
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken.String()) {
+		t.Errorf("Run = %v, want one that names %v and is EADDRINUSE", err, taken)
+	}
+}
+
+func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
+	f := newFixtureListening(t, testCluster(t, ""), newCatalog(t), loopbackPort)
+	before := runtime.NumGoroutine()
+	for range 3 {
+		ctx, cancel := context.WithCancel(context.Background())
+		var idle net.Conn
+		err := f.server.Run(ctx, func() {
+			var err error
+			if idle, err = net.Dial("tcp", f.server.Addrs()[0].String()); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = idle.Close()
+	}
+	eventually(t, "goroutines end", 5*time.Second, func() bool { return runtime.NumGoroutine() <= before })
+	if addrs := f.server.Addrs(); len(addrs) != 0 {
+		t.Errorf("still listening on %v", addrs)
+	}
+}
+
+// dialTCP opens a connection for raw messages.
+func dialTCP(t testing.TB, server netip.AddrPort) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	return conn
+}
+
+func framed(message []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...)
+}
+
+func readFrame(t testing.TB, r io.Reader) *dns.Msg {
+	t.Helper()
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		t.Fatal(err)
+	}
+	wire := make([]byte, binary.BigEndian.Uint16(size[:]))
+	if _, err := io.ReadFull(r, wire); err != nil {
+		t.Fatal(err)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(wire); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestPipelinedQueriesOfOneConnection(t *testing.T) {
+	_, server := serving(t)
+	conn := dialTCP(t, server)
+	var all []byte
+	for i := range 100 {
+		all = append(all, framed(packet(t, "apt.service.virtual", dns.TypeA, func(m *dns.Msg) { m.Id = uint16(i) }))...)
+	}
+	for len(all) > 0 { // in pieces that cut messages apart
+		n := min(97, len(all))
+		if _, err := conn.Write(all[:n]); err != nil {
+			t.Fatal(err)
+		}
+		all = all[n:]
+	}
+	for i := range 100 {
+		if m := readFrame(t, conn); m.Id != uint16(i) || len(m.Answer) != 4 {
+			t.Fatalf("answer %d: %v", i, m)
+		}
+	}
+}
+
+func TestConnectionThatSpeaksNoDNSIsClosed(t *testing.T) {
+	_, server := serving(t)
+	for name, bytes := range map[string][]byte{
+		"no header": framed([]byte("short")),
+		"empty":     {0, 0},
+		"response":  framed(append([]byte{0, 1, 0x80, 0}, make([]byte, 8)...)),
+	} {
+		conn := dialTCP(t, server)
+		if _, err := conn.Write(bytes); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%s: read %d bytes, error %v, want EOF", name, n, err)
+		}
+	}
+}
+
+func TestTooManyConnectionsAreClosedAndCounted(t *testing.T) {
+	f, server := serving(t)
+	for range maxConnections {
+		dialTCP(t, server)
+	}
+	eventually(t, "the last connection is refused", 5*time.Second, func() bool {
+		conn := dialTCP(t, server)
+		_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := conn.Read(make([]byte, 1))
+		return err == io.EOF
+	})
+	if n := metric(t, f, "holdfast_dns_dropped_total", "connection"); n < 1 {
+		t.Errorf("dropped connections: %v", n)
+	}
+	if reply := exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA)); len(reply.Answer) != 4 {
+		t.Errorf("UDP goes on: %v", reply)
+	}
+}
+
+// dig runs Debian's dig; where it is not installed the test is skipped, but
+// not in CI.
+func dig(t *testing.T, server netip.AddrPort, args ...string) string {
+	t.Helper()
+	const path = "/usr/bin/dig"
+	if _, err := os.Stat(path); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("dig is missing (package bind9-dnsutils)")
+		}
+		t.Skip("dig is missing (package bind9-dnsutils)")
+	}
+	runner, err := command.New(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := append([]string{path, "@" + server.Addr().String(), "-p", strconv.Itoa(int(server.Port()))}, args...)
+	result, err := runner.Run(context.Background(), command.Command{Argv: argv, Env: []string{"HOME=/nonexistent", "LC_ALL=C"}})
+	if err != nil {
+		t.Fatalf("dig %v: %v: %s", args, err, result.Stdout)
+	}
+	return string(result.Stdout)
+}
+
+// volatile is what differs between two runs of dig.
+var volatile = regexp.MustCompile(`(?m), id: \d+$|^;; (Query time|WHEN|SERVER|MSG SIZE).*$|^; <<>> DiG .*$|^;; (global options|Got answer).*$`)
+
+// TestDig holds what a person sees to testdata/dig/*.golden: the first line is
+// dig's arguments.
+func TestDig(t *testing.T) {
+	_, server := serving(t)
+	paths, _ := filepath.Glob("testdata/dig/*.golden")
+	if len(paths) == 0 {
+		t.Fatal("no golden files")
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".golden"), func(t *testing.T) {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			args, _, _ := strings.Cut(string(text), "\n")
+			got := args + "\n" + tidy(dig(t, server, strings.Fields(args)...))
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(strings.Split(string(text), "\n"), strings.Split(got, "\n")); diff != "" {
+				t.Errorf("dig %s (-want +got):\n%s", args, diff)
+			}
+		})
+	}
+}
+
+// tidy takes out of dig's output what changes, and sorts what is shuffled:
+// lines of one section.
+func tidy(out string) string {
+	out = volatile.ReplaceAllString(out, "")
+	var sections []string
+	for _, section := range strings.Split(out, "\n\n") {
+		var kept, records []string
+		for _, line := range strings.Split(section, "\n") {
+			switch {
+			case line == "":
+			case line[0] == ';':
+				kept = append(kept, line)
+			default:
+				records = append(records, strings.Join(strings.Fields(line), " "))
+			}
+		}
+		slices.Sort(records)
+		if kept = append(kept, records...); len(kept) > 0 {
+			sections = append(sections, strings.Join(kept, "\n"))
+		}
+	}
+	return strings.Join(sections, "\n\n") + "\n"
+}

@@ -1,0 +1,253 @@
+// Package dns is the cluster's DNS server: the virtual zone whose names follow
+// the catalog and the gossip, the cluster's own and the reverse zones from the
+// cluster file, and the way to forwarders for everything else.
+//
+// What is answered is compiled beforehand into an immutable table; a query
+// reads one pointer. No leader, no quorum and no other process is asked.
+package dns
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/internal/health"
+	"holdfast/internal/state"
+)
+
+// Config is what a Server is told.
+type Config struct {
+	Node string // this node's name, for those who ask which server answered
+	// Listen are the addresses served, each over UDP and TCP; port 0 takes a
+	// free one. They need not be on the machine (yet). Empty: those of the
+	// cluster file's `dns: listen:`, or port 53 of all addresses.
+	Listen []netip.AddrPort
+}
+
+// Deps is what a Server needs.
+type Deps struct {
+	State   state.Reader
+	File    *cluster.File
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Board   *health.Board      // nil: conditions go nowhere
+	Now     func() time.Time   // nil: time.Now
+	Rand    func() rand.Source // a new source for each worker; nil: seeded by the system
+}
+
+// Server answers DNS queries. Its methods may be called from any goroutine.
+type Server struct {
+	config    Config
+	state     state.Reader
+	log       *slog.Logger
+	metrics   *metrics
+	now       func() time.Time
+	rand      func() rand.Source
+	forwarder *forwarder
+
+	table     atomic.Pointer[table]
+	confirmed atomic.Bool // a leader confirmed the state since the start
+
+	mu       sync.Mutex // below: whoever compiles
+	compiler *compiler
+	version  uint64 // of the state that the table was made from
+	addrs    []netip.AddrPort
+}
+
+// New makes a server from a cluster file that Parse accepted with
+// ValidateSection. It starts nothing. The error is a section or a name that
+// can't be served, or metrics that are registered already.
+func New(config Config, deps Deps) (*Server, error) {
+	s := &Server{config: config, state: deps.State, log: deps.Log, now: deps.Now, rand: deps.Rand}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.rand == nil {
+		s.rand = systemRand
+	}
+	var err error
+	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge); err != nil {
+		return nil, err
+	}
+	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now)
+	if err := s.use(deps.File); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func systemRand() rand.Source {
+	var seed [32]byte
+	_, _ = cryptorand.Read(seed[:]) // never fails (crypto/rand)
+	return rand.NewChaCha8(seed)
+}
+
+// String is the task's name.
+func (s *Server) String() string { return "dns" }
+
+// SetFile makes the server answer from another cluster file: at once, whole,
+// and without losing a query. A file that can't be served is logged and the
+// one before stays. Listening addresses change at the next Run.
+func (s *Server) SetFile(file *cluster.File) {
+	if err := s.use(file); err != nil {
+		s.log.Error("cluster file not taken over; the one before stays in use", "sum", file.Sum, "error", err)
+	}
+}
+
+func (s *Server) use(file *cluster.File) error {
+	set, err := decode(file, file.Section(Section))
+	if err != nil {
+		return fmt.Errorf("dns: section of %s: %w", file.Path, err)
+	}
+	c, err := newCompiler(file, set, s.config.Node)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.compiler != nil && len(s.config.Listen) == 0 && !slices.Equal(s.compiler.listen, set.listen) {
+		s.log.Warn("dns.listen changed in the cluster file: it takes effect when the server is restarted")
+	}
+	s.compiler = c
+	s.rebuild(s.state.Snapshot())
+	s.forwarder.forget(func(domain string) bool {
+		n, err := parseName(domain)
+		return err == nil && set.forward[n] != nil
+	})
+	return nil
+}
+
+// rebuild compiles everything; s.mu is held.
+func (s *Server) rebuild(snap *state.Snapshot) {
+	s.publish("full", snap, func() *table { return s.compiler.rebuild(snap) })
+}
+
+// refresh compiles what changed since the table in use.
+func (s *Server) refresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := s.state.Snapshot()
+	if snap.Version() == s.version {
+		return
+	}
+	// Taken after the snapshot: keys of later changes may be among them,
+	// and will be again the next time.
+	changed, ok := s.state.Since(s.version)
+	if !ok {
+		s.rebuild(snap)
+		return
+	}
+	relevant := slices.ContainsFunc(changed, func(k state.Key) bool {
+		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember
+	})
+	if !relevant {
+		s.version = snap.Version()
+		return
+	}
+	s.publish("changed", snap, func() *table { return s.compiler.update(snap, changed) })
+}
+
+func (s *Server) publish(kind string, snap *state.Snapshot, compile func() *table) {
+	started := time.Now()
+	s.table.Store(compile())
+	s.version = snap.Version()
+	s.metrics.compiles.WithLabelValues(kind).Inc()
+	s.metrics.compileDuration.Observe(time.Since(started).Seconds())
+	s.metrics.names.Set(float64(s.compiler.names.size()))
+}
+
+// follow keeps the table up with the state until ctx ends.
+func (s *Server) follow(ctx context.Context) error {
+	for {
+		changed := s.state.Changed()
+		s.refresh()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// isConfirmed tells whether a leader has confirmed this replica since the
+// process started: only then is a name that it lacks known not to exist.
+func (s *Server) isConfirmed() bool {
+	if s.confirmed.Load() {
+		return true
+	}
+	if _, ok := s.state.Snapshot().Age(s.now()); ok {
+		s.confirmed.Store(true)
+	}
+	return s.confirmed.Load()
+}
+
+func (s *Server) stateAge() float64 {
+	age, ok := s.state.Snapshot().Age(s.now())
+	if !ok {
+		return math.NaN()
+	}
+	return age.Seconds()
+}
+
+// Addrs are the addresses that Run listens on; empty unless it serves.
+func (s *Server) Addrs() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.addrs)
+}
+
+// Run serves until ctx ends, then returns nil. It calls ready when all
+// addresses are served; that one can't be is an error.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	sockets, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer sockets.close()
+	s.refresh()
+	s.setAddrs(sockets.addrs)
+	defer s.setAddrs(nil)
+	s.log.Info("serving", "addresses", sockets.addrs)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(ctx, sockets.close)
+	var group sync.WaitGroup
+	var first sync.Once
+	var failed error
+	start := func(serve func(context.Context) error) {
+		group.Go(func() {
+			if err := serve(ctx); err != nil {
+				first.Do(func() { failed = err })
+				cancel()
+			}
+		})
+	}
+	start(s.follow)
+	for _, conn := range sockets.udp {
+		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, &group) })
+	}
+	for _, listener := range sockets.tcp {
+		start(func(ctx context.Context) error { return s.serveTCP(ctx, listener, &group) })
+	}
+	ready()
+	group.Wait()
+	return failed
+}
+
+func (s *Server) setAddrs(addrs []netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addrs = addrs
+}

@@ -1,0 +1,112 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	dirPattern = "holdfast-lab-*"
+	lockName   = "lock" // flock'd as long as the lab lives
+)
+
+// labDir is the one thing of a lab that a SIGKILL leaves behind, on the
+// machine's disk. Its owner holds a lock on a file in it; the next lab removes
+// directories that nobody holds.
+type labDir struct {
+	path string
+	lock *os.File
+	keep bool
+}
+
+func makeLabDir(parent string) (*labDir, error) {
+	parent, err := filepath.Abs(parent)
+	if err != nil {
+		return nil, err
+	}
+	// Under the parent's lock no directory is seen between its making and its
+	// own lock.
+	guard, err := os.Open(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer guard.Close()
+	if err := unix.Flock(int(guard.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", parent, err)
+	}
+	if err := removeDead(parent); err != nil {
+		return nil, err
+	}
+	path, err := os.MkdirTemp(parent, dirPattern)
+	if err != nil {
+		return nil, err
+	}
+	// Hosts have users other than root.
+	if err := os.Chmod(path, 0o755); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(path))
+	}
+	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(path))
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close(), os.RemoveAll(path))
+	}
+	return &labDir{path: path, lock: lock}, nil
+}
+
+// removeDead removes the directories of labs whose process is gone. One that
+// was kept on purpose has no lock file.
+func removeDead(parent string) error {
+	locks, err := filepath.Glob(filepath.Join(parent, dirPattern, lockName))
+	if err != nil {
+		return err
+	}
+	for _, path := range locks {
+		lock, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for labs that died: %w", err)
+		}
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = os.RemoveAll(filepath.Dir(path))
+		}
+		if err := errors.Join(err, lock.Close()); err != nil {
+			return fmt.Errorf("remove a lab that died: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *labDir) close() error {
+	remove := os.RemoveAll
+	if d.keep {
+		remove = func(path string) error { return os.Remove(filepath.Join(path, lockName)) }
+	}
+	return errors.Join(remove(d.path), d.lock.Close())
+}
+
+// tail returns the last lines of a file.
+func tail(path string, lines int) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	data = bytes.TrimRight(data, "\n")
+	for i := len(data) - 1; i >= 0; i-- {
+		if data[i] != '\n' {
+			continue
+		}
+		if lines--; lines == 0 {
+			return string(data[i+1:]), nil
+		}
+	}
+	return string(data), nil
+}
