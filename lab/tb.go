@@ -17,18 +17,30 @@ type TB interface {
 	Skipf(format string, args ...any)
 }
 
-// NewTest makes a lab for one test and closes it at the test's end; when the
-// test failed, it first logs the end of what every process printed. Where the
-// machine can't make hosts, the test is skipped and says why; in CI (the
-// environment variable CI is set) it fails.
+// Require skips the test, saying why, where the machine can't make hosts; in CI
+// (the environment variable CI is set) it fails it. LAB=off in the environment
+// skips every test that needs hosts.
+func Require(t TB) {
+	t.Helper()
+	if os.Getenv("LAB") == "off" {
+		t.Skipf("lab: switched off by LAB=off")
+	}
+	err := Probe()
+	if err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%v", err)
+	}
+	t.Skipf("%v", err)
+}
+
+// NewTest makes a lab for one test, where [Require] allows it, and closes it at
+// the test's end; when the test failed, it first logs the end of what every
+// process printed.
 func NewTest(t TB, o Options) *Lab {
 	t.Helper()
-	if err := Probe(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%v", err)
-		}
-		t.Skipf("%v", err)
-	}
+	Require(t)
 	l, err := New(o)
 	if err != nil {
 		t.Fatalf("%v", err)

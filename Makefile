@@ -1,0 +1,54 @@
+# Holdfast. "make help" lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Fuzzing time for each target, and the packages that test and lint look at.
+FUZZTIME ?= 1m
+PACKAGES ?= ./...
+
+# The product is built without cgo: one static file for every service node.
+# Lint looks at the same build, so that nothing is compiled for it alone.
+STATIC := CGO_ENABLED=0
+
+# Tests that start the program start this one: built once, without the race
+# detector. Without the variable they build their own.
+export HOLDFAST_BIN := $(CURDIR)/build/holdfast
+
+.PHONY: build demo run test test-quick lint deps fuzz clean help
+
+build: ## build build/holdfast, one static binary
+	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
+
+demo: deps build ## the main job, told as a story: four service nodes elect, answer, lose one, go on
+	@$(STATIC) go build -trimpath -o build/holdfast-demo ./lab/demo
+	@build/holdfast-demo
+
+run: deps build ## the demo's cluster, kept up to play with
+	@$(STATIC) go build -trimpath -o build/holdfast-demo ./lab/demo
+	@build/holdfast-demo -keep
+
+test: deps lint build ## everything that CI runs: lint, then all tests with the race detector, on lab hosts too
+	@echo "== go test -race $(PACKAGES)"
+	@# vet has looked at everything already; the import directions are internal/archtest
+	@go test -race -vet=off -timeout 5m $(PACKAGES) && echo "== all tests passed in $$SECONDS s"
+
+test-quick: ## all tests that need no lab hosts, without lint and the race detector
+	@LAB=off go test -vet=off -timeout 2m $(PACKAGES)
+
+lint: deps ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
+	@hack/lint $(PACKAGES)
+
+deps: ## install the Debian packages that are missing (needs root only then)
+	@hack/deps
+
+fuzz: ## fuzz each target for FUZZTIME (default 1m)
+	@hack/fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	@rm -rf build
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
