@@ -20,6 +20,7 @@ import (
 type record struct {
 	NodeID    string   `json:"node_id"`
 	ClusterID string   `json:"cluster_id,omitempty"` // "" until a store was formed or joined
+	HasLog    bool     `json:"has_log,omitempty"`    // Raft's log was begun: without it this server must not vote
 	Forming   acceptor `json:"forming"`
 }
 

@@ -1,0 +1,275 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/health"
+)
+
+const (
+	logName       = "log.db"
+	logCache      = 512 // entries
+	keepSnapshots = 2
+	// A snapshot is considered every 30 to 60 s and taken after so many new
+	// entries: a restart replays no more than these, about 0.2 s of work.
+	snapshotInterval = 30 * time.Second
+	snapshotEntries  = 16384
+	// After a snapshot so many entries stay, for servers that were away a moment.
+	trailingEntries = 10240
+	stopTimeout     = 10 * time.Second
+)
+
+// engine is what one Run works with.
+type engine struct {
+	store     *Store
+	advertise string
+	record    *recordFile
+	bolt      *raftboltdb.BoltStore
+	logs      raft.LogStore // what raft reads and writes: cache, watchdog, bolt
+	net       *network
+	trans     *transport
+	raft      *raft.Raft
+	rpc       *rpcServer
+	client    *rpcClient
+	tracker   *tracker
+
+	cancel   context.CancelFunc
+	group    sync.WaitGroup
+	mayLead  sync.Mutex // held while the configuration is changed
+	kick     chan struct{}
+	observed chan raft.Observation
+	observer *raft.Observer
+}
+
+// open takes the files and the port and makes Raft; nothing is left open when
+// it fails.
+func (s *Store) open(ctx context.Context) (_ *engine, err error) {
+	e := &engine{store: s, tracker: newTracker(), kick: make(chan struct{}, 1), observed: make(chan raft.Observation, 64)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.stop())
+		}
+	}()
+	if err := os.MkdirAll(s.config.dir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	if err := e.openLog(); err != nil {
+		return nil, err
+	}
+	if e.record, err = openRecord(s.config.dir(), s.config.NodeID); err != nil {
+		return nil, err
+	}
+	if err := e.listen(ctx); err != nil {
+		return nil, err
+	}
+	return e, e.makeRaft()
+}
+
+// openLog opens the log first: its lock keeps a second process out.
+func (e *engine) openLog() (err error) {
+	path := filepath.Join(e.store.config.dir(), logName)
+	e.bolt, err = raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		// Without these a log that once was large makes every write slow.
+		BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return fmt.Errorf("open %s: another process has it open", path)
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	guarded := &watchdog{LogStore: e.bolt, limit: e.store.times.disk, onHung: e.diskHung}
+	e.logs, err = raft.NewLogCache(logCache, guarded)
+	return err
+}
+
+func (e *engine) diskHung() {
+	s := e.store
+	s.metrics.hungWrites.Inc()
+	s.log.Error("the disk of the log does not answer", "limit", s.times.disk, "path", s.config.dir())
+	s.board.Raise(conditionDisk, health.Error, fmt.Sprintf(
+		"a write to %s did not end within %v: this server gave up the leadership; look at the disk, then restart it", s.config.dir(), s.times.disk))
+}
+
+func (e *engine) listen(ctx context.Context) error {
+	s := e.store
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.config.Listen.String())
+	if err != nil {
+		return fmt.Errorf("listen on the RPC port: %w", err)
+	}
+	e.advertise = s.config.Advertise.String()
+	if s.config.Advertise.Port() == 0 { // any port: the one we got
+		e.advertise = net.JoinHostPort(s.config.Advertise.Addr().String(), portOf(listener.Addr()))
+	}
+	addr, err := net.ResolveTCPAddr("tcp", e.advertise)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	e.net = &network{
+		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
+		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
+		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
+		greeting: make(chan struct{}, maxGreeting), open: map[*stream]struct{}{},
+	}
+	if s.config.Insecure {
+		e.net.trust = nil
+	}
+	e.client = newRPCClient(func(ctx context.Context, address string) (net.Conn, error) {
+		return e.net.dial(ctx, kindRPC, address, s.nameAt(address), "")
+	}, s.times)
+	e.rpc = newRPCServer(s, s.config.MaxSnapshot, s.log)
+	return nil
+}
+
+func portOf(a net.Addr) string {
+	_, port, _ := net.SplitHostPort(a.String())
+	return port
+}
+
+// self is how we introduce ourselves.
+func (e *engine) self() hello {
+	c := e.store.config
+	return hello{Cluster: c.Cluster, Name: c.Node, ID: c.NodeID, Store: e.record.get().ClusterID}
+}
+
+// adopt makes this server part of the store that sent for it.
+func (e *engine) adopt(id string) error {
+	if err := e.record.setClusterID(id); err != nil {
+		return err
+	}
+	e.store.log.Info("joined the store", "store", id)
+	e.announce()
+	return nil
+}
+
+func (e *engine) announce() {
+	if id := e.record.get().ClusterID; id != "" && e.store.config.Announce != nil {
+		e.store.config.Announce(id)
+	}
+}
+
+func (e *engine) makeRaft() error {
+	s := e.store
+	log := newRaftLog(s.log)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(s.config.dir(), keepSnapshots, log)
+	if err != nil {
+		return fmt.Errorf("open the snapshots: %w", err)
+	}
+	e.trans = &transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
+		}),
+		locate: s.addressOf,
+	}
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(s.config.NodeID)
+	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
+	c.LeaderLeaseTimeout, c.CommitTimeout = s.times.lease, s.times.commit
+	c.SnapshotInterval, c.SnapshotThreshold, c.TrailingLogs = snapshotInterval, snapshotEntries, trailingEntries
+	c.ShutdownOnRemove = false
+	c.NoLegacyTelemetry = true
+	c.Logger = log
+	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, e.bolt, snapshotStore{snapshots}, e.trans); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	e.observer = raft.NewObserver(e.observed, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	e.raft.RegisterObserver(e.observer)
+	return nil
+}
+
+// start runs the engine's goroutines; the channel gives what made one fail.
+func (e *engine) start(ctx context.Context) <-chan error {
+	ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	failed := make(chan error, 4)
+	e.group.Go(func() {
+		if err := e.net.serve(); err != nil {
+			failed <- err
+		}
+	})
+	e.group.Go(func() {
+		if err := e.rpc.serve(e.net.rpc); err != nil {
+			failed <- fmt.Errorf("serve requests: %w", err)
+		}
+	})
+	e.group.Go(func() {
+		if err := e.formStore(ctx); err != nil {
+			failed <- err
+		}
+	})
+	e.group.Go(func() { e.watch(ctx) })
+	e.announce()
+	return failed
+}
+
+// stop ends everything that open and start began, as far as it got.
+func (e *engine) stop() error {
+	if e.cancel != nil {
+		e.cancel()
+	}
+	var errs []error
+	if e.raft != nil {
+		e.raft.DeregisterObserver(e.observer)
+		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))
+	}
+	if e.trans != nil {
+		errs = append(errs, e.trans.Close())
+		e.trans.CloseStreams()
+	}
+	if e.rpc != nil {
+		e.client.stop()
+		e.net.stop()
+		errs = append(errs, bounded("end the requests under way", func() error { e.rpc.stop(); return nil }))
+	}
+	errs = append(errs, bounded("end what runs in the background", func() error { e.group.Wait(); return nil }))
+	if e.bolt != nil {
+		errs = append(errs, bounded("close the log", e.bolt.Close))
+	}
+	return errors.Join(errs...)
+}
+
+// bounded gives up on what a hung disk can hold forever.
+func bounded(what string, f func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := await(ctx, f); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// configuration is Raft's latest.
+func (e *engine) configuration() raft.Configuration {
+	f := e.raft.GetConfiguration()
+	if f.Error() != nil {
+		return raft.Configuration{}
+	}
+	return f.Configuration()
+}
+
+func (e *engine) voters() int {
+	n := 0
+	for _, server := range e.configuration().Servers {
+		if server.Suffrage == raft.Voter {
+			n++
+		}
+	}
+	return n
+}

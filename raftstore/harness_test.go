@@ -1,0 +1,399 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/health"
+	"holdfast/internal/peer"
+	"holdfast/internal/state"
+)
+
+// hosts is a cluster of servers on loopback with certificates, and a gossip
+// that the test plays: after every start, kill and wipe each server's state is
+// told what its gossip would see.
+type hosts struct {
+	t       *testing.T
+	ca      string
+	cluster string
+	voters  int
+	order   []string
+	mu      sync.Mutex
+	all     map[string]*host
+}
+
+// host is one server and its disk.
+type host struct {
+	hosts   *hosts
+	name    string
+	dir     string
+	pki     string
+	address netip.AddrPort
+	id      string
+
+	// Of the running server; nil while it is down.
+	store  *Store
+	state  *state.Store
+	board  *health.Board
+	log    *logBuffer
+	cancel context.CancelFunc
+	done   chan error
+
+	clusterID string // as announced
+	absent    state.Liveness
+}
+
+// newHosts makes servers fb1..fbN, all down.
+func newHosts(t *testing.T, servers, voters int) *hosts {
+	t.Helper()
+	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, all: map[string]*host{}}
+	if err := peer.Init(h.ca, h.cluster); err != nil {
+		t.Fatal(err)
+	}
+	for i := range servers {
+		h.add(fmt.Sprintf("fb%d", i+1))
+	}
+	t.Cleanup(h.stopAll)
+	return h
+}
+
+func (h *hosts) add(name string) *host {
+	h.t.Helper()
+	one := &host{hosts: h, name: name, dir: h.t.TempDir(), pki: filepath.Join(h.t.TempDir(), name), address: freePort(h.t), id: newUUID()}
+	err := peer.Issue(h.ca, one.pki, peer.Request{Identity: peer.Identity{Name: name, Role: peer.RoleServer}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.order = append(h.order, name)
+	h.all[name] = one
+	return one
+}
+
+// freePort finds a port on loopback; it stays the server's for the test.
+func freePort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func (o *host) config() Config {
+	trust, err := peer.Load(o.pki)
+	if err != nil {
+		o.hosts.t.Fatal(err)
+	}
+	return Config{
+		Node: o.name, NodeID: o.id, DataDir: o.dir, Listen: o.address, Cluster: o.hosts.cluster,
+		Servers: slices.Clone(o.hosts.order), Voters: o.hosts.voters, Trust: trust, Announce: o.announced,
+	}
+}
+
+func (o *host) announced(id string) {
+	o.hosts.mu.Lock()
+	o.clusterID = id
+	o.hosts.mu.Unlock()
+	o.hosts.gossip()
+}
+
+// start boots a server; change may alter its configuration.
+func (o *host) start(change ...func(*Config)) *host {
+	o.hosts.t.Helper()
+	c := o.config()
+	for _, f := range change {
+		f(&c)
+	}
+	log := &logBuffer{}
+	replica, board := state.New(), health.NewBoard(time.Now, nil, nil)
+	store, err := New(c, replica, Deps{
+		Log:     slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", o.name),
+		Metrics: prometheus.NewPedanticRegistry(), Board: board,
+	})
+	if err != nil {
+		o.hosts.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	o.hosts.mu.Lock()
+	o.store, o.state, o.board, o.log, o.cancel, o.done, o.absent = store, replica, board, log, cancel, done, ""
+	o.hosts.mu.Unlock()
+	go func() { done <- store.Run(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		done <- err
+		o.hosts.t.Fatalf("%s: %v", o.name, err)
+	case <-time.After(10 * time.Second):
+		o.hosts.t.Fatalf("%s is not ready after 10 s", o.name)
+	}
+	o.hosts.gossip()
+	return o
+}
+
+func (o *host) up() bool { return o.store != nil }
+
+// stop ends a server in an orderly way.
+func (o *host) stop() {
+	o.hosts.t.Helper()
+	o.cancel()
+	o.wait()
+}
+
+func (o *host) wait() {
+	o.hosts.t.Helper()
+	select {
+	case err := <-o.done:
+		if err != nil {
+			o.hosts.t.Errorf("%s: Run: %v", o.name, err)
+		}
+	case <-time.After(20 * time.Second):
+		o.hosts.t.Fatalf("%s does not stop; goroutines:\n%s", o.name, stacks())
+	}
+	o.down(state.Failed)
+}
+
+// kill ends a server as kill -9 does for the others: its connections break
+// first, so that it can neither hand over nor say goodbye.
+func (o *host) kill() {
+	o.hosts.t.Helper()
+	o.store.engine.Load().net.stop()
+	o.cancel()
+	o.wait()
+}
+
+func (o *host) down(as state.Liveness) {
+	o.hosts.mu.Lock()
+	o.store, o.absent = nil, as
+	o.hosts.mu.Unlock()
+	o.hosts.gossip()
+}
+
+// wipe empties the disk of a server that is down.
+func (o *host) wipe() {
+	o.hosts.mu.Lock()
+	o.dir, o.id, o.clusterID = o.hosts.t.TempDir(), newUUID(), ""
+	o.hosts.mu.Unlock()
+}
+
+// gossip tells every running server what the others are.
+func (h *hosts) gossip() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var members []state.Member
+	for _, name := range h.order {
+		o := h.all[name]
+		if !o.up() && o.absent == "" {
+			continue // never seen
+		}
+		m := state.Member{
+			Name: name, ID: o.id, Address: o.address.Addr(), Liveness: state.Alive,
+			Server: true, RPC: o.address, ClusterID: o.clusterID,
+		}
+		if !o.up() {
+			m.Liveness = o.absent
+		}
+		members = append(members, m)
+	}
+	for _, o := range h.all {
+		if o.up() {
+			o.state.SetMembers(members)
+		}
+	}
+}
+
+func (h *hosts) startAll() {
+	h.t.Helper()
+	for _, name := range h.order {
+		h.all[name].start()
+	}
+}
+
+func (h *hosts) running() []*host {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var list []*host
+	for _, name := range h.order {
+		if h.all[name].up() {
+			list = append(list, h.all[name])
+		}
+	}
+	return list
+}
+
+func (h *hosts) stopAll() {
+	for _, o := range h.running() {
+		o.stop()
+	}
+	if h.t.Failed() {
+		for _, name := range h.order {
+			if log := h.all[name].log; log != nil {
+				h.t.Logf("log of %s:\n%s", name, log.tail(60))
+			}
+		}
+	}
+}
+
+// leader waits until all running servers agree on an established leader.
+func (h *hosts) leader() *host {
+	h.t.Helper()
+	var leader *host
+	eventually(h.t, "a leader that all know", func() error {
+		leader = nil
+		for _, o := range h.running() {
+			if o.store.IsLeader() {
+				leader = o
+			}
+		}
+		if leader == nil {
+			return errors.New("nobody leads")
+		}
+		for _, o := range h.running() {
+			if name, _, ok := o.store.Leader(); !ok || name != leader.name {
+				return fmt.Errorf("%s says that %q leads, not %s", o.name, name, leader.name)
+			}
+		}
+		return nil
+	})
+	return leader
+}
+
+// follower is some running server that does not lead.
+func (h *hosts) follower() *host {
+	h.t.Helper()
+	leader := h.leader()
+	for _, o := range h.running() {
+		if o != leader {
+			return o
+		}
+	}
+	h.t.Fatal("there is no follower")
+	return nil
+}
+
+// settled waits until the configuration has the given voters and non-voters.
+func (h *hosts) settled(voters, others string) {
+	h.t.Helper()
+	eventually(h.t, "voters "+voters+", others "+others, func() error {
+		leader := h.leader()
+		var v, n []string
+		for _, s := range leader.store.Status().Servers {
+			if s.Voter {
+				v = append(v, s.Name)
+			} else {
+				n = append(n, s.Name)
+			}
+		}
+		slices.Sort(v)
+		slices.Sort(n)
+		if got := strings.Join(v, " "); got != voters {
+			return fmt.Errorf("voters: %s", got)
+		}
+		if got := strings.Join(n, " "); got != others {
+			return fmt.Errorf("others: %s", got)
+		}
+		return nil
+	})
+}
+
+// put writes a key through a server and fails the test if it can't.
+func (o *host) put(key, value string) uint64 {
+	o.hosts.t.Helper()
+	index, err := o.tryPut(key, value)
+	if err != nil {
+		o.hosts.t.Fatalf("%s: put %s: %v", o.name, key, err)
+	}
+	return index
+}
+
+func (o *host) tryPut(key, value string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	return o.store.Propose(ctx, state.KV{Verb: state.Set, Entry: state.Entry{Key: key, Value: []byte(value)}})
+}
+
+// get reads a key of a server's own state; "" when absent.
+func (o *host) get(key string) string {
+	entry, _ := o.state.Snapshot().Entry(nil, key)
+	if entry == nil {
+		return ""
+	}
+	return string(entry.Value)
+}
+
+// everywhere waits until all running servers have key at value.
+func (h *hosts) everywhere(key, value string) {
+	h.t.Helper()
+	eventually(h.t, key+" on all servers", func() error {
+		for _, o := range h.running() {
+			if got := o.get(key); got != value {
+				return fmt.Errorf("%s has %q", o.name, got)
+			}
+		}
+		return nil
+	})
+}
+
+// eventually polls until check is satisfied, for at most 20 s.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not after 20 s: %v", what, err)
+		}
+		<-tick.C
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// logBuffer keeps a log for the case that the test fails.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+var _ io.Writer = (*logBuffer)(nil)
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) tail(lines int) string {
+	all := strings.Split(l.String(), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,240 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"holdfast/internal/health"
+	"holdfast/internal/state"
+)
+
+// The shell around membership.go, run by the leader.
+
+const (
+	conditionRefused = "raftstore.server-refused"
+	// caughtUp is how many entries a server may lack and still count as up to
+	// date: it gets them while its vote is being written down.
+	caughtUp = 64
+)
+
+// manage keeps the configuration as it should be until ctx ends.
+func (e *engine) manage(ctx context.Context) {
+	s := e.store
+	defer s.board.Clear(conditionRefused)
+	for {
+		changed := s.state.Changed()
+		e.poll(ctx)
+		again := e.manageOnce(ctx)
+		if again {
+			continue
+		}
+		if !e.pauseManaging(ctx, changed) {
+			return
+		}
+	}
+}
+
+// pauseManaging waits for a reason to look again, but not less than a tick:
+// every write is a change.
+func (e *engine) pauseManaging(ctx context.Context, changed <-chan struct{}) bool {
+	if !sleep(ctx, e.store.times.tick) {
+		return false
+	}
+	members := func(version uint64) bool { // did the gossip change?
+		keys, ok := e.store.state.Since(version)
+		for _, k := range keys {
+			if k.Table == state.TableMember {
+				return true
+			}
+		}
+		return !ok
+	}
+	version := e.store.state.Snapshot().Version()
+	limit := e.store.times.plan
+	if e.unsettled() {
+		limit = e.store.times.tick
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-changed:
+			if members(version) {
+				return true
+			}
+			changed = e.store.state.Changed()
+		case <-e.kick:
+			return true
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// unsettled: a server waits to be promoted.
+func (e *engine) unsettled() bool {
+	servers := e.configuration().Servers
+	return e.voters() < min(e.store.config.Voters, len(servers))
+}
+
+// manageOnce makes at most one change and tells whether to look again at once.
+func (e *engine) manageOnce(ctx context.Context) bool {
+	e.mayLead.Lock()
+	defer e.mayLead.Unlock()
+	e.writeNames(ctx)
+	next, problems := plan(e.view())
+	e.tellProblems(problems)
+	if next == nil {
+		return false
+	}
+	err := e.apply(ctx, *next)
+	if ctx.Err() != nil {
+		return false
+	}
+	log := e.store.log.With("change", string(next.Kind), "server", next.Server.String(), "why", next.Why)
+	if err != nil {
+		log.Warn("membership not changed; trying again", "error", err)
+		return false
+	}
+	log.Info("membership changed")
+	return true
+}
+
+func (e *engine) tellProblems(problems []string) {
+	if len(problems) == 0 {
+		e.store.board.Clear(conditionRefused)
+		return
+	}
+	e.store.board.Raise(conditionRefused, health.Warning, strings.Join(problems, "; "))
+}
+
+// view gathers what plan needs.
+func (e *engine) view() view {
+	s := e.store
+	v := view{
+		Self: s.config.NodeID, Store: e.record.get().ClusterID,
+		Order: s.config.Servers, Voters: s.config.Voters,
+		Servers: e.members(), Gossip: s.state.Snapshot().Members(),
+		Reachable: map[string]bool{}, CaughtUp: map[string]bool{},
+	}
+	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
+	for _, server := range v.Servers {
+		seen, ok := e.tracker.sighting(server.ID)
+		if !ok || time.Since(seen.at) > s.times.transport {
+			continue
+		}
+		v.Reachable[server.ID] = true
+		v.CaughtUp[server.ID] = seen.got.Term == term && seen.got.Leader == v.Self && seen.got.Applied+caughtUp >= commit
+	}
+	return v
+}
+
+// members is Raft's configuration with names.
+func (e *engine) members() []member {
+	var list []member
+	for _, server := range e.configuration().Servers {
+		list = append(list, member{
+			ID: string(server.ID), Name: e.store.nameOf(string(server.ID)),
+			Address: string(server.Address), Voter: server.Suffrage == raft.Voter,
+		})
+	}
+	return list
+}
+
+// poll asks every other server how far it is.
+func (e *engine) poll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, e.store.times.transport/2)
+	defer cancel()
+	var group sync.WaitGroup
+	for _, server := range e.members() {
+		if server.ID == e.store.config.NodeID {
+			continue
+		}
+		group.Go(func() {
+			var p progress
+			address := server.Address
+			if now := e.store.addressOf(server.ID); now != "" {
+				address = now
+			}
+			if err := e.client.post(ctx, address, pathProgress, nil, &p); err == nil && p.ID == server.ID {
+				e.tracker.saw(server.ID, p)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// progressHere answers poll.
+func (s *Store) progressHere() progress {
+	p := progress{ID: s.config.NodeID}
+	e := s.engine.Load()
+	if e == nil {
+		return p
+	}
+	_, leader := e.raft.LeaderWithID()
+	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
+	p.Applied = e.raft.AppliedIndex()
+	if p.LastIndex > 0 {
+		if err := e.noteLog(); err != nil {
+			s.log.Warn("the record of this server's store was not written", "error", err)
+		}
+	}
+	return p
+}
+
+// writeNames keeps the names of the configuration's servers, so that a later
+// leader recognises a wiped node by the name of its old ID.
+func (e *engine) writeNames(ctx context.Context) {
+	snap := e.store.state.Snapshot()
+	for _, server := range e.members() {
+		if server.Name != "" && documented(snap, server.ID) != server.Name {
+			e.write(ctx, documentName(server.ID, server.Name))
+		}
+	}
+}
+
+// write proposes one of the leader's own notes.
+func (e *engine) write(ctx context.Context, cmd state.Command) {
+	data, err := state.Encode(cmd)
+	if err == nil {
+		_, err = e.store.proposeHere(ctx, data)
+	}
+	if err != nil && ctx.Err() == nil {
+		e.store.log.Warn("a server's name was not written down; trying again", "error", err)
+	}
+}
+
+// apply carries out one change and waits until it is committed. The caller
+// holds mayLead.
+func (e *engine) apply(ctx context.Context, c change) error {
+	ctx, cancel := context.WithTimeout(ctx, e.store.times.outcome)
+	defer cancel()
+	id, address := raft.ServerID(c.Server.ID), raft.ServerAddress(c.Server.Address)
+	wait := e.store.times.hold
+	err := await(ctx, func() error {
+		switch {
+		case c.Kind == changeRemove:
+			return e.raft.RemoveServer(id, 0, wait).Error()
+		case c.Kind == changeDemote:
+			return e.raft.DemoteVoter(id, 0, wait).Error()
+		case c.Kind == changePromote || c.Kind == changeMove && c.Server.Voter:
+			return e.raft.AddVoter(id, address, 0, wait).Error()
+		}
+		return e.raft.AddNonvoter(id, address, 0, wait).Error()
+	})
+	if err != nil {
+		return fmt.Errorf("%s %v: %w", c.Kind, c.Server, err)
+	}
+	e.store.metrics.changes.WithLabelValues(string(c.Kind)).Inc()
+	if c.Kind == changeRemove {
+		e.write(ctx, documentName(c.Server.ID, ""))
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package raftstore
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are listed in README.md.
+type metrics struct {
+	leader       prometheus.Gauge
+	leaderKnown  prometheus.Gauge
+	term         prometheus.Gauge
+	commitIndex  prometheus.Gauge
+	appliedIndex prometheus.Gauge
+	lastIndex    prometheus.Gauge
+	logBytes     prometheus.Gauge
+	voters       prometheus.Gauge
+	elections    prometheus.Counter
+	proposals    *prometheus.CounterVec
+	latency      prometheus.Histogram
+	refused      *prometheus.CounterVec
+	changes      *prometheus.CounterVec
+	hungWrites   prometheus.Counter
+}
+
+// newMetrics registers the store's metrics; a second registration (Run's
+// owner made the store anew) is the caller's mistake and an error.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_raftstore_" + name, Help: help})
+	}
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Name: "holdfast_raftstore_" + name, Help: help}
+	}
+	m := &metrics{
+		leader:       gauge("leader", "1 while this server is the leader and up to date, else 0."),
+		leaderKnown:  gauge("leader_known", "1 while this server knows a leader, else 0."),
+		term:         gauge("term", "Current Raft term."),
+		commitIndex:  gauge("commit_index", "Last log entry known to be on a quorum."),
+		appliedIndex: gauge("applied_index", "Last log entry in this server's state."),
+		lastIndex:    gauge("last_index", "Last entry in this server's log."),
+		logBytes:     gauge("log_size_bytes", "Size of the file that holds the log."),
+		voters:       gauge("voters", "Servers with a vote, in the latest configuration."),
+		elections:    prometheus.NewCounter(counter("leader_changes_total", "Times another leader, or none, was seen.")),
+		proposals:    prometheus.NewCounterVec(counter("proposals_total", "Writes proposed on this node, by result."), []string{"result"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "holdfast_raftstore_proposal_duration_seconds",
+			Help:    "Time from a proposal on this node until it was applied here.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}),
+		refused:    prometheus.NewCounterVec(counter("refused_connections_total", "Connections refused on the RPC port, by reason."), []string{"reason"}),
+		changes:    prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
+		hungWrites: prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+	}
+	for _, code := range refusals() {
+		m.refused.WithLabelValues(code.String())
+	}
+	if r == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{
+		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
+		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.hungWrites,
+	} {
+		errs = append(errs, r.Register(c))
+	}
+	return m, errors.Join(errs...)
+}

@@ -1,0 +1,277 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"holdfast/internal/state"
+)
+
+// Between servers, requests travel as HTTP/2 over the connections of network:
+// POST, a body, and a JSON answer. The paths:
+const (
+	pathPropose   = "/v1/propose"    // body: an encoded command
+	pathReadIndex = "/v1/read-index" // no body
+	pathProgress  = "/v1/progress"   // no body; the answer is a progress
+	pathRemove    = "/v1/remove"     // body: a target
+	pathTransfer  = "/v1/transfer"   // body: a target
+	pathRestore   = "/v1/restore"    // body: a snapshot
+	pathForm      = "/v1/form"       // body: a formRequest; the answer a formReply
+)
+
+const (
+	maxMessage = 1 << 20 // bytes of a JSON body or answer
+	maxStreams = 4096    // requests at once on one connection
+)
+
+// answer is what most requests give back.
+type answer struct {
+	Index   uint64 `json:"index,omitempty"`
+	Code    string `json:"code,omitempty"` // state.ErrorCode of the error, if there was one
+	Message string `json:"message,omitempty"`
+	// Untouched: the request was refused and nothing has happened; another
+	// server, or a later try, may take it.
+	Untouched bool `json:"untouched,omitempty"`
+}
+
+// target names a server, by ID, name or address.
+type target struct {
+	Server string `json:"server"`
+}
+
+// progress is how far a server is.
+type progress struct {
+	ID        string `json:"id"`
+	Term      uint64 `json:"term"`
+	LastIndex uint64 `json:"last_index"`
+	Applied   uint64 `json:"applied"`
+	Leader    string `json:"leader"` // ID of the leader it follows; "" none
+}
+
+// untouchedError wraps an error of a request that surely had no effect.
+type untouchedError struct{ err error }
+
+func (e *untouchedError) Error() string { return e.err.Error() }
+func (e *untouchedError) Unwrap() error { return e.err }
+
+func untouched(err error) bool {
+	_, ok := errors.AsType[*untouchedError](err)
+	if !ok {
+		_, ok = errors.AsType[*dialError](err)
+	}
+	return ok
+}
+
+func answerOf(index uint64, err error) answer {
+	a := answer{Index: index, Untouched: err != nil && untouched(err)}
+	a.Code, a.Message = state.ErrorCode(err)
+	return a
+}
+
+// error is the inverse of answerOf.
+func (a answer) error() error {
+	err := state.ErrorFrom(a.Code, a.Message)
+	if err != nil && a.Untouched {
+		return &untouchedError{err}
+	}
+	return err
+}
+
+// handler is what a server does for others. Every method may block until ctx
+// ends.
+type handler interface {
+	proposeHere(ctx context.Context, command []byte) (uint64, error)
+	readIndexHere(ctx context.Context) (uint64, error)
+	progressHere() progress
+	removeHere(ctx context.Context, server string) (uint64, error)
+	transferHere(ctx context.Context, to string) error
+	restoreHere(ctx context.Context, r io.Reader) (uint64, error)
+	formHere(req formRequest) (formReply, error)
+}
+
+// rpcServer answers requests of other servers.
+type rpcServer struct {
+	http   *http.Server
+	active sync.WaitGroup
+}
+
+func newRPCServer(h handler, maxSnapshot int64, log *slog.Logger) *rpcServer {
+	s := &rpcServer{}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // network has encrypted it already
+	s.http = &http.Server{
+		Handler:           s.counted(routes(h, maxSnapshot)),
+		Protocols:         protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    8 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// counted lets stop wait for the requests under way.
+func (s *rpcServer) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.active.Add(1)
+		defer s.active.Done()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *rpcServer) serve(l net.Listener) error {
+	err := s.http.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *rpcServer) stop() {
+	s.http.Close()
+	s.active.Wait()
+}
+
+func routes(h handler, maxSnapshot int64) http.Handler {
+	mux := http.NewServeMux()
+	on := func(path string, limit int64, serve func(ctx context.Context, body io.Reader) any) {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			respond(w, serve(r.Context(), http.MaxBytesReader(w, r.Body, limit)))
+		})
+	}
+	on(pathPropose, state.MaxCommand, func(ctx context.Context, body io.Reader) any {
+		command, err := io.ReadAll(body)
+		if err != nil {
+			return answerOf(0, &untouchedError{fmt.Errorf("read the command: %w", err)})
+		}
+		return answerOf(h.proposeHere(ctx, command))
+	})
+	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return answerOf(h.readIndexHere(ctx)) })
+	on(pathProgress, 0, func(context.Context, io.Reader) any { return h.progressHere() })
+	on(pathRemove, maxMessage, withTarget(h.removeHere))
+	on(pathTransfer, maxMessage, withTarget(func(ctx context.Context, to string) (uint64, error) {
+		return 0, h.transferHere(ctx, to)
+	}))
+	on(pathRestore, maxSnapshot+2, func(ctx context.Context, body io.Reader) any {
+		return answerOf(h.restoreHere(ctx, body))
+	})
+	on(pathForm, maxMessage, func(_ context.Context, body io.Reader) any {
+		var req formRequest
+		if err := decodeJSON(body, &req); err != nil {
+			return formReply{Reason: err.Error()}
+		}
+		reply, err := h.formHere(req)
+		if err != nil {
+			return formReply{Reason: err.Error()}
+		}
+		return reply
+	})
+	return mux
+}
+
+func withTarget(do func(context.Context, string) (uint64, error)) func(context.Context, io.Reader) any {
+	return func(ctx context.Context, body io.Reader) any {
+		var t target
+		if err := decodeJSON(body, &t); err != nil {
+			return answerOf(0, &untouchedError{err})
+		}
+		return answerOf(do(ctx, t.Server))
+	}
+}
+
+// decodeJSON reads exactly one value; body is bounded already.
+func decodeJSON(body io.Reader, into any) error {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return fmt.Errorf("read the message: %w", err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("decode the message: %w", err)
+	}
+	return nil
+}
+
+func respond(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	data, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Write(data) // who is gone is gone
+}
+
+// rpcClient asks other servers.
+type rpcClient struct{ http *http.Client }
+
+// newRPCClient keeps one connection a server, made by dial.
+func newRPCClient(dial func(ctx context.Context, address string) (net.Conn, error), times timings) *rpcClient {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &rpcClient{&http.Client{Transport: &http.Transport{
+		Protocols:       protocols,
+		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+		IdleConnTimeout: time.Minute,
+		HTTP2: &http.HTTP2Config{ // a server that lost its power sends no reset
+			SendPingTimeout: times.transport / 2,
+			PingTimeout:     times.transport / 2,
+		},
+	}}}
+}
+
+func (c *rpcClient) stop() { c.http.CloseIdleConnections() }
+
+// post sends a request and decodes its answer. An error that is untouched
+// says that the server can't have acted upon it.
+func (c *rpcClient) post(ctx context.Context, address, path string, body io.Reader, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+path, body)
+	if err != nil {
+		return &untouchedError{err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
+	if err != nil {
+		return fmt.Errorf("read the answer of %s: %w", address, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", address, resp.Status)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("decode the answer of %s: %w", address, err)
+	}
+	return nil
+}
+
+// ask posts and returns what the answer says.
+func (c *rpcClient) ask(ctx context.Context, address, path string, body io.Reader) (uint64, error) {
+	var a answer
+	if err := c.post(ctx, address, path, body, &a); err != nil {
+		return 0, err
+	}
+	return a.Index, a.error()
+}
+
+func jsonBody(v any) io.Reader { return bytes.NewReader(mustJSON(v)) }
+
+// mustJSON encodes one of our own messages, which cannot fail.
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("raftstore: encode %T: %v", v, err))
+	}
+	return data
+}

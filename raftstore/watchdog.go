@@ -1,0 +1,89 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// errHung: the disk has not answered in time.
+var errHung = errors.New("the disk does not answer")
+
+// watchdog turns a write that hangs into one that fails. A leader whose disk
+// hangs goes on sending heartbeats, so that nobody else is elected and every
+// write of the cluster waits (hashicorp/raft issue 503); a leader whose write
+// fails steps down at once.
+//
+// A write that was given up may still reach the disk later. Raft would then
+// find entries that it believes unwritten, behind ones of a newer term, and
+// could vote by them. So nothing else is written until the late write is
+// finished and, had it succeeded, taken back.
+type watchdog struct {
+	raft.LogStore
+	limit  time.Duration
+	onHung func()
+
+	mu   sync.Mutex
+	late bool
+}
+
+// StoreLog implements raft.LogStore.
+func (w *watchdog) StoreLog(entry *raft.Log) error { return w.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (w *watchdog) StoreLogs(entries []*raft.Log) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := w.ready("write"); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.LogStore.StoreLogs(entries) }()
+	timer := time.NewTimer(w.limit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+	}
+	w.mu.Lock()
+	w.late = true
+	w.mu.Unlock()
+	w.onHung()
+	go w.takeBack(done, entries[0].Index, entries[len(entries)-1].Index)
+	return fmt.Errorf("write log entries %d to %d: %w for %v", entries[0].Index, entries[len(entries)-1].Index, errHung, w.limit)
+}
+
+// DeleteRange implements raft.LogStore.
+func (w *watchdog) DeleteRange(first, last uint64) error {
+	if err := w.ready("delete"); err != nil {
+		return err
+	}
+	return w.LogStore.DeleteRange(first, last)
+}
+
+func (w *watchdog) ready(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.late {
+		return fmt.Errorf("%s log entries: an earlier write is not finished: %w", what, errHung)
+	}
+	return nil
+}
+
+// takeBack waits for a late write. While its entries can't be removed again,
+// the log stays closed to writes: this server is of no use until it restarts.
+func (w *watchdog) takeBack(done <-chan error, first, last uint64) {
+	if err := <-done; err == nil {
+		if err := w.LogStore.DeleteRange(first, last); err != nil {
+			return
+		}
+	}
+	w.mu.Lock()
+	w.late = false
+	w.mu.Unlock()
+}
