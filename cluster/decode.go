@@ -127,7 +127,7 @@ func (d *decoder) fields(m *mapping, to reflect.Value) {
 		field := to.Type().Field(i)
 		name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 		switch {
-		case !field.IsExported() || name == "-":
+		case !field.IsExported() && !field.Anonymous || name == "-":
 		case options == "inline" && field.Type.Kind() == reflect.Struct:
 			d.fields(m, to.Field(i))
 		case name != "":

@@ -17,6 +17,8 @@ type Error struct {
 // Error gives "file:line:column: message".
 func (e *Error) Error() string {
 	switch {
+	case e.File == "":
+		return e.Message
 	case e.Line == 0:
 		return e.File + ": " + e.Message
 	case e.Column == 0:
@@ -158,11 +160,10 @@ func suggest(name string, known []string) string {
 	if len(known) == 0 {
 		return "there is none"
 	}
-	list := slices.Clone(known)
-	if len(list) > 12 {
-		return fmt.Sprintf("there are %s", clipTo(Fold(list), 160))
+	if len(known) > 20 {
+		return "there are " + clipTo(Fold(known), 160)
 	}
-	return "known here: " + strings.Join(list, ", ")
+	return "known here: " + strings.Join(known, ", ")
 }
 
 // clip shortens what an error quotes.

@@ -139,7 +139,9 @@ func (l *loader) top(sections map[string]SectionValidator) {
 	l.readServices(l.root.get("services"))
 	own := slices.Clone(l.root.known)
 	for name := range sections {
-		l.root.known = append(l.root.known, name)
+		if !slices.Contains(own, name) {
+			l.root.known = append(l.root.known, name)
+		}
 	}
 	slices.Sort(l.root.known[len(own):])
 	for _, e := range l.root.v.entries {

@@ -97,16 +97,17 @@ func (s Section) Path() string {
 // the key's full path, which format need not repeat. A key that is not there
 // puts the error at the nearest one above it.
 func (s Section) Errorf(key, format string, args ...any) *Error {
-	file, pos, path := "", position{}, ""
+	file, pos, path := "", position{}, key
 	if s.f != nil {
 		file = s.f.Path
 	}
 	if s.v != nil {
 		v, rest := s.v.descend(key)
 		pos, path = v.pos, v.path
-		if rest != "" {
-			path += "." + rest
+		if rest != "" && rest[0] != '[' {
+			path += "."
 		}
+		path += rest
 	}
 	return newError(file, pos, path, format, args...)
 }
