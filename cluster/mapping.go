@@ -52,6 +52,19 @@ func (m *mapping) done() {
 	}
 }
 
+// filled tells whether a mapping that must be there has anything in it, and
+// notes it when it is there but empty.
+func (p *problems) filled(v *value) bool {
+	if v == nil || v.broken {
+		return false
+	}
+	if v.kind == null || v.kind == object && len(v.entries) == 0 {
+		p.at(v.pos, v.path, "is empty; a cluster has at least one")
+		return false
+	}
+	return v.kind == object
+}
+
 // each calls f for every key of a mapping whose keys are the admin's names.
 func (p *problems) each(v *value, f func(e entry)) {
 	m, ok := p.mapping(v)

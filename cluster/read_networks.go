@@ -9,9 +9,7 @@ import (
 const maxNetworks = 64
 
 func (l *loader) readNetworks(v *value) {
-	if v == nil || v.broken || v.kind != object || len(v.entries) == 0 {
-		l.lostNetworks = true
-	}
+	l.lostNetworks = !l.filled(v)
 	l.each(v, func(e entry) {
 		if len(l.f.Networks) == maxNetworks {
 			l.at(e.pos, e.value.path, "more than %d networks", maxNetworks)

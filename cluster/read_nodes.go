@@ -11,12 +11,7 @@ import (
 const nodePattern = "{node}"
 
 func (l *loader) readNodes(v *value) {
-	if v == nil || v.broken || v.kind != object {
-		l.lostNodes = true
-	}
-	if v != nil && v.kind == object && len(v.entries) == 0 {
-		l.at(v.pos, v.path, "no nodes; a cluster has at least one")
-	}
+	l.lostNodes = !l.filled(v)
 	l.each(v, l.readNodeSet)
 	for i := range l.f.Nodes {
 		n := &l.f.Nodes[i]

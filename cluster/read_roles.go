@@ -6,9 +6,7 @@ import "slices"
 func Units() []string { return []string{"dns"} }
 
 func (l *loader) readRoles(v *value) {
-	if v == nil || v.broken || v.kind != object {
-		l.lostRoles = true
-	}
+	l.lostRoles = !l.filled(v)
 	l.each(v, func(e entry) {
 		l.nameError(e.pos, e.value.path, label(e.key))
 		l.roleNames = append(l.roleNames, e.key)
