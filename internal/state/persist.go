@@ -72,7 +72,7 @@ type floorRow struct {
 // proves the stream whole. The same tables always give the same bytes, on
 // every replica. Beside a record nothing is buffered.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
-	out := &recordWriter{buffered: bufio.NewWriterSize(w, 64<<10), sum: sha256.New()}
+	out := newRecordWriter(w)
 	out.header(s.index)
 	writeRows[Cluster](out, s.txn, tagCluster, TableCluster)
 	writeRows[Node](out, s.txn, tagNode, TableNode)
@@ -87,13 +87,10 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	out.trailer()
-	if out.err == nil {
-		out.err = out.buffered.Flush()
+	if err := out.close(); err != nil {
+		return out.written.n, fmt.Errorf("state: write snapshot: %w", err)
 	}
-	if out.err != nil {
-		return out.written, fmt.Errorf("state: write snapshot: %w", out.err)
-	}
-	return out.written, nil
+	return out.written.n, nil
 }
 
 func writeRows[T any](out *recordWriter, txn *memdb.Txn, tag byte, table Table) {
@@ -106,13 +103,38 @@ func writeRows[T any](out *recordWriter, txn *memdb.Txn, tag byte, table Table) 
 
 // recordWriter frames records. After an error it does nothing more.
 type recordWriter struct {
+	written  countingWriter
 	buffered *bufio.Writer
 	sum      hash.Hash
 	frame    []byte
 	body     []byte
 	records  uint64
-	written  int64
 	err      error
+}
+
+// countingWriter counts what arrived.
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+func newRecordWriter(to io.Writer) *recordWriter {
+	w := &recordWriter{written: countingWriter{w: to}, sum: sha256.New()}
+	w.buffered = bufio.NewWriterSize(&w.written, 64<<10)
+	return w
+}
+
+func (w *recordWriter) close() error {
+	if w.err == nil {
+		w.err = w.buffered.Flush()
+	}
+	return w.err
 }
 
 func (w *recordWriter) write(b []byte) {
@@ -120,9 +142,7 @@ func (w *recordWriter) write(b []byte) {
 		return
 	}
 	w.sum.Write(b)
-	n, err := w.buffered.Write(b)
-	w.written += int64(n)
-	w.err = err
+	_, w.err = w.buffered.Write(b)
 }
 
 func (w *recordWriter) header(index uint64) {

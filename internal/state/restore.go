@@ -92,6 +92,7 @@ func load(r io.Reader) (*loader, error) {
 		}
 		return nil, fmt.Errorf("%w: at byte %d: %w", ErrSnapshot, l.in.start, err)
 	}
+	addBuckets(l.txn)
 	l.txn.Commit()
 	l.info.Bytes = l.in.read
 	return l, nil

@@ -193,21 +193,23 @@ func schema() *memdb.DBSchema {
 	return s
 }
 
-// newDB returns an empty database. The schema is fixed: that it does not work
-// is a broken invariant.
+// newDB returns a database without a row. The schema is fixed: that it does not
+// work is a broken invariant.
 func newDB() *memdb.MemDB {
 	db, err := memdb.NewMemDB(schema())
 	if err != nil {
 		panic(fmt.Sprintf("state: schema: %v", err))
 	}
-	txn := db.Txn(true)
+	return db
+}
+
+// addBuckets inserts the rows that a replica has before its first command.
+func addBuckets(txn *memdb.Txn) {
 	for a := ofTable; a < aspects; a++ {
 		for b := range buckets {
 			must(txn.Insert(tableAbsence, &absence{a, byte(b)}))
 		}
 	}
-	txn.Commit()
-	return db
 }
 
 // must panics on an error of go-memdb, which has them only for a wrong schema,

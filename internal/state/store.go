@@ -34,6 +34,9 @@ type view struct {
 // New returns an empty replica.
 func New() *Store {
 	s := &Store{db: newDB(), abandoned: make(chan struct{})}
+	txn := s.db.Txn(true)
+	addBuckets(txn)
+	txn.Commit()
 	s.view.Store(&view{
 		snapshot: &Snapshot{txn: s.db.Txn(false), abandoned: s.abandoned, gossip: &gossip{}},
 		changed:  make(chan struct{}),

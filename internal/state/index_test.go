@@ -1,0 +1,159 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+// TestTombstonesAreBounded deletes more keys than tombstones are kept.
+func TestTombstonesAreBounded(t *testing.T) {
+	const keys = maxGraves + 100
+	s, index := New(), uint64(0)
+	next := func(cmd Command) { index++; apply(t, s, index, cmd) }
+	next(set("stays", "v"))
+	for i := range keys {
+		next(set(fmt.Sprintf("%05d", i), "v"))
+	}
+	deleted := index // key i is deleted at deleted+i+1
+	for i := range keys {
+		next(KV{Verb: Delete, Entry: Entry{Key: fmt.Sprintf("%05d", i)}})
+	}
+	snap := s.Snapshot()
+	if n := len(list[indexRow](snap.txn, tableIndex, "dead", []byte{byte(ofEntry)})); n != maxGraves {
+		t.Errorf("%d tombstones, not %d", n, maxGraves)
+	}
+	floor := deleted + 100 // of the hundredth key, the last one reaped
+	for _, c := range []struct {
+		key  string
+		want uint64
+	}{
+		{"00000", floor},              // reaped: not less than it was
+		{"00099", floor},              // the last one reaped
+		{"00100", deleted + 101},      // the oldest that is left
+		{"never", floor},              // can't be told from a reaped one
+		{"stays", 1},                  // an entry that is there knows its index
+		{"04195", deleted + 100 + 96}, // in the middle, to be sure of the order
+	} {
+		_, got := snap.Entry(nil, c.key)
+		if c.key == "04195" {
+			c.want = deleted + 4196
+		}
+		if got != c.want {
+			t.Errorf("key %s is at index %d, not %d", c.key, got, c.want)
+		}
+	}
+	if _, got := snap.Entries(nil, "000"); got != floor {
+		t.Errorf("the reaped prefix is at index %d, not %d", got, floor)
+	}
+
+	again := New()
+	if err := again.Restore(bytes.NewReader(snapshotOf(t, s))); err != nil {
+		t.Fatal(err)
+	}
+	// Both replicas reap the same tombstones from here on.
+	for _, replica := range []*Store{s, again} {
+		apply(t, replica, index+1, set("00100", "back"))
+		apply(t, replica, index+2, KV{Verb: DeleteTree, Entry: Entry{Key: ""}})
+		apply(t, replica, index+3, set("one more", "v"))
+		apply(t, replica, index+4, KV{Verb: Delete, Entry: Entry{Key: "one more"}})
+	}
+	if !bytes.Equal(snapshotOf(t, s), snapshotOf(t, again)) {
+		t.Error("a restored replica reaps other tombstones")
+	}
+}
+
+// TestCountOfTombstonesStaysTrue compares the counter with the rows.
+func TestCountOfTombstonesStaysTrue(t *testing.T) {
+	for seed := range uint64(10) {
+		g, s := newGenerator(seed), New()
+		for index := uint64(1); index <= 200; index++ {
+			_ = s.Apply(index, g.command(index))
+			for a := ofTable; a < aspects; a++ {
+				rows := list[indexRow](s.Snapshot().txn, tableIndex, "dead", []byte{byte(a)})
+				if len(rows) != s.graves[a].count {
+					t.Fatalf("seed %d, entry %d: %d tombstones of %s, counted %d", seed, index, len(rows), a, s.graves[a].count)
+				}
+			}
+		}
+	}
+}
+
+// TestNamesThatComeAndGoLeaveBoundedRows registers and removes ever new nodes
+// and services.
+func TestNamesThatComeAndGoLeaveBoundedRows(t *testing.T) {
+	s := New()
+	index := uint64(0)
+	for i := range maxGraves + 200 {
+		name := fmt.Sprintf("job-%d", i)
+		index++
+		apply(t, s, index, Register{
+			Node:     Node{Name: name, Address: netip.MustParseAddr("10.1.0.1")},
+			Services: []Service{{Name: name}},
+			Checks:   []Check{{ID: "c", ServiceID: name}},
+		})
+		index++
+		apply(t, s, index, Deregister{Node: name})
+	}
+	rows := list[indexRow](s.Snapshot().txn, tableIndex, "id", nil)
+	// Five aspects of each vanished node and service, and some tables.
+	if most := 5*maxGraves + 10; len(rows) > most {
+		t.Errorf("%d index rows after %d names, more than %d", len(rows), maxGraves+200, most)
+	}
+}
+
+// TestReapedTombstoneWakesItsWatchers: the index of who blocks on it changed.
+func TestReapedTombstoneWakesItsWatchers(t *testing.T) {
+	s := New()
+	apply(t, s, 1, set("first", "v"))
+	apply(t, s, 2, KV{Verb: Delete, Entry: Entry{Key: "first"}})
+	ws := WatchSet{}
+	s.Snapshot().Entry(ws, "first")
+	for i := range uint64(maxGraves) {
+		apply(t, s, 3+2*i, set("k"+fmt.Sprint(i), "v"))
+		apply(t, s, 4+2*i, KV{Verb: Delete, Entry: Entry{Key: "k" + fmt.Sprint(i)}})
+	}
+	if !(&watched{ws: ws}).fired() {
+		t.Error("the watch of a reaped tombstone is silent")
+	}
+	if _, index := s.Snapshot().Entry(nil, "first"); index < 2 {
+		t.Errorf("the index went back to %d", index)
+	}
+}
+
+// TestWatchersOfOthersSleep counts who wakes when one of many changes.
+func TestWatchersOfOthersSleep(t *testing.T) {
+	const n = 200
+	s := New()
+	var services []Service
+	var checks []Check
+	for i := range n {
+		services = append(services, Service{Name: fmt.Sprintf("s%03d", i)})
+		checks = append(checks, Check{ID: fmt.Sprintf("c%03d", i), ServiceID: fmt.Sprintf("s%03d", i)})
+	}
+	apply(t, s, 1, Register{Node: Node{Name: "n1", Address: netip.MustParseAddr("10.1.0.1")}, Services: services, Checks: checks})
+	for i := range uint64(n) {
+		apply(t, s, 2+i, set(fmt.Sprintf("d%03d/key", i), "v"))
+	}
+	var sets [4][n]WatchSet
+	for i := range n {
+		for k := range sets {
+			sets[k][i] = WatchSet{}
+		}
+		s.Snapshot().Instances(sets[0][i], services[i].Name)
+		s.Snapshot().ServiceChecks(sets[1][i], services[i].Name)
+		s.Snapshot().Entry(sets[2][i], fmt.Sprintf("d%03d/key", i))
+		s.Snapshot().Entries(sets[3][i], fmt.Sprintf("d%03d/", i))
+	}
+	apply(t, s, 1000, UpdateCheck{Node: "n1", Updates: []CheckState{{ID: "c007", Status: Passing}}})
+	apply(t, s, 1001, set("d011/key", "w"))
+	apply(t, s, 1002, set("d011/other", "w"))
+	for k, want := range []int{7, 7, 11, 11} {
+		for i := range n {
+			if fired := (&watched{ws: sets[k][i]}).fired(); fired != (i == want) {
+				t.Errorf("watch %d of kind %d fired: %v", i, k, fired)
+			}
+		}
+	}
+}
