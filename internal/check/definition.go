@@ -6,10 +6,12 @@ package check
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,9 +130,17 @@ func (d Definition) WithDefaults() Definition {
 // Equal tells whether two definitions make the same check.
 func (d Definition) Equal(other Definition) bool { return reflect.DeepEqual(d, other) }
 
-// Validate says everything that is wrong with the definition, each mistake
-// with its key, the value and what would be right (errors.Join). What is not
-// said is not wrong: see WithDefaults.
+// Mistake is one thing that is wrong with a definition.
+type Mistake struct {
+	Key     string // of the definition: "http", "interval" ...
+	Problem string // what is wrong, and what would be right
+}
+
+// Error gives "interval: 1ms is not within 100ms to 24h0m0s".
+func (m *Mistake) Error() string { return m.Key + ": " + m.Problem }
+
+// Validate says everything that is wrong with the definition: *Mistakes,
+// joined. What is not said is not wrong: see WithDefaults.
 func (d Definition) Validate() error {
 	var wrong mistakes
 	d.validateIdentity(&wrong)
@@ -142,10 +152,10 @@ func (d Definition) Validate() error {
 	switch d.Initial {
 	case "", state.Passing, state.Warning, state.Critical:
 	default:
-		wrong.add("initial status %q: must be passing, warning or critical", d.Initial)
+		wrong.add("initial", "%q is no state; write passing, warning or critical", d.Initial)
 	}
 	if d.DeregisterAfter < 0 {
-		wrong.add("deregister after %s: must not be negative", d.DeregisterAfter)
+		wrong.add("deregister_after", "%s is negative", d.DeregisterAfter)
 	}
 	return errors.Join(wrong...)
 }
@@ -153,43 +163,43 @@ func (d Definition) Validate() error {
 func (d Definition) validateIdentity(wrong *mistakes) {
 	switch {
 	case d.ID == "" && d.ServiceID == "":
-		wrong.add("id: a check that belongs to no service needs one")
+		wrong.add("id", "a check that belongs to no service needs one")
 	case len(d.ID) > maxIDLength:
-		wrong.add("id: %d bytes; at most %d", len(d.ID), maxIDLength)
+		wrong.add("id", "has %d bytes, more than %d", len(d.ID), maxIDLength)
 	case strings.ContainsFunc(d.ID, isControl):
-		wrong.add("id %q: must not contain control characters", d.ID)
+		wrong.add("id", "%q has control characters", d.ID)
 	case d.ID == state.SerfHealth:
-		wrong.add("id %q: is kept by the cluster itself", d.ID)
+		wrong.add("id", "%q is kept by the cluster itself", d.ID)
 	}
 }
 
 func (d Definition) validateKind(wrong *mistakes) {
 	switch d.Type() {
 	case "":
-		wrong.add("exactly one of http, tcp, script, process and ttl must be given")
+		wrong.add("check", "needs exactly one of http, tcp, script, process and ttl")
 		return
 	case "tcp":
 		if err := checkHostPort(d.TCP); err != nil {
-			wrong.add("tcp %q: %w", d.TCP, err)
+			wrong.add("tcp", "%q %s", d.TCP, err)
 		}
 	case "http":
 		d.validateHTTP(wrong)
 	case "script":
 		if !filepath.IsAbs(d.Script[0]) {
-			wrong.add("script %q: the program must be an absolute path", d.Script[0])
+			wrong.add("script", "%q is not an absolute path", d.Script[0])
 		}
 	case "process":
 		if strings.ContainsFunc(d.Process, isControl) || strings.Contains(d.Process, "/") {
-			wrong.add("process %q: must be the name of a program, not a path", d.Process)
+			wrong.add("process", "%q is not the name of a program; write it without its directory", d.Process)
 		}
 	case "ttl":
 		wrong.duration("ttl", d.TTL, MinTTL, MaxTTL)
 		if d.Interval != 0 || d.Timeout != 0 || d.Rise > 1 || d.Fall > 1 {
-			wrong.add("ttl: nothing is probed, so interval, timeout, rise and fall mean nothing")
+			wrong.add("ttl", "nothing is probed, so interval, timeout, rise and fall mean nothing")
 		}
 	}
 	if d.Type() != "http" && (d.Method != "" || len(d.Header) > 0 || d.Body != "" || d.TLS != (TLS{})) {
-		wrong.add("method, header, body and TLS settings belong to an http check")
+		wrong.add("check", "method, header, body and TLS settings belong to an http check")
 	}
 }
 
@@ -197,65 +207,68 @@ func (d Definition) validateHTTP(wrong *mistakes) {
 	u, err := url.Parse(d.HTTP)
 	switch {
 	case err != nil:
-		wrong.add("http %q: %w", d.HTTP, err)
+		wrong.add("http", "is not a URL") // the error would show a password
 	case u.Scheme != "http" && u.Scheme != "https":
-		wrong.add("http %q: must begin with http:// or https://", u.Redacted())
+		wrong.add("http", "%q does not begin with http:// or https://", u.Redacted())
 	case u.Host == "" || u.Hostname() == "":
-		wrong.add("http %q: has no host", u.Redacted())
+		wrong.add("http", "%q has no host", u.Redacted())
 	case u.Port() != "" && checkPort(u.Port()) != nil:
-		wrong.add("http %q: %w", u.Redacted(), checkPort(u.Port()))
+		wrong.add("http", "%q %s", u.Redacted(), checkPort(u.Port()))
 	case u.Scheme == "http" && d.TLS != (TLS{}):
-		wrong.add("http %q: TLS settings need an https URL", u.Redacted())
+		wrong.add("http", "%q: TLS settings need an https URL", u.Redacted())
 	}
 	if strings.ContainsFunc(d.Method, notToken) {
-		wrong.add("method %q: must be an HTTP method such as GET or HEAD", d.Method)
+		wrong.add("method", "%q is no HTTP method; write one such as GET or HEAD", d.Method)
 	}
-	for name, values := range d.Header {
+	for _, name := range slices.Sorted(maps.Keys(d.Header)) {
+		values := d.Header[name]
 		if name == "" || strings.ContainsFunc(name, notToken) {
-			wrong.add("header %q: is not a header's name", name)
+			wrong.add("header", "%q is no header's name", name)
 		}
 		for _, value := range values {
 			if strings.ContainsFunc(value, isControl) {
-				wrong.add("header %s: the value must not contain control characters", name)
+				wrong.add("header", "the value of %s has control characters", name)
 			}
 		}
 	}
 	if len(d.Body) > maxBodyLength {
-		wrong.add("body: %d bytes; at most %d", len(d.Body), maxBodyLength)
+		wrong.add("body", "has %d bytes, more than %d", len(d.Body), maxBodyLength)
 	}
 }
 
 // mistakes collects what is wrong with a definition.
 type mistakes []error
 
-func (m *mistakes) add(format string, args ...any) { *m = append(*m, fmt.Errorf(format, args...)) }
+func (m *mistakes) add(key, format string, args ...any) {
+	*m = append(*m, &Mistake{Key: key, Problem: fmt.Sprintf(format, args...)})
+}
 
 func (m *mistakes) duration(key string, value, low, high time.Duration) {
 	if value != 0 && (value < low || value > high) {
-		m.add("%s %s: must be %s to %s", key, value, low, high)
+		m.add(key, "%s is not within %s to %s", value, low, high)
 	}
 }
 
 func (m *mistakes) count(key string, value, high int) {
 	if value < 0 || value > high {
-		m.add("%s %d: must be 1 to %d", key, value, high)
+		m.add(key, "%d is not within 1 to %d", value, high)
 	}
 }
 
 func checkHostPort(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return errors.New("must be host:port")
+		return errors.New("is not host:port")
 	}
 	if host == "" {
-		return errors.New("has no host")
+		return errors.New("has no host before the port")
 	}
 	return checkPort(port)
 }
 
 func checkPort(s string) error {
 	if port, err := strconv.ParseUint(s, 10, 16); err != nil || port == 0 {
-		return fmt.Errorf("port %q: must be 1 to 65535", s)
+		return fmt.Errorf("has port %s, not 1 to 65535", s)
 	}
 	return nil
 }
