@@ -1,0 +1,215 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/serf/serf"
+
+	"holdfast/internal/state"
+)
+
+// The gossip's times, before Config.Timing. A node that dies is probed by one
+// of the others within probeInterval or two, is suspected one interval later,
+// and is failed when nobody heard from it for another
+// suspicionMult × max(1, log10(members)) intervals.
+const (
+	probeInterval  = 200 * time.Millisecond
+	probeTimeout   = 100 * time.Millisecond
+	gossipInterval = 50 * time.Millisecond
+	suspicionMult  = 3
+	// suspicionMaxMult bounds the suspicion that nobody confirms: the last
+	// one alive of a cluster must come to know it, too.
+	suspicionMaxMult  = 3
+	pushPullInterval  = 10 * time.Second
+	streamTimeout     = 2 * time.Second
+	broadcastTimeout  = time.Second
+	leaveDelay        = 500 * time.Millisecond
+	reconnectInterval = 5 * time.Second
+	// reclaim is how long after the death of a node its name may be taken by
+	// another address.
+	reclaim = 5 * time.Second
+)
+
+const snapshotFile = "serf.snapshot"
+
+// gossip is one life of the Serf agent.
+type gossip struct {
+	serf   *serf.Serf
+	events chan serf.Event
+	port   uint16 // as bound
+}
+
+// startGossip binds the port and starts Serf. Everything that it starts ends
+// with stop, and its streams with ctx.
+func startGossip(ctx context.Context, c Config, tags map[string]string, doorman *doorman, log *slog.Logger) (*gossip, error) {
+	std := newStdLogger(log, doorman.count)
+	times := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.Timing) }
+	wire, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{c.Address.String()},
+		BindPort:  int(c.Port),
+		Logger:    std,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen for gossip on %s: %w", netip.AddrPortFrom(c.Address, c.Port), err)
+	}
+	port := wire.GetAutoBindPort()
+
+	list := memberlist.DefaultLANConfig()
+	list.Transport = &transport{NetTransport: wire, ctx: ctx}
+	list.BindAddr, list.BindPort = c.Address.String(), port
+	list.AdvertiseAddr, list.AdvertisePort = c.Address.String(), port
+	list.SecretKey = c.Key
+	list.ProbeInterval, list.ProbeTimeout = times(probeInterval), times(probeTimeout)
+	list.GossipInterval = times(gossipInterval)
+	list.SuspicionMult, list.SuspicionMaxTimeoutMult = suspicionMult, suspicionMaxMult
+	list.PushPullInterval = times(pushPullInterval)
+	list.TCPTimeout = times(streamTimeout)
+	list.DeadNodeReclaimTime = times(reclaim)
+	list.Logger = std
+
+	conf := serf.DefaultConfig()
+	conf.NodeName = c.Node
+	conf.Tags = tags
+	conf.MemberlistConfig = list
+	conf.Logger = std
+	conf.Merge = doorman
+	events := make(chan serf.Event, 256)
+	conf.EventCh = events
+	conf.SnapshotPath = filepath.Join(c.DataDir, snapshotFile)
+	conf.RejoinAfterLeave = true // who starts the program wants to be in
+	conf.DisableCoordinates = true
+	// Resolution would silence one of the two nodes, perhaps the right one.
+	conf.EnableNameConflictResolution = false
+	conf.BroadcastTimeout = times(broadcastTimeout)
+	conf.LeavePropagateDelay = times(leaveDelay)
+	conf.ReconnectInterval = times(reconnectInterval)
+	conf.ReconnectTimeout = forgetAfter
+	conf.TombstoneTimeout = forgetAfter
+	doorman.at(c.Node, netip.AddrPortFrom(c.Address, uint16(port)))
+
+	agent, err := serf.Create(conf)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the gossip: %w", err), wire.Shutdown())
+	}
+	return &gossip{serf: agent, events: events, port: uint16(port)}, nil
+}
+
+// members lists everybody whom Serf knows.
+func (g *gossip) members() []state.Member {
+	known := g.serf.Members()
+	members := make([]state.Member, 0, len(known))
+	for _, m := range known {
+		members = append(members, member(m))
+	}
+	return members
+}
+
+// reachable lists the addresses of the alive members.
+func (g *gossip) reachable() map[netip.AddrPort]bool {
+	alive := map[netip.AddrPort]bool{}
+	for _, m := range g.serf.Members() {
+		if a, ok := netip.AddrFromSlice(m.Addr); ok && m.Status == serf.StatusAlive {
+			alive[netip.AddrPortFrom(a.Unmap(), m.Port)] = true
+		}
+	}
+	return alive
+}
+
+// stop ends Serf without a word to the others, who will see a failure.
+func (g *gossip) stop() error { return g.serf.Shutdown() }
+
+// doorman looks at everyone who comes into the gossip: it turns away members
+// of other clusters, and notices a second node under our name. Serf calls it
+// with its locks held, so that it must not call Serf.
+type doorman struct {
+	cluster string
+	log     *slog.Logger
+	count   func(refusal)
+
+	mu       sync.Mutex
+	name     string
+	self     netip.AddrPort
+	conflict conflict
+	told     map[string]time.Time // refused members, by name and address
+}
+
+// conflict is another node that uses our name.
+type conflict struct {
+	address netip.AddrPort
+	at      time.Time
+}
+
+func newDoorman(cluster string, log *slog.Logger, count func(refusal)) *doorman {
+	return &doorman{cluster: cluster, log: log, count: count, told: map[string]time.Time{}}
+}
+
+// at says who and where we are ourselves.
+func (d *doorman) at(name string, self netip.AddrPort) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.name, d.self = name, self
+}
+
+// NotifyMerge is called with every member that another node tells of; an error
+// keeps all of them out.
+func (d *doorman) NotifyMerge(members []*serf.Member) error {
+	for _, m := range members {
+		from := memberAddress(m)
+		if theirs := m.Tags[tagCluster]; theirs != d.cluster {
+			d.refuse(m.Name, theirs, from)
+			return fmt.Errorf("member %s at %s is of cluster %q, not %q", m.Name, from, theirs, d.cluster)
+		}
+		d.lookForConflict(m, from)
+	}
+	return nil
+}
+
+func (d *doorman) refuse(name, cluster string, from netip.AddrPort) {
+	d.count(refusedCluster)
+	now := time.Now()
+	key := name + " " + from.String()
+	d.mu.Lock()
+	last, told := d.told[key]
+	quiet := told && now.Sub(last) < repeatInterval
+	if len(d.told) > 1000 {
+		clear(d.told)
+	}
+	if !quiet {
+		d.told[key] = now
+	}
+	d.mu.Unlock()
+	if !quiet {
+		d.log.Warn("refused a member of another cluster", "member", name, "address", from, "cluster", cluster, "ours", d.cluster)
+	}
+}
+
+func (d *doorman) lookForConflict(m *serf.Member, from netip.AddrPort) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m.Name != d.name || from == d.self || m.Status == serf.StatusLeft {
+		return
+	}
+	d.conflict = conflict{address: from, at: time.Now()}
+	d.count(refusedConflict)
+}
+
+// conflictSince returns the other node that was seen under our name after t.
+func (d *doorman) conflictSince(t time.Time) (netip.AddrPort, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conflict.address, d.conflict.at.After(t)
+}
+
+func memberAddress(m *serf.Member) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(net.IP(m.Addr))
+	return netip.AddrPortFrom(a.Unmap(), m.Port)
+}

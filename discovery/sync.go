@@ -1,0 +1,222 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/internal/state"
+)
+
+const (
+	// syncInterval is how often a node compares itself with the catalog
+	// though nothing seems to have changed.
+	syncInterval = time.Minute
+	// proposeTimeout bounds one write; the proposer itself holds it for a
+	// while during an election.
+	proposeTimeout = 5 * time.Second
+
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 5 * time.Second
+
+	// leadInterval is how often the leader looks without being told to.
+	leadInterval = 5 * time.Second
+)
+
+// followState watches the replica and tells the two loops below what concerns
+// them.
+func (a *Agent) followState(ctx context.Context, _ *gossip) {
+	reader := a.deps.State
+	for {
+		changed := reader.Changed()
+		version := reader.Snapshot().Version()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		keys, ok := reader.Since(version)
+		mine, leader := !ok, !ok
+		for _, k := range keys {
+			mine = mine || concernsNode(k, a.config.Node)
+			leader = leader || k.Table == state.TableNode || k.Table == state.TableCheck || k.Table == state.TableMember
+		}
+		if mine {
+			a.local.changed()
+		}
+		if leader {
+			poke(a.leadNow)
+		}
+	}
+}
+
+// concernsNode tells whether rows of the node may have changed. A service's
+// key does not say on which node.
+func concernsNode(k state.Key, node string) bool {
+	switch k.Table {
+	case state.TableService:
+		return true
+	case state.TableNode, state.TableCheck:
+		return state.Fold(k.Name) == state.Fold(node)
+	}
+	return false
+}
+
+// synchronise keeps the catalog's rows of this node equal to what it knows.
+// It compares states and not events: a check's transition, a registration, a
+// row that somebody removed and a write that failed are all a difference, and
+// are written until there is none. What changed while a write was under way is
+// in the next one, so that the latest value is never lost and many are one.
+func (a *Agent) synchronise(ctx context.Context, _ *gossip) {
+	retry := backoff{}
+	for {
+		ledBy := a.deps.Leadership.LeaderChanged()
+		next, err := a.syncOnce(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.metrics.syncRuns.WithLabelValues(resultLabel(err)).Inc()
+		if err != nil {
+			next = retry.after(err)
+			a.logRetry("catalog not up to date with this node", err, next)
+		} else {
+			retry = backoff{}
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-ledBy:
+		case <-a.local.poke:
+		}
+		timer.Stop()
+	}
+}
+
+// syncOnce compares, and writes the difference. It returns when to look again.
+func (a *Agent) syncOnce(ctx context.Context) (next time.Duration, err error) {
+	if a.leaving.Load() {
+		return syncInterval, nil
+	}
+	next = a.removeExpired()
+	local := a.local.view()
+	plan := diff(local, rowsOf(a.deps.State.Snapshot(), a.config.Node))
+	for _, command := range plan {
+		if a.leaving.Load() {
+			return next, nil
+		}
+		if err := a.propose(ctx, bySync, command); err != nil {
+			return 0, fmt.Errorf("%s: %w", describe(command), err)
+		}
+	}
+	for _, took := range a.local.stored(local, time.Now()) {
+		a.metrics.observeStored(took)
+	}
+	return min(next, spread(syncInterval)), nil
+}
+
+// removeExpired deregisters the services of the API whose checks have been
+// critical for as long as they said, and returns when the next may be.
+func (a *Agent) removeExpired() time.Duration {
+	ids, next := a.local.expired(time.Now())
+	for _, id := range ids {
+		if err := a.DeregisterService(id); err != nil {
+			a.log.Warn("service was not deregistered though its check says so", "id", id, "error", err)
+			continue
+		}
+		a.log.Info("service deregistered: its check was critical for too long", "id", id)
+	}
+	return next
+}
+
+// lead makes the catalog agree with the gossip while this node is the leader.
+// Every agent remembers who is absent, leader or not.
+func (a *Agent) lead(ctx context.Context, _ *gossip) {
+	missing := newAbsences()
+	retry := backoff{}
+	for {
+		ledBy := a.deps.Leadership.LeaderChanged()
+		snapshot := a.deps.State.Snapshot()
+		absent := missing.observe(time.Now(), snapshot)
+		next := spread(a.times(leadInterval))
+		if a.deps.Leadership.IsLeader() && !a.leaving.Load() {
+			err := a.leadOnce(ctx, snapshot, absent)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				next = retry.after(err)
+				a.logRetry("catalog not up to date with the gossip", err, next)
+			default:
+				retry = backoff{}
+			}
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-ledBy:
+		case <-a.leadNow:
+		}
+		timer.Stop()
+	}
+}
+
+// leadOnce writes what is to be written. One command that fails does not keep
+// the others from being tried, unless there is no leader to write them.
+func (a *Agent) leadOnce(ctx context.Context, snapshot *state.Snapshot, absent map[string]absence) error {
+	var failed []error
+	for _, command := range reconcile(snapshot, absent, a.times(missingGrace)) {
+		err := a.propose(ctx, byLead, command)
+		if err == nil {
+			a.log.Debug("catalog follows the gossip", "change", describe(command))
+			continue
+		}
+		failed = append(failed, fmt.Errorf("%s: %w", describe(command), err))
+		if !errors.Is(err, state.ErrInvalid) {
+			break
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// logRetry says why a write failed. That there is no leader is said by the
+// store; it would be said here once per attempt.
+func (a *Agent) logRetry(message string, err error, next time.Duration) {
+	if errors.Is(err, state.ErrNoLeader) || errors.Is(err, state.ErrUnknownOutcome) || errors.Is(err, context.DeadlineExceeded) {
+		a.log.Debug(message, "error", err, "retry_in", next)
+		return
+	}
+	a.log.Warn(message, "error", err, "retry_in", next)
+}
+
+// backoff doubles the time between attempts that fail. The zero value starts
+// at retryFirst.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) after(err error) time.Duration {
+	b.last = min(max(2*b.last, retryFirst), retryMost)
+	if errors.Is(err, state.ErrInvalid) {
+		b.last = retryMost // the same again will be refused again
+	}
+	return spread(b.last)
+}
+
+// describe names a command for the log and for errors.
+func describe(c state.Command) string {
+	switch c := c.(type) {
+	case state.Register:
+		return fmt.Sprintf("register node %s, %d services, %d checks", c.Node.Name, len(c.Services), len(c.Checks))
+	case state.Deregister:
+		if len(c.Services) == 0 && len(c.Checks) == 0 {
+			return fmt.Sprintf("deregister node %s", c.Node)
+		}
+		return fmt.Sprintf("deregister %d services, %d checks of node %s", len(c.Services), len(c.Checks), c.Node)
+	case state.UpdateCheck:
+		return fmt.Sprintf("update %d checks of node %s", len(c.Updates), c.Node)
+	}
+	return fmt.Sprintf("%T", c)
+}
