@@ -133,6 +133,9 @@ func TestDecodeTellsUnknownCommandsApart(t *testing.T) {
 		if !errors.As(err, &unknown) {
 			t.Fatalf("Decode = %v, not an UnknownCommandError", err)
 		}
+		if !strings.Contains(err.Error(), "unknown kind 300") || strings.Contains(err.Error(), "skipped") != skippable {
+			t.Errorf("skippable %v: %v", skippable, err)
+		}
 		if d := cmp.Diff(&UnknownCommandError{Kind: 300, Skippable: skippable}, unknown); d != "" {
 			t.Error(d)
 		}
@@ -168,6 +171,63 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryMsgpackFormatIsMeasured gives each first byte of the specification
+// with a value of the length it announces.
+func TestEveryMsgpackFormatIsMeasured(t *testing.T) {
+	for c := range 256 {
+		length := bytesAfter(byte(c))
+		value := append([]byte{byte(c)}, make([]byte, length)...)
+		if width := countWidth(byte(c)); width > 0 { // of nothing
+			value = append(value[:1], make([]byte, width+extByte(byte(c)))...)
+		}
+		b := append([]byte("\x81\xa1k"), value...)
+		err := checkMsgpack(b)
+		if c == 0xc1 {
+			if err == nil {
+				t.Errorf("%#02x passes", c)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%#02x with %d bytes: %v", c, len(value)-1, err)
+		}
+		if err := checkMsgpack(append(b, 0)); err == nil {
+			t.Errorf("%#02x with a byte too many passes", c)
+		}
+		if len(value) > 1 && checkMsgpack(b[:len(b)-1]) == nil {
+			t.Errorf("%#02x with a byte too few passes", c)
+		}
+	}
+}
+
+// bytesAfter is how many zero bytes make a fixed-size value complete.
+func bytesAfter(c byte) int {
+	switch {
+	case c >= 0x80 && c <= 0x8f:
+		return 2 * int(c&0x0f)
+	case c >= 0x90 && c <= 0x9f:
+		return int(c & 0x0f)
+	case c >= 0xa0 && c <= 0xbf:
+		return int(c & 0x1f)
+	}
+	fixed := map[byte]int{0xca: 4, 0xcb: 8, 0xcc: 1, 0xcd: 2, 0xce: 4, 0xcf: 8, 0xd0: 1, 0xd1: 2, 0xd2: 4, 0xd3: 8,
+		0xd4: 2, 0xd5: 3, 0xd6: 5, 0xd7: 9, 0xd8: 17}
+	return fixed[c]
+}
+
+// countWidth is how many bytes a length or count takes.
+func countWidth(c byte) int {
+	return map[byte]int{0xc4: 1, 0xc5: 2, 0xc6: 4, 0xc7: 1, 0xc8: 2, 0xc9: 4, 0xd9: 1, 0xda: 2, 0xdb: 4,
+		0xdc: 2, 0xdd: 4, 0xde: 2, 0xdf: 4}[c]
+}
+
+func extByte(c byte) int {
+	if c >= 0xc7 && c <= 0xc9 {
+		return 1
+	}
+	return 0
 }
 
 func TestDecodeAllocatesInProportion(t *testing.T) {

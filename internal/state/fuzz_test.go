@@ -3,11 +3,13 @@ package state
 import (
 	"bytes"
 	"errors"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"net/netip"
+	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
 // FuzzDecode: what Decode accepts Encode gives back, Apply survives, and the
@@ -99,6 +101,22 @@ func FuzzInspect(f *testing.F) {
 		}
 		if info.Bytes != int64(len(b)) {
 			t.Errorf("Inspect says %d bytes of %d", info.Bytes, len(b))
+		}
+	})
+}
+
+// FuzzMsgpack compares our measure of MessagePack with the library's decoder:
+// what we let pass it must read to the same end.
+func FuzzMsgpack(f *testing.F) {
+	for c := range 256 { // each first byte there is, as the value of a key
+		f.Add([]byte("\x81\xa1k" + string([]byte{byte(c), 0, 0, 0, 2}) + strings.Repeat("\x01", 40)))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var v map[string]any
+		d := codec.NewDecoderBytes(b, wire)
+		theirs := d.Decode(&v)
+		if ours := checkMsgpack(b); ours == nil && theirs == nil && d.NumBytesRead() != len(b) {
+			t.Errorf("the library stopped at byte %d of %d", d.NumBytesRead(), len(b))
 		}
 	})
 }
