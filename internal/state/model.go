@@ -2,6 +2,9 @@ package state
 
 import "net/netip"
 
+// The codec tags name fields in the log and in snapshots. They never change; a
+// field that goes leaves its tag unused.
+
 // Status is the health of a check, in Consul's words.
 type Status string
 
