@@ -15,7 +15,7 @@ STATIC := CGO_ENABLED=0
 
 # Tests that start the program start this one: built once, without the race
 # detector. Without the variable they build their own.
-export HOLDFAST_BIN := $(CURDIR)/build/holdfast
+export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 
 .PHONY: build demo run test test-quick lint deps fuzz clean help
 

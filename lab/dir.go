@@ -63,12 +63,15 @@ func makeLabDir(parent string) (*labDir, error) {
 // removeDead removes the directories of labs whose process is gone. One that
 // was kept on purpose has no lock file.
 func removeDead(parent string) error {
-	locks, err := filepath.Glob(filepath.Join(parent, dirPattern, lockName))
+	dirs, err := filepath.Glob(filepath.Join(parent, dirPattern))
 	if err != nil {
 		return err
 	}
-	for _, path := range locks {
-		lock, err := os.Open(path)
+	for _, dir := range dirs {
+		if !ours(dir) {
+			continue
+		}
+		lock, err := os.Open(filepath.Join(dir, lockName))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -76,13 +79,21 @@ func removeDead(parent string) error {
 			return fmt.Errorf("look for labs that died: %w", err)
 		}
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = os.RemoveAll(filepath.Dir(path))
+			err = os.RemoveAll(dir)
 		}
 		if err := errors.Join(err, lock.Close()); err != nil {
 			return fmt.Errorf("remove a lab that died: %w", err)
 		}
 	}
 	return nil
+}
+
+// ours says whether a directory was made by this user: in /tmp anybody may
+// make one of that name, with anything in it.
+func ours(dir string) bool {
+	var info unix.Stat_t
+	err := unix.Lstat(dir, &info)
+	return err == nil && info.Mode&unix.S_IFMT == unix.S_IFDIR && int(info.Uid) == os.Geteuid()
 }
 
 func (d *labDir) close() error {

@@ -63,7 +63,8 @@ func (h *Host) PID() int {
 	return h.up.pid
 }
 
-// IsOn says whether the host has power.
+// IsOn says whether the host has power. It has, too, when somebody killed its
+// first process and nothing runs on it any more.
 func (h *Host) IsOn() bool { return h.PID() != 0 }
 
 // PowerOn boots the host and returns when processes can be started. A host
@@ -322,7 +323,12 @@ func (h *Host) running() (*session, error) {
 	if h.up == nil {
 		return nil, ErrOff
 	}
-	return h.up, nil
+	select {
+	case <-h.up.dead: // somebody killed its init
+		return nil, ErrOff
+	default:
+		return h.up, nil
+	}
 }
 
 func (h *Host) rootDir() string { return filepath.Join(h.lab.Dir(), "roots", h.name) }

@@ -18,17 +18,21 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 )
 
 func TestMain(m *testing.M) {
 	if Init() {
 		return
 	}
-	if os.Getenv(victimEnv) != "" {
+	switch {
+	case os.Getenv(victimEnv) != "":
 		victim()
-		return
+	case os.Getenv(echoEnv) != "":
+		echoMain()
+	default:
+		m.Run()
 	}
-	m.Run()
 }
 
 // pair is a lab of two hosts on one network, booted at the same time.
@@ -216,6 +220,10 @@ func TestHostSeesNothingOfTheMachine(t *testing.T) {
 	if _, err := a.Run(limited(t), "sh", "-c", "echo 1 >/proc/sys/kernel/sysrq"); err == nil {
 		t.Error("it can set a sysctl of the whole machine")
 	}
+	if _, err := a.Run(limited(t), "sh", "-c", "echo 1400 >/sys/class/net/lo/mtu"); err == nil {
+		t.Error("it can write to /sys, most of which is the machine's")
+	}
+	run(t, a, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward") // its own
 }
 
 func TestWhatAHostWritesStaysInTheHost(t *testing.T) {
@@ -242,7 +250,13 @@ func TestWhatAHostWritesStaysInTheHost(t *testing.T) {
 }
 
 func TestMulticastReachesTheOtherHost(t *testing.T) {
-	_, a, b := pair(t, Options{})
+	l, a, b := pair(t, Options{})
+	// What snooping breaks, it breaks after minutes.
+	link, err := l.sw.handle.LinkByName("br0")
+	must(t, err)
+	if snooping := link.(*netlink.Bridge).MulticastSnooping; snooping == nil || *snooping {
+		t.Error("the bridge snoops multicast")
+	}
 	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 18), Port: 1112}
 	var listener *net.UDPConn
 	must(t, b.Do(func() error {
@@ -261,7 +275,7 @@ func TestMulticastReachesTheOtherHost(t *testing.T) {
 		return err
 	}))
 	defer sender.Close()
-	_, err := sender.Write([]byte("advert"))
+	_, err = sender.Write([]byte("advert"))
 	must(t, err)
 	must(t, listener.SetReadDeadline(time.Now().Add(time.Second)))
 	buf := make([]byte, 100)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,27 +16,66 @@ import (
 	"time"
 )
 
-func TestPowerOffIsSilentToPeers(t *testing.T) {
-	_, a, b := pair(t, Options{})
-	server, err := b.Start(Cmd{Args: []string{"sh", "-c", "exec sleep 1000"}})
-	must(t, err)
-	echo(t, b, "10.99.0.2:7")
-	conn, err := a.DialContext(limited(t), "tcp", "10.99.0.2:7")
-	must(t, err)
-	defer conn.Close()
-	if _, err := ask(conn, "hello", time.Second); err != nil {
-		t.Fatal(err)
+// echoEnv makes this test binary a program that echoes what comes to a TCP
+// address, as a process of a host.
+const echoEnv = "LAB_TEST_ECHO"
+
+func echoMain() {
+	l, err := net.Listen("tcp", os.Getenv(echoEnv))
+	if err != nil {
+		panic(err)
 	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c) // until the peer ends it
+		}()
+	}
+}
+
+// echoProcess starts it, and returns it with a connection to it from another host.
+func echoProcess(t *testing.T, server, client *Host, address string) (*Proc, net.Conn) {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	p, err := server.Start(Cmd{Args: []string{self}, Env: []string{echoEnv + "=" + address}, Name: "echo"})
+	must(t, err)
+	var conn net.Conn
+	eventually(t, "the echo server answers", func() bool {
+		conn, err = client.DialContext(limited(t), "tcp", address)
+		return err == nil
+	})
+	t.Cleanup(func() { conn.Close() })
+	_, err = ask(conn, "hello", time.Second)
+	must(t, err)
+	return p, conn
+}
+
+// withSelf is a lab whose hosts can run this test binary.
+func withSelf(t *testing.T) Options {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	return Options{Expose: []string{filepath.Dir(self)}}
+}
+
+func TestPowerOffIsSilentToPeers(t *testing.T) {
+	_, a, b := pair(t, withSelf(t))
+	server, conn := echoProcess(t, b, a, "10.99.0.2:7")
 
 	must(t, b.PowerOff())
 
-	_, err = ask(conn, "hello", short)
+	_, err := ask(conn, "hello", short)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("on an open connection the peer sees %v, want silence until its timeout", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), short)
 	defer cancel()
-	if _, err := a.DialContext(ctx, "tcp", "10.99.0.2:7"); !errors.Is(err, context.DeadlineExceeded) && !isTimeout(err) {
+	if _, err := a.DialContext(ctx, "tcp", "10.99.0.2:7"); !isTimeout(err) {
 		t.Errorf("a new connection gives %v, want a timeout", err)
 	}
 	exit := new(ExitError)
@@ -46,6 +86,19 @@ func TestPowerOffIsSilentToPeers(t *testing.T) {
 		t.Errorf("a command on it: %v, want ErrOff", err)
 	}
 	must(t, b.PowerOff()) // once more is nothing
+}
+
+func TestKillOfAProcessIsSeenByPeersAtOnce(t *testing.T) {
+	_, a, b := pair(t, withSelf(t))
+	server, conn := echoProcess(t, b, a, "10.99.0.2:7")
+	must(t, server.Kill())
+	// The host lives, and its kernel ends the connections of the dead.
+	if _, err := ask(conn, "hello", 3*time.Second); err == nil || isTimeout(err) {
+		t.Errorf("on an open connection the peer sees %v, want its end", err)
+	}
+	if _, err := a.DialContext(limited(t), "tcp", "10.99.0.2:7"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a new connection gives %v, want a refusal", err)
+	}
 }
 
 func isTimeout(err error) bool {
@@ -80,6 +133,23 @@ func TestPowerOffEndsEveryProcessOfTheHost(t *testing.T) {
 	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != netns {
 		t.Errorf("this process came from %s to %s: %v", netns, now, err)
 	}
+}
+
+func TestHostWhoseInitWasKilledCanBeSwitchedOffAndOn(t *testing.T) {
+	_, a, _ := pair(t, Options{})
+	p, err := a.Start(Cmd{Args: []string{"sleep", "1000"}})
+	must(t, err)
+	must(t, syscall.Kill(a.PID(), syscall.SIGKILL))
+	exit := new(ExitError)
+	if err := p.Wait(limited(t)); !errors.As(err, &exit) || exit.Status.Signal() != syscall.SIGKILL {
+		t.Errorf("a process of the dead host: %v, want killed", err)
+	}
+	if _, err := a.Run(t.Context(), "true"); !errors.Is(err, ErrOff) {
+		t.Errorf("a command: %v, want ErrOff", err)
+	}
+	must(t, a.PowerOff())
+	must(t, a.PowerOn())
+	run(t, a, "true")
 }
 
 // pidsIn returns the machine's processes in the PID namespace of pid.
@@ -240,11 +310,9 @@ func victim() {
 	select {}
 }
 
-func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
-	Require(t)
-	parent := t.TempDir()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
+// startVictim returns when its lab is up.
+func startVictim(t *testing.T, parent string) (*exec.Cmd, victimReport) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), victimEnv+"="+parent)
 	cmd.Stderr = os.Stderr
@@ -260,6 +328,15 @@ func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	var report victimReport
 	must(t, json.Unmarshal(line, &report))
 	must(t, syscall.Kill(report.Job, 0))
+	return cmd, report
+}
+
+func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
+	Require(t)
+	parent := t.TempDir()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	cmd, report := startVictim(t, parent)
 
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // its status is the kill
@@ -273,6 +350,9 @@ func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	// The directory is the next lab's to remove, and only that of the dead.
 	alive, err := New(Options{Dir: parent})
 	must(t, err)
+	planted := filepath.Join(parent, "holdfast-lab-of-nobody")
+	must(t, os.MkdirAll(filepath.Join(planted, lockName), 0o755))
+	must(t, os.Chown(planted, 65534, 65534))
 	third, err := New(Options{Dir: parent})
 	must(t, err)
 	if _, err := os.Stat(report.Dir); !errors.Is(err, os.ErrNotExist) {
@@ -281,10 +361,37 @@ func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(alive.Dir()); err != nil {
 		t.Errorf("the directory of a living lab is gone: %v", err)
 	}
+	if _, err := os.Stat(planted); err != nil {
+		t.Errorf("somebody else's directory of that name: %v", err)
+	}
+	must(t, os.RemoveAll(planted))
 	must(t, third.Close())
 	must(t, alive.Close())
 	if left, err := os.ReadDir(parent); err != nil || len(left) != 0 {
 		t.Errorf("closed labs leave %v, %v", left, err)
+	}
+}
+
+// The two lines that hold a host to its lab, one by one.
+
+func TestHostDiesWithItsLabEvenWhenItsInitHangs(t *testing.T) {
+	Require(t)
+	cmd, report := startVictim(t, t.TempDir())
+	must(t, syscall.Kill(report.Init, syscall.SIGSTOP)) // it reads no end of file
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // its status is the kill
+	eventually(t, "the host's processes are gone", func() bool {
+		return gone(report.Init) && gone(report.Job)
+	})
+}
+
+func TestHostDiesWithItsControlSocket(t *testing.T) {
+	_, a, _ := pair(t, Options{})
+	p, err := a.Start(Cmd{Args: []string{"sleep", "1000"}})
+	must(t, err)
+	must(t, a.up.conn.CloseWrite())
+	if err := p.Wait(limited(t)); errors.Is(err, context.DeadlineExceeded) {
+		t.Error("its process lives on")
 	}
 }
 
