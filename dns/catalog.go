@@ -18,12 +18,12 @@ import (
 // _tcp always means all instances, _udp those tagged "udp" where there are any.
 // Each has A, AAAA, SRV and TXT of the instances that are healthy. A service
 // without a healthy instance has no names, as with Consul: NXDOMAIN, not an
-// empty answer. One whose name holds a dot has none either; what stands in
-// front of a dot is a tag.
+// empty answer. One whose name holds a dot, or begins with an underscore, has
+// none either: in front of a dot stands a tag, and _x._y is RFC 2782's.
 func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	all, _ := snap.Instances(nil, service)
-	label := strings.ToLower(service)
-	if len(all) == 0 || strings.Contains(label, ".") {
+	label := state.Fold(service)
+	if len(all) == 0 || strings.Contains(label, ".") || strings.HasPrefix(label, "_") {
 		return nil
 	}
 	ttl := c.serviceTTL(label)
@@ -65,7 +65,7 @@ func byTag(all []state.Instance) map[string][]state.Instance {
 	for _, i := range all {
 		seen := map[string]bool{}
 		for _, tag := range i.Service.Tags {
-			if tag = strings.ToLower(tag); !seen[tag] {
+			if tag = state.Fold(tag); !seen[tag] {
 				seen[tag] = true
 				tags[tag] = append(tags[tag], i)
 			}
@@ -86,14 +86,14 @@ func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uin
 		}
 		n.addAddress(addr, ttl)
 		n.add(txtRecord(classIN, ttl, describe(i)))
-		target, ok := c.target(out, i, addr, ttl)
+		target, ok := c.target(out, i, addr)
 		if !ok {
 			continue
 		}
 		var glue []record
 		if !glued[target] { // once an answer is enough
 			glued[target] = true
-			glue = []record{addressRecord(addr, ttl)}
+			glue = []record{addressRecord(addr, seconds(c.ttl))}
 		}
 		n.add(srvRecord(ttl, weight(i), i.Service.Port, target, glue))
 	}
@@ -107,14 +107,14 @@ func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uin
 // target is a name that resolves to where an instance is: its node's or, when
 // the instance has an address of its own, that address spelled in hexadecimal
 // below addr, as Consul does it.
-func (c *compiler) target(out contribution, i state.Instance, addr netip.Addr, ttl uint32) (name, bool) {
+func (c *compiler) target(out contribution, i state.Instance, addr netip.Addr) (name, bool) {
 	if addr == i.Node.Address.Unmap() {
-		if n, ok := c.nodes.child(strings.Split(i.Node.Name, ".")...); ok {
+		if n, ok := c.nodes.child(strings.Split(state.Fold(i.Node.Name), ".")...); ok {
 			return n, true
 		}
 	}
 	at := &node{}
-	at.addAddress(addr, ttl)
+	at.addAddress(addr, seconds(c.ttl))
 	return c.put(out, at, c.addrs, hexadecimal(addr))
 }
 
@@ -171,21 +171,24 @@ func (c *compiler) put(out contribution, data *node, parent name, labels ...stri
 func (c *compiler) node(snap *state.Snapshot, host string) contribution {
 	n := &node{}
 	ttl := seconds(c.ttl)
-	if known, _ := snap.Node(nil, host); known != nil {
+	known, _ := snap.Node(nil, host)
+	if known != nil && known.Address.IsValid() {
 		n.addAddress(known.Address, ttl)
+	} else if machine := c.machine(host); machine != nil {
+		n.addAddress(machine.Addresses[c.file.Main().Name], ttl)
+	}
+	if known != nil {
 		for key, value := range known.Meta {
 			text := key + "=" + value
 			n.add(txtRecord(classIN, ttl, text[:min(len(text), maxText)]))
 		}
-	} else if machine := c.machine(host); machine != nil {
-		n.addAddress(machine.Addresses[c.file.Main().Name], ttl)
 	}
 	if len(n.sets) == 0 {
 		return nil
 	}
 	n.sort()
 	out := contribution{}
-	c.put(out, n, c.nodes, strings.Split(host, ".")...)
+	c.put(out, n, c.nodes, strings.Split(state.Fold(host), ".")...)
 	return out
 }
 

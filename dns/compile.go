@@ -159,12 +159,12 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 	for _, key := range changed {
 		switch key.Table {
 		case state.TableService:
-			services[strings.ToLower(key.Name)] = true
+			services[state.Fold(key.Name)] = true
 		case state.TableNode, state.TableMember:
 			c.replace(edit, nodeUnit(key.Name), c.node(snap, key.Name))
 			onNode, _ := snap.NodeServices(nil, key.Name)
 			for _, s := range onNode {
-				services[strings.ToLower(s.Name)] = true
+				services[state.Fold(s.Name)] = true
 			}
 		}
 	}
@@ -174,8 +174,8 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 	return c.publish(edit, snap)
 }
 
-func serviceUnit(service string) string { return "service/" + strings.ToLower(service) }
-func nodeUnit(node string) string       { return "node/" + strings.ToLower(node) }
+func serviceUnit(service string) string { return "service/" + state.Fold(service) }
+func nodeUnit(node string) string       { return "node/" + state.Fold(node) }
 
 // replace puts a unit's new contribution in the place of its old one. A name
 // that two units give data has the same data from both (addresses below addr).

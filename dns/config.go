@@ -173,7 +173,8 @@ func (d *decoder) forwarders(at string, raw []string) []netip.AddrPort {
 		d.errorf(at, "%d forwarders, not 1 to %d", len(raw), maxForwarders)
 	}
 	list := []netip.AddrPort{}
-	for _, s := range raw {
+	for i, s := range raw {
+		at := fmt.Sprintf("%s[%d]", at, i)
 		addr, err := parseAddrPort(s)
 		switch {
 		case err != nil:

@@ -52,6 +52,12 @@ func newRoute(domain name, servers []netip.AddrPort, timeout time.Duration) *rou
 	return r
 }
 
+// silent tells whether none of the route's forwarders answered when it was
+// last asked.
+func (r *route) silent(now time.Time) bool {
+	return !slices.ContainsFunc(r.upstreams, func(u *upstream) bool { return u.downUntil.Load() <= now.UnixNano() })
+}
+
 // tries lists whom to ask, in order: as configured, those that lately did not
 // answer behind the others. A single forwarder is asked twice, for UDP loses
 // packets.
@@ -129,9 +135,10 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, 
 		}
 	}
 	err := errors.Join(failures...)
-	if heard {
+	switch {
+	case heard:
 		f.spoke(r) // it lives, though it had no answer to this question
-	} else {
+	case r.silent(f.now()):
 		f.fellSilent(r, err)
 	}
 	return nil, err

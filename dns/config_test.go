@@ -1,0 +1,118 @@
+package dns
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/cluster"
+)
+
+func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
+	text, err := os.ReadFile("testdata/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := `dns:
+  listen: [10.1.0.1, "10.1.0.1:53", nowhere, "10.1.0.2:0"]
+  ttl: 1500ms
+  negative_ttl: 2h
+  zone_ttl: -1s
+  forward_timeout: 50ms
+  allow_recursion: [10.1.0.1/24, 10.1.0.0/24, all]
+  forward:
+    ".": []
+    example..org: [192.0.2.53]
+    example.com: [192.0.2.53, "192.0.2.53:53", 0.0.0.0, 224.0.0.1, example.net]
+    EXAMPLE.net.: [192.0.2.53]
+    example.net: [192.0.2.53]
+    virtual: [10.1.0.3, 10.1.0.101, 127.0.0.1, "127.0.0.1:8600", "10.1.0.3:5353", 10.1.0.31]
+`
+	_, err = cluster.Parse("cluster.yaml", append(text, section...), map[string]cluster.SectionValidator{Section: ValidateSection})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	want, readErr := os.ReadFile("testdata/bad-section.golden")
+	if readErr != nil && !*update {
+		t.Fatal(readErr)
+	}
+	got := err.Error() + "\n"
+	if *update {
+		if err := os.WriteFile("testdata/bad-section.golden", []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestUnknownKeyIsRefused(t *testing.T) {
+	text, err := os.ReadFile("testdata/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = cluster.Parse("cluster.yaml", append(text, "dns: {forwards: {}}\n"...), map[string]cluster.SectionValidator{Section: ValidateSection})
+	if err == nil || !strings.Contains(err.Error(), "forward") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestDefaultsOfTheSection(t *testing.T) {
+	file := testCluster(t, "")
+	got, err := decode(file, file.Section(Section))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings{
+		zoneTTL: 5 * time.Minute, onlyPassing: true, forwardTimeout: 2 * time.Second,
+		forward: map[name][]netip.AddrPort{},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestExampleOfTheREADME parses the section that the README shows, and finds
+// every key that can be read in it.
+func TestExampleOfTheREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("README.md has no example")
+	}
+	file := testCluster(t, example)
+	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
+		t.Error(err)
+	}
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "forward", "forward_timeout", "allow_recursion"} {
+		if !strings.Contains(example, "\n  "+key+":") {
+			t.Errorf("the example lacks %s", key)
+		}
+	}
+}
+
+func must(s settings, err error) settings {
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func TestExamplesOfTheRepositoryAreServed(t *testing.T) {
+	text, err := os.ReadFile("../examples/scibian.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := parseFile(t, string(text))
+	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,496 @@
+package dns
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"holdfast/internal/health"
+)
+
+// fakeUpstream is a forwarder that does what a test wants.
+type fakeUpstream struct {
+	addr  netip.AddrPort
+	asked atomic.Int64 // over UDP
+}
+
+// reply gives the datagrams to answer a packet with.
+type reply func(packet []byte, from net.Addr, transport string) [][]byte
+
+func newUpstream(t testing.TB, answer reply) *fakeUpstream {
+	t.Helper()
+	var conn net.PacketConn
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		conn, err = net.ListenPacket("udp", listener.Addr().String())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &fakeUpstream{addr: listener.Addr().(*net.TCPAddr).AddrPort()}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			u.asked.Add(1)
+			for _, out := range answer(bytes.Clone(buf[:n]), from, overUDP) {
+				_, _ = conn.WriteTo(out, from)
+			}
+		}
+	})
+	serving.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { u.serveOne(c, answer) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		_ = conn.Close()
+		serving.Wait()
+	})
+	return u
+}
+
+func (u *fakeUpstream) serveOne(c net.Conn, answer reply) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	var size [2]byte
+	if _, err := c.Read(size[:]); err != nil {
+		return
+	}
+	buf := make([]byte, binary.BigEndian.Uint16(size[:]))
+	if _, err := c.Read(buf); err != nil {
+		return
+	}
+	for _, out := range answer(buf, c.RemoteAddr(), overTCP) {
+		_, _ = c.Write(framed(out))
+	}
+}
+
+// message answers as a server would: change finishes the reply.
+func message(change func(m *dns.Msg)) reply {
+	return func(packet []byte, _ net.Addr, _ string) [][]byte {
+		return [][]byte{made(packet, change)}
+	}
+}
+
+func made(packet []byte, change func(m *dns.Msg)) []byte {
+	q, m := new(dns.Msg), new(dns.Msg)
+	if err := q.Unpack(packet); err != nil {
+		panic(err)
+	}
+	m.SetReply(q)
+	m.RecursionAvailable = true
+	if q.IsEdns0() != nil {
+		m.SetEdns0(4096, false)
+	}
+	change(m)
+	wire, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return wire
+}
+
+// answering gives n addresses, the last byte of the first being that.
+func answering(last byte, n int) func(*dns.Msg) {
+	return func(m *dns.Msg) {
+		for i := range n {
+			m.Answer = append(m.Answer, &dns.A{
+				Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+				A:   net.IPv4(198, 51, byte(100+i/256), last+byte(i)),
+			})
+		}
+	}
+}
+
+func failing(rcode int) func(*dns.Msg) { return func(m *dns.Msg) { m.Rcode = rcode } }
+
+func silence([]byte, net.Addr, string) [][]byte { return nil }
+
+// relaying returns a server that forwards everything to the upstreams, with
+// 200 ms for each try.
+func relaying(t testing.TB, upstreams ...*fakeUpstream) (*fixture, netip.AddrPort) {
+	t.Helper()
+	var list []string
+	for _, u := range upstreams {
+		list = append(list, fmt.Sprintf("%q", u.addr))
+	}
+	file := testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%s]}, forward_timeout: 200ms}\n", strings.Join(list, ", ")))
+	f := newFixtureListening(t, file, newCatalog(t), loopbackPort)
+	return f, serve(t, f)
+}
+
+func TestForwardersAreAskedInTurnUntilOneHasAnAnswer(t *testing.T) {
+	tests := map[string]reply{
+		"SERVFAIL": message(failing(dns.RcodeServerFailure)),
+		"REFUSED":  message(failing(dns.RcodeRefused)),
+		"silence":  silence,
+		"malformed": func(p []byte, _ net.Addr, _ string) [][]byte {
+			return [][]byte{append(made(p, answering(9, 1)), 1, 2, 3)[:40]}
+		},
+		"truncated over TCP too": message(func(m *dns.Msg) {
+			m.Truncated = true
+		}),
+	}
+	for name, bad := range tests {
+		t.Run(name, func(t *testing.T) {
+			first, second := newUpstream(t, bad), newUpstream(t, message(answering(7, 1)))
+			_, server := relaying(t, first, second)
+			reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+			if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(reply)); diff != "" || reply.Rcode != dns.RcodeSuccess {
+				t.Errorf("%v", reply)
+			}
+			if first.asked.Load() == 0 {
+				t.Error("the first was not asked")
+			}
+		})
+	}
+}
+
+func TestUnreachableForwarderCostsNoTime(t *testing.T) {
+	closed := newUpstream(t, silence)
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.addr = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	_ = conn.Close()
+	_, server := relaying(t, closed, newUpstream(t, message(answering(7, 1))))
+	started := time.Now()
+	exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if took := time.Since(started); took > 150*time.Millisecond {
+		t.Errorf("took %v: a port that is closed says so", took)
+	}
+}
+
+func TestForwarderThatDidNotAnswerIsAskedLastForAWhile(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	a, b := netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")
+	r := newRoute(root, []netip.AddrPort{a, b}, time.Second)
+	order := func(at time.Time) (list []netip.AddrPort) {
+		for _, u := range r.tries(at) {
+			list = append(list, u.addr)
+		}
+		return list
+	}
+	if got := order(now); !slices.Equal(got, []netip.AddrPort{a, b}) {
+		t.Errorf("at first: %v", got)
+	}
+	r.upstreams[0].downUntil.Store(now.Add(holdDown).UnixNano())
+	if got := order(now.Add(holdDown - 1)); !slices.Equal(got, []netip.AddrPort{b, a}) {
+		t.Errorf("while held down: %v", got)
+	}
+	if got := order(now.Add(holdDown)); !slices.Equal(got, []netip.AddrPort{a, b}) {
+		t.Errorf("afterwards: %v", got)
+	}
+}
+
+func TestSingleForwarderIsAskedAgainWhenAPacketIsLost(t *testing.T) {
+	var n atomic.Int64
+	u := newUpstream(t, func(p []byte, from net.Addr, transport string) [][]byte {
+		if n.Add(1) == 1 {
+			return nil
+		}
+		return [][]byte{made(p, answering(7, 1))}
+	})
+	_, server := relaying(t, u)
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); len(reply.Answer) != 1 {
+		t.Errorf("%v", reply)
+	}
+}
+
+func TestForgedRepliesArePassedOver(t *testing.T) {
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		genuine := made(p, answering(7, 1))
+		otherID := made(p, answering(66, 1))
+		otherID[0]++
+		otherName := made(p, func(m *dns.Msg) {
+			m.Question[0].Name = "evil.example.com."
+			answering(66, 1)(m)
+		})
+		otherType := made(p, func(m *dns.Msg) {
+			answering(66, 1)(m)
+			m.Question[0].Qtype = dns.TypeAAAA
+		})
+		noReply := made(p, answering(66, 1))
+		noReply[2] &^= 0x80
+		return [][]byte{otherID, otherName, otherType, noReply, []byte("rubbish"), {}, genuine}
+	})
+	_, server := relaying(t, u)
+	reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(reply)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestFloodOfForgedRepliesGivesTheForwarderUp(t *testing.T) {
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		var all [][]byte
+		for range maxForged {
+			forged := made(p, answering(66, 1))
+			forged[0]++
+			all = append(all, forged)
+		}
+		return all
+	})
+	f, server := relaying(t, u, newUpstream(t, message(answering(7, 1))))
+	reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(reply)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if n := metric(t, f, "holdfast_dns_forwarded_total", u.addr.String(), "malformed"); n != 1 {
+		t.Errorf("forwarded_total{malformed} = %v", n)
+	}
+}
+
+func TestEveryQuestionGoesOutFromAnotherPortWithAnotherID(t *testing.T) {
+	var mu sync.Mutex
+	ports, ids := map[string]bool{}, map[uint16]bool{}
+	u := newUpstream(t, func(p []byte, from net.Addr, _ string) [][]byte {
+		mu.Lock()
+		defer mu.Unlock()
+		ports[from.String()] = true
+		ids[binary.BigEndian.Uint16(p)] = true
+		return [][]byte{made(p, answering(7, 1))}
+	})
+	_, server := relaying(t, u)
+	const n = 64
+	for range n {
+		m := question("www.example.com", dns.TypeA)
+		m.Id = 1
+		exchangeWith(t, "udp", server, m)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(ports) < n*3/4 || len(ids) < n*3/4 {
+		t.Errorf("%d questions from %d ports with %d IDs", n, len(ports), len(ids))
+	}
+}
+
+func TestTruncatedReplyIsFetchedOverTCPAndCutForTheClient(t *testing.T) {
+	const many = 100
+	u := newUpstream(t, func(p []byte, _ net.Addr, transport string) [][]byte {
+		if transport == overUDP {
+			return [][]byte{made(p, func(m *dns.Msg) { m.Truncated = true })}
+		}
+		return [][]byte{made(p, answering(1, many))}
+	})
+	_, server := relaying(t, u)
+	reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if !reply.Truncated || len(reply.Answer) == 0 || len(reply.Answer) == many || reply.IsEdns0() != nil {
+		t.Errorf("UDP: TC %v, %d records, EDNS %v", reply.Truncated, len(reply.Answer), reply.IsEdns0())
+	}
+	if reply.Compress = true; reply.Len() > minUDP {
+		t.Errorf("UDP: %d bytes", reply.Len())
+	}
+	if reply = exchangeWith(t, "tcp", server, question("www.example.com", dns.TypeA)); reply.Truncated || len(reply.Answer) != many {
+		t.Errorf("TCP: TC %v, %d records", reply.Truncated, len(reply.Answer))
+	}
+}
+
+func TestServerOlderThanEDNSIsAskedWithout(t *testing.T) {
+	for _, answer := range []reply{
+		func(p []byte, _ net.Addr, _ string) [][]byte {
+			if binary.BigEndian.Uint16(p[10:]) > 0 { // an OPT: header only, as old servers do
+				return [][]byte{append(append(bytes.Clone(p[:2]), 0x80, dns.RcodeFormatError), make([]byte, 8)...)}
+			}
+			return [][]byte{made(p, answering(7, 1))}
+		},
+		func(p []byte, _ net.Addr, _ string) [][]byte {
+			if binary.BigEndian.Uint16(p[10:]) > 0 {
+				return [][]byte{made(p, func(m *dns.Msg) { m.Extra, m.Rcode = nil, dns.RcodeNotImplemented })}
+			}
+			return [][]byte{made(p, answering(7, 1))}
+		},
+	} {
+		_, server := relaying(t, newUpstream(t, answer))
+		m := question("www.example.com", dns.TypeA)
+		m.SetEdns0(1232, false)
+		if reply := exchangeWith(t, "udp", server, m); len(reply.Answer) != 1 || reply.IsEdns0() == nil {
+			t.Errorf("%v", reply)
+		}
+	}
+}
+
+func TestRelayedReplyIsTheClients(t *testing.T) {
+	var seen atomic.Pointer[dns.Msg]
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		q := new(dns.Msg)
+		_ = q.Unpack(p)
+		seen.Store(q)
+		return [][]byte{made(p, func(m *dns.Msg) {
+			answering(7, 1)(m)
+			m.Authoritative, m.AuthenticatedData = true, true
+			m.Question[0].Name = strings.ToLower(m.Question[0].Name) // some servers do
+		})}
+	})
+	_, server := relaying(t, u)
+	m := question("WwW.eXaMpLe.CoM", dns.TypeA)
+	m.CheckingDisabled = true
+	m.SetEdns0(4096, true)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+	reply := exchangeWith(t, "udp", server, m)
+	if reply.Id != m.Id || reply.Question[0] != m.Question[0] {
+		t.Errorf("ID %d, question %v", reply.Id, reply.Question[0])
+	}
+	if reply.Authoritative || !reply.AuthenticatedData || !reply.CheckingDisabled || !reply.RecursionAvailable {
+		t.Errorf("flags %v", reply.MsgHdr)
+	}
+	if opt := reply.IsEdns0(); opt == nil || opt.UDPSize() != maxUDP || !opt.Do() || len(opt.Option) != 0 {
+		t.Errorf("OPT %v", opt)
+	}
+	q := seen.Load()
+	if opt := q.IsEdns0(); q.Id == m.Id || !q.CheckingDisabled || !opt.Do() || len(opt.Option) != 0 {
+		t.Errorf("what the forwarder got: %v", q)
+	}
+
+	plain := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if plain.AuthenticatedData || plain.IsEdns0() != nil {
+		t.Errorf("AD %v, OPT %v for a client that asked for neither", plain.AuthenticatedData, plain.IsEdns0())
+	}
+}
+
+func TestConditionWhileNoForwarderAnswers(t *testing.T) {
+	var mute atomic.Bool
+	u := newUpstream(t, func(p []byte, from net.Addr, transport string) [][]byte {
+		if mute.Load() {
+			return nil
+		}
+		return [][]byte{made(p, failing(dns.RcodeServerFailure))}
+	})
+	f, server := relaying(t, u)
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", reply)
+	}
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("SERVFAIL is a reply, and raised %v", got)
+	}
+	mute.Store(true)
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", reply)
+	}
+	got := f.board.Conditions()
+	if len(got) != 1 || got[0].Name != "dns.forwarders" || got[0].Severity != health.Error || !strings.Contains(got[0].Message, u.addr.String()) {
+		t.Errorf("conditions %v", got)
+	}
+	mute.Store(false)
+	exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("it speaks again: %v", got)
+	}
+	mute.Store(true)
+	exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+	f.server.SetFile(testCluster(t, ""))
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("a file without forwarders: %v", got)
+	}
+}
+
+func TestNoRoomToForwardIsSERVFAILAtOnce(t *testing.T) {
+	f, server := relaying(t, newUpstream(t, message(answering(7, 1))))
+	for f.server.forwarder.acquire() {
+	}
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", reply)
+	}
+	if reply := exchangeWith(t, "udp", server, question("fbservice1.hpc.example.com", dns.TypeA)); len(reply.Answer) != 1 {
+		t.Errorf("own names go on: %v", reply)
+	}
+	for range maxForwarding {
+		f.server.forwarder.release()
+	}
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); len(reply.Answer) != 1 {
+		t.Errorf("room again: %v", reply)
+	}
+}
+
+func TestSlowForwarderHoldsUpNobodyOnTheSameConnection(t *testing.T) {
+	release := make(chan struct{})
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		<-release
+		return [][]byte{made(p, answering(7, 1))}
+	})
+	f := newFixtureListening(t, testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%q]}, forward_timeout: 10s}\n", u.addr)), newCatalog(t), loopbackPort)
+	conn := dialTCP(t, serve(t, f))
+	for _, n := range []string{"www.example.com", "fbservice1.hpc.example.com"} {
+		if _, err := conn.Write(framed(packet(t, n, dns.TypeA))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := readFrame(t, conn); m.Question[0].Name != "fbservice1.hpc.example.com." {
+		t.Errorf("first answer: %v", m)
+	}
+	close(release)
+	if m := readFrame(t, conn); m.Question[0].Name != "www.example.com." || len(m.Answer) != 1 {
+		t.Errorf("second answer: %v", m)
+	}
+}
+
+func TestEndOfRunDoesNotWaitForForwarders(t *testing.T) {
+	u := newUpstream(t, silence)
+	f := newFixtureListening(t, testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%q]}, forward_timeout: 10s}\n", u.addr)), newCatalog(t), loopbackPort)
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- f.server.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	conn := dialTCP(t, f.server.Addrs()[0])
+	for range maxPipelined + 2 { // so many that the connection waits for room
+		if _, err := conn.Write(framed(packet(t, "www.example.com", dns.TypeA))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the questions are under way", 5*time.Second, func() bool { return u.asked.Load() >= maxPipelined })
+	started := time.Now()
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("Run does not end")
+	}
+	if took := time.Since(started); took > time.Second {
+		t.Errorf("took %v", took)
+	}
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("our own end is no forwarder's fault: %v", got)
+	}
+}
+
+func TestResultsOfTriesHaveNames(t *testing.T) {
+	for want, err := range map[string]error{
+		"answered":    nil,
+		"servfail":    &rcodeError{dns.RcodeServerFailure},
+		"rcode":       &rcodeError{15},
+		"malformed":   fmt.Errorf("%w: x", errMalformed),
+		"timeout":     fmt.Errorf("no reply: %w", context.DeadlineExceeded),
+		"unreachable": errors.New("connection refused"),
+	} {
+		if got := resultOf(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
+}
