@@ -328,6 +328,11 @@ func startVictim(t *testing.T, parent string) (*exec.Cmd, victimReport) {
 	var report victimReport
 	must(t, json.Unmarshal(line, &report))
 	must(t, syscall.Kill(report.Job, 0))
+	t.Cleanup(func() {
+		if t.Failed() && !gone(report.Init) {
+			_ = syscall.Kill(report.Init, syscall.SIGKILL) // what should be dead
+		}
+	})
 	return cmd, report
 }
 
