@@ -63,7 +63,6 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 		c.fixed.cuts[z.origin] = cut{zone: z}
 	}
 	c.apexOf(servers)
-	c.fixed.cuts[c.virtual] = cut{zone: &zone{}} // each table's own; see publish
 	for domain, servers := range set.forward {
 		c.fixed.cuts[domain] = cut{route: newRoute(domain, servers, set.forwardTimeout)}
 		c.fixed.forwards = true
