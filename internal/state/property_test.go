@@ -135,32 +135,60 @@ func askAll(t *testing.T, s *Snapshot, queries []line) map[string]answered {
 	return all
 }
 
-// TestIndexAndWatchMoveExactlyWithTheAnswer holds every query to its promise
-// under random commands: the index moves when, and only when, the answer does;
-// the watch fires whenever it does and, for what exists, only then.
+// The properties, each for the run of commands that a seed makes. FuzzSeeds
+// tries many more.
+
 func TestIndexAndWatchMoveExactlyWithTheAnswer(t *testing.T) {
-	queries := universe(t)
+	for seed := range uint64(2) {
+		indexAndWatchMoveExactly(t, seed)
+	}
+}
+
+func TestReplicasAgree(t *testing.T) {
 	for seed := range uint64(6) {
-		g, s := newGenerator(seed), New()
-		before := askAll(t, s.Snapshot(), queries)
-		needless := 0
-		for index := uint64(1); index <= 250; index++ {
-			cmd := g.command(index)
-			_ = s.Apply(index, cmd) // a refused command must change nothing
-			after := askAll(t, s.Snapshot(), queries)
-			for q, old := range before {
-				needless += compareAnswers(t, fmt.Sprintf("seed %d, %d: %T %+v: %s", seed, index, cmd, cmd, q), index, old, after[q])
-			}
-			before = after
-			if t.Failed() {
-				return
-			}
+		replicasAgree(t, seed)
+	}
+}
+
+func TestSinceNamesEverythingThatChanged(t *testing.T) {
+	for seed := range uint64(6) {
+		sinceNamesEverything(t, seed)
+	}
+}
+
+func FuzzSeeds(f *testing.F) {
+	f.Add(uint64(100))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		indexAndWatchMoveExactly(t, seed)
+		replicasAgree(t, seed)
+		sinceNamesEverything(t, seed)
+	})
+}
+
+// indexAndWatchMoveExactly holds every query to its promise under random
+// commands: the index moves when, and only when, the answer does; the watch
+// fires whenever it does and, for what exists, only then.
+func indexAndWatchMoveExactly(t *testing.T, seed uint64) {
+	queries := universe(t)
+	g, s := newGenerator(seed), New()
+	before := askAll(t, s.Snapshot(), queries)
+	needless := 0
+	for index := uint64(1); index <= 250; index++ {
+		cmd := g.command(index)
+		_ = s.Apply(index, cmd) // a refused command must change nothing
+		after := askAll(t, s.Snapshot(), queries)
+		for q, old := range before {
+			needless += compareAnswers(t, fmt.Sprintf("seed %d, %d: %T %+v: %s", seed, index, cmd, cmd, q), index, old, after[q])
 		}
-		// About 50 watches in each of 250 steps; what does not exist may
-		// wake needlessly now and then.
-		if needless > 250 {
-			t.Errorf("seed %d: %d watches fired for nothing", seed, needless)
+		before = after
+		if t.Failed() {
+			return
 		}
+	}
+	// About 50 watches in each of 250 steps; what does not exist may wake
+	// needlessly now and then.
+	if needless > 250 {
+		t.Errorf("seed %d: %d watches fired for nothing", seed, needless)
 	}
 }
 
@@ -180,39 +208,36 @@ func compareAnswers(t *testing.T, what string, index uint64, old, now answered) 
 	return 0
 }
 
-// TestReplicasAgree gives the same log to two stores, one of which is restored
-// from its own snapshot now and then, and asks both everything.
-func TestReplicasAgree(t *testing.T) {
-	queries := universe(t)
-	for seed := range uint64(20) {
-		g := newGenerator(seed)
-		a, b := New(), New()
-		for index := uint64(1); index <= 200; index++ {
-			cmd := g.command(index)
-			errA, errB := a.Apply(index, cmd), b.Apply(index, recode(t, cmd))
-			if fmt.Sprint(errA) != fmt.Sprint(errB) {
-				t.Fatalf("seed %d, entry %d: %v and %v", seed, index, errA, errB)
-			}
-			if g.IntN(20) != 0 {
-				continue
-			}
-			bytesA, bytesB := snapshotOf(t, a), snapshotOf(t, b)
-			if !bytes.Equal(bytesA, bytesB) {
-				t.Fatalf("seed %d, entry %d: the snapshots differ", seed, index)
-			}
-			if g.IntN(2) == 0 {
-				b = New()
-			}
-			if err := b.Restore(bytes.NewReader(bytesA)); err != nil {
-				t.Fatalf("seed %d, entry %d: %v", seed, index, err)
-			}
+// replicasAgree gives the same log to two stores, one of which is restored from
+// the other's snapshot now and then, and asks both everything.
+func replicasAgree(t *testing.T, seed uint64) {
+	g := newGenerator(seed)
+	a, b := New(), New()
+	for index := uint64(1); index <= 200; index++ {
+		cmd := g.command(index)
+		errA, errB := a.Apply(index, cmd), b.Apply(index, recode(t, cmd))
+		if fmt.Sprint(errA) != fmt.Sprint(errB) {
+			t.Fatalf("seed %d, entry %d: %v and %v", seed, index, errA, errB)
 		}
-		for _, q := range queries {
-			rowsA, indexA := ask(t, a.Snapshot(), nil, q)
-			rowsB, indexB := ask(t, b.Snapshot(), nil, q)
-			if d := cmp.Diff(rowsA, rowsB); d != "" || indexA != indexB {
-				t.Errorf("seed %d: %s at index %d and %d:\n%s", seed, q, indexA, indexB, d)
-			}
+		if g.IntN(20) != 0 {
+			continue
+		}
+		bytesA, bytesB := snapshotOf(t, a), snapshotOf(t, b)
+		if !bytes.Equal(bytesA, bytesB) {
+			t.Fatalf("seed %d, entry %d: the snapshots differ", seed, index)
+		}
+		if g.IntN(2) == 0 {
+			b = New()
+		}
+		if err := b.Restore(bytes.NewReader(bytesA)); err != nil {
+			t.Fatalf("seed %d, entry %d: %v", seed, index, err)
+		}
+	}
+	for _, q := range universe(t) {
+		rowsA, indexA := ask(t, a.Snapshot(), nil, q)
+		rowsB, indexB := ask(t, b.Snapshot(), nil, q)
+		if d := cmp.Diff(rowsA, rowsB); d != "" || indexA != indexB {
+			t.Errorf("seed %d: %s at index %d and %d:\n%s", seed, q, indexA, indexB, d)
 		}
 	}
 }
@@ -233,38 +258,36 @@ func recode(t testing.TB, cmd Command) Command {
 	return again
 }
 
-// TestSinceNamesEverythingThatChanged follows a store as a consumer does, by
-// rebuilding only what Since names, and compares with a rebuild of everything.
-func TestSinceNamesEverythingThatChanged(t *testing.T) {
-	for seed := range uint64(20) {
-		g, s := newGenerator(seed), New()
-		compiled := map[Key]string{}
-		var seen uint64
-		for index := uint64(1); index <= 200; index++ {
-			if g.IntN(8) == 0 {
-				s.SetMembers(g.members())
+// sinceNamesEverything follows a store as a consumer does, by rebuilding only
+// what Since names, and compares with a rebuild of everything.
+func sinceNamesEverything(t *testing.T, seed uint64) {
+	g, s := newGenerator(seed), New()
+	compiled := map[Key]string{}
+	var seen uint64
+	for index := uint64(1); index <= 200; index++ {
+		if g.IntN(8) == 0 {
+			s.SetMembers(g.members())
+		}
+		_ = s.Apply(index, g.command(index))
+		if g.IntN(3) != 0 {
+			continue
+		}
+		snap := s.Snapshot()
+		keys, ok := s.Since(seen)
+		if !ok {
+			t.Fatalf("seed %d: Since(%d) is not ok at %d", seed, seen, snap.Version())
+		}
+		for _, k := range keys {
+			compiled[k] = compileKey(t, snap, k)
+		}
+		seen = snap.Version()
+		for k, have := range compiled {
+			if want := compileKey(t, snap, k); have != want {
+				t.Fatalf("seed %d, entry %d: %v was left at %q and is %q", seed, index, k, have, want)
 			}
-			_ = s.Apply(index, g.command(index))
-			if g.IntN(3) != 0 {
-				continue
-			}
-			snap := s.Snapshot()
-			keys, ok := s.Since(seen)
-			if !ok {
-				t.Fatalf("seed %d: Since(%d) is not ok at %d", seed, seen, snap.Version())
-			}
-			for _, k := range keys {
-				compiled[k] = compileKey(t, snap, k)
-			}
-			seen = snap.Version()
-			for k, have := range compiled {
-				if want := compileKey(t, snap, k); have != want {
-					t.Fatalf("seed %d, entry %d: %v was left at %q and is %q", seed, index, k, have, want)
-				}
-			}
-			if missing := uncompiled(snap, compiled); len(missing) > 0 {
-				t.Fatalf("seed %d, entry %d: Since never named %v", seed, index, missing)
-			}
+		}
+		if missing := uncompiled(snap, compiled); len(missing) > 0 {
+			t.Fatalf("seed %d, entry %d: Since never named %v", seed, index, missing)
 		}
 	}
 }

@@ -277,8 +277,13 @@ func TestReadersAndWatchersRunBesideWriters(t *testing.T) {
 	})
 	writers.Go(func() {
 		for i := uint64(2); i <= last; i++ {
-			apply(t, s, i, Command([]Command{set("k", fmt.Sprint(i)),
-				UpdateCheck{Node: "fbservice1", Updates: []CheckState{{"service:apt", Warning, fmt.Sprint(i + 1)}}}}[i%2]))
+			var cmd Command = set("k", fmt.Sprint(i))
+			if i%2 == 1 {
+				cmd = UpdateCheck{Node: "fbservice1", Updates: []CheckState{{"service:apt", Warning, fmt.Sprint(i + 1)}}}
+			}
+			if err := s.Apply(i, cmd); err != nil {
+				t.Errorf("entry %d: %v", i, err)
+			}
 		}
 	})
 	writers.Go(func() {
