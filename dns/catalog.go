@@ -100,7 +100,7 @@ func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uin
 	if len(n.sets) == 0 {
 		return nil
 	}
-	n.sort()
+	n.finish()
 	return n
 }
 
@@ -174,7 +174,7 @@ func (c *compiler) node(snap *state.Snapshot, host string) contribution {
 	known, _ := snap.Node(nil, host)
 	if known != nil && known.Address.IsValid() {
 		n.addAddress(known.Address, ttl)
-	} else if machine := c.machine(host); machine != nil {
+	} else if machine := c.machines[state.Fold(host)]; machine != nil {
 		n.addAddress(machine.Addresses[c.file.Main().Name], ttl)
 	}
 	if known != nil {
@@ -186,18 +186,10 @@ func (c *compiler) node(snap *state.Snapshot, host string) contribution {
 	if len(n.sets) == 0 {
 		return nil
 	}
-	n.sort()
+	n.finish()
 	out := contribution{}
 	c.put(out, n, c.nodes, strings.Split(state.Fold(host), ".")...)
 	return out
-}
-
-func (c *compiler) machine(name string) *cluster.Node {
-	i := slices.IndexFunc(c.file.Nodes, func(n cluster.Node) bool { return strings.EqualFold(n.Name, name) })
-	if i < 0 {
-		return nil
-	}
-	return &c.file.Nodes[i]
 }
 
 // seconds is a TTL on the wire (RFC 2181 §8); ValidateSection keeps it small.

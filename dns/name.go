@@ -10,11 +10,13 @@ import (
 // names, so that a query is looked up by the bytes it came with.
 type name string
 
+const root name = "\x00"
+
+// Sizes on the wire, in bytes (RFC 1035 §2.3.4, §3.3).
 const (
-	root      name = "\x00"
-	maxName        = 255 // bytes on the wire, RFC 1035 §2.3.4
-	maxLabel       = 63
-	maxString      = 255 // of a character-string, RFC 1035 §3.3
+	maxName   = 255
+	maxLabel  = 63
+	maxString = 255
 )
 
 // parseName reads a name as people write it, without escapes; a trailing dot

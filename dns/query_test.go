@@ -138,7 +138,7 @@ func crowd(t testing.TB, n int) *fixture {
 }
 
 func TestAnswersAreCutAtTheSizeTheClientTakes(t *testing.T) {
-	f := crowd(t, 1000)
+	f := crowd(t, 100) // more than fit in any answer over UDP
 	for _, test := range []struct{ announced, limit int }{{0, 512}, {100, 512}, {512, 512}, {900, 900}, {1232, 1232}, {4096, 1232}, {65535, 1232}} {
 		for kind, size := range map[uint16]int{dns.TypeA: 16, dns.TypeSRV: 2 + 10 + 6 + len("\x07fbcn000\x04node\x07virtual\x00")} {
 			wire := f.raw(packet(t, "mon.service.virtual", kind, func(m *dns.Msg) {

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"net/netip"
@@ -44,19 +45,13 @@ func (n *node) find(kind uint16) *rrset {
 	return nil
 }
 
-// add puts a record in the node's set of its type unless an equal one is
-// there already.
+// add puts a record in the node's set of its type; finish must follow.
 func (n *node) add(r record) {
 	kind := r.kind()
 	set := n.find(kind)
 	if set == nil {
 		n.sets = append(n.sets, rrset{kind: kind})
 		set = &n.sets[len(n.sets)-1]
-	}
-	for _, have := range set.records {
-		if string(have.wire) == string(r.wire) {
-			return
-		}
 	}
 	set.records = append(set.records, r)
 }
@@ -69,23 +64,15 @@ func (n *node) addAddress(addr netip.Addr, ttl uint32) {
 	}
 }
 
-// addresses lists the A and AAAA records, for use as glue.
-func (n *node) addresses() []record {
-	var all []record
-	for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		if set := n.find(kind); set != nil {
-			all = append(all, set.records...)
-		}
-	}
-	return all
-}
-
-// sort puts sets and records in an order that depends on nothing but
-// themselves, so that equal inputs give equal tables.
-func (n *node) sort() {
+// finish ends the adding: sets and records get an order that depends on
+// nothing but themselves, so that equal inputs give equal tables, and of equal
+// records (RFC 2181 §5) the first that was added stays.
+func (n *node) finish() {
 	slices.SortFunc(n.sets, func(a, b rrset) int { return cmp.Compare(a.kind, b.kind) })
-	for _, set := range n.sets {
-		slices.SortFunc(set.records, func(a, b record) int { return slices.Compare(a.wire, b.wire) })
+	for i := range n.sets {
+		set := &n.sets[i]
+		slices.SortStableFunc(set.records, func(a, b record) int { return bytes.Compare(a.wire, b.wire) })
+		set.records = slices.CompactFunc(set.records, func(a, b record) bool { return bytes.Equal(a.wire, b.wire) })
 	}
 }
 

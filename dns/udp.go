@@ -30,7 +30,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 			return nil
 		}
 		if err != nil {
-			if passing(err) {
+			if transient(err) {
 				continue
 			}
 			return fmt.Errorf("dns: read from %v: %w", conn.LocalAddr(), err)
@@ -53,9 +53,9 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 	}
 }
 
-// passing tells whether an error of a read concerns one datagram and not the
+// transient tells whether an error of a read concerns one datagram and not the
 // socket: ICMP errors, and want of memory.
-func passing(err error) bool {
+func transient(err error) bool {
 	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR} {
 		if errors.Is(err, e) {
 			return true

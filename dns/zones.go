@@ -144,7 +144,7 @@ func (b *zoneBuilder) zone(c *compiler, servers []nameserver) *zone {
 	}
 	edit := z.names.edit()
 	for n, data := range b.nodes {
-		data.sort()
+		data.finish()
 		edit.set(n, data)
 	}
 	z.names = edit.table
