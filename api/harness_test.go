@@ -43,6 +43,8 @@ type cell struct {
 	socket string
 }
 
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 type option func(*Config, *Deps)
 
 func newCell(t *testing.T, options ...option) *cell {
@@ -68,7 +70,7 @@ func newCell(t *testing.T, options ...option) *cell {
 		Conditions: func() []health.Condition {
 			return []health.Condition{{Name: "config.skew", Severity: health.Warning, Message: "n2 runs another file"}}
 		},
-		Gatherer: c.registry, Metrics: c.registry, Log: slog.New(slog.DiscardHandler),
+		Gatherer: c.registry, Metrics: c.registry, Log: discard(),
 	}
 	for _, o := range options {
 		o(&config, &deps)

@@ -195,8 +195,8 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	if refused != nil {
 		return s.refuse(refused)
 	}
-	if !known {
-		return unknownPath(c.URL.Path)
+	if err := missing(c.URL.Path, found, known); err != nil {
+		return err
 	}
 	method := c.Method
 	if method == http.MethodHead {
@@ -224,13 +224,18 @@ func (s *Server) refuse(r *refusal) error {
 	return &statusError{status: r.status, text: r.text}
 }
 
-func unknownPath(path string) error {
-	for _, missing := range notOffered() {
-		if strings.HasPrefix(path, missing.prefix) {
-			return fault(http.StatusNotFound, "%s: %s", path, missing.why)
+// missing makes the error for a path that is not offered: one that no route
+// takes, or that stands out of a route's ("maintenance/" of "service/").
+func missing(path string, found route, known bool) error {
+	for _, m := range notOffered() {
+		if strings.HasPrefix(path, m.prefix) && len(m.prefix) > len(found.path) {
+			return fault(http.StatusNotFound, "%s: %s", path, m.why)
 		}
 	}
-	return fault(http.StatusNotFound, "Invalid URL path: not a recognized HTTP API endpoint")
+	if !known {
+		return fault(http.StatusNotFound, "Invalid URL path: not a recognized HTTP API endpoint")
+	}
+	return nil
 }
 
 // methodLabel bounds the metric's label to methods that exist.
