@@ -200,7 +200,8 @@ func TestConsulClientKeepsServicesOfThisNode(t *testing.T) {
 	if err != nil || one.ContentHash == "" || one.ContentHash != meta.LastContentHash {
 		t.Errorf("service: %+v, %+v, %v", one, meta, err)
 	}
-	for step, want := range map[string]string{"pass": "passing", "warn": "warning", "fail": "critical"} {
+	for _, report := range [][2]string{{"pass", "passing"}, {"warn", "warning"}, {"fail", "critical"}} {
+		step, want := report[0], report[1]
 		if err := agent.UpdateTTL("apt-ttl", "said "+step, step); err != nil {
 			t.Fatal(err)
 		}

@@ -282,7 +282,10 @@ func (r *fakeRaft) TransferLeadership(_ context.Context, to string) error {
 }
 
 func (r *fakeRaft) SaveSnapshot(_ context.Context, w io.Writer) error {
-	if r.saveErr == nil {
+	r.mu.Lock()
+	failure := r.saveErr
+	r.mu.Unlock()
+	if failure == nil {
 		_, err := r.store.Snapshot().WriteTo(w)
 		return err
 	}
@@ -293,7 +296,7 @@ func (r *fakeRaft) SaveSnapshot(_ context.Context, w io.Writer) error {
 	if _, err := w.Write(whole.Bytes()[:whole.Len()/2]); err != nil {
 		return err
 	}
-	return r.saveErr
+	return failure
 }
 
 func (r *fakeRaft) RestoreSnapshot(_ context.Context, in io.Reader) error {
