@@ -152,20 +152,34 @@ func TestNewClusterFileAnswersAtOnce(t *testing.T) {
 }
 
 func TestReplyComesFromTheAddressThatWasAsked(t *testing.T) {
-	for _, listen := range []string{"0.0.0.0:0", "127.0.0.0:0"} {
-		c := newCatalog(t)
-		addr := netip.MustParseAddrPort(listen)
-		if !addr.Addr().IsUnspecified() {
-			addr = netip.MustParseAddrPort("127.0.0.53:0")
+	for _, test := range []struct{ listen, ask string }{
+		{"0.0.0.0:0", "127.0.0.53"}, // all addresses: IP_PKTINFO
+		{"127.0.0.53:0", "127.0.0.53"},
+		{"[::]:0", "::1"},
+		{"[::1]:0", "::1"},
+	} {
+		listen, ask := netip.MustParseAddrPort(test.listen), netip.MustParseAddr(test.ask)
+		if ask.Is6() && !hasIPv6() {
+			t.Logf("listening on %s: this machine has no IPv6", test.listen)
+			continue
 		}
-		server := serve(t, newFixtureListening(t, testCluster(t, ""), c, addr))
-		asked := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.53"), server.Port())
-		// miekg's client connects its socket: a reply from elsewhere is lost.
-		reply := exchangeWith(t, "udp", asked, question("fbservice1.hpc.example.com", dns.TypeA))
-		if len(reply.Answer) != 1 {
-			t.Errorf("listening on %s: %v", listen, reply)
+		server := serve(t, newFixtureListening(t, testCluster(t, ""), newCatalog(t), listen))
+		asked := netip.AddrPortFrom(ask, server.Port())
+		for _, network := range []string{"udp", "tcp"} {
+			// miekg's client connects its socket: a reply from elsewhere is lost.
+			if reply := exchangeWith(t, network, asked, question("fbservice1.hpc.example.com", dns.TypeA)); len(reply.Answer) != 1 {
+				t.Errorf("listening on %s: %v", listen, reply)
+			}
 		}
 	}
+}
+
+func hasIPv6() bool {
+	conn, err := net.ListenPacket("udp6", "[::1]:0")
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
 }
 
 func TestAddressThatComesLaterIsServed(t *testing.T) {
