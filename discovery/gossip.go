@@ -27,8 +27,11 @@ const (
 	gossipInterval = 50 * time.Millisecond
 	suspicionMult  = 3
 	// suspicionMaxMult bounds the suspicion that nobody confirms: the last
-	// one alive of a cluster must come to know it, too.
-	suspicionMaxMult  = 3
+	// one alive of a cluster must come to know it, too. awarenessMax bounds
+	// how much slower a node probes that has reason to doubt itself, as the
+	// last one alive has.
+	suspicionMaxMult  = 2
+	awarenessMax      = 4
 	pushPullInterval  = 10 * time.Second
 	streamTimeout     = 2 * time.Second
 	broadcastTimeout  = time.Second
@@ -46,6 +49,20 @@ type gossip struct {
 	serf   *serf.Serf
 	events chan serf.Event
 	port   uint16 // as bound
+
+	mu    sync.Mutex
+	ended bool
+	calls sync.WaitGroup // of withGossip
+}
+
+// enter counts a caller in, unless the gossip is about to end.
+func (g *gossip) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.ended {
+		g.calls.Add(1)
+	}
+	return !g.ended
 }
 
 // startGossip binds the port and starts Serf. Everything that it starts ends
@@ -71,6 +88,7 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	list.ProbeInterval, list.ProbeTimeout = times(probeInterval), times(probeTimeout)
 	list.GossipInterval = times(gossipInterval)
 	list.SuspicionMult, list.SuspicionMaxTimeoutMult = suspicionMult, suspicionMaxMult
+	list.AwarenessMaxMultiplier = awarenessMax
 	list.PushPullInterval = times(pushPullInterval)
 	list.TCPTimeout = times(streamTimeout)
 	list.DeadNodeReclaimTime = times(reclaim)
@@ -124,8 +142,16 @@ func (g *gossip) reachable() map[netip.AddrPort]bool {
 	return alive
 }
 
-// stop ends Serf without a word to the others, who will see a failure.
-func (g *gossip) stop() error { return g.serf.Shutdown() }
+// stop ends Serf without a word to the others, who will see a failure, and
+// waits for the callers that are still inside.
+func (g *gossip) stop() error {
+	g.mu.Lock()
+	g.ended = true
+	g.mu.Unlock()
+	err := g.serf.Shutdown()
+	g.calls.Wait()
+	return err
+}
 
 // doorman looks at everyone who comes into the gossip: it turns away members
 // of other clusters, and notices a second node under our name. Serf calls it
@@ -134,6 +160,7 @@ type doorman struct {
 	cluster string
 	log     *slog.Logger
 	count   func(refusal)
+	noticed chan struct{} // has an element when a conflict was noticed
 
 	mu       sync.Mutex
 	name     string
@@ -149,7 +176,7 @@ type conflict struct {
 }
 
 func newDoorman(cluster string, log *slog.Logger, count func(refusal)) *doorman {
-	return &doorman{cluster: cluster, log: log, count: count, told: map[string]time.Time{}}
+	return &doorman{cluster: cluster, log: log, count: count, noticed: make(chan struct{}, 1), told: map[string]time.Time{}}
 }
 
 // at says who and where we are ourselves.
@@ -200,6 +227,7 @@ func (d *doorman) lookForConflict(m *serf.Member, from netip.AddrPort) {
 	}
 	d.conflict = conflict{address: from, at: time.Now()}
 	d.count(refusedConflict)
+	poke(d.noticed)
 }
 
 // conflictSince returns the other node that was seen under our name after t.

@@ -16,6 +16,7 @@ import (
 )
 
 func TestMembersKnowWhatTheOthersSayOfThemselves(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(3)
 	hosts[2].SetClusterID("0b5cf6c0-1111-4222-8333-444444444444")
@@ -61,6 +62,7 @@ func TestAFailureIsSeenByAllWithinTwoSeconds(t *testing.T) {
 }
 
 func TestTheLastOneAliveSeesTheOthersFail(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(3)
 	died := time.Now()
@@ -74,6 +76,7 @@ func TestTheLastOneAliveSeesTheOthersFail(t *testing.T) {
 }
 
 func TestLeaveTakesANodeOutOfTheCatalog(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	hosts := []*host{b.start(b.config(1)), b.start(withServices(b.config(2), tcpService("apt", "127.0.0.1:1")))}
@@ -98,13 +101,17 @@ func TestLeaveTakesANodeOutOfTheCatalog(t *testing.T) {
 }
 
 func TestAWipedNodeComesBackUnderItsName(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	first := b.start(b.config(1))
 	other := b.start(b.config(3))
 	old := b.start(withServices(b.config(2), tcpService("old", "127.0.0.1:1")))
 	first.awaitCheck("fbservice2", "service:old", state.Critical)
-	first.awaitMember("fbservice3", state.Alive)
+	for _, h := range []*host{first, other} {
+		h.awaitMember("fbservice2", state.Alive)
+		h.awaitMember("fbservice3", state.Alive)
+	}
 	old.stop()
 	first.awaitMember("fbservice2", state.Failed)
 	other.awaitMember("fbservice2", state.Failed)
@@ -128,6 +135,7 @@ func TestAWipedNodeComesBackUnderItsName(t *testing.T) {
 }
 
 func TestAWipedNodeMayComeBackBeforeItsFailureIsSeen(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(3)
 	hosts[2].stop()
@@ -143,6 +151,7 @@ func TestAWipedNodeMayComeBackBeforeItsFailureIsSeen(t *testing.T) {
 }
 
 func TestMembersOfAnotherClusterAreRefused(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	ours := b.servers(2)
 	config := b.config(4)
@@ -190,6 +199,7 @@ func TestAWrongGossipKeyIsRefused(t *testing.T) {
 }
 
 func TestTwoNodesWithOneNameAreACondition(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(2)
 	config := b.config(3)
@@ -205,6 +215,7 @@ func TestTwoNodesWithOneNameAreACondition(t *testing.T) {
 }
 
 func TestDifferentClusterFilesAreACondition(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(2)
 	hosts[0].SetConfigSum("aaaaaaaaaaaaaaaa")
@@ -220,6 +231,7 @@ func TestDifferentClusterFilesAreACondition(t *testing.T) {
 }
 
 func TestForceLeave(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	hosts := b.servers(3)
 	if err := hosts[0].ForceLeave(t.Context(), "fbservice3"); err == nil {
@@ -242,6 +254,7 @@ func TestForceLeave(t *testing.T) {
 }
 
 func TestARestartIsNoFailureAndWithdrawsNothing(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	service := startTCP(t)
 	hosts := []*host{b.start(b.config(1)), b.start(withServices(b.config(2), tcpService("apt", service)))}
@@ -276,6 +289,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 }
 
 func TestNobodyElseIsACondition(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	config := b.config(1)
 	config.Timing = 0.1

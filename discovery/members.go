@@ -47,6 +47,7 @@ func (a *Agent) followMembers(ctx context.Context, g *gossip) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-a.doorman.noticed:
 		case <-g.events:
 			drain(g)
 		}
@@ -127,6 +128,9 @@ func (a *Agent) search(ctx context.Context, g *gossip) {
 	began := time.Now()
 	wait := searchFirst
 	for {
+		if a.leaving.Load() {
+			return
+		}
 		missing := a.missing(g)
 		reached := a.reach(ctx, g, missing)
 		alone := reached == 0 && len(g.reachable()) <= 1
@@ -251,7 +255,7 @@ func (a *Agent) withdraw(ctx context.Context) error {
 // gossip's own timeouts.
 func withGossip(ctx context.Context, a *Agent, f func(*gossip) (int, error)) (int, error) {
 	g := a.gossip.Load()
-	if g == nil {
+	if g == nil || !g.enter() {
 		return 0, errors.New("the gossip does not run")
 	}
 	type outcome struct {
@@ -260,6 +264,7 @@ func withGossip(ctx context.Context, a *Agent, f func(*gossip) (int, error)) (in
 	}
 	done := make(chan outcome, 1)
 	go func() {
+		defer g.calls.Done()
 		n, err := f(g)
 		done <- outcome{n, err}
 	}()

@@ -121,6 +121,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("discovery: %w", err)
 	}
+	a.leaving.Store(false)
 	a.gossip.Store(g)
 	a.refresh(g)
 	a.log.Info("gossip listens", "node", a.config.Node, "address", a.config.Address, "port", g.port, "encrypted", len(a.config.Key) > 0)

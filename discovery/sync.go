@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"holdfast/internal/state"
@@ -79,7 +80,7 @@ func (a *Agent) synchronise(ctx context.Context, _ *gossip) {
 		a.metrics.syncRuns.WithLabelValues(resultLabel(err)).Inc()
 		if err != nil {
 			next = retry.after(err)
-			a.logRetry("catalog not up to date with this node", err, next)
+			a.logRetry("catalog not up to date with this node", err, &retry)
 		} else {
 			retry = backoff{}
 		}
@@ -147,7 +148,7 @@ func (a *Agent) lead(ctx context.Context, _ *gossip) {
 				return
 			case err != nil:
 				next = retry.after(err)
-				a.logRetry("catalog not up to date with the gossip", err, next)
+				a.logRetry("catalog not up to date with the gossip", err, &retry)
 			default:
 				retry = backoff{}
 			}
@@ -183,19 +184,24 @@ func (a *Agent) leadOnce(ctx context.Context, snapshot *state.Snapshot, absent m
 	return errors.Join(failed...)
 }
 
-// logRetry says why a write failed. That there is no leader is said by the
-// store; it would be said here once per attempt.
-func (a *Agent) logRetry(message string, err error, next time.Duration) {
-	if errors.Is(err, state.ErrNoLeader) || errors.Is(err, state.ErrUnknownOutcome) || errors.Is(err, context.DeadlineExceeded) {
-		a.log.Debug(message, "error", err, "retry_in", next)
-		return
+// logRetry says why a write failed, once for the same reason in a row. That
+// there is no leader is said by the store.
+func (a *Agent) logRetry(message string, err error, retry *backoff) {
+	level := slog.LevelWarn
+	reason := flat(err)
+	if retry.reason == reason || errors.Is(err, state.ErrNoLeader) || errors.Is(err, state.ErrUnknownOutcome) || errors.Is(err, context.DeadlineExceeded) {
+		level = slog.LevelDebug
 	}
-	a.log.Warn(message, "error", err, "retry_in", next)
+	retry.reason = reason
+	a.log.Log(context.Background(), level, message, "error", reason, "retry_in", retry.last)
 }
 
 // backoff doubles the time between attempts that fail. The zero value starts
 // at retryFirst.
-type backoff struct{ last time.Duration }
+type backoff struct {
+	last   time.Duration
+	reason string // of the failure that was last logged
+}
 
 func (b *backoff) after(err error) time.Duration {
 	b.last = min(max(2*b.last, retryFirst), retryMost)

@@ -72,6 +72,7 @@ func TestATransitionIsInTheStoreWithin100Milliseconds(t *testing.T) {
 }
 
 func TestWithoutALeaderTheLatestStateIsKeptAndWrittenLater(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	h := b.start(withServices(b.config(1), ServiceDefinition{
@@ -112,6 +113,7 @@ func TestWithoutALeaderTheLatestStateIsKeptAndWrittenLater(t *testing.T) {
 }
 
 func TestARowThatSomebodyChangedIsPutRight(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	service := startTCP(t)
@@ -140,6 +142,7 @@ func TestARowThatSomebodyChangedIsPutRight(t *testing.T) {
 }
 
 func TestServicesOfTheFileComeAndGo(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	service := startTCP(t)
@@ -164,6 +167,7 @@ func TestServicesOfTheFileComeAndGo(t *testing.T) {
 }
 
 func TestATTLExpiresIntoTheStore(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	h := b.start(b.config(1))
@@ -183,6 +187,7 @@ func TestATTLExpiresIntoTheStore(t *testing.T) {
 }
 
 func TestExternalNodesAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	b.lead("fbservice1")
 	h := b.start(b.config(1))
@@ -200,6 +205,7 @@ func TestExternalNodesAreLeftAlone(t *testing.T) {
 }
 
 func TestANewLeaderReconcilesEverything(t *testing.T) {
+	t.Parallel()
 	b := newBed(t)
 	h1, h2, h3 := b.start(b.config(1)), b.start(b.config(2)), b.start(b.config(3))
 	for _, h := range []*host{h1, h2, h3} {

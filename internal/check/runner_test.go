@@ -116,6 +116,7 @@ func TestAHungProbeIsCriticalAndBlocksNobody(t *testing.T) {
 		if diff := cmp.Diff(want, b.reported()); diff != "" {
 			t.Errorf("reports (-want +got):\n%s", diff)
 		}
+		synctest.Wait()
 		if calls != 1 {
 			t.Errorf("%d probes were started while the first hung", calls)
 		}
