@@ -268,7 +268,9 @@ func (s *Server) join(c *call) error {
 
 func (s *Server) leave(c *call) error {
 	s.log.Info("leaving the cluster on an admin's request")
-	if err := s.agent.Leave(c.Context()); err != nil {
+	ctx, cancel := c.carriedOut()
+	defer cancel()
+	if err := s.agent.Leave(ctx); err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
 	return s.done(c)
@@ -280,7 +282,9 @@ func (s *Server) forceLeave(c *call) error {
 		return err
 	}
 	s.log.Info("forcing a member out on an admin's request", "node", node)
-	if err := s.agent.ForceLeave(c.Context(), node); err != nil {
+	ctx, cancel := c.carriedOut()
+	defer cancel()
+	if err := s.agent.ForceLeave(ctx, node); err != nil {
 		return fmt.Errorf("force %s to leave: %w", node, err)
 	}
 	return s.done(c)

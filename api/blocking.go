@@ -203,18 +203,7 @@ const unknownAge = math.MaxInt32
 
 // send writes an answer with the headers that Consul's clients read.
 func (s *Server) send(c *call, a answer) error {
-	_, _, leader := s.raft.Leader()
-	age, known := s.state.Snapshot().Age(s.now())
-	contact := uint64(unknownAge)
-	if known {
-		contact = uint64(max(age, 0) / time.Millisecond)
-	}
-	header := c.w.Header()
-	header.Set("X-Consul-Index", strconv.FormatUint(max(a.reported(), 1), 10))
-	header.Set("X-Consul-KnownLeader", strconv.FormatBool(leader))
-	header.Set("X-Consul-LastContact", strconv.FormatUint(contact, 10))
-	header.Set("X-Consul-Effective-Consistency", string(c.read.mode))
-	header.Set("X-Content-Type-Options", "nosniff")
+	s.describe(c, a.reported())
 	switch {
 	case a.missing:
 		c.w.WriteHeader(http.StatusNotFound)
@@ -226,11 +215,26 @@ func (s *Server) send(c *call, a answer) error {
 	}
 }
 
+// describe sets the headers that say how fresh an answer is.
+func (s *Server) describe(c *call, index uint64) {
+	_, _, leader := s.raft.Leader()
+	contact := uint64(unknownAge)
+	if age, known := s.state.Snapshot().Age(s.now()); known {
+		contact = uint64(age / time.Millisecond)
+	}
+	header := c.w.Header()
+	header.Set("X-Consul-Index", strconv.FormatUint(max(index, 1), 10)) // 0 makes clients spin
+	header.Set("X-Consul-KnownLeader", strconv.FormatBool(leader))
+	header.Set("X-Consul-LastContact", strconv.FormatUint(contact, 10))
+	header.Set("X-Consul-Effective-Consistency", string(c.read.mode))
+}
+
 // sendRaw sends bytes that somebody stored: a browser must not take them for
 // a page of ours.
 func (s *Server) sendRaw(c *call, data []byte) error {
 	header := c.w.Header()
 	header.Set("Content-Type", "text/plain")
+	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", "sandbox")
 	header.Set("Content-Length", strconv.Itoa(len(data)))
 	c.w.extend(writeTimeout)

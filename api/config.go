@@ -57,6 +57,7 @@ const (
 	idleTimeout    = 2 * time.Minute
 	stopTimeout    = 2 * time.Second
 	proposeTimeout = 15 * time.Second
+	operateTimeout = 30 * time.Second
 
 	defaultPort       = 8500
 	defaultHTTPSPort  = 8501

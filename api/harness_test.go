@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,7 +211,8 @@ func member(name, address string, l state.Liveness) state.Member {
 
 // fakeRaft applies at once, as a consensus of one.
 type fakeRaft struct {
-	store *state.Store
+	store   *state.Store
+	hanging atomic.Int32
 
 	mu          sync.Mutex
 	index       uint64
@@ -224,7 +226,12 @@ type fakeRaft struct {
 	saveErr     error // after half of the snapshot
 }
 
-func (r *fakeRaft) Propose(_ context.Context, command state.Command) (uint64, error) {
+func (r *fakeRaft) Propose(ctx context.Context, command state.Command) (uint64, error) {
+	if kv, ok := command.(state.KV); ok && kv.Entry.Key == "hangs" {
+		r.hanging.Add(1)
+		<-ctx.Done() // as a write that no quorum confirms
+		return 0, ctx.Err()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.proposeErr != nil {

@@ -150,6 +150,30 @@ func TestKVRefusesOversizedValues(t *testing.T) {
 	}
 }
 
+// An empty 200 would be a promise: whoever puts a key takes it for one.
+func TestWriteThatTheServersEndInterruptsIsNotAcknowledged(t *testing.T) {
+	t.Parallel() // waits for stopTimeout
+	for name, client := range map[string]func(*cell) *consul.Client{"loopback": (*cell).consul, "socket": (*cell).admin} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCell(t)
+			answered := make(chan error, 1)
+			go func() {
+				_, err := client(c).KV().Put(&consul.KVPair{Key: "hangs", Value: []byte("v")}, nil)
+				answered <- err
+			}()
+			eventually(t, "the write is under way", func() bool { return c.raft.hanging.Load() > 0 })
+			c.stop()
+			if err := <-answered; err == nil {
+				t.Error("the write was acknowledged")
+			}
+			if got := c.counted(c.server.metrics.requests, "/v1/kv/", "PUT", "none"); got != 1 {
+				t.Errorf("%d requests counted as not answered", got)
+			}
+		})
+	}
+}
+
 func FuzzKVParameters(f *testing.F) {
 	for _, query := range []string{"", "cas=1", "cas=1&flags=2", "recurse", "acquire=s", "cas=1&recurse", "flags=18446744073709551615", "index=5&wait=10ms&stale", "max_stale=1h", "node-meta=a:b"} {
 		f.Add("a/b", query)

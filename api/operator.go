@@ -71,7 +71,9 @@ func (s *Server) raftRemovePeer(c *call) error {
 		}
 	}
 	s.log.Info("removing a Raft server on an admin's request", "id", id)
-	if err := s.raft.RemovePeer(c.Context(), id); err != nil {
+	ctx, cancel := c.carriedOut()
+	defer cancel()
+	if err := s.raft.RemovePeer(ctx, id); err != nil {
 		return fmt.Errorf("remove Raft server %s: %w", id, err)
 	}
 	return s.done(c)
@@ -80,35 +82,33 @@ func (s *Server) raftRemovePeer(c *call) error {
 func (s *Server) raftTransferLeader(c *call) error {
 	to := c.args.Get("id")
 	s.log.Info("transferring leadership on an admin's request", "to", to)
-	if err := s.raft.TransferLeadership(c.Context(), to); err != nil {
+	ctx, cancel := c.carriedOut()
+	defer cancel()
+	if err := s.raft.TransferLeadership(ctx, to); err != nil {
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	return s.reply(c, struct{ Success bool }{true})
 }
 
 func (s *Server) snapshotSave(c *call) error {
-	c.w.Header().Set("X-Consul-Index", fmt.Sprint(max(s.state.Snapshot().Index(), 1)))
-	_, _, leader := s.raft.Leader()
-	if !leader && c.read.mode != stale {
-		return fault(http.StatusInternalServerError, "%s: add ?stale to save what this node has", noLeader)
-	}
 	if c.read.mode != stale {
+		if _, _, ok := s.raft.Leader(); !ok {
+			return fault(http.StatusInternalServerError, "%s: add ?stale to save what this node has", noLeader)
+		}
 		if err := s.barrier(c); err != nil {
 			return err
 		}
 	}
-	c.w.Header().Set("X-Consul-KnownLeader", fmt.Sprint(leader))
-	c.w.Header().Set("X-Consul-LastContact", "0")
+	s.describe(c, s.state.Snapshot().Index())
 	c.w.Header().Set("Content-Type", "application/octet-stream")
 	err := s.raft.SaveSnapshot(c.Context(), patientWriter{c.w})
 	if err == nil {
 		return nil
 	}
 	if c.w.code != 0 {
-		// Half of it is out: a broken connection is all that tells the
+		// Half of it is out: the broken connection is all that tells the
 		// client, who must not take it for the whole.
 		s.log.Warn("saving a snapshot failed half-way", "error", err)
-		panic(http.ErrAbortHandler)
 	}
 	return fmt.Errorf("save a snapshot: %w", err)
 }

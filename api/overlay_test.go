@@ -120,7 +120,7 @@ func TestPassingIsWhatHealthySays(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	statuses := []state.Status{state.Passing, state.Passing, state.Warning, state.Critical}
 	lives := []state.Liveness{state.Alive, state.Failed, state.Left, state.Leaving, ""}
-	for round := range 500 {
+	for round := range 100 {
 		store := state.New()
 		members := []state.Member{}
 		for n := range 1 + random.IntN(5) {

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,8 +45,10 @@ func fault(status int, format string, args ...any) error {
 	return &statusError{status: status, text: fmt.Sprintf(format, args...)}
 }
 
-// errGone: the client left; nobody reads an answer.
-var errGone = errors.New("the client is gone")
+// errGone: there is no answer to give, since the client left, the server stops
+// or half an answer is out. The connection is broken off, for an empty 200
+// would be a promise.
+var errGone = errors.New("no answer")
 
 // consistency is how fresh a read must be.
 type consistency string
@@ -200,6 +204,8 @@ func (s *Server) body(c *call, limit int64) ([]byte, error) {
 	switch {
 	case errors.As(err, &oversize):
 		return nil, tooLarge(fmt.Sprintf("more than %d", limit))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fault(http.StatusRequestTimeout, "Request body: it did not come within %s", bodyTimeout)
 	case err != nil:
 		return nil, fault(http.StatusBadRequest, "Request body: %v", err)
 	}
@@ -233,6 +239,7 @@ func (s *Server) reply(c *call, v any) error {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
 	c.w.Header().Set("Content-Type", "application/json")
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	c.w.extend(writeTimeout)
 	_, err = c.w.Write(data)
@@ -256,17 +263,20 @@ func (s *Server) done(c *call) error {
 	return nil
 }
 
+// unanswerable tells whether an error leaves nothing to answer.
+func (c *call) unanswerable(err error) bool {
+	return err != nil && (errors.Is(err, errGone) || c.w.code != 0 || c.Context().Err() != nil)
+}
+
 // fail answers with an error.
 func (s *Server) fail(c *call, err error) {
-	if errors.Is(err, errGone) || (errors.Is(err, context.Canceled) && c.Context().Err() != nil) {
-		return
-	}
 	answer := statusOf(err)
 	if answer.status >= http.StatusInternalServerError {
-		s.log.Warn("a request failed", "method", c.Method, "path", c.URL.Path, "status", answer.status, "error", err)
-	}
-	if c.w.code != 0 {
-		return // the answer is under way: all that is left is to break it off
+		level := slog.LevelWarn
+		if errors.Is(err, state.ErrNoLeader) {
+			level = slog.LevelDebug // said once, as a condition, not for each who asks
+		}
+		s.log.Log(c.Context(), level, "a request failed", "method", c.Method, "path", c.URL.Path, "status", answer.status, "error", err)
 	}
 	c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	c.w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -303,6 +313,12 @@ func (s *Server) propose(c *call, command state.Command) (uint64, error) {
 	ctx, cancel := context.WithTimeout(c.Context(), proposeTimeout)
 	defer cancel()
 	return s.proposer.Propose(ctx, command)
+}
+
+// carriedOut is for what must not stop half-way because the admin who asked
+// for it hung up.
+func (c *call) carriedOut() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(c.Context()), operateTimeout)
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {

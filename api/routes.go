@@ -177,13 +177,20 @@ func (s *Server) dispatch(c *call) {
 	}
 	c.rest = rest
 	err := s.answer(c, found, known)
-	if err != nil {
-		s.fail(c, err)
+	code := "none"
+	if !c.unanswerable(err) {
+		if err != nil {
+			s.fail(c, err)
+		}
+		code = strconv.Itoa(c.w.status())
 	}
 	if !c.blocked {
 		s.metrics.duration.WithLabelValues(name).Observe(s.now().Sub(began).Seconds())
 	}
-	s.metrics.requests.WithLabelValues(name, methodLabel(c.Method), strconv.Itoa(c.w.status())).Inc()
+	s.metrics.requests.WithLabelValues(name, methodLabel(c.Method), code).Inc()
+	if code == "none" {
+		panic(http.ErrAbortHandler) // net/http's way to break a connection off
+	}
 }
 
 // answer checks what holds for every request, then calls the endpoint.
