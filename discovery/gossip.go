@@ -171,9 +171,18 @@ type doorman struct {
 
 // conflict is another node that uses our name.
 type conflict struct {
-	address netip.AddrPort
-	at      time.Time
+	address     netip.AddrPort
+	first, last time.Time // seen
 }
+
+const (
+	// conflictSpan is how long signs of another node under our name must go
+	// on: a node that has come back with another address hears of its old
+	// one for a moment.
+	conflictSpan = 10 * time.Second
+	// conflictMemory is how long after its last sign a conflict lasts.
+	conflictMemory = time.Minute
+)
 
 func newDoorman(cluster string, log *slog.Logger, count func(refusal)) *doorman {
 	return &doorman{cluster: cluster, log: log, count: count, noticed: make(chan struct{}, 1), told: map[string]time.Time{}}
@@ -225,16 +234,22 @@ func (d *doorman) lookForConflict(m *serf.Member, from netip.AddrPort) {
 	if m.Name != d.name || from == d.self || m.Status == serf.StatusLeft {
 		return
 	}
-	d.conflict = conflict{address: from, at: time.Now()}
+	now := time.Now()
+	if d.conflict.address != from || now.Sub(d.conflict.last) > conflictMemory {
+		d.conflict = conflict{address: from, first: now}
+	}
+	d.conflict.last = now
 	d.count(refusedConflict)
 	poke(d.noticed)
 }
 
-// conflictSince returns the other node that was seen under our name after t.
-func (d *doorman) conflictSince(t time.Time) (netip.AddrPort, bool) {
+// conflictNow returns the other node that uses our name: its signs have gone
+// on for at least span, and the last is not older than memory.
+func (d *doorman) conflictNow(span, memory time.Duration) (netip.AddrPort, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.conflict.address, d.conflict.at.After(t)
+	c := d.conflict
+	return c.address, c.address.IsValid() && c.last.Sub(c.first) >= span && time.Since(c.last) < memory
 }
 
 func memberAddress(m *serf.Member) netip.AddrPort {

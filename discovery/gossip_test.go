@@ -201,16 +201,50 @@ func TestAWrongGossipKeyIsRefused(t *testing.T) {
 func TestTwoNodesWithOneNameAreACondition(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	hosts := b.servers(2)
-	config := b.config(3)
-	config.Node = "fbservice2"
-	double := b.start(config)
-	for _, h := range []*host{hosts[1], double} {
+	var hosts []*host
+	for n := 1; n <= 3; n++ {
+		config := b.config(n)
+		config.Timing = 0.2
+		if n == 3 {
+			config.Node = "fbservice2"
+			hosts[0].awaitMember("fbservice2", state.Alive)
+		}
+		hosts = append(hosts, b.start(config))
+	}
+	for _, h := range hosts[1:] {
 		eventually(t, "a condition on both", func() bool { return h.hasCondition(conditionConflict) })
 	}
-	hosts[0].awaitMember("fbservice2", state.Alive) // and the first stays
 	if m, _ := hosts[0].store.Snapshot().Member("fbservice2"); m.Address != b.address(2) {
 		t.Errorf("the name went to %s", m.Address)
+	}
+	if hosts[0].hasCondition(conditionConflict) {
+		t.Error("a third node has the condition")
+	}
+}
+
+func TestANodeMayComeBackWithAnotherAddress(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	var hosts []*host
+	for n := 1; n <= 2; n++ {
+		config := b.config(n)
+		config.Timing = 0.2
+		hosts = append(hosts, b.start(config))
+	}
+	b.lead("fbservice1")
+	hosts[0].awaitMember("fbservice2", state.Alive)
+	hosts[1].stop()
+	hosts[0].awaitMember("fbservice2", state.Failed)
+	config := hosts[1].config
+	config.Address = b.address(7)
+	moved := b.start(config)
+	eventually(t, "the new address", func() bool {
+		m, _ := hosts[0].store.Snapshot().Member("fbservice2")
+		n, _ := hosts[0].store.Snapshot().Node(nil, "fbservice2")
+		return m.Liveness == state.Alive && m.Address == b.address(7) && n != nil && n.Address == b.address(7)
+	})
+	if moved.hasCondition(conditionConflict) {
+		t.Error("the old address counts as another node")
 	}
 }
 

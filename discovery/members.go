@@ -25,8 +25,6 @@ const (
 const (
 	// refreshInterval is how often the members are read without an event.
 	refreshInterval = 5 * time.Second
-	// conflictMemory is how long after its last sign a name conflict lasts.
-	conflictMemory = time.Minute
 	// aloneAfter is when it is a condition that nobody else is there.
 	aloneAfter = 15 * time.Second
 
@@ -70,6 +68,9 @@ func (a *Agent) refresh(g *gossip) {
 	members := g.members()
 	before := a.deps.State.Snapshot()
 	a.deps.State.SetMembers(members)
+	if a.deps.State.Snapshot().Version() != before.Version() {
+		poke(a.leadNow) // a death is not to wait
+	}
 	a.metrics.setMembers(members)
 	a.logChanges(before, members)
 	a.judge(members)
@@ -101,7 +102,7 @@ func (a *Agent) judge(members []state.Member) {
 		"the nodes run different cluster files (%s); bring the same file to all and reload")
 	a.condition(conditionSplit, health.Error, split(members),
 		"the servers belong to different stores (%s); wipe the data directory of those that are wrong")
-	other, conflict := a.doorman.conflictSince(time.Now().Add(-conflictMemory))
+	other, conflict := a.doorman.conflictNow(a.times(conflictSpan), a.times(conflictMemory))
 	what := ""
 	if conflict {
 		what = fmt.Sprintf("%s, also at %s", a.config.Node, other)

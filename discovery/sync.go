@@ -21,33 +21,42 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 5 * time.Second
 
+	// followPause is how long a change that somebody else made may wait.
+	followPause = 50 * time.Millisecond
+
 	// leadInterval is how often the leader looks without being told to.
 	leadInterval = 5 * time.Second
 )
 
 // followState watches the replica and tells the two loops below what concerns
-// them.
+// them, at most every followPause: nothing urgent comes this way, and a store
+// that is written thousands of times a second must not be followed step by
+// step.
 func (a *Agent) followState(ctx context.Context, _ *gossip) {
-	reader := a.deps.State
+	var seen uint64 // nothing: the first look tells both
 	for {
-		changed := reader.Changed()
-		version := reader.Snapshot().Version()
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-		keys, ok := reader.Since(version)
+		changed := a.deps.State.Changed()
+		version := a.deps.State.Snapshot().Version()
+		keys, ok := a.deps.State.Since(seen)
 		mine, leader := !ok, !ok
 		for _, k := range keys {
 			mine = mine || concernsNode(k, a.config.Node)
 			leader = leader || k.Table == state.TableNode || k.Table == state.TableCheck || k.Table == state.TableMember
 		}
+		seen = version
 		if mine {
 			a.local.changed()
 		}
 		if leader {
 			poke(a.leadNow)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		if !sleep(ctx, followPause) {
+			return
 		}
 	}
 }
