@@ -41,11 +41,16 @@ func Expand(set string, groups Groups) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, budget := newNodes(nil), MaxItems
+	var result *nodes
+	budget := MaxItems
 	for i, operand := range operands {
 		members, err := operandMembers(operand, groups, &budget)
 		if err != nil {
 			return nil, err
+		}
+		if i == 0 {
+			result = newNodes(members)
+			continue
 		}
 		result = result.apply(operators[i], members)
 	}

@@ -3,12 +3,12 @@ package cluster
 import "errors"
 
 // maxReferences bounds what the node sets of a file expand to together.
-const maxReferences = 1 << 20
+const maxReferences = 1 << 19
 
 // nodeRefs reads a node set, or a list of them, whose members must be nodes of
 // the file, and at least one.
 func (p *problems) nodeRefs(v *value, f *File) ([]string, bool) {
-	if v == nil || v.broken {
+	if v == nil || v.broken || p.refs > maxReferences {
 		return nil, false
 	}
 	sets := []*value{v}

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	maxFileSize = 1 << 20 // bytes; 4,000 nodes written one by one are 600 KiB
+	maxFileSize = 4 << 20 // bytes; maxKeys nodes written one by one, with all they may have, fit
 	maxDepth    = 32      // of mappings and lists inside each other
+	maxKeys     = 10_000  // of one mapping
 )
 
 // position is where something stands in the file, from 1; zero unknown.
@@ -105,8 +106,8 @@ func parseTree(data []byte, p *problems) *value {
 		return nil
 	}
 	tokens := lexer.Tokenize(strings.TrimPrefix(string(data), "\ufeff"))
-	if at, deep := tooDeep(tokens); deep {
-		p.at(at, "", "more than %d brackets inside each other", maxDepth)
+	if at, message := check(tokens); message != "" {
+		p.at(at, "", "%s", message)
 		return nil
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
@@ -131,28 +132,6 @@ func firstInvalid(data []byte) (position, bool) {
 			pos = position{pos.line + 1, 1}
 		}
 		i += size
-	}
-	return position{}, false
-}
-
-// tooDeep guards the parser, whose time grows with the square of the depth.
-func tooDeep(tokens token.Tokens) (position, bool) {
-	depth, dashes := 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			depth++
-		case token.MappingEndType, token.SequenceEndType:
-			depth = max(0, depth-1)
-		}
-		if t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType {
-			dashes++
-		} else {
-			dashes = 0
-		}
-		if depth > maxDepth || dashes > maxDepth {
-			return tokenPosition(t), true
-		}
 	}
 	return position{}, false
 }
@@ -183,14 +162,10 @@ func tokenPosition(t *token.Token) position {
 func document(file *ast.File, p *problems) *value {
 	var body ast.Node
 	for _, doc := range file.Docs {
-		if doc.Body == nil {
-			continue
-		}
-		if body != nil {
-			p.at(tokenPosition(doc.Start), "", "a second YAML document; the cluster file is one")
+		if doc.Body != nil {
+			body = doc.Body
 			break
 		}
-		body = doc.Body
 	}
 	if body == nil {
 		return &value{kind: object, pos: position{1, 1}}
