@@ -2,24 +2,21 @@ package api
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/peer"
 )
 
 const goodToken = "0123456789abcdef-token"
@@ -205,6 +202,37 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 	}
 }
 
+func TestRunFailsWhollyWhenAPlaceIsTaken(t *testing.T) {
+	first := newCell(t)
+	taken := netip.MustParseAddrPort(strings.TrimPrefix(first.url, "http://"))
+	for name, test := range map[string]struct {
+		config Config
+		want   string
+	}{
+		"the socket": {Config{Socket: first.socket, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}}, "another agent answers on " + first.socket},
+		"the port":   {Config{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), taken}}, "api: listen on " + taken.String()},
+	} {
+		test.config.Node, test.config.Datacenter = "n1", "foobar"
+		server, err := New(test.config, Deps{State: first.store, Metrics: prometheus.NewRegistry(), Log: discard()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = server.Run(t.Context(), func() { t.Errorf("%s: ready", name) })
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+		for _, address := range server.Addresses() {
+			if conn, err := net.Dial("tcp", address.String()); err == nil && address.String() != taken.String() {
+				conn.Close()
+				t.Errorf("%s: still listening on %s", name, address)
+			}
+		}
+	}
+	if code, _, _ := first.get("/v1/status/leader"); code != 200 {
+		t.Errorf("the first server: %d", code)
+	}
+}
+
 func TestNewRefusesToLetStrangersIn(t *testing.T) {
 	admin := func(*http.Request) bool { return false }
 	any4 := []netip.AddrPort{netip.MustParseAddrPort("10.1.0.1:8501")}
@@ -238,84 +266,72 @@ func TestNewRefusesToLetStrangersIn(t *testing.T) {
 	}
 }
 
-// authority makes certificates for the HTTPS test; the real one is internal/peer's.
-type authority struct {
-	t    *testing.T
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	pool *x509.CertPool
+// trust makes the certificate of a member of a cluster.
+func trust(t *testing.T, authority, cluster, name string, role peer.Role) *peer.Trust {
+	t.Helper()
+	if _, err := os.Stat(authority); err != nil {
+		if err := peer.Init(authority, cluster); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	err := peer.Issue(authority, dir, peer.Request{Identity: peer.Identity{Name: name, Role: role}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := peer.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
 }
 
-func newAuthority(t *testing.T) *authority {
-	a := &authority{t: t, pool: x509.NewCertPool()}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	a.key, a.cert = a.sign(template, nil)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authority) sign(template *x509.Certificate, parent *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
+// withCertificate shows the other's certificate while it trusts the server of
+// the first, as an intruder does.
+func withCertificate(config, other *tls.Config) *tls.Config {
+	config.GetClientCertificate = nil
+	config.Certificates = nil
+	if other != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &other.Certificates[0], nil }
 	}
-	signer := a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return key, cert
-}
-
-func (a *authority) issue(name string) tls.Certificate {
-	key, cert := a.sign(&x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert)
-	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+	return config
 }
 
 func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
+	ours, theirs := filepath.Join(t.TempDir(), "ca"), filepath.Join(t.TempDir(), "ca")
+	server := trust(t, ours, "foobar", "n1", peer.RoleServer)
 	c := newCell(t, func(config *Config, deps *Deps) {
 		config.Token = goodToken
 		config.HTTPS = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
-		deps.TLS = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ours.issue("n1")}, ClientCAs: ours.pool, ClientAuth: tls.VerifyClientCertIfGiven}
+		deps.TLS = server.ServerOptional()
 		deps.Admin = func(r *http.Request) bool {
-			chains := r.TLS.VerifiedChains
-			return len(chains) > 0 && chains[0][0].Subject.CommonName == "admin"
+			identity, err := peer.PeerIdentity(*r.TLS)
+			return err == nil && identity.Role == peer.RoleAdmin
 		}
 	})
-	address := c.server.Addresses()[1].String()
+	admin := trust(t, ours, "foobar", "fbadmin1", peer.RoleAdmin)
+	node := trust(t, ours, "foobar", "n2", peer.RoleServer)
+	intruder := trust(t, theirs, "foobar", "fbadmin1", peer.RoleAdmin)
+	const refused = "403 Permission denied: show an admin certificate or a token"
 	const anyError = "any" // an alert of TLS, or a write that came after it
+	address := c.server.Addresses()[1].String()
 	tests := map[string]struct {
-		certificate *tls.Certificate
-		token       string
-		want        string // what Leave says
+		config *tls.Config
+		token  string
+		want   string // what Leave says
 	}{
-		"an admin":              {new(ours.issue("admin")), "", ""},
-		"a node":                {new(ours.issue("n2")), "", "403 Permission denied: show an admin certificate or a token"},
-		"a node with the token": {new(ours.issue("n2")), goodToken, ""},
-		"nobody":                {nil, "", "403 Permission denied: show an admin certificate or a token"},
-		"nobody with the token": {nil, goodToken, ""},
-		"a wrong token":         {nil, "wrong", "403 Permission denied: the token is not this cluster's"},
-		"another cluster":       {new(theirs.issue("admin")), "", anyError},
+		"an admin":              {admin.Client(""), "", ""},
+		"a node":                {node.Client(""), "", refused},
+		"a node with the token": {node.Client(""), goodToken, ""},
+		"nobody":                {withCertificate(admin.Client(""), nil), "", refused},
+		"nobody with the token": {withCertificate(admin.Client(""), nil), goodToken, ""},
+		"a wrong token":         {withCertificate(admin.Client(""), nil), "wrong", "403 Permission denied: the token is not this cluster's"},
+		"another cluster":       {withCertificate(admin.Client(""), intruder.Client("")), "", anyError},
+		"to another cluster":    {intruder.Client(""), "", "that claims to be"},
+		"to another node":       {admin.Client("n3"), "", "n3"},
 	}
 	for name, test := range tests {
-		config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ours.pool}
-		if test.certificate != nil {
-			// GetClientCertificate: show it although the server's list of authorities lacks ours.
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.certificate, nil }
-		}
-		client, err := NewClient(ClientConfig{URL: "https://" + address, TLS: config, Token: test.token})
+		client, err := NewClient(ClientConfig{URL: "https://" + address, TLS: test.config, Token: test.token})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,22 +344,14 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 	if c.agent.left != 3 {
 		t.Errorf("left %d times, want 3", c.agent.left)
 	}
-	stranger, err := NewClient(ClientConfig{URL: "https://" + address, TLS: &tls.Config{RootCAs: theirs.pool}})
+	eventually(t, "failed handshakes are counted", func() bool { return c.counted(c.server.metrics.refused, "tls") >= 2 })
+	response, err := http.Get("http://" + address + "/v1/status/leader")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stranger.Close()
-	if _, err := stranger.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("a client of another cluster: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	request, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address+"/v1/status/leader", http.NoBody)
-	if response, err := http.DefaultClient.Do(request); err == nil {
-		response.Body.Close()
-		if response.StatusCode != 400 {
-			t.Errorf("plain HTTP to the HTTPS port: %d", response.StatusCode)
-		}
+	response.Body.Close()
+	if response.StatusCode != 400 {
+		t.Errorf("plain HTTP to the HTTPS port: %d", response.StatusCode)
 	}
 }
 

@@ -152,7 +152,7 @@ func (s *Server) registerService(c *call) error {
 		return err
 	}
 	if err := s.agent.RegisterService(svc, checks); err != nil {
-		return fmt.Errorf("register service %s: %w", svc.ID, err)
+		return err
 	}
 	return s.done(c)
 }
@@ -166,7 +166,7 @@ func (s *Server) deregisterService(c *call) error {
 		return err
 	}
 	if err := s.agent.DeregisterService(id); err != nil {
-		return fmt.Errorf("deregister service %s: %w", id, err)
+		return err
 	}
 	return s.done(c)
 }
@@ -189,7 +189,7 @@ func (s *Server) registerCheck(c *call) error {
 		}
 	}
 	if err := s.agent.RegisterCheck(definition); err != nil {
-		return fmt.Errorf("register check %s: %w", definition.ID, err)
+		return err
 	}
 	return s.done(c)
 }
@@ -212,7 +212,7 @@ func (s *Server) deregisterCheck(c *call) error {
 		return err
 	}
 	if err := s.agent.DeregisterCheck(id); err != nil {
-		return fmt.Errorf("deregister check %s: %w", id, err)
+		return err
 	}
 	return s.done(c)
 }
@@ -258,7 +258,7 @@ func (s *Server) join(c *call) error {
 	}
 	joined, err := s.agent.Join(c.Context(), []string{address})
 	if err != nil {
-		return fmt.Errorf("join %s: %w", address, err)
+		return err
 	}
 	if joined == 0 {
 		return fault(http.StatusInternalServerError, "join %s: nobody answered", address)
@@ -271,7 +271,7 @@ func (s *Server) leave(c *call) error {
 	ctx, cancel := c.carriedOut()
 	defer cancel()
 	if err := s.agent.Leave(ctx); err != nil {
-		return fmt.Errorf("leave: %w", err)
+		return err
 	}
 	return s.done(c)
 }
@@ -285,7 +285,7 @@ func (s *Server) forceLeave(c *call) error {
 	ctx, cancel := c.carriedOut()
 	defer cancel()
 	if err := s.agent.ForceLeave(ctx, node); err != nil {
-		return fmt.Errorf("force %s to leave: %w", node, err)
+		return err
 	}
 	return s.done(c)
 }

@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/admin"
 	"holdfast/internal/health"
+	"holdfast/internal/peer"
 	"holdfast/internal/state"
 )
 
@@ -114,7 +115,7 @@ func (c *Client) send(ctx context.Context, method, path string, args url.Values,
 		if errors.As(err, &transport) {
 			err = transport.Err // without the URL, which says nothing of a socket
 		}
-		return nil, err
+		return nil, peer.Explain(err)
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil

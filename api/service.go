@@ -13,11 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +30,10 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
+
+// The errors of what follows say what was being done to what. Those that wrap
+// state.ErrInvalid, ErrNotFound, ErrConflict and ErrNoLeader get the HTTP status
+// that belongs to them; others get 500.
 
 // ServiceAgent keeps the services of this node.
 type ServiceAgent interface {
@@ -327,7 +333,7 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return requests },
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(&errorLog{server: s}, "", 0),
 	}
 	served := make(chan error, 1)
 	go func() {
@@ -352,4 +358,30 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 		server.Close()
 		return fmt.Errorf("api: serve %s: %w", l.Addr(), err)
 	}
+}
+
+// errorLog takes what net/http says of connections: it is the only one to
+// tell of a handshake that failed, and says it in words alone.
+type errorLog struct {
+	server *Server
+	mu     sync.Mutex
+	told   time.Time
+}
+
+// quiet is how long a second failed handshake is no news to an admin.
+const quiet = time.Minute
+
+func (e *errorLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	level := slog.LevelDebug
+	if strings.Contains(text, "TLS handshake error") {
+		e.server.metrics.refused.WithLabelValues("tls").Inc()
+		e.mu.Lock()
+		if now := time.Now(); now.Sub(e.told) > quiet {
+			e.told, level = now, slog.LevelInfo
+		}
+		e.mu.Unlock()
+	}
+	e.server.log.Log(context.Background(), level, "a connection failed", "error", text)
+	return len(line), nil
 }
