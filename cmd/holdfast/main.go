@@ -1,4 +1,123 @@
-// Command holdfast is the agent and the admin CLI.
+// Command holdfast is what the service nodes of a cluster run (holdfast agent)
+// and what its admins type.
 package main
 
-func main() {}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "0.1.0-dev"
+
+// Exit statuses that scripts can rely on. They stand in the README.
+const (
+	exitOK          = 0
+	exitFailed      = 1 // the operation was tried and failed or was refused
+	exitUsage       = 2 // the command line or the configuration is wrong
+	exitUnreachable = 3 // no agent answered
+	exitNotFound    = 4 // what was asked for does not exist
+	exitNoLeader    = 5 // no quorum: nothing was written
+	exitDegraded    = 6 // status: something is failing
+)
+
+// exitError carries an exit status up to main; its cause is printed.
+type exitError struct {
+	status int
+	cause  error
+}
+
+func (e *exitError) Error() string { return e.cause.Error() }
+func (e *exitError) Unwrap() error { return e.cause }
+
+type cli struct {
+	Agent    agentCmd    `cmd:"" help:"Run the agent: what a node of the cluster runs."`
+	Status   statusCmd   `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
+	Members  membersCmd  `cmd:"" help:"List the members of the gossip as this node sees them."`
+	Services servicesCmd `cmd:"" help:"List services with their instances and health."`
+	KV       kvCmd       `cmd:"" name:"kv" help:"Read and write keys."`
+	Raft     raftCmd     `cmd:"" help:"Look at Raft and change its membership."`
+	Snapshot snapshotCmd `cmd:"" help:"Save, restore and inspect snapshots of the store."`
+	Config   configCmd   `cmd:"" help:"Check, show and reload the cluster file."`
+	PKI      pkiCmd      `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
+	Leave    leaveCmd    `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+}
+
+// console is where commands print, and how.
+type console struct {
+	ctx    context.Context
+	out    io.Writer
+	err    io.Writer
+	in     io.Reader
+	isTerm bool
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// execute runs one command line and returns the exit status.
+func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	var c cli
+	ended := -1
+	parser, err := kong.New(&c,
+		kong.Name("holdfast"),
+		kong.Description("The service nodes of a cluster in one program: discovery, DNS, and the store they stand on."),
+		kong.UsageOnError(),
+		kong.Writers(out, errOut),
+		kong.Exit(func(status int) { ended = status }), // --help
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // a broken command tree
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if ended >= 0 {
+		return ended
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "holdfast: %v\n", err)
+		return exitUsage
+	}
+	file, ok := out.(*os.File)
+	err = parsed.Run(&console{ctx: ctx, in: in, out: out, err: errOut, isTerm: ok && isTerminal(file)})
+	return report(errOut, err)
+}
+
+// report prints err and returns the exit status it stands for.
+func report(errOut io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(errOut, "holdfast: %v\n", err)
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.status
+	}
+	return exitFailed
+}
+
+type versionCmd struct {
+	JSON bool `help:"Print JSON."`
+}
+
+func (c *versionCmd) Run(con *console) error {
+	if c.JSON {
+		return con.json(map[string]string{"version": version})
+	}
+	_, err := fmt.Fprintln(con.out, version)
+	return err
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/internal/health"
+	"holdfast/internal/peer"
+	"holdfast/internal/run"
+	"holdfast/internal/telemetry"
+)
+
+const defaultClusterFile = "/etc/holdfast/cluster.yaml"
+
+type agentCmd struct {
+	ClusterFile string `name:"config" default:"/etc/holdfast/cluster.yaml" env:"HOLDFAST_CONFIG" help:"The cluster file. Without one at the default place the node is a cluster of its own."`
+	Node        string `env:"HOLDFAST_NODE" help:"Which node of the cluster file this is; the hostname unless said." placeholder:"NAME"`
+	DataDir     string `default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
+	RunDir      string `default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
+	PKI         string `name:"pki" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
+	Insecure    bool   `help:"Plain text between nodes. For labs on loopback only."`
+
+	RPCPort    uint16   `name:"rpc-port" default:"8300" help:"Port of Raft and RPC."`
+	GossipPort uint16   `default:"8301" help:"Port of the gossip, TCP and UDP."`
+	DNSListen  []string `name:"dns-listen" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	HTTPListen []string `name:"http-listen" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+
+	LogLevel  string `default:"info" env:"HOLDFAST_LOG_LEVEL" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+	LogFormat string `default:"text" env:"HOLDFAST_LOG_FORMAT" enum:"text,json" help:"text or json."`
+}
+
+func (*agentCmd) Help() string {
+	return "Examples:\n" +
+		"  holdfast agent                                   # /etc/holdfast/cluster.yaml, or a cluster of one node\n" +
+		"  holdfast agent --config lab.yaml --node fbservice1 --data-dir /tmp/a\n\n" +
+		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file."
+}
+
+// foundation is what every task of the agent stands on.
+type foundation struct {
+	log      *slog.Logger
+	registry *prometheus.Registry
+	board    *health.Board
+	source   *cluster.Source
+	self     cluster.Node
+	trust    *peer.Trust // nil: insecure
+}
+
+func (c *agentCmd) Run(con *console) error {
+	base, err := c.lay(con)
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(con.ctx)
+	defer end()
+	agent, err := c.assemble(base, end)
+	if err != nil {
+		return err
+	}
+	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "role", base.self.Role)
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	group := run.Group{Log: base.log, Board: base.board}
+	tasks := append(agent.tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
+		ready()
+		return agent.reload.follow(ctx, hangup)
+	}))
+	err = group.Run(ctx, func() {
+		base.log.Info("ready")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	}, tasks...)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	base.log.Info("ended")
+	return err
+}
+
+// lay reads the configuration and opens what the tasks share.
+func (c *agentCmd) lay(con *console) (*foundation, error) {
+	log, _, err := telemetry.NewLogger(con.err, c.LogFormat, c.LogLevel)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	base := &foundation{log: log, registry: telemetry.NewRegistry(version)}
+	base.board = health.NewBoard(time.Now,
+		func(h health.Condition) {
+			log.Warn("condition", "name", h.Name, "severity", h.Severity, "message", h.Message)
+		},
+		func(h health.Condition) {
+			log.Info("condition ended", "name", h.Name, "lasted", time.Since(h.Since).Round(time.Millisecond))
+		})
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	hostname, err := c.hostname()
+	if err != nil {
+		return nil, err
+	}
+	if base.source, err = c.openSource(base, hostname); err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	self, err := base.source.Current().Self(hostname)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	base.self = *self
+	if base.trust, err = c.openTrust(base); err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return base, nil
+}
+
+func (c *agentCmd) hostname() (string, error) {
+	if c.Node != "" {
+		return c.Node, nil
+	}
+	return os.Hostname()
+}
+
+// embedded tells whether the node is a cluster of its own: no cluster file at
+// the default place, and none was ever there.
+func (c *agentCmd) embedded() bool {
+	if c.ClusterFile != defaultClusterFile {
+		return false
+	}
+	for _, path := range []string{c.ClusterFile, c.lastGood()} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *agentCmd) lastGood() string { return filepath.Join(c.DataDir, "cluster.last-good.yaml") }
+
+func (c *agentCmd) openSource(base *foundation, hostname string) (*cluster.Source, error) {
+	if c.embedded() {
+		base.log.Info("no cluster file: this node is a cluster of its own", "looked_for", c.ClusterFile)
+		return cluster.NewSource(cluster.Single(hostname, netip.AddrFrom4([4]byte{127, 0, 0, 1}))), nil
+	}
+	return cluster.OpenSource(c.ClusterFile, c.lastGood(), sections(), base.board)
+}
+
+// openTrust loads the node's certificate. The embedded default makes an
+// authority of its own, so that even one node alone speaks TLS.
+func (c *agentCmd) openTrust(base *foundation) (*peer.Trust, error) {
+	if c.Insecure {
+		base.log.Warn("INSECURE: nodes talk in plain text and trust everyone who can reach them; for labs on loopback only")
+		return nil, nil
+	}
+	if !c.embedded() {
+		return peer.Load(c.PKI)
+	}
+	dir := filepath.Join(c.DataDir, "pki")
+	trust, err := peer.Load(dir)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return trust, err
+	}
+	file := base.source.Current()
+	authority := filepath.Join(c.DataDir, "pki-authority")
+	if err := os.RemoveAll(authority); err != nil { // of a start that was cut short
+		return nil, err
+	}
+	if err := peer.Init(authority, file.Name); err != nil {
+		return nil, err
+	}
+	if err := peer.Issue(authority, dir, nodeRequest(file, base.self, 20*365*24*time.Hour)); err != nil {
+		return nil, err
+	}
+	return peer.Load(dir)
+}

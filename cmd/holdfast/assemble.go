@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+
+	"holdfast/api"
+	"holdfast/cluster"
+	"holdfast/discovery"
+	"holdfast/dns"
+	"holdfast/internal/kernel/command"
+	"holdfast/internal/peer"
+	"holdfast/internal/run"
+	"holdfast/internal/state"
+	"holdfast/raftstore"
+)
+
+// feature is the highest feature level this program offers; see
+// docs/ARCHITECTURE.md, "Growing".
+const feature = 1
+
+// scriptDirs are where script checks may be, beside what the cluster file
+// itself names at the start of the agent.
+var scriptDirs = []string{"/etc/holdfast/checks/", "/usr/lib/nagios/plugins/"}
+
+// sections are the parts of the cluster file that services own.
+func sections() map[string]cluster.SectionValidator {
+	return map[string]cluster.SectionValidator{
+		"api":  api.ValidateSection,
+		"dns":  dns.ValidateSection,
+		"raft": raftstore.ValidateSection,
+		"services": func(f *cluster.File, _ cluster.Section) error {
+			return discovery.ValidateServices(f)
+		},
+	}
+}
+
+// agent is the agent's tasks, wired.
+type agent struct {
+	tasks  []run.Task
+	reload *reloader
+}
+
+// assemble makes the tasks and wires them. It starts nothing but reads
+// secrets and the node's identity. end ends the agent: after it has left.
+func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, error) {
+	file := base.source.Current()
+	if file.Role(base.self.Role).Voters == 0 {
+		return nil, &exitError{exitUsage, fmt.Errorf(
+			"%s has role %s, which has no voters: this version runs its agent on servers only; other nodes are clients of their DNS", base.self.Name, base.self.Role)}
+	}
+	nodeID, err := discovery.NodeID(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	replica := state.New()
+	var members *discovery.Agent // made after the store, which announces itself to it
+	store, err := c.newStore(base, replica, nodeID, func(id string) { members.SetClusterID(id) })
+	if err != nil {
+		return nil, err
+	}
+	if members, err = c.newMembers(base, replica, store, nodeID); err != nil {
+		return nil, err
+	}
+	names, err := c.newNames(base, replica)
+	if err != nil {
+		return nil, err
+	}
+	reload := &reloader{source: base.source, path: c.ClusterFile, board: base.board, log: base.log, node: base.self.Name, members: members, names: names}
+	door, err := c.newAPI(base, replica, store, leaver{members, end}, reload, nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return &agent{tasks: []run.Task{store, members, names, door}, reload: reload}, nil
+}
+
+func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, announce func(string)) (*raftstore.Store, error) {
+	file := base.source.Current()
+	config, err := raftstore.ConfigFrom(file, file.Section("raft"))
+	if err != nil {
+		return nil, err
+	}
+	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
+	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
+	config.Trust, config.Insecure = base.trust, c.Insecure
+	config.Announce = announce
+	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
+}
+
+func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raftstore.Store, nodeID string) (*discovery.Agent, error) {
+	file := base.source.Current()
+	services, err := discovery.ServicesFrom(file, base.self.Name)
+	if err != nil {
+		return nil, err
+	}
+	allowed := append([]string(nil), scriptDirs...)
+	config := discovery.Config{
+		Node: base.self.Name, NodeID: nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
+		Server: true, RPC: netip.AddrPortFrom(c.mainAddr(base), c.RPCPort),
+		Cluster: file.Name, Insecure: c.Insecure, DataDir: c.DataDir,
+		Version: version, Feature: feature, ConfigSum: file.Sum,
+		Meta: map[string]string{"role": base.self.Role}, Services: services,
+	}
+	if base.trust != nil {
+		config.Key = base.trust.GossipKey()
+	}
+	for _, server := range file.Servers() {
+		config.Join = append(config.Join, netip.AddrPortFrom(server.Addresses[file.Main().Name], c.GossipPort))
+	}
+	for _, service := range services {
+		for _, check := range service.Checks {
+			if len(check.Script) > 0 {
+				allowed = append(allowed, check.Script[0])
+			}
+		}
+	}
+	commands, err := command.New(allowed...)
+	if err != nil {
+		return nil, err
+	}
+	return discovery.New(config, discovery.Deps{
+		State: replica, Proposer: store, Leadership: store, Commands: commands,
+		Log: base.log, Metrics: base.registry, Board: base.board,
+	})
+}
+
+func (c *agentCmd) newNames(base *foundation, replica *state.Store) (*dns.Server, error) {
+	listen, err := addrPorts(c.DNSListen)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
+	}
+	return dns.New(dns.Config{Node: base.self.Name, Listen: listen}, dns.Deps{
+		State: replica, File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
+	})
+}
+
+func (c *agentCmd) newAPI(base *foundation, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, nodeID string) (*api.Server, error) {
+	file := base.source.Current()
+	config, err := api.ConfigFrom(file, file.Section("api"), base.self.Name, base.trust != nil && !c.embedded())
+	if err != nil {
+		return nil, err
+	}
+	config.NodeID, config.Version, config.Server = nodeID, version, true
+	config.GossipPort, config.Socket = c.GossipPort, c.socket()
+	if len(c.HTTPListen) > 0 {
+		if config.Listen, err = addrPorts(c.HTTPListen); err != nil {
+			return nil, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
+		}
+	}
+	deps := api.Deps{
+		State: replica, Proposer: store, Agent: members, Raft: store, Config: reload,
+		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
+	}
+	if base.trust != nil {
+		deps.TLS = base.trust.ServerOptional()
+		deps.Admin = isAdmin
+	}
+	return api.New(config, deps)
+}
+
+// isAdmin tells whether a request's certificate, verified by TLS, is an admin's.
+func isAdmin(r *http.Request) bool {
+	identity, err := peer.PeerIdentity(tlsState(r))
+	return err == nil && identity.Role == peer.RoleAdmin
+}
+
+func tlsState(r *http.Request) tls.ConnectionState {
+	if r.TLS == nil {
+		return tls.ConnectionState{}
+	}
+	return *r.TLS
+}
+
+// mainAddr is the node's address on the main network.
+func (c *agentCmd) mainAddr(base *foundation) netip.Addr {
+	return base.self.Addresses[base.source.Current().Main().Name]
+}
+
+func (c *agentCmd) socket() string { return filepath.Join(c.RunDir, "core.sock") }
+
+func addrPorts(texts []string) ([]netip.AddrPort, error) {
+	var list []netip.AddrPort
+	for _, text := range texts {
+		addr, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, addr)
+	}
+	return list, nil
+}
+
+// leaver ends the agent once it has left the cluster.
+type leaver struct {
+	*discovery.Agent
+	end context.CancelFunc
+}
+
+// Leave leaves the gossip and then ends the agent; it returns before the
+// agent has ended, so that whoever asked gets the answer.
+func (l leaver) Leave(ctx context.Context) error {
+	if err := l.Agent.Leave(ctx); err != nil {
+		return err
+	}
+	l.end()
+	return nil
+}

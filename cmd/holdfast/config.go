@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"holdfast/api"
+	"holdfast/cluster"
+)
+
+type configCmd struct {
+	Check  configCheckCmd  `cmd:"" help:"Check a cluster file: all mistakes at once, with file, line and column."`
+	Show   configShowCmd   `cmd:"" help:"Print a cluster file with every node set expanded and every default written out."`
+	Status configStatusCmd `cmd:"" help:"Tell which cluster file each node runs."`
+	Reload configReloadCmd `cmd:"" help:"Make the agent read its cluster file again."`
+}
+
+type configCheckCmd struct {
+	JSON bool   `name:"json" help:"Print JSON."`
+	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
+}
+
+func (*configCheckCmd) Help() string { return "Example: holdfast config check examples/scibian.yaml" }
+
+func (c *configCheckCmd) Run(con *console) error {
+	file, err := cluster.Load(c.File, sections())
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if c.JSON {
+		return con.json(map[string]any{"ok": true, "cluster": file.Name, "sum": file.Sum, "nodes": len(file.Nodes), "services": len(file.Services)})
+	}
+	_, err = fmt.Fprintf(con.out, "%s is in order: cluster %s, %d nodes, %d servers of which %d vote, %d services\n",
+		c.File, file.Name, len(file.Nodes), len(file.Servers()), file.Voters(), len(file.Services))
+	return err
+}
+
+type configShowCmd struct {
+	JSON bool   `name:"json" help:"Print JSON."`
+	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
+}
+
+func (*configShowCmd) Help() string { return "Example: holdfast config show --json | jq .nodes" }
+
+func (c *configShowCmd) Run(con *console) error {
+	file, err := cluster.Load(c.File, sections())
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if c.JSON {
+		return file.WriteJSON(con.out)
+	}
+	return file.WriteYAML(con.out)
+}
+
+type configStatusCmd struct{ connection }
+
+func (*configStatusCmd) Help() string { return "Example: holdfast config status" }
+
+func (c *configStatusCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		report, err := client.ConfigStatus(con.ctx)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return con.json(report)
+		}
+		fmt.Fprintf(con.out, "%s runs %s, sum %s\n", report.Node, report.Config.Path, shortSum(report.Config.Sum))
+		if report.Config.LastGood {
+			fmt.Fprintf(con.out, "%s\n  %s\n", con.paint(red, "that file has mistakes; the last good copy is in use:"), strings.Join(report.Config.Problems, "\n  "))
+		}
+		return con.sums(report)
+	})
+}
+
+// sums lists the nodes by the file they run.
+func (c *console) sums(report api.ConfigReport) error {
+	bySum := map[string][]string{}
+	for node, sum := range report.Sums {
+		bySum[sum] = append(bySum[sum], node)
+	}
+	var rows [][]string
+	for sum, nodes := range bySum {
+		rows = append(rows, []string{shortSum(sum), cluster.Fold(nodes)})
+	}
+	slices.SortFunc(rows, func(a, b []string) int { return strings.Compare(a[1], b[1]) })
+	if err := c.table([]string{"SUM", "NODES"}, rows); err != nil {
+		return err
+	}
+	if report.Skew {
+		_, err := fmt.Fprintln(c.out, c.paint(yellow, "the living nodes run different files: copy the right one to all and run holdfast config reload on each"))
+		return err
+	}
+	return nil
+}
+
+type configReloadCmd struct{ connection }
+
+func (*configReloadCmd) Help() string {
+	return "Example: holdfast config check && holdfast config reload\nA file with mistakes changes nothing."
+}
+
+func (c *configReloadCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		report, err := client.ConfigReload(con.ctx)
+		switch {
+		case err != nil:
+			return err
+		case c.JSON:
+			return con.json(report)
+		case !report.Changed:
+			return con.done(false, "nothing changed")
+		}
+		if len(report.Applied) > 0 {
+			fmt.Fprintln(con.out, "applied:", strings.Join(report.Applied, ", "))
+		}
+		if len(report.Restart) > 0 {
+			fmt.Fprintln(con.out, "takes effect when the agent is restarted (one node at a time):", strings.Join(report.Restart, ", "))
+		}
+		return nil
+	})
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"holdfast/api"
+	"holdfast/internal/peer"
+)
+
+// connection says which agent a command asks. It is embedded in every command
+// that asks one.
+type connection struct {
+	Socket string `default:"/run/holdfast/core.sock" env:"HOLDFAST_SOCKET" help:"Admin socket of the agent on this machine."`
+	Server string `env:"HOLDFAST_SERVER" help:"Ask this agent over HTTPS instead, such as https://fbservice1:8501." placeholder:"URL"`
+	PKI    string `name:"pki" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"An admin's certificate, for --server."`
+	Token  string `name:"token-file" env:"HOLDFAST_TOKEN_FILE" help:"File with a token, for --server." placeholder:"FILE"`
+	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// open makes a client of the agent.
+func (c *connection) open() (*api.Client, error) {
+	if c.Server == "" {
+		return api.NewClient(api.ClientConfig{Socket: c.Socket})
+	}
+	config := api.ClientConfig{URL: c.Server}
+	if strings.HasPrefix(c.Server, "https:") {
+		trust, err := peer.Load(c.PKI)
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		config.TLS = trust.Client("") // any server of our cluster can answer
+	}
+	if c.Token != "" {
+		token, err := os.ReadFile(filepath.Clean(c.Token))
+		if err != nil {
+			return nil, &exitError{exitUsage, fmt.Errorf("--token-file: %w", err)}
+		}
+		config.Token = strings.TrimSpace(string(token))
+	}
+	return api.NewClient(config)
+}
+
+// ask opens a client, calls f, and gives its error the exit status that
+// scripts rely on.
+func (c *connection) ask(f func(*api.Client) error) error {
+	client, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	err = f(client)
+	var refused *api.Error
+	switch {
+	case err == nil:
+		return nil
+	case api.NoLeader(err):
+		return &exitError{exitNoLeader, err}
+	case api.NotFound(err):
+		return &exitError{exitNotFound, err}
+	case errors.As(err, &refused):
+		return err
+	}
+	if _, ours := errors.AsType[*exitError](err); ours {
+		return err
+	}
+	return &exitError{exitUnreachable, err}
+}

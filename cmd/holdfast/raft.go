@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/api"
+	"holdfast/internal/state"
+)
+
+type raftCmd struct {
+	ListPeers      raftListCmd     `cmd:"" help:"List the servers in Raft's configuration; works without a leader."`
+	RemovePeer     raftRemoveCmd   `cmd:"" help:"Take a server out of Raft's configuration."`
+	TransferLeader raftTransferCmd `cmd:"" help:"Hand leadership to another server."`
+	Stats          raftStatsCmd    `cmd:"" help:"Raft's state on this node."`
+}
+
+type raftListCmd struct{ connection }
+
+func (*raftListCmd) Help() string { return "Example: holdfast raft list-peers" }
+
+func (c *raftListCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		status, err := client.RaftStatus(con.ctx)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return con.json(status.Servers)
+		}
+		rows := make([][]string, 0, len(status.Servers))
+		for _, s := range status.Servers {
+			rows = append(rows, []string{s.Name, s.ID, s.Address, raftRole(s.Name, []state.RaftServer{s}), lag(s, status), contact(s)})
+		}
+		return con.table([]string{"NODE", "ID", "ADDRESS", "ROLE", "LAG", "LAST CONTACT"}, rows)
+	})
+}
+
+// lag is how many entries a server is behind; only the leader knows.
+func lag(s state.RaftServer, status state.RaftStatus) string {
+	if !s.Known {
+		return "-"
+	}
+	return strconv.FormatUint(status.LastIndex-min(s.LastIndex, status.LastIndex), 10)
+}
+
+func contact(s state.RaftServer) string {
+	if !s.Known {
+		return "-"
+	}
+	return s.LastContact.Round(time.Millisecond).String()
+}
+
+type raftRemoveCmd struct {
+	connection
+	Peer string `arg:"" help:"Name or ID of the server."`
+}
+
+func (*raftRemoveCmd) Help() string {
+	return "Example: holdfast raft remove-peer fbservice3\nA server that is alive and in the cluster file is added again by the leader."
+}
+
+func (c *raftRemoveCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		if err := client.RemovePeer(con.ctx, c.Peer); err != nil {
+			return err
+		}
+		return con.done(c.JSON, "removed "+c.Peer)
+	})
+}
+
+// done reports an operation that has no other answer.
+func (c *console) done(asJSON bool, sentence string) error {
+	if asJSON {
+		return c.json(map[string]bool{"done": true})
+	}
+	_, err := fmt.Fprintln(c.out, sentence)
+	return err
+}
+
+type raftTransferCmd struct {
+	connection
+	To string `arg:"" optional:"" help:"Name or ID of the next leader; the most up to date voter unless said."`
+}
+
+func (*raftTransferCmd) Help() string { return "Example: holdfast raft transfer-leader fbservice2" }
+
+func (c *raftTransferCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		if err := client.TransferLeader(con.ctx, c.To); err != nil {
+			return err
+		}
+		return con.done(c.JSON, "leadership was handed over")
+	})
+}
+
+type raftStatsCmd struct{ connection }
+
+func (*raftStatsCmd) Help() string { return "Example: holdfast raft stats --json" }
+
+func (c *raftStatsCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		status, err := client.RaftStatus(con.ctx)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return con.json(status)
+		}
+		rows := [][]string{
+			{"state", strings.ToLower(status.State)},
+			{"term", strconv.FormatUint(status.Term, 10)},
+			{"last index", strconv.FormatUint(status.LastIndex, 10)},
+			{"commit index", strconv.FormatUint(status.CommitIndex, 10)},
+			{"applied index", strconv.FormatUint(status.AppliedIndex, 10)},
+		}
+		for _, key := range slices.Sorted(maps.Keys(status.Stats)) {
+			rows = append(rows, []string{key, status.Stats[key]})
+		}
+		return con.table([]string{"WHAT", "VALUE"}, rows)
+	})
+}
