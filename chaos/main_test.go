@@ -1,0 +1,170 @@
+package chaos_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"holdfast/lab"
+	"holdfast/lab/site"
+)
+
+// binary is the program under test, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	if site.Init() {
+		return
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "holdfast-chaos-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		binary, err = site.Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// newSite puts the reference cluster on a lab. Nothing is started.
+func newSite(t *testing.T, expose ...string) *site.Site {
+	t.Helper()
+	s, err := site.New(t.Context(), site.Options{
+		Binary: binary, File: "../examples/scibian.yaml", Expose: expose,
+		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// startedSite is a site whose servers have all joined and answer everything.
+func startedSite(t *testing.T) *site.Site {
+	t.Helper()
+	s := newSite(t)
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, s, s.Nodes)
+	return s
+}
+
+// settle waits until the nodes agree on a leader and each answers for all of
+// them.
+func settle(t *testing.T, s *site.Site, nodes []*site.Node) {
+	t.Helper()
+	waitLeader(t, nodes, "")
+	for _, n := range nodes {
+		within(t, 20*time.Second, n.Name()+" answers for every living node", func(ctx context.Context) error {
+			return answersExactly(ctx, s, n, nodes)
+		})
+	}
+}
+
+func answersExactly(ctx context.Context, s *site.Site, n *site.Node, want []*site.Node) error {
+	addrs, err := s.Lookup(ctx, n, "apt.service.virtual")
+	if err != nil {
+		return err
+	}
+	var expected []string
+	for _, w := range want {
+		expected = append(expected, w.Addr().String())
+	}
+	slices.Sort(expected)
+	if !slices.Equal(addrs, expected) {
+		return fmt.Errorf("%s answers %v, want %v", n.Name(), addrs, expected)
+	}
+	return nil
+}
+
+// waitLeader waits until all nodes name the same leader, and not not.
+func waitLeader(t *testing.T, nodes []*site.Node, not string) *site.Node {
+	t.Helper()
+	var leader string
+	within(t, 30*time.Second, "agree on a leader", func(ctx context.Context) error {
+		leader = ""
+		for _, n := range nodes {
+			l, err := n.Leader(ctx)
+			if err != nil {
+				return err
+			}
+			if l == "" || l == not || leader != "" && leader != l {
+				return fmt.Errorf("%s names leader %q", n.Name(), l)
+			}
+			leader = l
+		}
+		return nil
+	})
+	for _, n := range nodes {
+		if n.Name() == leader {
+			return n
+		}
+	}
+	t.Fatalf("the leader %s is none of the living", leader)
+	return nil
+}
+
+// within polls try and fails the test when it has not succeeded in time. It
+// returns how long it took.
+func within(t *testing.T, bound time.Duration, what string, try func(context.Context) error) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	start := time.Now()
+	if err := site.Poll(ctx, try); err != nil {
+		t.Fatalf("not within %v: %s: %v", bound, what, err)
+	}
+	return time.Since(start)
+}
+
+func without(nodes []*site.Node, dead ...*site.Node) []*site.Node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *site.Node) bool { return slices.Contains(dead, n) })
+}
+
+// seeded returns a generator whose seed is in the log; CHAOS_SEED repeats a run.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if given := os.Getenv("CHAOS_SEED"); given != "" {
+		if _, err := fmt.Sscan(given, &seed); err != nil {
+			t.Fatalf("CHAOS_SEED: %v", err)
+		}
+	}
+	t.Logf("CHAOS_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// anyNode is a chaos.Store over all nodes: a write goes to one after the
+// other until one acknowledges it or may have taken it.
+type anyNode struct {
+	nodes []*site.Node
+	pick  func(n int) int
+}
+
+func (a anyNode) Put(ctx context.Context, key, value string) error {
+	return a.nodes[a.pick(len(a.nodes))].Put(ctx, key, value)
+}
+
+func (a anyNode) List(ctx context.Context, prefix string) (map[string]string, error) {
+	var errs []error
+	for _, n := range a.nodes {
+		found, err := n.List(ctx, prefix)
+		if err == nil {
+			return found, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
