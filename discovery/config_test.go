@@ -147,6 +147,25 @@ func TestLogLinesAreClassified(t *testing.T) {
 	}
 }
 
+// Lines hold what strangers sent.
+func FuzzClassify(f *testing.F) {
+	f.Add("[ERR] memberlist: Decrypt packet failed: x from=10.1.0.9:8301")
+	f.Add("[")
+	f.Add("[] ")
+	f.Fuzz(func(t *testing.T, line string) {
+		class, message := classify(line)
+		if !strings.HasSuffix(line, message) {
+			t.Errorf("%q became %q", line, message)
+		}
+		if class.refused != "" && class.level < slog.LevelWarn {
+			t.Errorf("%q: refused as %s, and only %s", line, class.refused, class.level)
+		}
+		std := newStdLogger(slog.New(slog.DiscardHandler), func(refusal) {})
+		std.Print(line)
+		std.Print(line)
+	})
+}
+
 func TestARepeatedWarningIsSaidOnce(t *testing.T) {
 	var lines strings.Builder
 	refused := 0

@@ -123,6 +123,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.leaving.Store(false)
 	a.gossip.Store(g)
+	defer a.judge(nil) // nobody is known any more
 	a.refresh(g)
 	a.log.Info("gossip listens", "node", a.config.Node, "address", a.config.Address, "port", g.port, "encrypted", len(a.config.Key) > 0)
 	if len(a.config.Key) == 0 {

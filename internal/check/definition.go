@@ -85,19 +85,26 @@ type Result struct {
 // Type is the kind of the check as the catalog names it: "tcp", "http",
 // "script", "process", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
-	kind, n := "", 0
-	for name, set := range map[string]bool{
-		"tcp": d.TCP != "", "http": d.HTTP != "", "script": len(d.Script) > 0,
-		"process": d.Process != "", "ttl": d.TTL != 0,
-	} {
-		if set {
-			kind, n = name, n+1
+	kinds := [...]struct {
+		name string
+		set  bool
+	}{
+		{"tcp", d.TCP != ""},
+		{"http", d.HTTP != ""},
+		{"script", len(d.Script) > 0},
+		{"process", d.Process != ""},
+		{"ttl", d.TTL != 0},
+	}
+	found := ""
+	for _, kind := range kinds {
+		switch {
+		case kind.set && found != "":
+			return ""
+		case kind.set:
+			found = kind.name
 		}
 	}
-	if n != 1 {
-		return ""
-	}
-	return kind
+	return found
 }
 
 // WithDefaults fills in what was not said.

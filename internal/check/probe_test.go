@@ -268,3 +268,19 @@ func TestProcessMatching(t *testing.T) {
 	got := processProbe{name: "x", proc: filepath.Join(proc, "absent")}.Probe(t.Context())
 	expect(t, got, state.Critical, "list processes")
 }
+
+func FuzzProcessState(f *testing.F) {
+	f.Add([]byte("in.tftpd"))
+	f.Add([]byte("a) Z (b"))
+	f.Add([]byte("7 (torn"))
+	f.Fuzz(func(t *testing.T, name []byte) {
+		_ = isRunning(name) // whatever the file holds
+		// No name makes a process look dead or alive.
+		for state, want := range map[string]bool{"S": true, "R": true, "Z": false, "X": false} {
+			stat := "7 (" + string(name) + ") " + state + " 1 7"
+			if got := isRunning([]byte(stat)); got != want {
+				t.Fatalf("%q: running %t, want %t", stat, got, want)
+			}
+		}
+	})
+}

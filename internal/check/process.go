@@ -81,13 +81,15 @@ func exeName(dir string) string {
 	return filepath.Base(strings.TrimSuffix(target, " (deleted)"))
 }
 
-// alive is false for a zombie: its state follows the name in parentheses,
-// which may itself hold any character (proc(5), /proc/pid/stat).
+// alive is false for a zombie, and for a process that has gone.
 func alive(dir string) bool {
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return false
-	}
+	return err == nil && isRunning(stat)
+}
+
+// isRunning reads the state out of /proc/PID/stat: it follows the name in
+// parentheses, which may itself hold any character (proc_pid_stat(5)).
+func isRunning(stat []byte) bool {
 	end := bytes.LastIndexByte(stat, ')')
 	if end < 0 || end+2 >= len(stat) {
 		return false
