@@ -58,13 +58,8 @@ func (f *fetch) do(ctx context.Context) (wire []byte) {
 		f.server.log.Debug("no forwarder had an answer", "name", name(f.query.name).String(), "error", err)
 		return f.failure()
 	}
-	wire, err = relay(reply, &f.query, f.limit)
-	if err != nil {
-		f.server.log.Warn("a forwarder's reply could not be passed on", "name", name(f.query.name).String(), "error", err)
-		return f.failure()
-	}
-	f.counters.count(f.route.label, f.query.kind, reply.Rcode)
-	return wire
+	f.counters.count(f.route.label, f.query.kind, reply.rcode)
+	return reply.relay(&f.query, f.limit)
 }
 
 // failure is SERVFAIL.

@@ -113,7 +113,7 @@ func (f *forwarder) release() { <-f.slots }
 // resolve asks the route's forwarders in turn until one of them has an answer:
 // data, NODATA or NXDOMAIN. It blocks for at most two timeouts of the route,
 // or until ctx ends. An error means that none had.
-func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, error) {
+func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (response, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*r.timeout)
 	defer cancel()
 	var failures []error
@@ -125,7 +125,7 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, 
 			return reply, nil
 		}
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, ctx.Err() // we are ending: no forwarder's fault
+			return response{}, ctx.Err() // we are ending: no forwarder's fault
 		}
 		var refusal *rcodeError
 		heard = heard || errors.As(err, &refusal)
@@ -141,7 +141,7 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, 
 	case r.silent(f.now()):
 		f.fellSilent(r, err)
 	}
-	return nil, err
+	return response{}, err
 }
 
 // rcodeError is a reply that is no answer.
@@ -150,12 +150,12 @@ type rcodeError struct{ rcode int }
 func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.rcode] }
 
 // try asks one forwarder, within one timeout.
-func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (*dns.Msg, error) {
+func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (response, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	started := time.Now()
 	reply, err := ask(ctx, u.addr, q, true)
-	if err == nil && (reply.Rcode == dns.RcodeFormatError || reply.Rcode == dns.RcodeNotImplemented) {
+	if err == nil && (reply.rcode == dns.RcodeFormatError || reply.rcode == dns.RcodeNotImplemented) {
 		reply, err = ask(ctx, u.addr, q, false) // a server older than EDNS (RFC 6891 §6.2.2)
 	}
 	f.metrics.forwardDuration.WithLabelValues(u.label).Observe(time.Since(started).Seconds())
@@ -164,13 +164,13 @@ func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (*
 		u.downUntil.Store(f.now().Add(holdDown).UnixNano())
 	default:
 		u.downUntil.Store(0)
-		if reply.Rcode != dns.RcodeSuccess && reply.Rcode != dns.RcodeNameError {
-			err = &rcodeError{reply.Rcode}
+		if !reply.answers() {
+			err = &rcodeError{reply.rcode}
 		}
 	}
 	f.metrics.forwarded.WithLabelValues(u.label, resultOf(err)).Inc()
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
 	return reply, nil
 }

@@ -339,34 +339,3 @@ func FuzzReverseNames(f *testing.F) {
 		}
 	})
 }
-
-// FuzzForwardersReply puts bytes in the place of a forwarder's reply: what is
-// relayed is a reply to the client's question, and fits.
-func FuzzForwardersReply(f *testing.F) {
-	asked := packet(f, "www.example.com", dns.TypeA, func(m *dns.Msg) { m.Id = 7 })
-	f.Add(made(asked, answering(1, 3)), uint16(0))
-	f.Add(made(asked, answering(1, 100)), uint16(512))
-	f.Add(made(asked, failing(dns.RcodeNameError)), uint16(1232))
-	f.Fuzz(func(t *testing.T, wire []byte, size uint16) {
-		var q query
-		if fault := q.parse(asked); fault != "" {
-			t.Fatal(fault)
-		}
-		q.edns, q.size = size > 0, size
-		if !replies(wire, asked) {
-			return
-		}
-		var reply dns.Msg
-		if reply.Unpack(wire) != nil || len(reply.Question) == 0 {
-			return
-		}
-		out, err := relay(&reply, &q, q.limit())
-		if err != nil {
-			return
-		}
-		checkReply(t, asked, out, false)
-		if len(out) > q.limit() || !bytes.Equal(out[12:12+len(q.question)], q.question) {
-			t.Fatalf("%d bytes of %d: %x", len(out), q.limit(), out)
-		}
-	})
-}

@@ -25,7 +25,7 @@ const maxForged = 64
 // ask puts q's question to one server: over UDP from a new socket, whose port
 // the kernel chose at random, with a random ID; over TCP when the reply was
 // truncated (RFC 7766 §5). It blocks until ctx ends.
-func ask(ctx context.Context, server netip.AddrPort, q *query, edns bool) (*dns.Msg, error) {
+func ask(ctx context.Context, server netip.AddrPort, q *query, edns bool) (response, error) {
 	var id [2]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	packet := upstreamQuery(id, q, edns)
@@ -34,16 +34,12 @@ func ask(ctx context.Context, server netip.AddrPort, q *query, edns bool) (*dns.
 		wire, err = exchange(ctx, "tcp", server, packet, readTCP)
 	}
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
-	reply := new(dns.Msg)
-	if err := reply.Unpack(wire); err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	if binary.BigEndian.Uint16(wire[2:])&bitTC != 0 {
+		return response{}, fmt.Errorf("%w: truncated over TCP", errMalformed)
 	}
-	if reply.Truncated {
-		return nil, fmt.Errorf("%w: truncated over TCP", errMalformed)
-	}
-	return reply, nil
+	return readResponse(wire, q)
 }
 
 // upstreamQuery is the client's question as we put it. The client's EDNS
@@ -135,35 +131,4 @@ func replies(wire, packet []byte) bool {
 	_, ok := answered.parseQuestion(wire)
 	return ok && binary.BigEndian.Uint16(wire[4:]) == 1 && bytes.Equal(asked.name, answered.name) &&
 		asked.kind == answered.kind && asked.class == answered.class
-}
-
-// relay packs a forwarder's reply for the client: its own ID and flags, our
-// OPT instead of theirs, no more than limit bytes.
-func relay(reply *dns.Msg, q *query, limit int) ([]byte, error) {
-	m := *reply
-	m.Id = q.id
-	m.Authoritative = false // theirs, not ours
-	m.RecursionDesired, m.RecursionAvailable = q.flags&bitRD != 0, true
-	m.CheckingDisabled = q.flags&bitCD != 0
-	m.AuthenticatedData = reply.AuthenticatedData && (q.do || q.flags&bitAD != 0) // RFC 6840 §5.8
-	m.Compress = true
-	m.Extra = make([]dns.RR, 0, len(reply.Extra)+1)
-	for _, rr := range reply.Extra {
-		if rr.Header().Rrtype != dns.TypeOPT {
-			m.Extra = append(m.Extra, rr)
-		}
-	}
-	if q.edns {
-		m.SetEdns0(maxUDP, q.do)
-	}
-	m.Truncate(limit)
-	wire, err := m.Pack()
-	if err != nil {
-		return nil, fmt.Errorf("dns: pack a forwarder's reply: %w", err)
-	}
-	if len(wire) < headerSize+len(q.question) || len(wire) > limit {
-		return nil, fmt.Errorf("dns: a forwarder's reply has %d bytes, %d allowed", len(wire), limit)
-	}
-	copy(wire[headerSize:], q.question) // the client's own spelling
-	return wire, nil
 }
