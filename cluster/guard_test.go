@@ -11,27 +11,29 @@ import (
 // memory, must be refused, or read, in seconds.
 func TestHostileFilesEndSoon(t *testing.T) {
 	var deep, keys, wide strings.Builder
-	for i := range 2000 {
+	for i := range 500 {
 		fmt.Fprintf(&deep, "%sa:\n", strings.Repeat(" ", i))
 	}
-	for i := range 200_000 {
+	for i := range 30_000 {
 		fmt.Fprintf(&keys, "  x%d: 1\n", i)
+	}
+	for i := range 1000 {
 		fmt.Fprintf(&wide, "  s%d: {on: \"@*\", port: 1}\n", i)
 	}
 	tests := map[string]struct{ source, want string }{
-		"flow lists":     {"schema: 1\na: " + strings.Repeat("[", 200_000), "levels inside each other"},
-		"flow mappings":  {"schema: 1\na: " + strings.Repeat("{a: ", 200_000), "levels inside each other"},
-		"dashes":         {strings.Repeat("- ", 200_000), "levels inside each other"},
-		"question marks": {strings.Repeat("? ", 200_000), "levels inside each other"},
+		"flow lists":     {"schema: 1\na: " + strings.Repeat("[", 50_000), "levels inside each other"},
+		"flow mappings":  {"schema: 1\na: " + strings.Repeat("{a: ", 50_000), "levels inside each other"},
+		"dashes":         {strings.Repeat("- ", 50_000), "levels inside each other"},
+		"question marks": {strings.Repeat("? ", 50_000), "levels inside each other"},
 		"block mappings": {"schema: 1\n" + deep.String(), "levels inside each other"},
-		"documents":      {strings.Repeat("---\na: 1\n", 100_000), "a second YAML document"},
+		"documents":      {strings.Repeat("---\na: 1\n", 20_000), "a second YAML document"},
 		"keys":           {"schema: 1\na:\n" + keys.String(), "keys in one mapping"},
 		"size":           {"schema: 1\n# " + strings.Repeat("x", maxFileSize), "at most 4194304 are read"},
 		"node set":       {"schema: 1\nnodes: {\"n[1-99999999]\": {}}", "expands to more than 65536 items"},
 		"references": {
 			"schema: 1\ncluster: a\ndomain: b\nroles: {r: {voters: 1}}\nnetworks: {n: {prefix: 10.0.0.0/8}}\n" +
 				"nodes:\n  n[1-20400]: {role: r, addresses: {n: \"10.1.[0-79].[1-255]\"}}\n" +
-				"services:\n" + wide.String()[:strings.Index(wide.String(), "  s1000:")],
+				"services:\n" + wide.String(),
 			"name more than",
 		},
 	}
