@@ -1,9 +1,14 @@
 package raftstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"holdfast/internal/state"
 )
 
 func TestThreeServersFormOneStore(t *testing.T) {
@@ -14,8 +19,8 @@ func TestThreeServersFormOneStore(t *testing.T) {
 	t.Logf("first leader after %v", time.Since(start))
 	id := leader.store.ClusterID()
 	for _, o := range h.running() {
-		if o.store.ClusterID() != id {
-			t.Errorf("%s has store %s, the leader has %s", o.name, o.store.ClusterID(), id)
+		if o.store.ClusterID() != id || o.clusterID != id {
+			t.Errorf("%s has store %q and announced %q, the leader has %s", o.name, o.store.ClusterID(), o.clusterID, id)
 		}
 	}
 	h.settled("fb1 fb2 fb3", "")
@@ -24,6 +29,367 @@ func TestThreeServersFormOneStore(t *testing.T) {
 	eventually(t, "the record of the store", func() error {
 		if c := leader.state.Snapshot().Cluster(); c == nil || c.ID != id || c.Name != "foobar" {
 			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+}
+
+func TestSingleServerFormsAloneAtOnce(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	start := time.Now()
+	o := h.all["fb1"].start(func(c *Config) { c.Servers, c.Voters = nil, 0 })
+	h.leader()
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("a single server took %v", took)
+	}
+	o.put("k", "v")
+	if o.get("k") != "v" {
+		t.Error("a write that was acknowledged is not in the state")
+	}
+}
+
+func TestMinorityFormsNothing(t *testing.T) {
+	h := newHosts(t, 4, 3)
+	one, two := h.all["fb1"].start(), h.all["fb2"].start()
+	eventually(t, "the condition that says why", func() error {
+		for _, o := range []*host{one, two} {
+			c := o.board.Conditions()
+			if len(c) != 1 || c[0].Name != conditionNoLeader || !strings.Contains(c[0].Message, "a majority must be up; seen: fb1, fb2") {
+				return fmt.Errorf("%s: %+v", o.name, c)
+			}
+		}
+		return nil
+	})
+	if id := one.store.ClusterID() + two.store.ClusterID(); id != "" {
+		t.Fatalf("two of four servers formed store %s", id)
+	}
+	h.all["fb4"].start()
+	h.settled("fb1 fb2 fb4", "")
+	if len(one.board.Conditions()) != 0 {
+		t.Errorf("conditions are left: %+v", one.board.Conditions())
+	}
+	h.all["fb3"].start() // late: the votes are given away
+	h.settled("fb1 fb2 fb4", "fb3")
+}
+
+// A store that exists, though its servers are down, is not doubled.
+func TestNoSecondStoreBesideOneThatIsDown(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.leader()
+	for _, o := range h.running() {
+		o.stop()
+	}
+	for _, name := range []string{"fb1", "fb2"} {
+		h.all[name].wipe()
+		h.all[name].start() // fb3 is down, but the gossip remembers its store
+	}
+	eventually(t, "the condition that says why", func() error {
+		c := h.all["fb1"].board.Conditions()
+		if len(c) != 1 || !strings.Contains(c[0].Message, "known to fb3) to take it in") {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	if id := h.all["fb1"].store.ClusterID(); id != "" {
+		t.Fatalf("formed a second store, %s", id)
+	}
+}
+
+func TestNextLeaderAfterTheLeaderDies(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	old := h.leader()
+	old.put("before", "1")
+	h.everywhere("before", "1")
+	old.kill()
+	start := time.Now()
+	survivor := h.running()[0]
+	survivor.put("after", "2") // held across the election
+	t.Logf("first write %v after the leader's death", time.Since(start))
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("the first write took %v", took)
+	}
+	h.everywhere("after", "2")
+	old.start()
+	h.everywhere("after", "2")
+	h.settled("fb1 fb2 fb3", "")
+}
+
+func TestLeaderHandsOverBeforeItStops(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	old := h.leader()
+	old.stop()
+	if !strings.Contains(old.log.String(), "leadership handed over before the stop") {
+		t.Fatal("the leader stopped without handing over")
+	}
+	start := time.Now()
+	h.running()[0].put("k", "v")
+	t.Logf("first write %v after an orderly stop", time.Since(start))
+}
+
+func TestWritesFromAnyServerAreReadableThere(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.leader()
+	for i := range 20 {
+		for _, o := range h.running() {
+			key, value := fmt.Sprint("k", i), o.name
+			o.put(key, value)
+			if got := o.get(key); got != value {
+				t.Fatalf("%s reads %q after it wrote %q", o.name, got, value)
+			}
+		}
+	}
+}
+
+func TestResultsOfCommandsSurviveForwarding(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	follower := h.follower()
+	h.leader().put("k", "v")
+	_, err := follower.store.Propose(t.Context(), state.KV{Verb: state.CAS, Entry: state.Entry{Key: "k", Value: []byte("w"), ModifyIndex: 0}})
+	if !errors.Is(err, state.ErrConflict) {
+		t.Fatalf("CAS of a key that exists: %v, want ErrConflict", err)
+	}
+	if follower.get("k") != "v" {
+		t.Error("after a conflict the follower does not see what it lost against")
+	}
+	_, err = follower.store.Propose(t.Context(), state.KV{Verb: state.Set, Entry: state.Entry{}})
+	if !errors.Is(err, state.ErrInvalid) {
+		t.Errorf("a key without a name: %v, want ErrInvalid", err)
+	}
+}
+
+func TestWritesAreRefusedWithoutAQuorum(t *testing.T) {
+	h := newHosts(t, 4, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "fb4")
+	h.all["fb1"].put("k", "v")
+	h.everywhere("k", "v")
+	for _, name := range []string{"fb1", "fb2", "fb4"} {
+		h.all[name].kill()
+	}
+	last := h.all["fb3"]
+	eventually(t, "fb3 notices", func() error {
+		if _, _, ok := last.store.Leader(); ok {
+			return errors.New("it still knows a leader")
+		}
+		return nil
+	})
+	start := time.Now()
+	_, err := last.tryPut("k", "w")
+	if !errors.Is(err, state.ErrNoLeader) || !strings.Contains(err.Error(), "of the voters fb1, fb2, fb3 a majority must be up; down: fb1, fb2; start them (waited 2s)") {
+		t.Errorf("write without a quorum: %v", err)
+	}
+	if took := time.Since(start); took < 1500*time.Millisecond || took > 4*time.Second {
+		t.Errorf("refused after %v, want about 2 s", took)
+	}
+	if err := last.store.ReadBarrier(t.Context()); !errors.Is(err, state.ErrNoLeader) {
+		t.Errorf("barrier without a quorum: %v", err)
+	}
+	if last.get("k") != "v" {
+		t.Error("what was known is no longer readable")
+	}
+	if st := last.store.Status(); len(st.Servers) != 4 || st.Leader.ID != "" || st.Node != "fb3" {
+		t.Errorf("status without a leader: %+v", st)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = last.store.Propose(ctx, state.KV{Verb: state.Set, Entry: state.Entry{Key: "k"}})
+	if !errors.Is(err, state.ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("write with an impatient caller: %v", err)
+	}
+	h.all["fb2"].start()
+	last.put("k", "x")
+	h.everywhere("k", "x")
+}
+
+func TestAllServersRestartInAnyOrder(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	id := h.leader().store.ClusterID()
+	for i := range 50 {
+		h.follower().put(fmt.Sprint("k", i), "v")
+	}
+	for _, order := range [][]string{{"fb3", "fb1", "fb2"}, {"fb2", "fb3", "fb1"}} {
+		for _, o := range h.running() {
+			o.kill()
+		}
+		for _, name := range order {
+			h.all[name].start()
+		}
+		h.settled("fb1 fb2 fb3", "")
+		h.everywhere("k49", "v")
+		if got := h.leader().store.ClusterID(); got != id {
+			t.Fatalf("store %s became %s", id, got)
+		}
+	}
+}
+
+func TestFourthServerStaysWarmAndTakesAFreeVote(t *testing.T) {
+	h := newHosts(t, 4, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "fb4")
+	h.all["fb2"].put("k", "v")
+	h.everywhere("k", "v")
+	h.all["fb4"].put("k", "w") // a non-voter forwards too
+	h.everywhere("k", "w")
+	gone := h.all["fb3"]
+	gone.stop()
+	gone.down(state.Left)
+	h.settled("fb1 fb2 fb4", "")
+	gone.start()
+	h.settled("fb1 fb2 fb4", "fb3")
+}
+
+func TestWipedServerIsTakenBackAndItsOldVoteIsGoneFirst(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	for i := range 20 {
+		h.all["fb1"].put(fmt.Sprint("k", i), "v")
+	}
+	victim := h.follower()
+	old := victim.id
+	victim.kill()
+	victim.wipe()
+	victim.start()
+	h.settled("fb1 fb2 fb3", "")
+	h.everywhere("k19", "v")
+	log := h.leader().log.String()
+	removed := strings.Index(log, "change=remove server=\""+victim.name+" "+old)
+	added := strings.Index(log, "change=add server=\""+victim.name+" "+victim.id)
+	promoted := strings.Index(log, "change=promote server=\""+victim.name+" "+victim.id)
+	if removed < 0 || added < removed || promoted < added {
+		t.Fatalf("removed at %d, added at %d, promoted at %d of the leader's log", removed, added, promoted)
+	}
+	if victim.store.ClusterID() != h.leader().store.ClusterID() {
+		t.Error("the wiped server did not learn its store")
+	}
+	if n := len(h.leader().store.Status().Servers); n != 3 {
+		t.Errorf("%d servers in the configuration", n)
+	}
+}
+
+// The wiped server is the leader: the others elect one without its new self.
+func TestWipedLeaderIsTakenBack(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	victim := h.leader()
+	victim.put("k", "v")
+	h.everywhere("k", "v")
+	victim.kill()
+	victim.wipe()
+	victim.start()
+	h.settled("fb1 fb2 fb3", "")
+	h.everywhere("k", "v")
+}
+
+func TestServerThatMovedIsFollowed(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	moved := h.follower()
+	moved.stop()
+	moved.address = freePort(t)
+	moved.start()
+	eventually(t, "the new address in the configuration", func() error {
+		for _, s := range h.leader().store.Status().Servers {
+			if s.Name == moved.name && s.Address != moved.address.String() {
+				return fmt.Errorf("%s", s.Address)
+			}
+		}
+		return nil
+	})
+	h.leader().put("k", "v")
+	h.everywhere("k", "v")
+}
+
+// All servers get new addresses while they are down: no leader can write that
+// down first, and still they find each other.
+func TestAllServersMoved(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	h.leader().put("k", "v")
+	for _, o := range h.running() {
+		o.stop()
+	}
+	for _, name := range h.order {
+		h.all[name].address = freePort(t)
+		h.all[name].start()
+	}
+	h.settled("fb1 fb2 fb3", "")
+	h.everywhere("k", "v")
+}
+
+func TestRunAgainInTheSameProcess(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	h.leader()
+	o.put("k", "v")
+	before := o.state.Snapshot().Version()
+	o.cancel()
+	if err := <-o.done; err != nil {
+		t.Fatal(err)
+	}
+	if o.get("k") != "v" {
+		t.Fatal("the state is gone while the store does not run")
+	}
+	if _, err := o.store.Propose(t.Context(), state.KV{Verb: state.Set, Entry: state.Entry{Key: "k"}}); !errors.Is(err, state.ErrNoLeader) {
+		t.Fatalf("write to a store that does not run: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	o.cancel = cancel
+	go func() { o.done <- o.store.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	h.leader()
+	if got := o.state.Snapshot().Version(); got != before {
+		t.Errorf("replaying the log woke readers: version %d became %d", before, got)
+	}
+	o.put("k", "w")
+	if o.get("k") != "w" {
+		t.Error("the second Run applies nothing")
+	}
+}
+
+func TestSecondProcessOnTheSameDataIsRefused(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	c := o.config()
+	c.Listen = freePort(t)
+	second, err := New(c, state.New(), Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = second.Run(t.Context(), func() { t.Error("it says that it is ready") })
+	if err == nil || !strings.Contains(err.Error(), "log.db: another process has it open") {
+		t.Fatalf("Run: %v", err)
+	}
+}
+
+func TestNothingIsLeftAfterRun(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.follower().put("k", "v")
+	for _, o := range h.running() {
+		o.stop()
+	}
+	eventually(t, "no goroutine of ours or of raft's", func() error {
+		for _, g := range strings.Split(stacks(), "\n\n") {
+			if strings.Contains(g, "testing.tRunner") || strings.Contains(g, "testing.(*T).Run") {
+				continue
+			}
+			if strings.Contains(g, "holdfast/raftstore.") || strings.Contains(g, "hashicorp/raft") || strings.Contains(g, "net/http") {
+				return errors.New(g)
+			}
 		}
 		return nil
 	})
