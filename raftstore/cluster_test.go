@@ -261,13 +261,17 @@ func TestWipedServerIsTakenBackAndItsOldVoteIsGoneFirst(t *testing.T) {
 	victim.start()
 	h.settled("fb1 fb2 fb3", "")
 	h.everywhere("k19", "v")
-	log := h.leader().log.String()
-	removed := strings.Index(log, "change=remove server=\""+victim.name+" "+old)
-	added := strings.Index(log, "change=add server=\""+victim.name+" "+victim.id)
-	promoted := strings.Index(log, "change=promote server=\""+victim.name+" "+victim.id)
-	if removed < 0 || added < removed || promoted < added {
-		t.Fatalf("removed at %d, added at %d, promoted at %d of the leader's log", removed, added, promoted)
-	}
+	leader := h.leader()
+	eventually(t, "the leader's story", func() error {
+		log := leader.log.String()
+		removed := strings.Index(log, "change=remove server=\""+victim.name+" "+old)
+		added := strings.Index(log, "change=add server=\""+victim.name+" "+victim.id)
+		promoted := strings.Index(log, "change=promote server=\""+victim.name+" "+victim.id)
+		if removed < 0 || added < removed || promoted < added {
+			return fmt.Errorf("removed at %d, added at %d, promoted at %d of the log", removed, added, promoted)
+		}
+		return nil
+	})
 	if victim.store.ClusterID() != h.leader().store.ClusterID() {
 		t.Error("the wiped server did not learn its store")
 	}
@@ -376,7 +380,7 @@ func TestSecondProcessOnTheSameDataIsRefused(t *testing.T) {
 }
 
 func TestNothingIsLeftAfterRun(t *testing.T) {
-	h := newHosts(t, 3, 3)
+	h := newHostsAlone(t, 3, 3)
 	h.startAll()
 	h.follower().put("k", "v")
 	for _, o := range h.running() {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -43,11 +44,11 @@ type engine struct {
 	rpc       *rpcServer
 	client    *rpcClient
 	tracker   *tracker
+	quiet     atomic.Bool // Raft is being stopped
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
 	mayLead  sync.Mutex // held while the configuration is changed
-	kick     chan struct{}
 	observed chan raft.Observation
 	observer *raft.Observer
 }
@@ -55,7 +56,7 @@ type engine struct {
 // open takes the files and the port and makes Raft; nothing is left open when
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
-	e := &engine{store: s, tracker: newTracker(), kick: make(chan struct{}, 1), observed: make(chan raft.Observation, 64)}
+	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -162,7 +163,7 @@ func (e *engine) announce() {
 
 func (e *engine) makeRaft() error {
 	s := e.store
-	log := newRaftLog(s.log)
+	log := newRaftLog(s.log, &e.quiet)
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(s.config.dir(), keepSnapshots, log)
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
@@ -225,6 +226,7 @@ func (e *engine) stop() error {
 		e.cancel()
 	}
 	var errs []error
+	e.quiet.Store(true)
 	if e.raft != nil {
 		e.raft.DeregisterObserver(e.observer)
 		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))

@@ -58,8 +58,15 @@ type host struct {
 	absent    state.Liveness
 }
 
-// newHosts makes servers fb1..fbN, all down.
+// newHosts makes servers fb1..fbN, all down. The test runs beside others: it
+// mostly waits.
 func newHosts(t *testing.T, servers, voters int) *hosts {
+	t.Helper()
+	t.Parallel()
+	return newHostsAlone(t, servers, voters)
+}
+
+func newHostsAlone(t *testing.T, servers, voters int) *hosts {
 	t.Helper()
 	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, all: map[string]*host{}}
 	if err := peer.Init(h.ca, h.cluster); err != nil {
@@ -312,10 +319,19 @@ func (h *hosts) settled(voters, others string) {
 	})
 }
 
-// put writes a key through a server and fails the test if it can't.
+// put writes a key through a server and fails the test if it can't. On a busy
+// machine a leader can lose its lease under a write; setting the key again is
+// harmless.
 func (o *host) put(key, value string) uint64 {
 	o.hosts.t.Helper()
-	index, err := o.tryPut(key, value)
+	var index uint64
+	var err error
+	for range 5 {
+		index, err = o.tryPut(key, value)
+		if !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) {
+			break
+		}
+	}
 	if err != nil {
 		o.hosts.t.Fatalf("%s: put %s: %v", o.name, key, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,12 +21,13 @@ type raftLog struct {
 	name    string
 	implied []any
 	thin    *limiter
+	quiet   *atomic.Bool // while Raft stops, its complaints are none
 }
 
 var _ hclog.Logger = (*raftLog)(nil)
 
-func newRaftLog(log *slog.Logger) hclog.Logger {
-	return &raftLog{log: log, name: "raft", thin: newLimiter(time.Minute)}
+func newRaftLog(log *slog.Logger, quiet *atomic.Bool) hclog.Logger {
+	return &raftLog{log: log, name: "raft", thin: newLimiter(time.Minute), quiet: quiet}
 }
 
 func slogLevel(l hclog.Level) slog.Level {
@@ -43,7 +45,7 @@ func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	if !l.log.Enabled(context.Background(), to) {
 		return
 	}
-	if to > slog.LevelDebug && !l.thin.allow(thinKey(msg, args)) {
+	if to > slog.LevelDebug && (l.quiet.Load() || !l.thin.allow(thinKey(msg, args))) {
 		to = slog.LevelDebug
 	}
 	l.log.Log(context.Background(), to, "raft: "+msg, clean(args)...)

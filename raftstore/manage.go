@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,34 +28,20 @@ func (e *engine) manage(ctx context.Context) {
 	s := e.store
 	defer s.board.Clear(conditionRefused)
 	for {
-		changed := s.state.Changed()
+		version := s.state.Snapshot().Version()
 		e.poll(ctx)
-		again := e.manageOnce(ctx)
-		if again {
+		if e.manageOnce(ctx) {
 			continue
 		}
-		if !e.pauseManaging(ctx, changed) {
+		if !e.pauseManaging(ctx, version) {
 			return
 		}
 	}
 }
 
-// pauseManaging waits for a reason to look again, but not less than a tick:
-// every write is a change.
-func (e *engine) pauseManaging(ctx context.Context, changed <-chan struct{}) bool {
-	if !sleep(ctx, e.store.times.tick) {
-		return false
-	}
-	members := func(version uint64) bool { // did the gossip change?
-		keys, ok := e.store.state.Since(version)
-		for _, k := range keys {
-			if k.Table == state.TableMember {
-				return true
-			}
-		}
-		return !ok
-	}
-	version := e.store.state.Snapshot().Version()
+// pauseManaging waits until the gossip is another than at version or it is
+// time to look anyway; false when ctx ended.
+func (e *engine) pauseManaging(ctx context.Context, version uint64) bool {
 	limit := e.store.times.plan
 	if e.unsettled() {
 		limit = e.store.times.tick
@@ -62,20 +49,26 @@ func (e *engine) pauseManaging(ctx context.Context, changed <-chan struct{}) boo
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
+		changed := e.store.state.Changed()
+		now := e.store.state.Snapshot().Version()
+		if e.gossipChanged(version) {
+			return true
+		}
+		version = now
 		select {
 		case <-changed:
-			if members(version) {
-				return true
-			}
-			changed = e.store.state.Changed()
-		case <-e.kick:
-			return true
 		case <-timer.C:
 			return true
 		case <-ctx.Done():
 			return false
 		}
 	}
+}
+
+// gossipChanged tells it from the writes, which are many.
+func (e *engine) gossipChanged(since uint64) bool {
+	keys, ok := e.store.state.Since(since)
+	return !ok || slices.ContainsFunc(keys, func(k state.Key) bool { return k.Table == state.TableMember })
 }
 
 // unsettled: a server waits to be promoted.
@@ -127,7 +120,7 @@ func (e *engine) view() view {
 	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
 	for _, server := range v.Servers {
 		seen, ok := e.tracker.sighting(server.ID)
-		if !ok || time.Since(seen.at) > s.times.transport {
+		if !ok || seen.silent {
 			continue
 		}
 		v.Reachable[server.ID] = true
@@ -163,9 +156,11 @@ func (e *engine) poll(ctx context.Context) {
 			if now := e.store.addressOf(server.ID); now != "" {
 				address = now
 			}
-			if err := e.client.post(ctx, address, pathProgress, nil, &p); err == nil && p.ID == server.ID {
-				e.tracker.saw(server.ID, p)
+			if err := e.client.post(ctx, address, pathProgress, nil, &p); err != nil || p.ID != server.ID {
+				e.tracker.missed(server.ID)
+				return
 			}
+			e.tracker.saw(server.ID, p)
 		})
 	}
 	group.Wait()

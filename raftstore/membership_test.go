@@ -179,7 +179,9 @@ func TestPlanKeepsTheMajorityAndEnds(t *testing.T) {
 
 func randomView(r *rand.Rand) view {
 	v := view{Self: "id1", Store: ourStore, Order: []string{"fb1", "fb2", "fb3", "fb4"}, Voters: 1 + 2*r.IntN(2), Reachable: map[string]bool{}, CaughtUp: map[string]bool{}}
-	address := func(i int) netip.AddrPort { return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), 8300) }
+	address := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), 8300)
+	}
 	for i := 1; i <= 4; i++ {
 		name, id := fmt.Sprint("fb", i), fmt.Sprint("id", i)
 		up := i == 1 || r.IntN(4) > 0

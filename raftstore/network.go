@@ -227,16 +227,19 @@ func judge(self, h hello) (refusal, string) {
 	return refusedNot, ""
 }
 
-// refuse counts a refusal and logs the first a minute of each source.
+// refuse counts a refusal and logs it: the first a minute of each source and
+// reason as a warning.
 func (n *network) refuse(conn net.Conn, code refusal, reason string) {
 	n.metrics.refused.WithLabelValues(code.String()).Inc()
 	source := ""
 	if conn != nil {
 		source, _, _ = net.SplitHostPort(conn.RemoteAddr().String())
 	}
+	level := slog.LevelDebug
 	if n.limit.allow(source + " " + code.String()) {
-		n.log.Warn("connection refused", "from", source, "why", code.String(), "reason", reason)
+		level = slog.LevelWarn
 	}
+	n.log.Log(context.Background(), level, "connection refused", "from", source, "why", code.String(), "reason", reason)
 }
 
 func classifyTLS(err error) refusal {

@@ -27,8 +27,9 @@ type tracker struct {
 
 // sighting is the last answer of a server to the leader.
 type sighting struct {
-	at  time.Time
-	got progress
+	at     time.Time
+	got    progress
+	silent bool // it did not answer since
 }
 
 func newTracker() *tracker {
@@ -40,7 +41,17 @@ func newTracker() *tracker {
 func (t *tracker) saw(id string, p progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.peers[id] = sighting{time.Now(), p}
+	t.peers[id] = sighting{at: time.Now(), got: p}
+}
+
+// missed notes that a server did not answer.
+func (t *tracker) missed(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, ok := t.peers[id]; ok {
+		s.silent = true
+		t.peers[id] = s
+	}
 }
 
 func (t *tracker) sighting(id string) (sighting, bool) {

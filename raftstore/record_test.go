@@ -1,0 +1,155 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// writeRecord puts a record into a data directory.
+func writeRecord(dir string, r record) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	data, err := r.encode()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, recordName), data)
+}
+
+func TestRecordSurvivesAndNothingIsLeftBeside(t *testing.T) {
+	dir, id := t.TempDir(), newUUID()
+	f, err := openRecord(dir, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := testDecree(1)
+	if err := f.update(func(r *record) bool {
+		r.Forming = acceptor{Electorate: []string{"fb1"}, Promised: ballot{3, "fb1"}, AcceptedAt: ballot{2, "fb1"}, Accepted: &d}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.setClusterID(d.ClusterID); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openRecord(dir, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(f.get(), again.get()); diff != "" {
+		t.Errorf("record (-written +read):\n%s", diff)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("directory: %v, %v", entries, err)
+	}
+}
+
+func TestRecordIsNeverGuessedAt(t *testing.T) {
+	r := record{NodeID: newUUID(), ClusterID: newUUID()}
+	good, err := r.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1
+		if _, err := decodeRecord(bad); !errors.Is(err, errRecord) {
+			t.Fatalf("byte %d of %q changed: %v", i, good, err)
+		}
+		if _, err := decodeRecord(good[:i]); !errors.Is(err, errRecord) {
+			t.Fatalf("cut after byte %d: %v", i, err)
+		}
+	}
+	for name, bad := range map[string]record{
+		"a store that is no UUID":  {NodeID: "x", ClusterID: "foobar"},
+		"an unfinished decree":     {NodeID: "x", Forming: acceptor{Accepted: &decree{}}},
+		"two stores in one record": {NodeID: "x", ClusterID: ourStore, Forming: acceptor{Decided: ptr(testDecree(1))}},
+	} {
+		data, err := bad.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeRecord(data); !errors.Is(err, errRecord) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestDataDirectoryOfAnotherNodeIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeRecord(dir, record{NodeID: ourStore}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openRecord(dir, newUUID()); err == nil || !strings.Contains(err.Error(), "belongs to node ID "+ourStore) {
+		t.Fatalf("open: %v", err)
+	}
+}
+
+func TestServerNeverChangesItsStore(t *testing.T) {
+	f, err := openRecord(t.TempDir(), newUUID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := testDecree(1)
+	if err := f.update(func(r *record) bool { r.Forming.Decided = &d; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.setClusterID(ourStore); err == nil {
+		t.Error("a server that helped to form one store joined another")
+	}
+	if err := f.setClusterID(d.ClusterID); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.setClusterID(ourStore); err == nil || f.get().ClusterID != d.ClusterID {
+		t.Errorf("store %s, error %v", f.get().ClusterID, err)
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	for _, r := range []record{{NodeID: ourStore}, {NodeID: ourStore, ClusterID: ourStore, HasLog: true, Forming: acceptor{Accepted: ptr(testDecree(1))}}} {
+		data, err := r.encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := decodeRecord(data)
+		if err != nil {
+			return
+		}
+		again, err := r.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := decodeRecord(again); err != nil || !cmp.Equal(r, back) {
+			t.Fatalf("%+v became %+v, %v", r, back, err)
+		}
+	})
+}
+
+func TestUUIDs(t *testing.T) {
+	seen := map[string]bool{}
+	for range 100 {
+		id := newUUID()
+		if !validUUID(id) || id[14] != '4' || seen[id] {
+			t.Fatalf("UUID %q", id)
+		}
+		seen[id] = true
+	}
+	for _, bad := range []string{"", "x", strings.ToUpper(ourStore[:8]) + "g" + ourStore[9:], strings.Repeat("1", 36), ourStore + "1"} {
+		if validUUID(bad) {
+			t.Errorf("%q passes for a UUID", bad)
+		}
+	}
+}
