@@ -338,6 +338,13 @@ func TestRunAgainInTheSameProcess(t *testing.T) {
 	o := h.all["fb1"].start()
 	h.leader()
 	o.put("k", "v")
+	eventually(t, "what a leader writes of itself", func() error {
+		snap := o.state.Snapshot()
+		if snap.Cluster() == nil || documented(snap, o.id) != "fb1" {
+			return errors.New("not there")
+		}
+		return nil
+	})
 	before := o.state.Snapshot().Version()
 	o.cancel()
 	if err := <-o.done; err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/internal/health"
 )
@@ -37,7 +38,7 @@ type engine struct {
 	advertise string
 	record    *recordFile
 	bolt      *raftboltdb.BoltStore
-	logs      raft.LogStore // what raft reads and writes: cache, watchdog, bolt
+	logs      raft.LogStore // what raft reads and writes: a cache before a watchdog before bolt
 	net       *network
 	trans     *transport
 	raft      *raft.Raft
@@ -85,13 +86,16 @@ func (e *engine) openLog() (err error) {
 		// Without these a log that once was large makes every write slow.
 		BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	guarded := &watchdog{LogStore: e.bolt, limit: e.store.times.disk, onHung: e.diskHung}
+	guarded := &watchdog{LogStore: e.bolt, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers}
+	if e.store.disk != nil {
+		guarded.LogStore = e.store.disk(e.bolt)
+	}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
 	return err
 }
@@ -101,7 +105,12 @@ func (e *engine) diskHung() {
 	s.metrics.hungWrites.Inc()
 	s.log.Error("the disk of the log does not answer", "limit", s.times.disk, "path", s.config.dir())
 	s.board.Raise(conditionDisk, health.Error, fmt.Sprintf(
-		"a write to %s did not end within %v: this server gave up the leadership; look at the disk, then restart it", s.config.dir(), s.times.disk))
+		"a write to %s did not end within %v: this server does not lead and keeps nothing until it does; look at the disk", s.config.dir(), s.times.disk))
+}
+
+func (e *engine) diskAnswers() {
+	e.store.log.Info("the disk of the log answers again", "path", e.store.config.dir())
+	e.store.board.Clear(conditionDisk)
 }
 
 func (e *engine) listen(ctx context.Context) error {

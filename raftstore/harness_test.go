@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/internal/health"
@@ -54,6 +55,7 @@ type host struct {
 	cancel context.CancelFunc
 	done   chan error
 
+	disk      func(raft.LogStore) raft.LogStore
 	clusterID string // as announced
 	absent    state.Liveness
 }
@@ -136,6 +138,7 @@ func (o *host) start(change ...func(*Config)) *host {
 	if err != nil {
 		o.hosts.t.Fatal(err)
 	}
+	store.disk = o.disk
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	o.hosts.mu.Lock()

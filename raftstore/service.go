@@ -43,6 +43,8 @@ type Store struct {
 	metrics *metrics
 	fsm     *fsm
 
+	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
+
 	engine     atomic.Pointer[engine]    // nil unless Run is running
 	strangerAt atomic.Pointer[time.Time] // when a server of another store was last met
 

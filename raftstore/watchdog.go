@@ -23,8 +23,9 @@ var errHung = errors.New("the disk does not answer")
 // finished and, had it succeeded, taken back.
 type watchdog struct {
 	raft.LogStore
-	limit  time.Duration
-	onHung func()
+	limit    time.Duration
+	onHung   func()
+	onAnswer func() // the late write is dealt with
 
 	mu   sync.Mutex
 	late bool
@@ -86,4 +87,5 @@ func (w *watchdog) takeBack(done <-chan error, first, last uint64) {
 	w.mu.Lock()
 	w.late = false
 	w.mu.Unlock()
+	w.onAnswer()
 }
