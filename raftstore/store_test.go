@@ -430,7 +430,9 @@ func TestAcknowledgedWritesSurviveLeaders(t *testing.T) {
 			for i := 0; ctx.Err() == nil; i++ {
 				running := h.running()
 				o := running[(w+i)%len(running)]
+				h.mu.Lock()
 				store := o.store
+				h.mu.Unlock()
 				if store == nil {
 					continue
 				}
