@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// node is an agent that runs in this process, and the command line on it.
+type node struct {
+	dir  string
+	addr string
+	log  *logBuffer
+	done chan int
+	stop context.CancelFunc
+}
+
+// logBuffer is written by the agent while a test may read it.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// run types a command line on the node's machine.
+func (n *node) run(t *testing.T, stdin string, args ...string) (stdout string, status int) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	t.Setenv("HOLDFAST_SOCKET", filepath.Join(n.dir, "run", "core.sock"))
+	status = execute(t.Context(), args, strings.NewReader(stdin), &out, &errOut)
+	return out.String() + errOut.String(), status
+}
+
+// expect is run with a wanted exit status and words that must be printed.
+func (n *node) expect(t *testing.T, status int, words string, args ...string) string {
+	t.Helper()
+	out, got := n.run(t, "", args...)
+	if got != status || !strings.Contains(out, words) {
+		t.Errorf("holdfast %s: exit status %d, want %d; it must say %q and says:\n%s", strings.Join(args, " "), got, status, words, out)
+	}
+	return out
+}
+
+// loopback is an address that only this test process uses.
+func loopback() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.1", 64+pid>>8%64, pid%256)
+}
+
+// startNode makes certificates with the command line, and runs one server.
+func startNode(t *testing.T, services string) *node {
+	t.Helper()
+	n := &node{dir: t.TempDir(), addr: loopback(), log: &logBuffer{}, done: make(chan int, 1)}
+	n.writeFile(t, services)
+	file := filepath.Join(n.dir, "cluster.yaml")
+	n.expect(t, exitOK, "made the authority", "pki", "init", "--dir", filepath.Join(n.dir, "ca"), "--cluster", "cli")
+	n.expect(t, exitOK, "fbservice1", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"))
+	n.expect(t, exitOK, "alice", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"), "--admin", "alice")
+	ctx, stop := context.WithCancel(t.Context())
+	n.stop = stop
+	go func() {
+		n.done <- execute(ctx, []string{
+			"agent", "--config", file, "--node", "fbservice1", "--data-dir", filepath.Join(n.dir, "data"),
+			"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", "fbservice1"),
+			"--dns-listen", n.addr + ":5353", "--http-listen", n.addr + ":8500",
+		}, strings.NewReader(""), n.log, n.log)
+	}()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case status := <-n.done:
+			if status != exitOK {
+				t.Errorf("the agent ended with status %d", status)
+			}
+		case <-time.After(15 * time.Second):
+			t.Error("the agent does not end")
+		}
+		if t.Failed() {
+			t.Logf("the agent's log:\n%s", n.log)
+		}
+	})
+	n.until(t, "a leader", func() bool {
+		out, status := n.run(t, "", "status")
+		return status == exitOK && strings.Contains(out, "Leader: fbservice1")
+	})
+	return n
+}
+
+func (n *node) writeFile(t *testing.T, services string) {
+	t.Helper()
+	content := fmt.Sprintf(`schema: 1
+cluster: cli
+domain: hpc.example.com
+networks: {main: {prefix: %s/24}}
+roles: {service: {voters: 1, run: [dns]}}
+nodes: {fbservice1: {role: service, addresses: {main: %s}}}
+services: {%s}
+`, strings.TrimSuffix(n.addr, "1")+"0", n.addr, services)
+	if err := os.WriteFile(filepath.Join(n.dir, "cluster.yaml"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within 20s: %s", what)
+		}
+	}
+}
+
+func TestCommandsOnARunningNode(t *testing.T) {
+	n := startNode(t, "web: {on: fbservice1, port: 80, check: {ttl: 1h}}")
+
+	t.Run("status", func(t *testing.T) {
+		n.until(t, "the service is registered", func() bool {
+			out, _ := n.run(t, "", "services")
+			return strings.Contains(out, "web")
+		})
+		n.expect(t, exitDegraded, "something is failing", "status") // a TTL check nobody reported
+		if out := n.expect(t, exitDegraded, `"leader"`, "status", "--json"); !strings.Contains(out, `"cluster": "cli"`) {
+			t.Errorf("status --json says %s", out)
+		}
+		n.expect(t, exitOK, "alive", "members")
+		n.expect(t, exitNotFound, `no service "nope"`, "services", "nope")
+		n.expect(t, exitOK, "fbservice1", "services", "web")
+	})
+	t.Run("kv", func(t *testing.T) {
+		n.expect(t, exitNotFound, "no key", "kv", "get", "a/b")
+		n.expect(t, exitOK, "", "kv", "put", "a/b", "one")
+		n.expect(t, exitOK, "one", "kv", "get", "a/b")
+		n.expect(t, exitOK, "one", "kv", "get", "--consistent", "a/b")
+		n.expect(t, exitFailed, "another modify index", "kv", "put", "--cas", "0", "a/b", "two")
+		if out, status := n.run(t, "from a pipe", "kv", "put", "a/c"); status != exitOK {
+			t.Errorf("put from standard input: %d %s", status, out)
+		}
+		n.expect(t, exitOK, "a/c\tfrom a pipe", "kv", "list", "a/", "--values")
+		n.expect(t, exitOK, "", "kv", "delete", "--recurse", "a/")
+		if out := n.expect(t, exitOK, "[]", "kv", "list", "a/", "--json"); !json.Valid([]byte(out)) {
+			t.Errorf("kv list --json prints %s", out)
+		}
+	})
+	t.Run("raft", func(t *testing.T) {
+		n.expect(t, exitOK, "leader", "raft", "list-peers")
+		n.expect(t, exitOK, "applied index", "raft", "stats")
+		if out, status := n.run(t, "", "raft", "remove-peer", "fbservice1"); status != exitFailed {
+			t.Errorf("the only voter could be removed: %d %s", status, out)
+		}
+		if out, status := n.run(t, "", "raft", "transfer-leader"); status != exitFailed {
+			t.Errorf("leadership was handed to nobody: %d %s", status, out)
+		}
+	})
+	t.Run("snapshot", func(t *testing.T) {
+		path := filepath.Join(n.dir, "s.snap")
+		n.expect(t, exitOK, "", "kv", "put", "kept", "yes")
+		n.expect(t, exitOK, "saved and verified", "snapshot", "save", path)
+		n.expect(t, exitFailed, "exists already", "snapshot", "save", path)
+		n.expect(t, exitOK, "verified", "snapshot", "inspect", path)
+		n.expect(t, exitOK, "", "kv", "put", "kept", "no")
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut := filepath.Join(n.dir, "cut.snap")
+		if err := os.WriteFile(cut, data[:len(data)-10], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, exitFailed, "nothing was changed", "snapshot", "restore", cut)
+		n.expect(t, exitOK, "no", "kv", "get", "kept")
+		n.expect(t, exitOK, "restored", "snapshot", "restore", path)
+		n.expect(t, exitOK, "yes", "kv", "get", "kept")
+	})
+	t.Run("over HTTPS with an admin's certificate", func(t *testing.T) {
+		url := "https://" + net.JoinHostPort(n.addr, "8501")
+		n.expect(t, exitOK, "alive", "members", "--server", url, "--pki", filepath.Join(n.dir, "issued", "alice"))
+		out, status := n.run(t, "", "members", "--server", url, "--pki", filepath.Join(n.dir, "issued", "fbservice1"))
+		if status == exitOK {
+			t.Errorf("a node's certificate passed for an admin's: %s", out)
+		}
+	})
+	t.Run("config", func(t *testing.T) {
+		n.expect(t, exitOK, "fbservice1", "config", "status")
+		n.expect(t, exitOK, "nothing changed", "config", "reload")
+		n.writeFile(t, "web: {on: fbservice1, port: 80, check: {ttl: 1h}}, more: {on: fbservice1, port: 81}")
+		n.expect(t, exitOK, "applied: services", "config", "reload")
+		n.until(t, "the new service is registered", func() bool {
+			out, _ := n.run(t, "", "services")
+			return strings.Contains(out, "more")
+		})
+		n.writeFile(t, "web: {on: nobody, port: 80}")
+		n.expect(t, exitFailed, "cluster.yaml:7:", "config", "reload")
+		n.expect(t, exitUsage, "nobody", "config", "check", filepath.Join(n.dir, "cluster.yaml"))
+		n.expect(t, exitOK, "more", "services")
+	})
+	t.Run("leave", func(t *testing.T) {
+		n.expect(t, exitOK, "left the cluster", "leave")
+		n.until(t, "the agent has ended", func() bool {
+			_, status := n.run(t, "", "status")
+			return status == exitUnreachable
+		})
+	})
+}
+
+func TestUsage(t *testing.T) {
+	n := &node{dir: t.TempDir()}
+	n.expect(t, exitOK, "Usage: holdfast", "--help")
+	n.expect(t, exitOK, "Usage: holdfast")
+	n.expect(t, exitUsage, "unknown", "kv", "get", "--nonsense", "x")
+	n.expect(t, exitUsage, "nowhere.yaml", "config", "check", filepath.Join(n.dir, "nowhere.yaml"))
+	n.expect(t, exitUnreachable, "is holdfast", "status")
+	n.expect(t, exitOK, version, "version")
+	for _, line := range []string{
+		"agent", "status", "members", "services", "leave", "kv get", "kv put", "kv delete", "kv list",
+		"raft list-peers", "raft remove-peer", "raft transfer-leader", "raft stats",
+		"snapshot save", "snapshot restore", "snapshot inspect",
+		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
+	} {
+		n.expect(t, exitOK, "Example", append(strings.Fields(line), "--help")...)
+	}
+}
+
+func TestConfigShowPrintsWhatConfigCheckAccepts(t *testing.T) {
+	n := &node{dir: t.TempDir()}
+	shown, status := n.run(t, "", "config", "show", "../../examples/scibian.yaml")
+	if status != exitOK {
+		t.Fatal(shown)
+	}
+	path := filepath.Join(n.dir, "shown.yaml")
+	if err := os.WriteFile(path, []byte(shown), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.expect(t, exitOK, "4 servers of which 3 vote", "config", "check", path)
+	asJSON, status := n.run(t, "", "config", "show", "--json", "../../examples/scibian.yaml")
+	if status != exitOK || !json.Valid([]byte(asJSON)) {
+		t.Errorf("config show --json: %d %.200s", status, asJSON)
+	}
+}
