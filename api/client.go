@@ -80,6 +80,16 @@ func (e *Error) Error() string {
 	return e.Text
 }
 
+// UnreachableError says that no agent answered: nothing listens there, or the
+// two don't trust each other.
+type UnreachableError struct{ Cause error }
+
+// Error gives the cause.
+func (e *UnreachableError) Error() string { return e.Cause.Error() }
+
+// Unwrap gives the cause.
+func (e *UnreachableError) Unwrap() error { return e.Cause }
+
 // NoLeader tells whether an error is the agent's word that the cluster has no
 // leader: the request was not carried out.
 func NoLeader(err error) bool {
@@ -115,7 +125,7 @@ func (c *Client) send(ctx context.Context, method, path string, args url.Values,
 		if errors.As(err, &transport) {
 			err = transport.Err // without the URL, which says nothing of a socket
 		}
-		return nil, peer.Explain(err)
+		return nil, &UnreachableError{peer.Explain(err)}
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil

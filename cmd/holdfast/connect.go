@@ -53,19 +53,14 @@ func (c *connection) ask(f func(*api.Client) error) error {
 	}
 	defer client.Close()
 	err = f(client)
-	var refused *api.Error
+	var unreachable *api.UnreachableError
 	switch {
-	case err == nil:
-		return nil
 	case api.NoLeader(err):
 		return &exitError{exitNoLeader, err}
 	case api.NotFound(err):
 		return &exitError{exitNotFound, err}
-	case errors.As(err, &refused):
-		return err
+	case errors.As(err, &unreachable):
+		return &exitError{exitUnreachable, err}
 	}
-	if _, ours := errors.AsType[*exitError](err); ours {
-		return err
-	}
-	return &exitError{exitUnreachable, err}
+	return err
 }
