@@ -44,7 +44,9 @@ type engine struct {
 	raft      *raft.Raft
 	rpc       *rpcServer
 	client    *rpcClient
+	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
+	fresh     freshness
 	quiet     atomic.Bool // Raft is being stopped
 
 	cancel   context.CancelFunc
@@ -181,7 +183,7 @@ func (e *engine) makeRaft() error {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf,
+		locate: s.addressOf, leads: e.leadsFor,
 	}
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
@@ -194,6 +196,7 @@ func (e *engine) makeRaft() error {
 	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, e.bolt, snapshotStore{snapshots}, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	e.running.Store(e.raft)
 	e.observer = raft.NewObserver(e.observed, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
 		case raft.LeaderObservation, raft.RaftState:

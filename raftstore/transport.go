@@ -21,7 +21,14 @@ type transport struct {
 	*raft.NetworkTransport
 	// locate gives the address at which a server is now; "" unknown.
 	locate func(id string) string
+	// leads tells whether this server leads in a term and has the server id in
+	// its configuration: while it does, there is a log to be brought to it.
+	leads func(term uint64, id raft.ServerID) bool
 }
+
+// retryDial is how long a leader waits before it tries again to reach a
+// server that its log is for.
+const retryDial = 50 * time.Millisecond
 
 // at joins ID and address into the key under which connections are pooled;
 // streamLayer.Dial takes it apart.
@@ -36,8 +43,24 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	return t.NetworkTransport.AppendEntriesPipeline(id, t.at(id, target))
 }
 
+// AppendEntries brings log entries patiently to a server that can't be
+// reached. Raft itself pauses twice as long after each failure, up to 10 s,
+// and a server that came back would wait as long for what it missed.
+// Heartbeats are not patient: Raft paces them itself, closely.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
+	for {
+		err := t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
+		var unreached *dialError
+		if isHeartbeat(args) || !errors.As(err, &unreached) || !t.leads(args.Term, id) {
+			return err
+		}
+		pause(retryDial)
+	}
+}
+
+// isHeartbeat knows the messages that carry no place in the log.
+func isHeartbeat(args *raft.AppendEntriesRequest) bool {
+	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && args.LeaderCommitIndex == 0
 }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -84,5 +107,5 @@ func isExhausted(err error) bool {
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ECONNABORTED)
 }
 
-// pause is for the accept loop of a process without free file descriptors.
+// pause is for loops that must not spin while something outside is amiss.
 func pause(d time.Duration) { <-time.After(d) }

@@ -86,7 +86,7 @@ func (e *engine) watch(ctx context.Context) {
 		if leads && !duties.held() {
 			duties.begin(ctx, term, e.lead)
 		}
-		if e.look(leads, term) {
+		if e.look(ctx, leads, term) {
 			lonely = time.Now()
 		}
 		e.judgeLeader(time.Since(lonely))
@@ -134,7 +134,7 @@ func (o *office) end() {
 }
 
 // look publishes what Raft says now and tells whether there is a leader.
-func (e *engine) look(leads bool, term uint64) bool {
+func (e *engine) look(ctx context.Context, leads bool, term uint64) bool {
 	s := e.store
 	address, id := e.raft.LeaderWithID()
 	now := leadership{id: string(id), address: string(address), self: leads && e.tracker.established.Load() == term}
@@ -149,7 +149,7 @@ func (e *engine) look(leads bool, term uint64) bool {
 		e.tell(now, term)
 	}
 	if contact := e.raft.LastContact(); now.id != "" && !leads && !contact.IsZero() {
-		s.state.Touch(contact)
+		e.noteContact(ctx, reign{now.id, term}, contact)
 	}
 	e.measure(term)
 	return now.id != ""
