@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"holdfast/api"
 	"holdfast/cluster"
@@ -75,7 +76,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	return &agent{tasks: []run.Task{store, members, names, door}, reload: reload}, nil
+	tasks := []run.Task{store, members, door}
+	if slices.Contains(file.Role(base.self.Role).Run, "dns") {
+		tasks = append(tasks, names)
+	}
+	return &agent{tasks: tasks, reload: reload}, nil
 }
 
 func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, announce func(string)) (*raftstore.Store, error) {
