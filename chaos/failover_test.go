@@ -69,7 +69,7 @@ func TestKilledLeaderIsReplacedAndNoLookupFails(t *testing.T) {
 		if err := s.Resolve(s.Client, leader, rest[0]); err != nil {
 			t.Fatal(err)
 		}
-		lookups := &chaos.Lookups{Workers: 2, Pause: 20 * time.Millisecond, Resolve: func(ctx context.Context) ([]string, error) {
+		lookups := &chaos.Lookups{Workers: 8, Pause: 20 * time.Millisecond, Resolve: func(ctx context.Context) ([]string, error) {
 			out, err := s.Client.Run(ctx, "getent", "ahostsv4", "apt.service.virtual")
 			return chaos.Getent(out), err
 		}}
@@ -77,6 +77,15 @@ func TestKilledLeaderIsReplacedAndNoLookupFails(t *testing.T) {
 		ended := make(chan struct{})
 		go func() { defer close(ended); lookups.Run(ctx) }()
 
+		looked := func(count int) {
+			within(t, 30*time.Second, fmt.Sprintf("make %d look-ups", count), func(context.Context) error {
+				if n := len(lookups.Results()); n < count {
+					return fmt.Errorf("%d were made", n)
+				}
+				return nil
+			})
+		}
+		looked(50)
 		killed := time.Now()
 		if err := leader.Kill(); err != nil {
 			t.Fatal(err)
@@ -94,6 +103,7 @@ func TestKilledLeaderIsReplacedAndNoLookupFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		settle(t, s, s.Nodes)
+		looked(len(lookups.Results()) + 50)
 		cancel()
 		<-ended
 		failed, slowest := chaos.Failed(lookups.Results())

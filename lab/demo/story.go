@@ -204,7 +204,7 @@ func (s *story) waitAnswers(ctx context.Context, nodes []*site.Node, good func([
 }
 
 func (s *story) startLookups(ctx context.Context) (*chaos.Lookups, func()) {
-	lookups := &chaos.Lookups{Workers: 2, Pause: 20 * time.Millisecond, Resolve: func(ctx context.Context) ([]string, error) {
+	lookups := &chaos.Lookups{Workers: 8, Pause: 20 * time.Millisecond, Resolve: func(ctx context.Context) ([]string, error) {
 		out, err := s.site.Client.Run(ctx, "getent", "ahostsv4", name)
 		return chaos.Getent(out), err
 	}}

@@ -26,7 +26,6 @@ type Node struct {
 	spec   cluster.Node
 	agent  *lab.Proc
 	stubs  map[string]*lab.Proc // by service
-	args   []string             // instead of the site's AgentArgs
 	binary string               // instead of the site's Binary
 }
 
