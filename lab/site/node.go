@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,7 +51,17 @@ func (n *Node) install() error {
 	if err := n.Host.Write("/etc/holdfast/cluster.yaml", data); err != nil {
 		return err
 	}
-	return copyInto(n.Host, n.site.issued+"/"+n.Name(), "/etc/holdfast/pki")
+	return n.InstallCertificates(n.site.issued)
+}
+
+// InstallCertificates gives the node its certificates out of what Certify made.
+func (n *Node) InstallCertificates(issued string) error {
+	return copyInto(n.Host, filepath.Join(issued, n.Name()), "/etc/holdfast/pki")
+}
+
+// CopyCertificates gives the node's certificates to another host.
+func (n *Node) CopyCertificates(host *lab.Host, dir string) error {
+	return copyInto(host, filepath.Join(n.site.issued, n.Name()), dir)
 }
 
 // Start starts the servers behind the node's services and its agent.

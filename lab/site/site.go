@@ -119,22 +119,33 @@ func (s *Site) nics(node cluster.Node) []lab.NIC {
 	return nics
 }
 
-// certify makes the authority and every node's certificate with the program's
-// own commands, as an admin would.
-func (s *Site) certify(ctx context.Context) error {
-	authority := filepath.Join(s.Lab.Dir(), "ca")
-	s.issued = filepath.Join(s.Lab.Dir(), "issued")
+// certify makes the site's certificates, and an admin's.
+func (s *Site) certify(ctx context.Context) (err error) {
+	if s.issued, err = Certify(ctx, s.options.Binary, s.options.File, s.File.Name, s.Lab.Dir()); err != nil {
+		return err
+	}
+	s.admin = filepath.Join(s.issued, admin)
+	return nil
+}
+
+// admin is who has an admin's certificate.
+const admin = "alice"
+
+// Certify makes an authority and every node's certificate below dir, with the
+// program's own commands as an admin would, and returns the directory that
+// holds a directory a node.
+func Certify(ctx context.Context, binary, file, clusterName, dir string) (string, error) {
+	authority, issued := filepath.Join(dir, "ca"), filepath.Join(dir, "issued")
 	for _, args := range [][]string{
-		{"pki", "init", "--dir", authority, "--cluster", s.File.Name},
-		{"pki", "issue", "--ca", authority, "--config", s.options.File, "--out", s.issued},
-		{"pki", "issue", "--ca", authority, "--config", s.options.File, "--out", s.issued, "--admin", "alice"},
+		{"pki", "init", "--dir", authority, "--cluster", clusterName},
+		{"pki", "issue", "--ca", authority, "--config", file, "--out", issued},
+		{"pki", "issue", "--ca", authority, "--config", file, "--out", issued, "--admin", admin},
 	} {
-		if out, err := exec.CommandContext(ctx, s.options.Binary, args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("site: holdfast %s: %w\n%s", strings.Join(args, " "), err, out)
+		if out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("site: holdfast %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	s.admin = filepath.Join(s.issued, "alice")
-	return nil
+	return issued, nil
 }
 
 // Resolve points a host's resolver at nodes, the way the reference cluster
