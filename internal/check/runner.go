@@ -257,8 +257,8 @@ func (c *running) repeat(ctx context.Context) {
 }
 
 // probeOnce makes one probe and takes its result. A probe that outlives its
-// limit counts as failed when it is overdue, and the next waits for its
-// return. It is false when ctx ended.
+// limit counts as failed when it is overdue, and again with every interval for
+// which the next has to wait for its return. It is false when ctx ended.
 func (c *running) probeOnce(ctx context.Context) bool {
 	limited, cancel := context.WithTimeout(ctx, c.definition.Timeout)
 	defer cancel()
@@ -280,7 +280,8 @@ func (c *running) probeOnce(ctx context.Context) bool {
 			c.step(func(m *Machine) (Report, bool) { return m.Step(r) })
 			return true
 		case <-hung.C:
-			c.log.Warn("a probe does not return", "limit", c.definition.Timeout)
+			hung.Reset(c.definition.Interval)
+			c.log.Debug("a probe does not return", "limit", c.definition.Timeout, "since", began)
 			r := Result{
 				Status: state.Critical,
 				Output: fmt.Sprintf("the probe hangs: limit %s, not back %s later", c.definition.Timeout, overdue),

@@ -129,6 +129,39 @@ func TestAHungProbeIsCriticalAndBlocksNobody(t *testing.T) {
 	})
 }
 
+func TestAHungProbeFailsAgainWithEveryInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang, release := make(chan struct{}), make(chan struct{})
+		b := newBench(map[string]probeFunc{"disk": func(context.Context) Result {
+			select {
+			case <-hang:
+				<-release
+			default:
+			}
+			return passing("ok")
+		}})
+		disk := tcpCheck("disk")
+		disk.Timeout, disk.Fall = time.Second, 3
+		if err := b.Set([]Definition{disk}); err != nil {
+			t.Fatal(err)
+		}
+		stop := b.run(t)
+		defer stop()
+		defer close(release)
+		time.Sleep(time.Second)
+		close(hang) // the next probe, 10 s later, does not return
+		time.Sleep(25 * time.Second)
+		if diff := cmp.Diff([]string{"disk passing ok"}, b.reported()); diff != "" {
+			t.Errorf("before the third failure (-want +got):\n%s", diff)
+		}
+		time.Sleep(10 * time.Second)
+		want := []string{"disk passing ok", "disk critical the probe hangs: limit 1s, not back 1s later"}
+		if diff := cmp.Diff(want, b.reported()); diff != "" {
+			t.Errorf("after it (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestTheTimeLimitEndsAProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(map[string]probeFunc{"slow": func(ctx context.Context) Result {
