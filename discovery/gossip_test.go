@@ -306,6 +306,47 @@ func TestARestartIsNoFailureAndWithdrawsNothing(t *testing.T) {
 	}
 }
 
+// Right after a start the replica lacks what the node wrote before. That must
+// not be taken for the catalog: all services of the node would be written anew,
+// as critical, though they never stopped.
+func TestAReplicaThatIsBehindIsNotTheCatalog(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	service := startTCP(t)
+	config := withServices(b.config(2), tcpService("apt", service))
+	first, restarted := b.start(b.config(1)), b.start(config)
+	b.lead("fbservice1")
+	first.awaitCheck("fbservice2", "service:apt", state.Passing)
+	restarted.stop()
+
+	byItself := func(c state.Command) bool {
+		r, ok := c.(state.Register)
+		return ok && r.Node.Name == "fbservice2" && len(r.Services) > 0
+	}
+	before := b.proposed(byItself)
+	restarted, catchUp := b.startBehind(config)
+	eventually(t, "the check is known again", func() bool {
+		return restarted.LocalChecks()[0].Status == state.Passing
+	})
+	if n := b.proposed(byItself); n != before {
+		t.Errorf("the node was registered %d times from an empty replica", n-before)
+	}
+	catchUp()
+	if err := restarted.RegisterService(state.Service{Name: "new"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what is new is written", func() bool { return len(first.serviceIDs("fbservice2")) == 2 })
+	if got := first.status("fbservice2", "service:apt"); got != state.Passing {
+		t.Errorf("the restart made the service %s", got)
+	}
+	if n := b.proposed(func(c state.Command) bool {
+		r, ok := c.(state.Register)
+		return ok && len(r.Checks) > 0 && r.Checks[0].ID == "service:apt" && r.Checks[0].Status == state.Critical
+	}); n > 1 {
+		t.Errorf("the check was registered as critical %d times", n)
+	}
+}
+
 func TestRunLeavesNothingBehind(t *testing.T) {
 	b := newBed(t)
 	before := runtime.NumGoroutine()

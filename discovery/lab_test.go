@@ -98,11 +98,18 @@ func (b *bed) replica(name string) *state.Store {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	store := state.New()
+	b.catchUp(name, store)
+	return store
+}
+
+// catchUp applies the log so far, as far as it was not, and has the leader
+// confirm it; mu is held.
+func (b *bed) catchUp(name string, store *state.Store) {
 	for i, c := range b.log {
 		_ = store.Apply(uint64(i)+1, c) // a refused command is refused again
 	}
 	b.reps[name] = store
-	return store
+	store.Touch(time.Now())
 }
 
 // host is one agent of the bed.
@@ -151,8 +158,27 @@ func (b *bed) config(n int) Config {
 // start runs an agent until the test ends.
 func (b *bed) start(config Config) *host {
 	b.t.Helper()
-	h := &host{bed: b, config: config, registry: prometheus.NewRegistry()}
-	h.store = b.replica(config.Node)
+	return b.startWith(config, b.replica(config.Node))
+}
+
+// startBehind is start, as after a real start: the replica is empty until
+// catchUp is called.
+func (b *bed) startBehind(config Config) (h *host, catchUp func()) {
+	b.t.Helper()
+	store := state.New()
+	b.mu.Lock()
+	delete(b.reps, config.Node)
+	b.mu.Unlock()
+	return b.startWith(config, store), func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.catchUp(config.Node, store)
+	}
+}
+
+func (b *bed) startWith(config Config, store *state.Store) *host {
+	b.t.Helper()
+	h := &host{bed: b, config: config, store: store, registry: prometheus.NewRegistry()}
 	h.board = health.NewBoard(time.Now, nil, nil)
 	agent, err := New(config, Deps{
 		State: h.store, Proposer: b, Leadership: h, Board: h.board, Metrics: h.registry,

@@ -140,7 +140,7 @@ func TestDiff(t *testing.T) {
 // next plan is empty.
 func TestDiffConverges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for round := range 500 {
+	for round := range 200 {
 		store := state.New()
 		index := uint64(0)
 		apply := func(c state.Command) {

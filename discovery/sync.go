@@ -24,6 +24,10 @@ const (
 	// followPause is how long a change that somebody else made may wait.
 	followPause = 50 * time.Millisecond
 
+	// confirmPoll is how often a replica that no leader has confirmed yet is
+	// looked at.
+	confirmPoll = 20 * time.Millisecond
+
 	// leadInterval is how often the leader looks without being told to.
 	leadInterval = 5 * time.Second
 )
@@ -78,7 +82,14 @@ func concernsNode(k state.Key, node string) bool {
 // row that somebody removed and a write that failed are all a difference, and
 // are written until there is none. What changed while a write was under way is
 // in the next one, so that the latest value is never lost and many are one.
+//
+// It begins when a leader has confirmed the replica. After a start the replica
+// is empty or old: compared with that, everything of this node would look
+// missing, and be written in a state that the checks have not come to yet.
 func (a *Agent) synchronise(ctx context.Context, _ *gossip) {
+	if !a.awaitReplica(ctx) {
+		return
+	}
 	retry := backoff{}
 	for {
 		ledBy := a.deps.Leadership.LeaderChanged()
@@ -101,6 +112,19 @@ func (a *Agent) synchronise(ctx context.Context, _ *gossip) {
 		case <-a.local.poke:
 		}
 		timer.Stop()
+	}
+}
+
+// awaitReplica waits until the replica was once as new as a leader's; it is
+// false when ctx ended. A confirmation wakes nobody, hence the polling.
+func (a *Agent) awaitReplica(ctx context.Context) bool {
+	for {
+		if _, confirmed := a.deps.State.Snapshot().Age(time.Now()); confirmed {
+			return true
+		}
+		if !sleep(ctx, confirmPoll) {
+			return false
+		}
 	}
 }
 
