@@ -77,7 +77,10 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.listen(ctx); err != nil {
 		return nil, err
 	}
-	return e, e.makeRaft()
+	if err := e.makeRaft(); err != nil {
+		return nil, err
+	}
+	return e, e.takeUp() // before anybody can ask for a vote
 }
 
 // openLog opens the log first: its lock keeps a second process out.
@@ -133,7 +136,7 @@ func (e *engine) listen(ctx context.Context) error {
 		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
 		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
 		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
-		greeting: make(chan struct{}, maxGreeting), open: map[*stream]struct{}{},
+		greeting: map[string]int{}, open: map[*stream]struct{}{},
 	}
 	if s.config.Insecure {
 		e.net.trust = nil
@@ -230,6 +233,16 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	e.group.Go(func() { e.watch(ctx) })
 	e.announce()
 	return failed
+}
+
+// drain lets requests under way end, so that their callers need not wonder
+// what became of them.
+func (e *engine) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), e.store.times.heartbeat)
+	defer cancel()
+	if err := e.rpc.http.Shutdown(ctx); err != nil {
+		e.store.log.Debug("requests were still under way", "error", err)
+	}
 }
 
 // stop ends everything that open and start began, as far as it got.

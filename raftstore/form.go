@@ -21,9 +21,6 @@ import (
 // formStore returns when this server belongs to a store: it takes part in the
 // forming of one, or is taken into one that exists.
 func (e *engine) formStore(ctx context.Context) error {
-	if err := e.takeUp(); err != nil {
-		return err
-	}
 	var since time.Time // since when a majority is up
 	highest, attempts := uint64(0), 0
 	for e.record.get().ClusterID == "" {
@@ -59,7 +56,8 @@ func (e *engine) formStore(ctx context.Context) error {
 	return nil
 }
 
-// takeUp goes on where an earlier Run stopped, perhaps between two steps.
+// takeUp goes on where an earlier Run stopped, perhaps between two steps, and
+// refuses a log that is not what it was.
 func (e *engine) takeUp() error {
 	r := e.record.get()
 	hasLog := e.raft.LastIndex() > 0

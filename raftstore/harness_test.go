@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -33,6 +34,7 @@ type hosts struct {
 	ca      string
 	cluster string
 	voters  int
+	timing  float64 // 0: as in production
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -93,15 +95,21 @@ func (h *hosts) add(name string) *host {
 	return one
 }
 
-// freePort finds a port on loopback; it stays the server's for the test.
+// freePort finds an address of its own on loopback: nothing else binds there,
+// neither a test beside this one nor an outgoing connection.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		ip := netip.AddrFrom4([4]byte{127, byte(16 + rand.N(200)), byte(rand.N(256)), byte(1 + rand.N(254))})
+		address := netip.AddrPortFrom(ip, DefaultPort)
+		l, err := net.Listen("tcp", address.String())
+		if err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	t.Fatal("no address on loopback is free")
+	return netip.AddrPort{}
 }
 
 func (o *host) config() Config {
@@ -111,7 +119,7 @@ func (o *host) config() Config {
 	}
 	return Config{
 		Node: o.name, NodeID: o.id, DataDir: o.dir, Listen: o.address, Cluster: o.hosts.cluster,
-		Servers: slices.Clone(o.hosts.order), Voters: o.hosts.voters, Trust: trust, Announce: o.announced,
+		Servers: slices.Clone(o.hosts.order), Voters: o.hosts.voters, Timing: o.hosts.timing, Trust: trust, Announce: o.announced,
 	}
 }
 
@@ -171,7 +179,7 @@ func (o *host) wait() {
 	select {
 	case err := <-o.done:
 		if err != nil {
-			o.hosts.t.Errorf("%s: Run: %v", o.name, err)
+			o.hosts.t.Errorf("%s: Run: %v; goroutines:\n%s", o.name, err, stacks())
 		}
 	case <-time.After(20 * time.Second):
 		o.hosts.t.Fatalf("%s does not stop; goroutines:\n%s", o.name, stacks())

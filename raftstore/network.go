@@ -15,8 +15,12 @@ import (
 	"holdfast/internal/peer"
 )
 
-// maxGreeting bounds the connections that have not introduced themselves yet.
-const maxGreeting = 128
+// Connections that have not introduced themselves yet: in all, and from one
+// address, so that one machine that says nothing can't keep the others out.
+const (
+	maxGreeting         = 128
+	maxGreetingOfSource = 32
+)
 
 // network is the RPC port: it knows who is at the other end of every
 // connection before a byte of Raft or RPC is read, and closes all of them at
@@ -37,12 +41,13 @@ type network struct {
 	listener net.Listener
 	raft     *streamQueue
 	rpc      *streamQueue
-	greeting chan struct{} // a place for each connection that is being greeted
 
-	mu     sync.Mutex
-	open   map[*stream]struct{}
-	closed bool
-	group  sync.WaitGroup
+	mu       sync.Mutex
+	open     map[*stream]struct{}
+	greeting map[string]int // by source
+	greeted  int            // sum of greeting
+	closed   bool
+	group    sync.WaitGroup
 }
 
 // stream is a connection whose other end is known.
@@ -73,27 +78,44 @@ func (n *network) serve() error {
 			}
 			return fmt.Errorf("accept connections on %v: %w", n.listener.Addr(), err)
 		}
-		select {
-		case n.greeting <- struct{}{}:
-			if !n.start(func() { defer func() { <-n.greeting }(); n.greet(conn) }) {
-				conn.Close()
-			}
-		default:
-			n.refuse(conn, refusedBusy, fmt.Sprintf("%d connections have not introduced themselves yet", maxGreeting))
-			conn.Close()
-		}
+		n.receive(conn)
 	}
 }
 
-// start runs f unless the network is closed already.
-func (n *network) start(f func()) bool {
+// receive greets a new connection in the background, if there is a place.
+func (n *network) receive(conn net.Conn) {
+	source := sourceOf(conn)
+	n.mu.Lock()
+	closed, full := n.closed, n.greeted >= maxGreeting || n.greeting[source] >= maxGreetingOfSource
+	if !closed && !full {
+		n.greeted++
+		n.greeting[source]++
+		n.group.Go(func() {
+			defer n.release(source)
+			n.greet(conn)
+		})
+	}
+	n.mu.Unlock()
+	if full {
+		n.refuse(conn, refusedBusy, "too many connections have not introduced themselves yet")
+	}
+	if closed || full {
+		conn.Close()
+	}
+}
+
+func (n *network) release(source string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed {
-		return false
+	n.greeted--
+	if n.greeting[source]--; n.greeting[source] == 0 {
+		delete(n.greeting, source)
 	}
-	n.group.Go(f)
-	return true
+}
+
+func sourceOf(conn net.Conn) string {
+	host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+	return host
 }
 
 // track makes a stream that close ends; nil when the network is closed.
@@ -233,7 +255,7 @@ func (n *network) refuse(conn net.Conn, code refusal, reason string) {
 	n.metrics.refused.WithLabelValues(code.String()).Inc()
 	source := ""
 	if conn != nil {
-		source, _, _ = net.SplitHostPort(conn.RemoteAddr().String())
+		source = sourceOf(conn)
 	}
 	level := slog.LevelDebug
 	if n.limit.allow(source + " " + code.String()) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/internal/peer"
+	"holdfast/internal/state"
 )
 
 func TestPreambleRoundTrip(t *testing.T) {
@@ -272,11 +274,17 @@ func TestWipedServerDoesNotVoteForWhatItWas(t *testing.T) {
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(candidate.id), Addr: []byte(candidate.address.String())},
 		Term:      1000, LeadershipTransfer: true,
 	}
-	var resp raft.RequestVoteResponse
-	err := e.trans.NetworkTransport.RequestVote(raft.ServerID(old), raft.ServerAddress(old+"@"+victim.address.String()), req, &resp)
-	if err == nil || resp.Granted || !strings.Contains(err.Error(), "looks for the server with ID "+old) {
-		t.Fatalf("vote request for the old ID: granted %v, %v", resp.Granted, err)
-	}
+	eventually(t, "a refusal", func() error { // not by a connection of the past
+		var resp raft.RequestVoteResponse
+		err := e.trans.NetworkTransport.RequestVote(raft.ServerID(old), raft.ServerAddress(old+"@"+victim.address.String()), req, &resp)
+		if resp.Granted {
+			t.Fatal("granted")
+		}
+		if err == nil || !strings.Contains(err.Error(), "looks for the server with ID "+old) {
+			return fmt.Errorf("%v", err)
+		}
+		return nil
+	})
 	if term := victim.store.Status().Term; term >= 1000 {
 		t.Errorf("the request reached raft: term %d", term)
 	}
@@ -317,5 +325,45 @@ func TestServerWithAnotherStoreIsNotMixedIn(t *testing.T) {
 	h.all["fb1"].put("k", "v")
 	if lost.get("k") != "" {
 		t.Error("a write reached a server of another store")
+	}
+}
+
+func TestOneSourceCannotTakeAllPlaces(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	for range maxGreetingOfSource + 5 {
+		conn, err := net.Dial("tcp", o.address.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	refusedOnce(t, o, refusedBusy, 4, "why=busy")
+	n := o.store.engine.Load().net
+	eventually(t, "places for others", func() error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.greeted > maxGreetingOfSource {
+			return fmt.Errorf("%d places taken", n.greeted)
+		}
+		return nil
+	})
+}
+
+func TestServerThatLostItsLogDoesNotStart(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	h.leader()
+	o.stop()
+	if err := os.Remove(filepath.Join(o.dir, "raft", logName)); err != nil {
+		t.Fatal(err)
+	}
+	store, err := New(o.config(), state.New(), Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = store.Run(t.Context(), func() { t.Error("it says that it is ready") })
+	if err == nil || !strings.Contains(err.Error(), "is gone, but this server had one") {
+		t.Fatalf("Run: %v", err)
 	}
 }

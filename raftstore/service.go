@@ -30,6 +30,7 @@ const (
 	conditionOtherStore = "raftstore.other-store"
 	conditionDisk       = "raftstore.disk"
 	conditionInsecure   = "raftstore.insecure"
+	conditionRestore    = "raftstore.restore"
 )
 
 // Store is one server of the replicated store. Its methods may be called from
@@ -114,6 +115,7 @@ func (s *Store) run(ctx context.Context, ready func()) (err error) {
 	select {
 	case <-ctx.Done():
 		s.handOver(e)
+		e.drain()
 	case err = <-failed:
 	case err = <-s.halt:
 	}

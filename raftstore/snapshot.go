@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
 
@@ -102,6 +103,10 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if _, err := spool.Seek(0, io.SeekStart); err != nil {
 		return 0, err
 	}
+	e.poll(ctx)
+	if v := e.view(); !v.quorum(v.voters()) {
+		return 0, fmt.Errorf("%w: a majority of the voters does not answer", state.ErrNoLeader)
+	}
 	if err := s.keepPresent(); err != nil {
 		return 0, fmt.Errorf("keep the present state first: %w", err)
 	}
@@ -113,12 +118,25 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 
 // replace is the point of no return; it is bounded by Raft, not by a caller
 // who may have lost patience.
+//
+// Raft gives the leader the new state first and then brings it to the others.
+// When the leadership is lost in between, nobody can tell which state the
+// cluster goes on with, and this server may be left with one of its own.
 func (s *Store) replace(e *engine, info state.Info, spool io.Reader, size int64) (uint64, error) {
 	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: info.Index, Size: size}
-	if err := e.raft.Restore(meta, spool, s.times.outcome); err != nil {
+	err := e.raft.Restore(meta, spool, s.times.outcome)
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return 0, fmt.Errorf("%w: %w", state.ErrNoLeader, err)
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown):
+		s.board.Raise(conditionRestore, health.Error, fmt.Sprintf(
+			"the leadership was lost while a snapshot was being restored: unless %s leads again, its state is not that of the others; wipe its data directory, then they take it back", s.config.Node))
+		return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, err)
+	case err != nil:
 		return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, err)
 	}
 	index := e.raft.CommitIndex()
+	s.board.Clear(conditionRestore)
 	s.log.Warn("a snapshot was restored", "bytes", size, "index", info.Index, "sha256", info.SHA256, "before", filepath.Join(s.config.dir(), beforeRestore))
 	return index, nil
 }

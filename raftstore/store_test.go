@@ -149,6 +149,7 @@ func saved(t *testing.T, o *host) []byte {
 
 func TestRestoreThroughAFollowerReachesAllServers(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = 3 // losing the leadership in the middle is another story
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
 	follower := h.follower()

@@ -40,7 +40,11 @@ func (t *transport) at(id raft.ServerID, target raft.ServerAddress) raft.ServerA
 }
 
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	return t.NetworkTransport.AppendEntriesPipeline(id, t.at(id, target))
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, t.at(id, target))
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(p), nil
 }
 
 // AppendEntries brings log entries patiently to a server that can't be
