@@ -17,7 +17,11 @@ STATIC := CGO_ENABLED=0
 # detector. Without the variable they build their own.
 export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 
-.PHONY: build demo run test test-quick lint deps fuzz clean help
+# Test packages, and name those that failed once more at the end.
+gotest = echo "== go test -race $(if $(findstring chaos,$(1)),./chaos,$(PACKAGES))" && \
+	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
+
+.PHONY: build demo run test test-quick lint deps fuzz chaos clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -31,11 +35,14 @@ run: deps build ## the demo's cluster, kept up to play with
 	@build/holdfast-demo -keep
 
 test: deps lint build ## everything that CI runs: lint, then all tests with the race detector, on lab hosts too
-	@echo "== go test -race $(PACKAGES)"
-	@# vet has looked at everything already; internal/archtest has the import directions;
-	@# and the packages that failed are named once more at the end.
-	@go test -race -vet=off -timeout 10m $(PACKAGES) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
+	@# vet has looked at everything already; internal/archtest has the import directions.
+	@# The destructive tests measure times: they run when nothing else does.
+	@$(call gotest,$$(go list $(PACKAGES) | grep -v /chaos$$))
+	@$(call gotest,./chaos)
 	@echo "== all tests passed"
+
+chaos: deps build ## the destructive tests alone, with what they measured
+	@go test -v -vet=off -count 1 -timeout 15m ./chaos
 
 test-quick: ## all tests that need no lab hosts, without lint and the race detector
 	@LAB=off go test -vet=off -timeout 2m $(PACKAGES)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -140,14 +141,14 @@ func TestTaskThatDoesNotEndIsNamedAndHoldsNobodyUp(t *testing.T) {
 func TestBackoffDoublesToItsCapAndStartsOverAfterASteadyRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group, _ := newGroup()
+		var mu sync.Mutex
 		var starts []time.Time
-		steadyRun := time.Duration(0)
+		var steadyRun atomic.Int64 // of the next start
 		task := Func("flapping", func(ctx context.Context, _ func()) error {
+			mu.Lock()
 			starts = append(starts, time.Now())
-			if steadyRun > 0 {
-				time.Sleep(steadyRun)
-				steadyRun = 0
-			}
+			mu.Unlock()
+			time.Sleep(time.Duration(steadyRun.Swap(0)))
 			return errors.New("again")
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -155,6 +156,7 @@ func TestBackoffDoublesToItsCapAndStartsOverAfterASteadyRun(t *testing.T) {
 		go func() { done <- group.Run(ctx, nil, task) }()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
+		mu.Lock()
 		last := len(starts) - 1
 		if gap := starts[last].Sub(starts[last-1]); gap != maxBackoff {
 			t.Errorf("the pause settled at %v, want %v", gap, maxBackoff)
@@ -162,9 +164,11 @@ func TestBackoffDoublesToItsCapAndStartsOverAfterASteadyRun(t *testing.T) {
 		if gap := starts[2].Sub(starts[1]); gap != 2*minBackoff {
 			t.Errorf("the second pause is %v, want %v", gap, 2*minBackoff)
 		}
-		steadyRun = 2 * steadyAfter
+		mu.Unlock()
+		steadyRun.Store(int64(2 * steadyAfter))
 		time.Sleep(maxBackoff + 2*steadyAfter + minBackoff)
 		synctest.Wait()
+		mu.Lock()
 		found := false
 		for i := last + 1; i < len(starts); i++ {
 			found = found || starts[i].Sub(starts[i-1]) == 2*steadyAfter+minBackoff
@@ -172,6 +176,7 @@ func TestBackoffDoublesToItsCapAndStartsOverAfterASteadyRun(t *testing.T) {
 		if !found {
 			t.Error("after a steady run the backoff did not start over")
 		}
+		mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

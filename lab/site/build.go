@@ -12,9 +12,9 @@ import (
 )
 
 // Build builds the program into dir and returns its path. The environment
-// variable HOLDFAST_BIN names one that is built already.
+// variable HOLDFAST_BINARY names one that is built already.
 func Build(ctx context.Context, dir string) (string, error) {
-	if path := os.Getenv("HOLDFAST_BIN"); path != "" {
+	if path := os.Getenv("HOLDFAST_BINARY"); path != "" {
 		return path, nil
 	}
 	return build(ctx, filepath.Join(dir, "holdfast"))
@@ -58,7 +58,9 @@ func Build1970(ctx context.Context, dir string) (string, error) {
 
 func build(ctx context.Context, path string, flags ...string) (string, error) {
 	args := append(append([]string{"build"}, flags...), "-o", path, "holdfast/cmd/holdfast")
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the product is built
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("site: go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return path, nil
