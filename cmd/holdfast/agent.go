@@ -26,11 +26,11 @@ import (
 const defaultClusterFile = "/etc/holdfast/cluster.yaml"
 
 type agentCmd struct {
-	ClusterFile string `name:"config" default:"/etc/holdfast/cluster.yaml" env:"HOLDFAST_CONFIG" help:"The cluster file. Without one at the default place the node is a cluster of its own."`
+	ClusterFile string `name:"config" type:"path" default:"/etc/holdfast/cluster.yaml" env:"HOLDFAST_CONFIG" help:"The cluster file. Without one at the default place the node is a cluster of its own."`
 	Node        string `env:"HOLDFAST_NODE" help:"Which node of the cluster file this is; the hostname unless said." placeholder:"NAME"`
-	DataDir     string `default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
-	RunDir      string `default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
-	PKI         string `name:"pki" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
+	DataDir     string `type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
+	RunDir      string `type:"path" default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
+	PKI         string `name:"pki" type:"path" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
 	Insecure    bool   `help:"Plain text between nodes. For labs on loopback only."`
 
 	RPCPort    uint16   `name:"rpc-port" default:"8300" help:"Port of Raft and RPC."`
@@ -54,27 +54,37 @@ type foundation struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	board    *health.Board
+	path     string // of the cluster file; "" for a node that is a cluster of its own
 	source   *cluster.Source
 	self     cluster.Node
 	trust    *peer.Trust // nil: insecure
 }
 
 func (c *agentCmd) Run(con *console) error {
+	hangup := make(chan os.Signal, 1) // from the start: unheard, it would end us
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	base, err := c.lay(con)
 	if err != nil {
 		return err
 	}
+	release, err := claim(c.DataDir, base.self.Name)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	defer release()
+	if base.trust, err = c.openTrust(base); err != nil {
+		return &exitError{exitUsage, err}
+	}
 	ctx, end := context.WithCancel(con.ctx)
 	defer end()
+	defer context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })()
 	agent, err := c.assemble(base, end)
 	if err != nil {
 		return err
 	}
 	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "role", base.self.Role)
 
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	group := run.Group{Log: base.log, Board: base.board}
 	tasks := append(agent.tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
 		ready()
@@ -84,7 +94,6 @@ func (c *agentCmd) Run(con *console) error {
 		base.log.Info("ready")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	base.log.Info("ended")
 	return err
 }
@@ -96,6 +105,9 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		return nil, &exitError{exitUsage, err}
 	}
 	base := &foundation{log: log, registry: telemetry.NewRegistry(version)}
+	if !c.embedded() {
+		base.path = c.ClusterFile
+	}
 	base.board = health.NewBoard(time.Now,
 		func(h health.Condition) {
 			log.Warn("condition", "name", h.Name, "severity", h.Severity, "message", h.Message)
@@ -118,9 +130,6 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		return nil, &exitError{exitUsage, err}
 	}
 	base.self = *self
-	if base.trust, err = c.openTrust(base); err != nil {
-		return nil, &exitError{exitUsage, err}
-	}
 	return base, nil
 }
 
@@ -148,7 +157,7 @@ func (c *agentCmd) embedded() bool {
 func (c *agentCmd) lastGood() string { return filepath.Join(c.DataDir, "cluster.last-good.yaml") }
 
 func (c *agentCmd) openSource(base *foundation, hostname string) (*cluster.Source, error) {
-	if c.embedded() {
+	if base.path == "" {
 		base.log.Info("no cluster file: this node is a cluster of its own", "looked_for", c.ClusterFile)
 		return cluster.NewSource(cluster.Single(hostname, netip.AddrFrom4([4]byte{127, 0, 0, 1}))), nil
 	}
@@ -162,7 +171,7 @@ func (c *agentCmd) openTrust(base *foundation) (*peer.Trust, error) {
 		base.log.Warn("INSECURE: nodes talk in plain text and trust everyone who can reach them; for labs on loopback only")
 		return nil, nil
 	}
-	if !c.embedded() {
+	if base.path != "" {
 		return peer.Load(c.PKI)
 	}
 	dir := filepath.Join(c.DataDir, "pki")
@@ -172,8 +181,10 @@ func (c *agentCmd) openTrust(base *foundation) (*peer.Trust, error) {
 	}
 	file := base.source.Current()
 	authority := filepath.Join(c.DataDir, "pki-authority")
-	if err := os.RemoveAll(authority); err != nil { // of a start that was cut short
-		return nil, err
+	for _, made := range []string{authority, dir} { // by a start that was cut short
+		if err := os.RemoveAll(made); err != nil {
+			return nil, err
+		}
 	}
 	if err := peer.Init(authority, file.Name); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"holdfast/api"
 	"holdfast/cluster"
@@ -60,7 +61,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	}
 	replica := state.New()
 	var members *discovery.Agent // made after the store, which announces itself to it
-	store, err := c.newStore(base, replica, nodeID, func(id string) { members.SetClusterID(id) })
+	httpConfig, err := c.httpConfig(base, nodeID)
+	if err != nil {
+		return nil, err
+	}
+	store, err := c.newStore(base, replica, nodeID, httpConfig.MaxSnapshot, func(id string) { members.SetClusterID(id) })
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +76,12 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	reload := &reloader{source: base.source, path: c.ClusterFile, board: base.board, log: base.log, node: base.self.Name, members: members, names: names}
-	door, err := c.newAPI(base, replica, store, leaver{members, end}, reload, nodeID)
+	reload := &reloader{
+		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
+		board: base.board, log: base.log, members: members, names: names,
+	}
+	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
+	door, err := newAPI(base, httpConfig, replica, store, leave, reload)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +92,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	return &agent{tasks: tasks, reload: reload}, nil
 }
 
-func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, announce func(string)) (*raftstore.Store, error) {
+func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, maxSnapshot int64, announce func(string)) (*raftstore.Store, error) {
 	file := base.source.Current()
 	config, err := raftstore.ConfigFrom(file, file.Section("raft"))
 	if err != nil {
@@ -92,7 +101,7 @@ func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID strin
 	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
 	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
 	config.Trust, config.Insecure = base.trust, c.Insecure
-	config.Announce = announce
+	config.MaxSnapshot, config.Announce = maxSnapshot, announce
 	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
 }
 
@@ -143,19 +152,24 @@ func (c *agentCmd) newNames(base *foundation, replica *state.Store) (*dns.Server
 	})
 }
 
-func (c *agentCmd) newAPI(base *foundation, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, nodeID string) (*api.Server, error) {
+// httpConfig is where the API answers and within which limits.
+func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, error) {
 	file := base.source.Current()
-	config, err := api.ConfigFrom(file, file.Section("api"), base.self.Name, base.trust != nil && !c.embedded())
+	config, err := api.ConfigFrom(file, file.Section("api"), base.self.Name, base.trust != nil && base.path != "")
 	if err != nil {
-		return nil, err
+		return api.Config{}, &exitError{exitUsage, err}
 	}
 	config.NodeID, config.Version, config.Server = nodeID, version, true
 	config.GossipPort, config.Socket = c.GossipPort, c.socket()
 	if len(c.HTTPListen) > 0 {
 		if config.Listen, err = addrPorts(c.HTTPListen); err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
+			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
 		}
 	}
+	return config, nil
+}
+
+func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader) (*api.Server, error) {
 	deps := api.Deps{
 		State: replica, Proposer: store, Agent: members, Raft: store, Config: reload,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
@@ -192,25 +206,9 @@ func addrPorts(texts []string) ([]netip.AddrPort, error) {
 	for _, text := range texts {
 		addr, err := netip.ParseAddrPort(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%q is no ADDR:PORT, such as 127.0.0.1:8500", text)
 		}
 		list = append(list, addr)
 	}
 	return list, nil
-}
-
-// leaver ends the agent once it has left the cluster.
-type leaver struct {
-	*discovery.Agent
-	end context.CancelFunc
-}
-
-// Leave leaves the gossip and then ends the agent; it returns before the
-// agent has ended, so that whoever asked gets the answer.
-func (l leaver) Leave(ctx context.Context) error {
-	if err := l.Agent.Leave(ctx); err != nil {
-		return err
-	}
-	l.end()
-	return nil
 }

@@ -120,6 +120,19 @@ services: {%s}
 	}
 }
 
+// edit replaces a text in the cluster file.
+func (n *node) edit(t *testing.T, old, now string) {
+	t.Helper()
+	path := filepath.Join(n.dir, "cluster.yaml")
+	data, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(data, []byte(old)) {
+		t.Fatalf("no %q in the cluster file: %v\n%s", old, err, data)
+	}
+	if err := os.WriteFile(path, bytes.ReplaceAll(data, []byte(old), []byte(now)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (n *node) until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -204,7 +217,7 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		}
 	})
 	t.Run("config", func(t *testing.T) {
-		n.expect(t, exitOK, "fbservice1", "config", "status")
+		n.expect(t, exitOK, "read at "+time.Now().Format("2006-"), "config", "status")
 		n.expect(t, exitOK, "nothing changed", "config", "reload")
 		n.writeFile(t, "web: {on: fbservice1, port: 80, check: {ttl: 1h}}, more: {on: fbservice1, port: 81}")
 		n.expect(t, exitOK, "applied: services", "config", "reload")
@@ -212,6 +225,21 @@ func TestCommandsOnARunningNode(t *testing.T) {
 			out, _ := n.run(t, "", "services")
 			return strings.Contains(out, "more")
 		})
+		n.expect(t, exitOK, "", "config", "status", "--json")
+		n.edit(t, "domain: hpc", "api: {blocking_limit: 7}\ndomain: hpc")
+		n.expect(t, exitOK, "(one node at a time): api", "config", "reload")
+		n.expect(t, exitOK, "(one node at a time): api", "config", "reload") // it still waits
+		n.expect(t, exitDegraded, "config.restart", "status")
+		n.edit(t, "api: {blocking_limit: 7}\n", "")
+		n.expect(t, exitOK, "api", "config", "reload")
+		if out, _ := n.run(t, "", "status"); strings.Contains(out, "config.restart") {
+			t.Errorf("the file is as it was at the start, and yet a restart is asked for:\n%s", out)
+		}
+		n.edit(t, "fbservice1", "fbservice2")
+		n.expect(t, exitFailed, "lacks this node, fbservice1", "config", "reload")
+		if kept, err := os.ReadFile(filepath.Join(n.dir, "data", "cluster.last-good.yaml")); err != nil || !bytes.Contains(kept, []byte("fbservice1")) {
+			t.Errorf("the last good copy is one that this node can't start from: %v\n%s", err, kept)
+		}
 		n.writeFile(t, "web: {on: nobody, port: 80}")
 		n.expect(t, exitFailed, "cluster.yaml:7:", "config", "reload")
 		n.expect(t, exitUsage, "nobody", "config", "check", filepath.Join(n.dir, "cluster.yaml"))

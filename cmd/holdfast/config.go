@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/api"
 	"holdfast/cluster"
@@ -67,7 +68,12 @@ func (c *configStatusCmd) Run(con *console) error {
 		if c.JSON {
 			return con.json(report)
 		}
-		fmt.Fprintf(con.out, "%s runs %s, sum %s\n", report.Node, report.Config.Path, shortSum(report.Config.Sum))
+		if report.Config.Path == "" {
+			_, err = fmt.Fprintf(con.out, "%s runs without a cluster file: it is a cluster of its own\n", report.Node)
+			return err
+		}
+		fmt.Fprintf(con.out, "%s runs %s, sum %s, read at %s\n", report.Node, report.Config.Path, shortSum(report.Config.Sum),
+			report.Config.Loaded.Local().Format(time.DateTime))
 		if report.Config.LastGood {
 			fmt.Fprintf(con.out, "%s\n  %s\n", con.paint(red, "that file has mistakes; the last good copy is in use:"), strings.Join(report.Config.Problems, "\n  "))
 		}
@@ -110,8 +116,11 @@ func (c *configReloadCmd) Run(con *console) error {
 			return err
 		case c.JSON:
 			return con.json(report)
-		case !report.Changed:
+		case !report.Changed && len(report.Restart) == 0:
 			return con.done(false, "nothing changed")
+		}
+		for _, line := range report.Details {
+			fmt.Fprintln(con.out, " ", line)
 		}
 		if len(report.Applied) > 0 {
 			fmt.Fprintln(con.out, "applied:", strings.Join(report.Applied, ", "))

@@ -135,7 +135,7 @@ func (c *kvListCmd) Run(con *console) error {
 			return con.json(entries)
 		}
 		for _, e := range entries {
-			line := e.Key
+			line := printable(e.Key)
 			if c.Values {
 				line += "\t" + oneLine(string(e.Value), 200)
 			}

@@ -16,6 +16,7 @@ type pkiCmd struct {
 }
 
 type pkiInitCmd struct {
+	JSON    bool   `name:"json" help:"Print JSON."`
 	Dir     string `required:"" help:"Where to make the authority. Keep it off the service nodes." placeholder:"DIR"`
 	Cluster string `required:"" help:"Name of the cluster, as in the cluster file." placeholder:"NAME"`
 }
@@ -28,12 +29,16 @@ func (c *pkiInitCmd) Run(con *console) error {
 	if err := peer.Init(c.Dir, c.Cluster); err != nil {
 		return err
 	}
+	if c.JSON {
+		return con.json(map[string]string{"cluster": c.Cluster, "dir": c.Dir})
+	}
 	_, err := fmt.Fprintf(con.out, "made the authority of cluster %s in %s\nkeep %s secret; next: holdfast pki issue --ca %s --config cluster.yaml --out DIR\n",
 		c.Cluster, c.Dir, filepath.Join(c.Dir, "ca.key"), c.Dir)
 	return err
 }
 
 type pkiIssueCmd struct {
+	JSON     bool          `name:"json" help:"Print JSON."`
 	CA       string        `required:"" name:"ca" help:"Directory of the authority (holdfast pki init)." placeholder:"DIR"`
 	Config   string        `default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
 	Out      string        `required:"" help:"A directory per node is made below it; its content belongs in the node's /etc/holdfast/pki." placeholder:"DIR"`
@@ -55,14 +60,25 @@ func (c *pkiIssueCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
+	type issued struct {
+		Name string `json:"name"`
+		Role string `json:"role"`
+		Dir  string `json:"dir"`
+	}
+	all := make([]issued, 0, len(requests))
+	rows := make([][]string, 0, len(requests))
 	for _, r := range requests {
 		dir := filepath.Join(c.Out, r.Identity.Name)
 		if err := peer.Issue(c.CA, dir, r); err != nil {
 			return err
 		}
-		fmt.Fprintf(con.out, "%s\t%s\n", r.Identity.Name, dir)
+		all = append(all, issued{r.Identity.Name, string(r.Identity.Role), dir})
+		rows = append(rows, []string{r.Identity.Name, string(r.Identity.Role), dir})
 	}
-	return nil
+	if c.JSON {
+		return con.json(all)
+	}
+	return con.table([]string{"NAME", "ROLE", "DIRECTORY"}, rows)
 }
 
 func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {

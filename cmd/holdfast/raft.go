@@ -98,6 +98,13 @@ func (c *raftTransferCmd) Run(con *console) error {
 	})
 }
 
+// shownElsewhere are the statistics of Raft's library that have a line of
+// their own already, or a table: raft list-peers.
+var shownElsewhere = map[string]bool{
+	"state": true, "term": true, "last_log_index": true, "commit_index": true, "applied_index": true,
+	"latest_configuration": true, "latest_configuration_index": true,
+}
+
 type raftStatsCmd struct{ connection }
 
 func (*raftStatsCmd) Help() string { return "Example: holdfast raft stats --json" }
@@ -119,7 +126,9 @@ func (c *raftStatsCmd) Run(con *console) error {
 			{"applied index", strconv.FormatUint(status.AppliedIndex, 10)},
 		}
 		for _, key := range slices.Sorted(maps.Keys(status.Stats)) {
-			rows = append(rows, []string{key, status.Stats[key]})
+			if !shownElsewhere[key] {
+				rows = append(rows, []string{strings.ReplaceAll(key, "_", " "), status.Stats[key]})
+			}
 		}
 		return con.table([]string{"WHAT", "VALUE"}, rows)
 	})

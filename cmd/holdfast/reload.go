@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -13,7 +14,11 @@ import (
 	"holdfast/discovery"
 	"holdfast/dns"
 	"holdfast/internal/health"
+	"holdfast/internal/state"
 )
+
+// conditionRestart: the cluster file has changes that wait for a restart.
+const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
@@ -22,8 +27,9 @@ var applied = map[string]bool{"services": true, "dns": true, "vips": true, "node
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {
 	source  *cluster.Source
-	path    string
+	path    string // "" when there is no file
 	node    string
+	started *cluster.File // what the tasks were made from
 	board   *health.Board
 	log     *slog.Logger
 	members *discovery.Agent
@@ -31,7 +37,6 @@ type reloader struct {
 
 	mu     sync.Mutex
 	loaded time.Time
-	wait   map[string]bool // parts that a restart would apply
 }
 
 // follow reloads at every signal until ctx ends.
@@ -47,44 +52,84 @@ func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) error {
 }
 
 // ReloadConfig implements api.ConfigSource. What can be applied is applied at
-// once; the condition "config.restart" names the rest until the restart.
+// once; the condition "config.restart" names the rest until a restart applies
+// it or the file is changed back. A file with mistakes changes nothing.
 func (r *reloader) ReloadConfig(context.Context) (api.ReloadReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	report, err := r.reload()
+	if err != nil {
+		r.log.Error("the cluster file was not reloaded", "path", r.path, "error", err)
+		return api.ReloadReport{}, err
+	}
+	r.log.Info("cluster file reloaded", "path", r.path, "sum", report.Sum, "changed", report.Details,
+		"applied", report.Applied, "restart", report.Restart)
+	return report, nil
+}
+
+func (r *reloader) reload() (api.ReloadReport, error) {
+	if err := r.check(); err != nil {
+		return api.ReloadReport{}, err
+	}
 	change, err := r.source.Reload()
 	if err != nil {
-		r.log.Error("the cluster file was not reloaded: it has mistakes, and the one before stays in use", "error", err)
 		return api.ReloadReport{}, err
 	}
 	file := r.source.Current()
-	r.loaded = time.Now()
-	report := api.ReloadReport{Changed: !change.IsEmpty(), Sum: file.Sum}
-	r.names.SetFile(file)
 	services, err := discovery.ServicesFrom(file, r.node)
 	if err == nil {
 		err = r.members.SetServices(services)
 	}
 	if err != nil {
-		return report, err
+		return api.ReloadReport{}, fmt.Errorf("take over the services of %s: %w", r.path, err)
 	}
+	r.names.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
+	r.loaded = time.Now()
+	report := api.ReloadReport{Changed: !change.IsEmpty(), Sum: file.Sum, Details: change.Details}
 	for _, section := range change.Sections {
 		if applied[section] {
 			report.Applied = append(report.Applied, section)
-			continue
 		}
-		report.Restart = append(report.Restart, section)
-		if r.wait == nil {
-			r.wait = map[string]bool{}
-		}
-		r.wait[section] = true
 	}
-	if len(report.Restart) > 0 {
-		r.board.Raise("config.restart", health.Warning,
-			"the cluster file changed in "+strings.Join(report.Restart, ", ")+": restart the agent to apply it (one node at a time)")
-	}
-	r.log.Info("cluster file reloaded", "sum", file.Sum, "applied", report.Applied, "restart", report.Restart)
+	report.Restart = r.waiting(file)
 	return report, nil
+}
+
+// check refuses, before anything changes, what this node can't take over. A
+// file that lacks this node is such: the node would serve on without a place
+// in it, and could not start again.
+func (r *reloader) check() error {
+	if r.path == "" {
+		return fmt.Errorf("%w: this node runs without one", state.ErrInvalid)
+	}
+	file, err := cluster.Load(r.path, sections())
+	if err != nil {
+		return err
+	}
+	if file.Node(r.node) == nil {
+		return fmt.Errorf("%w: %s lacks this node, %s: let it leave (holdfast leave) before it is taken out of the file", state.ErrInvalid, r.path, r.node)
+	}
+	_, err = discovery.ServicesFrom(file, r.node)
+	return err
+}
+
+// waiting tells which parts of the file differ from what the tasks were made
+// from and can't be applied, and raises or clears the condition.
+func (r *reloader) waiting(file *cluster.File) []string {
+	var parts []string
+	for _, section := range cluster.Diff(r.started, file).Sections {
+		if !applied[section] {
+			parts = append(parts, section)
+		}
+	}
+	if len(parts) == 0 {
+		r.board.Clear(conditionRestart)
+		return nil
+	}
+	r.board.Raise(conditionRestart, health.Warning,
+		"the cluster file changed in "+strings.Join(parts, ", ")+": restart the agent to apply it (one node at a time)")
+	return parts
 }
 
 // ConfigStatus implements api.ConfigSource.

@@ -17,7 +17,7 @@ type statusCmd struct{ connection }
 
 func (*statusCmd) Help() string {
 	return "Exit status 6 when something is failing: a member, a check, the leader, a condition.\n" +
-		"Examples:\n  holdfast status\n  holdfast --server https://fbservice1:8501 status --json"
+		"Examples:\n  holdfast status\n  holdfast status --server https://fbservice1:8501 --json"
 }
 
 func (c *statusCmd) Run(con *console) error {
@@ -71,7 +71,7 @@ func (c *console) status(s api.Status) error {
 		fmt.Fprintf(c.out, "\n%s\n", c.paint(yellow, "The nodes run different cluster files: holdfast config status"))
 	}
 	for _, condition := range s.Conditions {
-		fmt.Fprintf(c.out, "\n%s for %s: %s\n", c.paint(yellow, condition.Name), ago(s.Time.Sub(condition.Since)), condition.Message)
+		fmt.Fprintf(c.out, "\n%s for %s: %s\n", c.paint(yellow, condition.Name), ago(s.Time.Sub(condition.Since)), lines(condition.Message))
 	}
 	return nil
 }
@@ -103,27 +103,43 @@ func raftRole(name string, servers []state.RaftServer) string {
 func (c *console) services(services []api.ServiceStatus, now time.Time) error {
 	rows := make([][]string, 0, len(services))
 	for _, s := range services {
-		var good, bad []string
-		for _, i := range s.Instances {
-			if i.Status == state.Passing {
-				good = append(good, i.Node)
-			} else {
-				bad = append(bad, fmt.Sprintf("%s (%s, %s)", i.Node, i.Status, lasted(i.Since, now)))
-			}
-		}
-		answers := cluster.Fold(good)
-		if answers == "" {
-			answers = "nobody"
-		}
-		rows = append(rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Passing, len(s.Instances)), answers, strings.Join(bad, ", ")})
+		good, bad := answering(s.Instances, now)
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Passing, len(s.Instances)), good, bad})
 	}
 	return c.table([]string{"SERVICE", "PASSING", "ANSWERED BY", "NOT BY"}, rows)
+}
+
+// answering folds the nodes of a service: those that pass, and the others by
+// what they are and since when.
+func answering(instances []api.InstanceStatus, now time.Time) (good, bad string) {
+	const passing = ""
+	nodes := map[string][]string{}
+	for _, i := range instances {
+		as := passing
+		if i.Status != state.Passing {
+			as = fmt.Sprintf(" (%s, %s)", i.Status, lasted(i.Since, now))
+		}
+		if !slices.Contains(nodes[as], i.Node) { // which may have several instances
+			nodes[as] = append(nodes[as], i.Node)
+		}
+	}
+	good = "nobody"
+	if len(nodes[passing]) > 0 {
+		good = cluster.Fold(nodes[passing])
+	}
+	delete(nodes, passing)
+	var others []string
+	for as, names := range nodes {
+		others = append(others, cluster.Fold(names)+as)
+	}
+	slices.Sort(others)
+	return good, strings.Join(others, ", ")
 }
 
 func (c *console) failing(checks []api.FailingCheck, now time.Time) error {
 	rows := make([][]string, 0, len(checks))
 	for _, f := range checks {
-		rows = append(rows, []string{f.Node, f.ID, string(f.Status), lasted(f.Since, now), oneLine(f.Output, 100)})
+		rows = append(rows, []string{f.Node, f.ID, string(f.Status), lasted(f.Since, now), oneLine(f.Output, 72)})
 	}
 	return c.table([]string{"NODE", "CHECK", "STATUS", "SINCE", "OUTPUT"}, rows)
 }
