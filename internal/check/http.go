@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -114,14 +115,27 @@ func (p httpProbe) trust() (*tls.Config, error) {
 // sameOrigin follows a few redirects, but not to another server: that would
 // say nothing about this one.
 func sameOrigin(request *http.Request, via []*http.Request) error {
-	first := via[0].URL
-	if request.URL.Scheme != first.Scheme || request.URL.Host != first.Host {
+	if origin(request.URL) != origin(via[0].URL) {
 		return fmt.Errorf("redirected to elsewhere: %s", request.URL.Redacted())
 	}
 	if len(via) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
 	}
 	return nil
+}
+
+// origin is scheme, host and port (RFC 6454 §4); servers leave out the port
+// that is their scheme's own.
+func origin(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return strings.ToLower(u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port))
 }
 
 func clientError(err error, limit time.Duration) string {

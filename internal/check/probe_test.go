@@ -102,6 +102,25 @@ func TestHTTPRedirects(t *testing.T) {
 	expect(t, probe(t, Definition{HTTP: server.URL + "/loop"}, nil), state.Critical, "more than 3 redirects")
 }
 
+func TestTheSchemesOwnPortIsNoOtherServer(t *testing.T) {
+	for _, test := range []struct {
+		from, to string
+		same     bool
+	}{
+		{"http://10.1.0.1:80/", "http://10.1.0.1/x", true},
+		{"https://apt.example.com/", "https://APT.example.com:443/x", true},
+		{"http://[2001:db8::1]:80/", "http://[2001:db8::1]/", true},
+		{"http://10.1.0.1:3142/", "http://10.1.0.1/", false},
+		{"http://10.1.0.1:80/", "https://10.1.0.1/", false},
+		{"http://10.1.0.1/", "http://10.1.0.2/", false},
+	} {
+		from, to := httptest.NewRequest("GET", test.from, nil), httptest.NewRequest("GET", test.to, nil)
+		if err := sameOrigin(to, []*http.Request{from}); (err == nil) != test.same {
+			t.Errorf("from %s to %s: %v", test.from, test.to, err)
+		}
+	}
+}
+
 func TestHTTPBodyIsBounded(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(500)
