@@ -24,8 +24,8 @@ const (
 // Errors that a caller may want to tell apart; all are wrapped with the
 // command's path.
 var (
-	// ErrNotAllowed: the program is not on the runner's list, or may be
-	// changed by anyone.
+	// ErrNotAllowed: the program is not on the runner's list, or can be
+	// changed by others than root and the runner's own user.
 	ErrNotAllowed = errors.New("not allowed")
 	// ErrTimeout: the command did not end in its time and was killed.
 	ErrTimeout = errors.New("time limit reached, killed")

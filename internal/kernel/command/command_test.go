@@ -240,6 +240,14 @@ func TestOnlyAllowedProgramsRun(t *testing.T) {
 	if err := os.Chmod(loose, 0o777); err != nil {
 		t.Fatal(err)
 	}
+	open := filepath.Join(allowed, "open")
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	replaceable := script(t, open, "replaceable", "exit 0")
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	alternative := filepath.Join(other, "alternative")
 	if err := os.Symlink("/bin/true", alternative); err != nil {
 		t.Fatal(err)
@@ -261,6 +269,7 @@ func TestOnlyAllowedProgramsRun(t *testing.T) {
 		{"a shell", "/bin/sh", ErrNotAllowed},
 		{"relative", "true", ErrNotAllowed},
 		{"everybody may write", loose, ErrNotAllowed},
+		{"everybody may replace it", replaceable, ErrNotAllowed},
 		{"the directory itself", allowed, ErrNotAllowed},
 		{"absent", filepath.Join(allowed, "absent"), os.ErrNotExist},
 	}
@@ -282,6 +291,21 @@ func TestOnlyAllowedProgramsRun(t *testing.T) {
 			t.Error("an empty argv was accepted")
 		}
 	})
+}
+
+func TestAProgramOfSomebodyElseIsRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("giving a file away needs root")
+	}
+	r, dir := runner(t)
+	path := script(t, dir, "theirs", "exit 0")
+	if err := os.Chown(path, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.Run(t.Context(), Command{Argv: []string{path}})
+	if !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "belongs to user 65534") {
+		t.Errorf("error %v, want ErrNotAllowed", err)
+	}
 }
 
 func TestNewRefusesRelativePaths(t *testing.T) {

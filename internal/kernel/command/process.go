@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -104,7 +105,8 @@ func exitError(path string, exit *exec.ExitError, stderr []byte) *ExitError {
 	return failure
 }
 
-// checkMode refuses a program that anybody could replace or rewrite.
+// checkMode refuses a program that somebody else could rewrite, or that
+// anybody could replace: it would run with our rights.
 func checkMode(path, real string) error {
 	info, err := os.Stat(real)
 	if err != nil {
@@ -116,5 +118,19 @@ func checkMode(path, real string) error {
 	case mode.Perm()&0o002 != 0:
 		return fmt.Errorf("%s: %w: everybody may write to it (mode %#o)", path, ErrNotAllowed, mode.Perm())
 	}
-	return nil
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s: %w: it belongs to user %d, who is neither root nor ourselves (user %d)", path, ErrNotAllowed, stat.Uid, os.Geteuid())
+	}
+	for dir := filepath.Dir(real); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode(); mode.Perm()&0o002 != 0 && mode&os.ModeSticky == 0 {
+			return fmt.Errorf("%s: %w: everybody may replace it, as everybody may write to %s (mode %#o)", path, ErrNotAllowed, dir, mode.Perm())
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
 }
