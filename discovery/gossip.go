@@ -121,14 +121,14 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	return &gossip{serf: agent, events: events, port: uint16(port)}, nil
 }
 
-// members lists everybody whom Serf knows.
+// members lists everybody whom Serf knows, each node once.
 func (g *gossip) members() []state.Member {
 	known := g.serf.Members()
 	members := make([]state.Member, 0, len(known))
 	for _, m := range known {
 		members = append(members, member(m))
 	}
-	return members
+	return withoutFormerNames(members)
 }
 
 // reachable lists the addresses of the alive members.

@@ -82,6 +82,7 @@ func TestLeaveTakesANodeOutOfTheCatalog(t *testing.T) {
 	hosts := []*host{b.start(b.config(1)), b.start(withServices(b.config(2), tcpService("apt", "127.0.0.1:1")))}
 	hosts[0].awaitCheck("fbservice2", "service:apt", state.Critical)
 	hosts[0].awaitCheck("fbservice2", state.SerfHealth, state.Passing)
+	hosts[1].awaitMember("fbservice1", state.Alive)
 	if err := hosts[1].Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,7 @@ type bed struct {
 	// when that changes.
 	leader  string
 	changed chan struct{}
+	failure error // of every proposal
 }
 
 func newBed(t *testing.T) *bed {
@@ -72,12 +73,22 @@ func (b *bed) Propose(ctx context.Context, c state.Command) (uint64, error) {
 	if b.leader == "" {
 		return 0, state.ErrNoLeader
 	}
+	if b.failure != nil {
+		return 0, b.failure
+	}
 	b.log = append(b.log, c)
 	var err error
 	for _, store := range b.reps {
 		err = store.Apply(uint64(len(b.log)), c)
 	}
 	return uint64(len(b.log)), err
+}
+
+// failWith makes every proposal fail; nil ends that.
+func (b *bed) failWith(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failure = err
 }
 
 // proposed counts the commands so far that match.

@@ -18,6 +18,7 @@ const (
 	conditionSkew          = "config.skew"
 	conditionConflict      = "discovery.name-conflict"
 	conditionSplit         = "discovery.split"
+	conditionTwins         = "discovery.same-id"
 	conditionAlone         = "discovery.alone"
 	conditionRegistrations = "discovery.registrations"
 )
@@ -102,6 +103,8 @@ func (a *Agent) judge(members []state.Member) {
 		"the nodes run different cluster files (%s); bring the same file to all and reload")
 	a.condition(conditionSplit, health.Error, split(members),
 		"the servers belong to different stores (%s); wipe the data directory of those that are wrong")
+	a.condition(conditionTwins, health.Error, twins(members),
+		"nodes have the same ID, as if one's disk were a copy of the other's (%s); wipe the data directory of all but the original")
 	other, conflict := a.doorman.conflictNow(a.times(conflictSpan), a.times(conflictMemory))
 	what := ""
 	if conflict {
@@ -222,19 +225,20 @@ func (a *Agent) ForceLeave(ctx context.Context, node string) error {
 
 // Leave takes this node out of the cluster for good: its services leave the
 // catalog, the others are told, and the leader removes the node. Nothing of it
-// comes back before the program is started again. It returns when the others
-// had time to hear of it; the agent may then be stopped. Without a leader the
-// services go when there is one again.
+// comes back before the program is started again. It returns after some
+// seconds at most, when the others had time to hear of it; the agent may then
+// be stopped. Services that could not be deregistered go with the node, when
+// there is a leader to remove it.
+//
+// There is no way back, so that the end of ctx does not break it off: a node
+// that has half left would answer nobody and be missed by nobody.
 func (a *Agent) Leave(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	a.leaving.Store(true)
-	var problems []error
-	if err := a.withdraw(ctx); err != nil && !errors.Is(err, state.ErrNoLeader) {
-		problems = append(problems, fmt.Errorf("deregister this node's services: %w", err))
+	if err := a.withdraw(ctx); err != nil {
+		a.log.Info("this node's services leave the catalog later: they could not be deregistered now", "error", err)
 	}
 	if _, err := withGossip(ctx, a, func(g *gossip) (int, error) { return 0, g.serf.Leave() }); err != nil {
-		problems = append(problems, err)
-	}
-	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("discovery: leave: %w", err)
 	}
 	return nil

@@ -196,6 +196,9 @@ func (a *Agent) save(r registrations) error {
 	if err != nil {
 		return fmt.Errorf("encode the registrations: %w", err)
 	}
+	if len(data) > maxRegistrations { // it could not be read at the next start
+		return fmt.Errorf("%w: the registrations of this node would take %d bytes, more than %d", state.ErrInvalid, len(data), maxRegistrations)
+	}
 	if err := writeFile(filepath.Join(a.config.DataDir, registrationsFile), data); err != nil {
 		return fmt.Errorf("keep the registrations: %w", err)
 	}

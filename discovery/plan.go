@@ -151,17 +151,20 @@ const (
 
 // reconcile says what the leader must write so that the catalog agrees with
 // the gossip: serfHealth of every member, members that are new, and nodes that
-// left or were given up. Nodes without an ID were registered from outside and
+// left, were given up or have another name now. Nodes without an ID were registered from outside and
 // are left alone. absent holds the nodes with an ID that are no members, by ID.
 func reconcile(snapshot *state.Snapshot, absent map[string]absence, grace time.Duration) []state.Command {
 	var worse, better, gone []state.Command
 	nodes, _ := snapshot.Nodes(nil)
+	alive := namesOf(snapshot.Members())
 	present := map[string]bool{}
 	for _, n := range nodes {
 		present[state.Fold(n.Name)] = true
 		m, isMember := snapshot.Member(n.Name)
 		switch {
 		case !isMember && n.ID == "":
+		case !isMember && len(alive[n.ID]) > 0: // it was renamed
+			gone = append(gone, state.Deregister{Node: n.Name, NodeID: n.ID})
 		case !isMember:
 			switch a := absent[n.ID]; {
 			case a.reaped || a.lasted >= forgetAfter:
@@ -281,6 +284,19 @@ func skew(members []state.Member) string {
 // one.
 func split(members []state.Member) string {
 	return divided(members, func(m state.Member) string { return m.ClusterID })
+}
+
+// twins says which alive members have the same node ID; "" when none have.
+func twins(members []state.Member) string {
+	var parts []string
+	for id, names := range namesOf(members) {
+		if len(names) > 1 {
+			slices.Sort(names)
+			parts = append(parts, strings.Join(names, ", ")+": "+id)
+		}
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
 }
 
 // divided groups the alive members by a property; members without it don't

@@ -250,6 +250,11 @@ func TestReconcile(t *testing.T) {
 				Node:   changed(node1, func(n *state.Node) { n.ID = "id-new" }),
 				Checks: []state.Check{serfCheck(state.Passing, serfAlive)},
 			}}},
+		{"a renamed node leaves its old name at once", []state.Command{registered(node1, state.Passing)}, []state.Member{alive("fbservice9", "id-1", address1)}, nil,
+			[]state.Command{
+				state.Deregister{Node: "fbservice1", NodeID: "id-1"},
+				state.Register{Node: state.Node{ID: "id-1", Name: "fbservice9", Address: address1}, Checks: []state.Check{serfCheck(state.Passing, serfAlive)}},
+			}},
 		{"names are compared without regard to case", []state.Command{registered(node1, state.Passing)},
 			[]state.Member{alive("FBSERVICE1", "id-1", address1)}, nil, nil},
 		{"a node from outside is left alone", []state.Command{state.Register{Node: state.Node{Name: "printer", Address: address2}}}, nil, nil, nil},

@@ -128,6 +128,16 @@ func (a *Agent) awaitReplica(ctx context.Context) bool {
 	}
 }
 
+var errNameTaken = errors.New("the catalog has another node under our name")
+
+// standsBack tells whether the node that the catalog has under our name is the
+// other one of a conflict. The leader goes by the gossip, which has one of the
+// two; if the other insisted, they would write over each other for ever.
+func (a *Agent) standsBack(catalog rows) bool {
+	_, conflict := a.doorman.conflictNow(a.times(conflictSpan), a.times(conflictMemory))
+	return conflict && catalog.node != nil && catalog.node.ID != a.config.NodeID
+}
+
 // syncOnce compares, and writes the difference. It returns when to look again.
 func (a *Agent) syncOnce(ctx context.Context) (next time.Duration, err error) {
 	if a.leaving.Load() {
@@ -135,7 +145,11 @@ func (a *Agent) syncOnce(ctx context.Context) (next time.Duration, err error) {
 	}
 	next = a.removeExpired()
 	local := a.local.view()
-	plan := diff(local, rowsOf(a.deps.State.Snapshot(), a.config.Node))
+	catalog := rowsOf(a.deps.State.Snapshot(), a.config.Node)
+	if a.standsBack(catalog) {
+		return 0, errNameTaken
+	}
+	plan := diff(local, catalog)
 	for _, command := range plan {
 		if a.leaving.Load() {
 			return next, nil

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/hashicorp/serf/serf"
@@ -68,6 +69,28 @@ func member(m serf.Member) state.Member {
 	result := state.Member{Name: m.Name, Address: address.Unmap(), Liveness: liveness(m.Status)}
 	decodeTags(&result, m.Tags)
 	return result
+}
+
+// withoutFormerNames drops failed and left members whose node is alive under
+// another name: after it was renamed, Serf remembers it under the old one for
+// days, as if it were a node that is missing.
+func withoutFormerNames(members []state.Member) []state.Member {
+	names := namesOf(members)
+	return slices.DeleteFunc(members, func(m state.Member) bool {
+		return (m.Liveness == state.Failed || m.Liveness == state.Left) && len(names[m.ID]) > 0 && !slices.Contains(names[m.ID], m.Name)
+	})
+}
+
+// namesOf gives the names under which each node is alive, by node ID. There is
+// one, unless the nodes' data directories are copies of each other.
+func namesOf(members []state.Member) map[string][]string {
+	names := map[string][]string{}
+	for _, m := range members {
+		if m.Liveness == state.Alive && m.ID != "" {
+			names[m.ID] = append(names[m.ID], m.Name)
+		}
+	}
+	return names
 }
 
 func liveness(s serf.MemberStatus) state.Liveness {
