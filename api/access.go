@@ -45,9 +45,13 @@ func (s *Server) authorize(r *http.Request, from origin) (Access, *refusal) {
 		return Operate, nil
 	}
 	if from == fromLoopback {
-		if refused := s.checkBrowser(r); refused != nil {
+		if refused := s.checkHost(r); refused != nil {
 			return None, refused
 		}
+	}
+	// A browser shows an admin's certificate to whatever page asks it to.
+	if refused := checkSite(r); refused != nil {
+		return None, refused
 	}
 	token, shown := tokenOf(r)
 	switch {
@@ -86,14 +90,19 @@ func tokenOf(r *http.Request) (string, bool) {
 	return "", false
 }
 
-// checkBrowser refuses what a web page of someone else can make a browser on
-// this machine send to the loopback listener: a name of his that he lets
-// resolve to 127.0.0.1 (DNS rebinding), and requests across sites, which
-// browsers mark with Sec-Fetch-Site (Fetch Metadata) or Origin (RFC 6454 §7).
-func (s *Server) checkBrowser(r *http.Request) *refusal {
+// checkHost refuses, on the loopback listener, what a web page of someone else
+// makes a browser on this machine send to a name of his that he lets resolve
+// to 127.0.0.1 (DNS rebinding). Over TLS such a name fails by the certificate.
+func (s *Server) checkHost(r *http.Request) *refusal {
 	if r.Host != "" && !s.ownHost(r.Host) { // HTTP/1.0 may lack it; no browser does
 		return &refusal{http.StatusForbidden, "host", "Permission denied: the Host header names another host; use localhost or the node's name"}
 	}
+	return nil
+}
+
+// checkSite refuses requests across sites, which browsers mark with
+// Sec-Fetch-Site (Fetch Metadata) or Origin (RFC 6454 §7).
+func checkSite(r *http.Request) *refusal {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "same-origin", "none":
 	default:

@@ -344,6 +344,22 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 	if c.agent.left != 3 {
 		t.Errorf("left %d times, want 3", c.agent.left)
 	}
+	// A browser that holds an admin's certificate shows it to any page's request.
+	browser := &http.Client{Transport: &http.Transport{TLSClientConfig: admin.Client("")}}
+	request, err := http.NewRequestWithContext(t.Context(), "POST", "https://"+address+"/v1/holdfast/config/reload", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Sec-Fetch-Site", "cross-site")
+	lured, err := browser.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lured.Body.Close()
+	browser.CloseIdleConnections()
+	if lured.StatusCode != 403 || c.counted(c.server.metrics.refused, "cross-site") != 1 {
+		t.Errorf("a page of another site used an admin's certificate: %s", lured.Status)
+	}
 	eventually(t, "failed handshakes are counted", func() bool { return c.counted(c.server.metrics.refused, "tls") >= 2 })
 	response, err := http.Get("http://" + address + "/v1/status/leader")
 	if err != nil {

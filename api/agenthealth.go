@@ -89,6 +89,7 @@ func healthCode(status state.Status) int {
 
 // sendHealth answers with the state as a word, or with everything as JSON.
 func (s *Server) sendHealth(c *call, code int, status state.Status, v any) error {
+	c.w.extend(writeTimeout)
 	if c.args.Get("format") == "text" {
 		c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		c.w.WriteHeader(code)

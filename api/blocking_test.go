@@ -375,9 +375,10 @@ func TestConsistencyModes(t *testing.T) {
 func TestWritesWithoutALeaderAreRefused(t *testing.T) {
 	c := newCell(t)
 	for want, err := range map[string]error{
-		"500 No cluster leader": state.ErrNoLeader,
-		"500 outcome unknown":   state.ErrUnknownOutcome,
-		"400 invalid command":   fmt.Errorf("%w: key is too long", state.ErrInvalid),
+		"500 No cluster leader":                      state.ErrNoLeader,
+		"500 No cluster leader: down: fb3; start it": fmt.Errorf("propose: %w (timed out): %w: down: fb3; start it", state.ErrNoLeader, state.ErrNoLeader),
+		"500 outcome unknown":                        state.ErrUnknownOutcome,
+		"400 invalid command":                        fmt.Errorf("%w: key is too long", state.ErrInvalid),
 	} {
 		c.raft.set(func(r *fakeRaft) { r.proposeErr = err })
 		code, _, text := c.do("PUT", "/v1/kv/a", strings.NewReader("v"))

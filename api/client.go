@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast/internal/admin"
@@ -50,10 +53,15 @@ func NewClient(config ClientConfig) (*Client, error) {
 	if err != nil || base.Host == "" || (base.Scheme != "https" && base.Scheme != "http") {
 		return nil, fmt.Errorf("api: %q is no URL of an agent: want https://HOST:8501", config.URL)
 	}
+	if base.Scheme == "http" && !onLoopback(base.Hostname()) {
+		return nil, fmt.Errorf("api: %s: plain HTTP is for loopback only: want https://HOST:8501", config.URL)
+	}
 	if base.Scheme == "https" && config.TLS == nil {
 		return nil, fmt.Errorf("api: %s needs the cluster's authority to check who answers", config.URL)
 	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
 	transport := &http.Transport{
+		DialContext:         dialer.DialContext,
 		TLSClientConfig:     config.TLS,
 		TLSHandshakeTimeout: 5 * time.Second,
 		ForceAttemptHTTP2:   true,
@@ -61,6 +69,15 @@ func NewClient(config ClientConfig) (*Client, error) {
 		IdleConnTimeout:     30 * time.Second,
 	}
 	return &Client{base: strings.TrimSuffix(config.URL, "/"), token: config.Token, http: &http.Client{Transport: transport}}, nil
+}
+
+// dialTimeout bounds the wait for a host that does not even refuse.
+const dialTimeout = 5 * time.Second
+
+// onLoopback tells whether nobody listens on the way to host.
+func onLoopback(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && address.IsLoopback())
 }
 
 // Close drops the connections that are kept for the next request.
@@ -124,6 +141,9 @@ func (c *Client) send(ctx context.Context, method, path string, args url.Values,
 		var transport *url.Error
 		if errors.As(err, &transport) {
 			err = transport.Err // without the URL, which says nothing of a socket
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			return nil, fmt.Errorf("%s %s: the agent broke the connection off without an answer; whether it did what was asked is not known: %w", method, path, err)
 		}
 		return nil, &UnreachableError{peer.Explain(err)}
 	}

@@ -103,11 +103,11 @@ func (s *Server) status() Status {
 	found := Status{
 		Cluster: s.config.Datacenter, Node: s.config.Node, Version: s.config.Version, Time: now,
 		Replica:    ReplicaStatus{Index: snap.Index(), Confirmed: known, Age: age.Seconds()},
-		Raft:       s.raft.Status().Servers,
+		Raft:       list(s.raft.Status().Servers),
 		Members:    s.memberStatuses(snap),
 		Services:   s.serviceStatuses(snap),
 		Failing:    s.failing(snap),
-		Conditions: s.conditions(),
+		Conditions: list(s.conditions()),
 		ConfigSum:  s.file.ConfigStatus().Sum,
 	}
 	if record := snap.Cluster(); record != nil {
@@ -220,14 +220,14 @@ func sums(members []MemberStatus) (byNode map[string]string, skew bool) {
 	return byNode, len(living) > 1
 }
 
-func (s *Server) holdfastRaft(c *call) error { return s.reply(c, s.raft.Status()) }
+func (s *Server) holdfastRaft(c *call) error {
+	status := s.raft.Status()
+	status.Servers = list(status.Servers)
+	return s.reply(c, status)
+}
 
 func (s *Server) holdfastConditions(c *call) error {
-	found := s.conditions()
-	if found == nil {
-		found = []health.Condition{}
-	}
-	return s.reply(c, found)
+	return s.reply(c, list(s.conditions()))
 }
 
 // ConfigReport is the answer of /v1/holdfast/config.

@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/cluster"
+	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
 
@@ -327,5 +330,48 @@ func TestReadmeListsEveryPathAndItsExampleParses(t *testing.T) {
 	}
 	if _, err := parse(clusterFile(example)); err != nil {
 		t.Errorf("the example of README.md: %v", err)
+	}
+}
+
+func TestAnswersWithoutContentAreEmptyListsNotNull(t *testing.T) {
+	c := newCell(t, func(_ *Config, deps *Deps) {
+		deps.Conditions = func() []health.Condition { return nil }
+		deps.Raft = noServers{deps.Raft}
+	})
+	for path, want := range map[string]string{
+		"/v1/holdfast/status":     `"raft":[]`,
+		"/v1/holdfast/raft":       `"servers":[]`,
+		"/v1/holdfast/conditions": `[]`,
+	} {
+		if _, _, text := c.get(path); !strings.Contains(text, want) || strings.Contains(text, `"conditions":null`) {
+			t.Errorf("%s: no %s in %s", path, want, text)
+		}
+	}
+}
+
+// noServers is a store before it was formed.
+type noServers struct{ Raft }
+
+func (noServers) Status() state.RaftStatus { return state.RaftStatus{State: "follower"} }
+
+func TestClientTellsABrokenConnectionFromAnAgentThatIsNotThere(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	client, err := NewClient(ClientConfig{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var unreachable *UnreachableError
+	if _, err := client.KVPut(t.Context(), "a", nil, KVWrite{}); errors.As(err, &unreachable) || !strings.Contains(err.Error(), "is not known") {
+		t.Errorf("the agent died while it wrote: %v", err)
+	}
+	server.Close()
+	if _, err := client.KVPut(t.Context(), "a", nil, KVWrite{}); !errors.As(err, &unreachable) {
+		t.Errorf("nobody is there: %v", err)
+	}
+	for _, far := range []string{"http://fbservice1:8500", "http://10.1.0.1:8500"} {
+		if _, err := NewClient(ClientConfig{URL: far, Token: "secret"}); err == nil || !strings.Contains(err.Error(), "loopback only") {
+			t.Errorf("the token would go to %s in plain text: %v", far, err)
+		}
 	}
 }

@@ -61,14 +61,14 @@ type checkRegistration struct {
 	DeregisterCriticalServiceAfter duration
 
 	// Refused.
-	Args, ScriptArgs                []string
-	Script, Shell                   string
-	DockerContainerID               string
-	UDP, GRPC, H2PING, OSService    string
-	AliasNode, AliasService         string
-	TCPUseTLS, GRPCUseTLS           bool
-	DisableRedirects, SessionName   any
-	ProxyHTTP, ProxyGRPC, Namespace string
+	Args, ScriptArgs             []string
+	Script, Shell                string
+	DockerContainerID            string
+	UDP, GRPC, H2PING, OSService string
+	AliasNode, AliasService      string
+	TCPUseTLS, GRPCUseTLS        bool
+	DisableRedirects             bool
+	Namespace                    string
 }
 
 // duration is how Consul's JSON gives one: "10s", or a number of nanoseconds.
@@ -204,6 +204,8 @@ func (r *checkRegistration) refuse() error {
 		return fault(http.StatusBadRequest, scriptRefused)
 	case r.UDP != "" || r.GRPC != "" || r.GRPCUseTLS || r.H2PING != "" || r.OSService != "" || r.TCPUseTLS:
 		return fault(http.StatusBadRequest, "Invalid check: UDP, gRPC, H2PING, OS service and TCP-with-TLS checks are not offered; use HTTP, TCP or TTL")
+	case r.DisableRedirects:
+		return fault(http.StatusBadRequest, "Invalid check: DisableRedirects is not offered: redirects are followed, but never to another server")
 	case r.AliasNode != "" || r.AliasService != "":
 		return fault(http.StatusBadRequest, "Invalid check: alias checks are not offered")
 	case otherThanDefault(r.Namespace):

@@ -29,6 +29,7 @@ func TestRegistrationsThatAreRefused(t *testing.T) {
 		"a service's script":  {func() (string, string) { return service(`"Check":{"ScriptArgs":["/bin/true"]}`) }, "script checks come from the cluster file only"},
 		"a container's":       {func() (string, string) { return one(`"DockerContainerID":"f","Shell":"/bin/sh"`) }, "script checks come from the cluster file only"},
 		"gRPC":                {func() (string, string) { return one(`"GRPC":"127.0.0.1:1"`) }, "are not offered; use HTTP, TCP or TTL"},
+		"no redirects":        {func() (string, string) { return one(`"DisableRedirects":true`) }, "DisableRedirects is not offered"},
 		"an alias":            {func() (string, string) { return one(`"AliasService":"x"`) }, "alias checks are not offered"},
 		"nothing":             {func() (string, string) { return one(`"Interval":"1s"`) }, "exactly one of http, tcp"},
 		"two at once":         {func() (string, string) { return one(`"TTL":"1m","TCP":"127.0.0.1:1"`) }, "exactly one of http, tcp"},

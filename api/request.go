@@ -289,6 +289,18 @@ func (s *Server) fail(c *call, err error) {
 // noLeader is the text that Consul's clients look for.
 const noLeader = "No cluster leader"
 
+// withoutLeader begins with that text and goes on with what the store knows:
+// who is down.
+func withoutLeader(err error) string {
+	text, plain := err.Error(), state.ErrNoLeader.Error()
+	detail := text[max(0, strings.LastIndex(text, plain)):]
+	detail = strings.TrimPrefix(strings.TrimPrefix(detail, plain), ": ")
+	if detail == "" {
+		return noLeader
+	}
+	return noLeader + ": " + detail
+}
+
 // statusOf gives an error its HTTP status. Clients retry 500s.
 func statusOf(err error) *statusError {
 	var own *statusError
@@ -296,7 +308,7 @@ func statusOf(err error) *statusError {
 	case errors.As(err, &own):
 		return own
 	case errors.Is(err, state.ErrNoLeader):
-		return &statusError{http.StatusInternalServerError, noLeader}
+		return &statusError{http.StatusInternalServerError, withoutLeader(err)}
 	case errors.Is(err, state.ErrInvalid):
 		return &statusError{http.StatusBadRequest, err.Error()}
 	case errors.Is(err, state.ErrNotFound):

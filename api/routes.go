@@ -168,7 +168,7 @@ func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 // dispatch finds the endpoint, lets it answer and counts.
 func (s *Server) dispatch(c *call) {
 	began := s.now()
-	c.w.extend(writeTimeout) // what the connection's last request left may be over
+	c.w.wait()
 	defer c.w.extend(writeTimeout)
 	found, rest, known := s.routes.find(c.URL.Path)
 	name := found.path
@@ -295,6 +295,13 @@ func (r *recorder) status() int {
 		return http.StatusOK
 	}
 	return r.code
+}
+
+// wait takes the time limit of writing away until there is something to
+// write: what the connection's last request left may be over, and in HTTP/2 a
+// limit that passes breaks a query off that waits for a change.
+func (r *recorder) wait() {
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Time{}) // as in extend
 }
 
 // extend gives the connection time to take an answer.

@@ -216,9 +216,9 @@ func (s *Server) memberOf(m state.Member) memberJSON {
 }
 
 // list is never nil.
-func list(all []string) []string {
+func list[T any](all []T) []T {
 	if all == nil {
-		return []string{}
+		return []T{}
 	}
 	return all
 }

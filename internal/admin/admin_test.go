@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -340,5 +341,37 @@ func TestUnitsInOneProcessShareTheirMetrics(t *testing.T) {
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) != 0 {
 		t.Errorf("lint: %v, %v", problems, err)
+	}
+}
+
+func TestNobodyElseCanHoldUpTheStart(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "core.sock")
+	handle, err := os.Open(dir) // as everyone can
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	if err := syscall.Flock(int(handle.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		listener, err := Listen(path, 0o600)
+		if err == nil {
+			err = listener.Close()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("a lock on the directory keeps the agent from its socket")
+	}
+	if info, err := os.Stat(path + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the lock must be the agent's own: %v, %v", info, err)
 	}
 }

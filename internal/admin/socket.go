@@ -27,7 +27,7 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("admin: socket path %s: %d bytes, the kernel takes at most %d", path, len(path), maxPath)
 	}
-	unlock, err := lockDirectory(filepath.Dir(path))
+	unlock, err := lock(path)
 	if err != nil {
 		return nil, fmt.Errorf("admin: socket %s: %w", path, err)
 	}
@@ -66,10 +66,12 @@ func (s *socket) Close() error {
 	return s.UnixListener.Close()
 }
 
-// lockDirectory makes the directory where it is missing, checks that only its
-// owner may change it, and holds a lock on it, so that of two agents that start
-// at once the second sees the first.
-func lockDirectory(dir string) (unlock func(), err error) {
+// lock makes the socket's directory where it is missing, checks that only its
+// owner may change it, and holds a lock, so that of two agents that start at
+// once the second sees the first. The lock is on a file that only the agent's
+// user can open: everyone may open the directory, and could hold a lock on it.
+func lock(path string) (unlock func(), err error) {
+	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -78,15 +80,19 @@ func lockDirectory(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer handle.Close()
 	if err := checkDirectory(handle); err != nil {
-		handle.Close()
 		return nil, err
 	}
-	if err := syscall.Flock(int(handle.Fd()), syscall.LOCK_EX); err != nil {
-		handle.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	file, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
 	}
-	return func() { handle.Close() }, nil
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
+	}
+	return func() { file.Close() }, nil
 }
 
 func checkDirectory(handle *os.File) error {
