@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -227,7 +228,13 @@ func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
 // dialTCP opens a connection for raw messages.
 func dialTCP(t testing.TB, server netip.AddrPort) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", server.String())
+	return dialFrom(t, server, "127.0.0.1")
+}
+
+func dialFrom(t testing.TB, server netip.AddrPort, from string) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := dialer.Dial("tcp", server.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,23 +302,40 @@ func TestConnectionThatSpeaksNoDNSIsClosed(t *testing.T) {
 	}
 }
 
+// refused tells whether the server closes a connection from an address at once.
+func refused(t *testing.T, server netip.AddrPort, from string) bool {
+	conn := dialFrom(t, server, from)
+	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	_, err := conn.Read(make([]byte, 1))
+	return err == io.EOF || errors.Is(err, syscall.ECONNRESET)
+}
+
 func TestTooManyConnectionsAreClosedAndCounted(t *testing.T) {
 	f, server := serving(t)
-	for range maxConnections {
-		dialTCP(t, server)
+	for i := range maxConnections {
+		dialFrom(t, server, fmt.Sprintf("127.0.1.%d", 1+i/maxPerClient))
 	}
-	eventually(t, "the last connection is refused", 5*time.Second, func() bool {
-		conn := dialTCP(t, server)
-		_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		_, err := conn.Read(make([]byte, 1))
-		return err == io.EOF
-	})
+	eventually(t, "the last connection is refused", 5*time.Second, func() bool { return refused(t, server, "127.0.2.1") })
 	if n := metric(t, f, "holdfast_dns_dropped_total", "connection"); n < 1 {
 		t.Errorf("dropped connections: %v", n)
 	}
 	if reply := exchangeWith(t, "udp", server, question("apt.service.virtual", dns.TypeA)); len(reply.Answer) != 4 {
 		t.Errorf("UDP goes on: %v", reply)
 	}
+}
+
+func TestOneClientCannotTakeAllConnections(t *testing.T) {
+	_, server := serving(t)
+	var last net.Conn
+	for range maxPerClient {
+		last = dialFrom(t, server, "127.0.1.1")
+	}
+	eventually(t, "its next connection is refused", 5*time.Second, func() bool { return refused(t, server, "127.0.1.1") })
+	if refused(t, server, "127.0.1.2") {
+		t.Error("another client is refused too")
+	}
+	_ = last.Close()
+	eventually(t, "it may have another once one is closed", 5*time.Second, func() bool { return !refused(t, server, "127.0.1.1") })
 }
 
 // dig runs Debian's dig; where it is not installed the test is skipped, but

@@ -10,13 +10,13 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // Limits of TCP (RFC 7766 §6.2).
 const (
 	maxConnections = 512 // of one listener; one more is closed at once
+	maxPerClient   = 64  // of these, so that one client leaves room for others
 	maxPipelined   = 32  // questions of one connection that wait for a forwarder
 	idleTimeout    = 10 * time.Second
 	messageTimeout = 3 * time.Second // to receive one message once its length came, or to send one
@@ -24,7 +24,7 @@ const (
 
 // serveTCP accepts connections until ctx ends and the listener is closed.
 func (s *Server) serveTCP(ctx context.Context, listener net.Listener, group *sync.WaitGroup) error {
-	var open atomic.Int64
+	open := connections{of: map[netip.Prefix]int{}}
 	for {
 		conn, err := listener.Accept()
 		if ctx.Err() != nil {
@@ -42,19 +42,66 @@ func (s *Server) serveTCP(ctx context.Context, listener net.Listener, group *syn
 			}
 			continue
 		}
-		if open.Load() >= maxConnections {
+		client := clientOf(conn)
+		if !open.add(client) {
 			s.metrics.dropped.WithLabelValues("connection").Inc()
 			_ = conn.Close()
 			continue
 		}
-		open.Add(1)
 		s.metrics.connections.Inc()
 		group.Go(func() {
-			defer open.Add(-1)
+			defer open.remove(client)
 			defer s.metrics.connections.Dec()
-			s.serveConn(ctx, conn)
+			s.serveConn(ctx, conn, client)
 		})
 	}
+}
+
+func clientOf(conn net.Conn) netip.Addr {
+	if peer, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return peer.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// connections counts the open ones of a listener, all and by client.
+type connections struct {
+	mu  sync.Mutex
+	all int
+	of  map[netip.Prefix]int
+}
+
+// add counts one more, unless that is too many.
+func (c *connections) add(client netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	who := owner(client)
+	if c.all >= maxConnections || c.of[who] >= maxPerClient {
+		return false
+	}
+	c.all++
+	c.of[who]++
+	return true
+}
+
+func (c *connections) remove(client netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	who := owner(client)
+	c.all--
+	if c.of[who]--; c.of[who] == 0 {
+		delete(c.of, who)
+	}
+}
+
+// owner is what one client has of the addresses: in IPv6 a whole subnet.
+func owner(client netip.Addr) netip.Prefix {
+	bits := client.BitLen()
+	if client.Is6() {
+		bits = 64
+	}
+	p, _ := client.Prefix(bits) // bits are in range
+	return p
 }
 
 func temporary(err error) bool {
@@ -77,7 +124,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // serveConn answers the questions of one connection, as many as come, until it
 // idles, breaks, or ctx ends. Answers of forwarders overtake each other
 // (RFC 7766 §7).
-func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
+func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	var pending sync.WaitGroup
@@ -88,10 +135,6 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 	}()
 	c := &stream{conn: conn, reader: bufio.NewReader(conn), slots: make(chan struct{}, maxPipelined)}
-	client := netip.Addr{}
-	if peer, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		client = peer.AddrPort().Addr()
-	}
 	w := s.newWorker(overTCP)
 	for {
 		packet, err := c.read()
