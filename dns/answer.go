@@ -16,11 +16,11 @@ type answer struct {
 	route    *route // not nil: whom to ask instead; the rest does not count
 }
 
-// lookup finds the answer to a well-formed query. confirmed tells whether this
-// replica of the catalog has been up to date since it was started: until then
+// lookup finds the answer to a well-formed query. confirmed tells whether the
+// table was made from a replica of the catalog that was up to date: until then
 // a name that it lacks is SERVFAIL, so that the resolver tries the next
 // server, because "it does not exist" might be a lie.
-func (t *table) lookup(q *query, confirmed func() bool) answer {
+func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
 	switch q.kind {
 	case dns.TypeOPT, dns.TypeTSIG:
 		return answer{rcode: dns.RcodeFormatError}
@@ -43,7 +43,7 @@ func (t *table) lookup(q *query, confirmed func() bool) answer {
 		return answer{route: c.route}
 	}
 	a := c.zone.answer(q)
-	if a.rcode == dns.RcodeNameError && c.zone.catalog && !confirmed() {
+	if a.rcode == dns.RcodeNameError && c.zone.catalog && !confirmed(t) {
 		return answer{rcode: dns.RcodeServerFailure, zone: c.zone}
 	}
 	return a

@@ -65,7 +65,7 @@ func byTag(all []state.Instance) map[string][]state.Instance {
 	for _, i := range all {
 		seen := map[string]bool{}
 		for _, tag := range i.Service.Tags {
-			if tag = state.Fold(tag); !seen[tag] {
+			if tag = state.Fold(tag); tag != "" && !seen[tag] {
 				seen[tag] = true
 				tags[tag] = append(tags[tag], i)
 			}

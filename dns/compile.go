@@ -134,7 +134,13 @@ func (c *compiler) reset() {
 	c.uses = map[name]use{}
 	c.names = newNameTable(virtualShards)
 	edit := c.names.edit()
-	c.replace(edit, "", contribution{c.services: nil, c.nodes: nil, c.addrs: nil})
+	fixed := contribution{c.services: nil, c.nodes: nil, c.addrs: nil}
+	for n := range c.fixed.cuts { // what leads to them exists (RFC 8020 §3)
+		for up := n.parent(); n.below(c.virtual) && up.below(c.virtual) && up != c.virtual; up = up.parent() {
+			fixed[up] = nil
+		}
+	}
+	c.replace(edit, "", fixed)
 	c.names = edit.table
 }
 
@@ -228,6 +234,7 @@ func (c *compiler) publish(edit *nameEdit, snap *state.Snapshot) *table {
 	c.names = edit.table
 
 	t := c.fixed
+	t.version = snap.Version()
 	if t.cuts[c.virtual].route != nil {
 		return &t // forwarded instead, while a site migrates
 	}

@@ -218,6 +218,67 @@ func TestSingleNodeWithoutAFileAnswers(t *testing.T) {
 }
 
 // BenchmarkChange is one check that flips in a catalog of 10,000 names.
+func TestNamesAboveAForwardedDomainExist(t *testing.T) {
+	file := testCluster(t, "dns: {forward: {a.b.hpc.example.com: [192.0.2.1], c.d.virtual: [192.0.2.1], e.f.0.1.10.in-addr.arpa: [192.0.2.1]}}\n")
+	f := newFixture(t, file, newCatalog(t))
+	for _, n := range []string{"b.hpc.example.com", "d.virtual", "f.0.1.10.in-addr.arpa"} {
+		if m := f.ask(n, dns.TypeA); m.Rcode != dns.RcodeSuccess || len(m.Ns) != 1 {
+			t.Errorf("%s, which has a name below it: %v", n, m)
+		}
+	}
+	if m := f.ask("x.b.hpc.example.com", dns.TypeA); m.Rcode != dns.RcodeNameError {
+		t.Errorf("a name beside it: %v", m)
+	}
+}
+
+func TestNameIsNotDeniedBeforeTheTableCaughtUp(t *testing.T) {
+	c := &catalog{t: t, store: state.New()}
+	f := newFixture(t, testCluster(t, ""), c)
+	rcode := func(name string) int { return f.unpack(f.raw(packet(t, name, dns.TypeA), loopback, overUDP)).Rcode }
+	c.services4()
+	c.store.Touch(time.Now()) // the replica has caught up, the table has not
+	if got := rcode("apt.service.virtual"); got != dns.RcodeServerFailure {
+		t.Errorf("a name of the replica that the table lacks: %s", dns.RcodeToString[got])
+	}
+	f.server.refresh()
+	if got := rcode("apt.service.virtual"); got != dns.RcodeSuccess {
+		t.Errorf("once the table has it: %s", dns.RcodeToString[got])
+	}
+	if got := rcode("nosuch.service.virtual"); got != dns.RcodeNameError {
+		t.Errorf("a name that neither has: %s", dns.RcodeToString[got])
+	}
+}
+
+func TestChangesThatConcernNoNameLeaveTheTableConfirmed(t *testing.T) {
+	c := &catalog{t: t, store: state.New()}
+	f := newFixture(t, testCluster(t, ""), c)
+	c.apply(state.SetCluster{Cluster: state.Cluster{ID: "4c8b5f9e-0000-4000-8000-000000000001", Name: "foobar"}})
+	c.store.Touch(time.Now())
+	if m := f.ask("nosuch.service.virtual", dns.TypeA); m.Rcode != dns.RcodeNameError {
+		t.Errorf("%v", m)
+	}
+}
+
+func TestPanicOfTheCompilerLeavesTheAnswers(t *testing.T) {
+	c := newCatalog(t)
+	c.services4()
+	f := newFixture(t, testCluster(t, ""), c)
+	f.server.compiler.uses = nil // a bug
+	c.node("fbservice9", "10.1.0.9", "new:80")
+	if m := f.ask("apt.service.virtual", dns.TypeA); len(m.Answer) != 4 {
+		t.Errorf("%v", m)
+	}
+	if n := metric(t, f, "holdfast_dns_panics_total"); n != 1 {
+		t.Errorf("panics_total = %v", n)
+	}
+	c.node("fbservice8", "10.1.0.8", "newer:80")
+	for _, n := range []string{"new.service.virtual", "newer.service.virtual"} {
+		if m := f.ask(n, dns.TypeA); len(m.Answer) != 1 {
+			t.Errorf("after the next change: %v", m)
+		}
+	}
+}
+
 func BenchmarkChange(b *testing.B) {
 	c := newCatalog(b)
 	for i := range 2500 {

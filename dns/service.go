@@ -9,11 +9,13 @@ package dns
 import (
 	"context"
 	cryptorand "crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,12 +58,15 @@ type Server struct {
 	rand      func() rand.Source
 	forwarder *forwarder
 
-	table     atomic.Pointer[table]
-	confirmed atomic.Bool // a leader confirmed the state since the start
+	table atomic.Pointer[table]
+	// A leader confirmed the state that tables from this version on are made
+	// from, since the start; unconfirmed before.
+	confirmed atomic.Uint64
 
 	mu       sync.Mutex // below: whoever compiles
 	compiler *compiler
 	version  uint64 // of the state that the table was made from
+	broken   bool   // compiling it panicked: what the compiler knows is not sure
 	addrs    []netip.AddrPort
 }
 
@@ -81,6 +86,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now)
+	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
 	}
@@ -121,6 +127,9 @@ func (s *Server) use(file *cluster.File) error {
 	}
 	s.compiler = c
 	s.rebuild(s.state.Snapshot())
+	if s.table.Load() == nil {
+		return errors.New("dns: the answers could not be compiled: see the log")
+	}
 	s.forwarder.forget(func(domain string) bool {
 		n, err := parseName(domain)
 		return err == nil && set.forward[n] != nil
@@ -130,7 +139,7 @@ func (s *Server) use(file *cluster.File) error {
 
 // rebuild compiles everything; s.mu is held.
 func (s *Server) rebuild(snap *state.Snapshot) {
-	s.publish("full", snap, func() *table { return s.compiler.rebuild(snap) })
+	s.publish("full", snap, s.compiler.rebuild)
 }
 
 // refresh compiles what changed since the table in use.
@@ -144,7 +153,7 @@ func (s *Server) refresh() {
 	// Taken after the snapshot: keys of later changes may be among them,
 	// and will be again the next time.
 	changed, ok := s.state.Since(s.version)
-	if !ok {
+	if !ok || s.broken {
 		s.rebuild(snap)
 		return
 	}
@@ -152,16 +161,29 @@ func (s *Server) refresh() {
 		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember
 	})
 	if !relevant {
-		s.version = snap.Version()
+		t := *s.table.Load()
+		t.version = snap.Version()
+		s.table.Store(&t)
+		s.version = t.version
 		return
 	}
-	s.publish("changed", snap, func() *table { return s.compiler.update(snap, changed) })
+	s.publish("changed", snap, func(snap *state.Snapshot) *table { return s.compiler.update(snap, changed) })
 }
 
-func (s *Server) publish(kind string, snap *state.Snapshot, compile func() *table) {
+// publish puts a new table in use. A panic is a bug that costs this change
+// only: the state is the same on all nodes, and none would answer any more.
+func (s *Server) publish(kind string, snap *state.Snapshot, compile func(*state.Snapshot) *table) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			s.broken = true
+			s.metrics.panics.Inc()
+			s.log.Error("compiling the answers panicked: the ones before stay in use; please report this bug",
+				"panic", bug, "index", snap.Index(), "stack", string(debug.Stack()))
+		}
+	}()
 	started := time.Now()
-	s.table.Store(compile())
-	s.version = snap.Version()
+	s.version, s.broken = snap.Version(), false
+	s.table.Store(compile(snap))
 	s.metrics.compiles.WithLabelValues(kind).Inc()
 	s.metrics.compileDuration.Observe(time.Since(started).Seconds())
 	s.metrics.names.Set(float64(s.compiler.names.size()))
@@ -180,16 +202,23 @@ func (s *Server) follow(ctx context.Context) error {
 	}
 }
 
-// isConfirmed tells whether a leader has confirmed this replica since the
-// process started: only then is a name that it lacks known not to exist.
-func (s *Server) isConfirmed() bool {
-	if s.confirmed.Load() {
+// unconfirmed is above every version of the state.
+const unconfirmed = math.MaxUint64
+
+// isConfirmed tells whether a leader has confirmed, since the process started,
+// the replica that a table was made from, or an earlier one: only then is a
+// name that it lacks known not to exist. A replica is confirmed before the
+// table of its last change is made: hence the versions.
+func (s *Server) isConfirmed(t *table) bool {
+	if t.version >= s.confirmed.Load() {
 		return true
 	}
-	if _, ok := s.state.Snapshot().Age(s.now()); ok {
-		s.confirmed.Store(true)
+	snap := s.state.Snapshot()
+	if _, ok := snap.Age(s.now()); !ok {
+		return false
 	}
-	return s.confirmed.Load()
+	s.confirmed.CompareAndSwap(unconfirmed, snap.Version())
+	return t.version >= s.confirmed.Load()
 }
 
 func (s *Server) stateAge() float64 {

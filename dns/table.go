@@ -12,7 +12,8 @@ type table struct {
 	cuts     map[name]cut // zone origins and forwarded domains
 	server   *zone        // class CH: who answers
 	trusted  []netip.Prefix
-	forwards bool // some domain has forwarders
+	forwards bool   // some domain has forwarders
+	version  uint64 // of the snapshot it was made from
 }
 
 // cut is where responsibility changes hands in the tree of names: below it

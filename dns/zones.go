@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -229,8 +230,17 @@ func (c *compiler) fileZones(servers []nameserver) ([]*zone, error) {
 			b.at(reverseName(h.addr, h.addr.BitLen())).add(nameRecord(dns.TypePTR, ttl, h.name, b.origin))
 		}
 	}
+	cuts := append(slices.Collect(maps.Keys(c.forward)), c.virtual)
+	for _, b := range builders {
+		cuts = append(cuts, b.origin)
+	}
 	var zones []*zone
 	for _, b := range builders {
+		for _, n := range cuts { // what leads to them exists (RFC 8020 §3)
+			if n != b.origin && n.below(b.origin) {
+				b.at(n.parent())
+			}
+		}
 		zones = append(zones, b.zone(c, servers))
 	}
 	return zones, nil
