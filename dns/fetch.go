@@ -58,8 +58,23 @@ func (f *fetch) do(ctx context.Context) (wire []byte) {
 		f.server.log.Debug("no forwarder had an answer", "name", name(f.query.name).String(), "error", err)
 		return f.failure()
 	}
-	f.counters.count(f.route.label, f.query.kind, reply.rcode)
-	return reply.relay(&f.query, f.limit)
+	if wire, err = f.relay(ctx, reply); err != nil {
+		f.server.log.Debug("a forwarder's answer can't be relayed", "name", name(f.query.name).String(), "error", err)
+		return f.failure()
+	}
+	f.counters.count(f.route.label, f.query.kind, reply.Rcode)
+	return wire
+}
+
+// relay packs the reply for the client. Much is packed over TCP only.
+func (f *fetch) relay(ctx context.Context, reply *dns.Msg) ([]byte, error) {
+	if f.limit > maxReply && reply.Len() > maxReply {
+		if err := f.route.large.take(ctx); err != nil {
+			return nil, err
+		}
+		defer f.route.large.end()
+	}
+	return relay(reply, &f.query, f.limit)
 }
 
 // failure is SERVFAIL.

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -35,19 +35,29 @@ type route struct {
 	label     string // presentation form
 	upstreams []*upstream
 	timeout   time.Duration // of one try
+	large     turn
 }
 
-// upstream is one forwarder.
-type upstream struct {
-	addr      netip.AddrPort
-	label     string
-	downUntil atomic.Int64 // Unix nanoseconds; asked last until then
+// turn lets one goroutine at a time work on replies of more than maxReply
+// bytes. A crafted one of 64 KiB, all records with one long name, takes the
+// library 0.1 s: whoever asks for many of those gets one processor at most.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a large reply waits for its turn: %w", ctx.Err())
+	}
 }
+
+func (t turn) end() { <-t }
 
 func newRoute(domain name, servers []netip.AddrPort, timeout time.Duration) *route {
-	r := &route{domain: domain, label: domain.String(), timeout: timeout}
+	r := &route{domain: domain, label: domain.String(), timeout: timeout, large: make(turn, 1)}
 	for _, s := range servers {
-		r.upstreams = append(r.upstreams, &upstream{addr: s, label: s.String()})
+		r.upstreams = append(r.upstreams, &upstream{addr: s, label: s.String(), large: r.large})
 	}
 	return r
 }
@@ -85,16 +95,17 @@ type forwarder struct {
 	metrics *metrics
 	board   *health.Board
 	now     func() time.Time
+	inUse   func(*route) bool
 	slots   chan struct{}
 
 	mu     sync.Mutex
-	silent map[string]string // domain → what its forwarders failed with
+	silent map[*route]string // what its forwarders failed with
 }
 
-func newForwarder(log *slog.Logger, m *metrics, board *health.Board, now func() time.Time) *forwarder {
+func newForwarder(log *slog.Logger, m *metrics, board *health.Board, now func() time.Time, inUse func(*route) bool) *forwarder {
 	return &forwarder{
-		log: log, metrics: m, board: board, now: now,
-		slots: make(chan struct{}, maxForwarding), silent: map[string]string{},
+		log: log, metrics: m, board: board, now: now, inUse: inUse,
+		slots: make(chan struct{}, maxForwarding), silent: map[*route]string{},
 	}
 }
 
@@ -113,7 +124,7 @@ func (f *forwarder) release() { <-f.slots }
 // resolve asks the route's forwarders in turn until one of them has an answer:
 // data, NODATA or NXDOMAIN. It blocks for at most two timeouts of the route,
 // or until ctx ends. An error means that none had.
-func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (response, error) {
+func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*r.timeout)
 	defer cancel()
 	var failures []error
@@ -125,7 +136,7 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (response, 
 			return reply, nil
 		}
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return response{}, ctx.Err() // we are ending: no forwarder's fault
+			return nil, ctx.Err() // we are ending: no forwarder's fault
 		}
 		var refusal *rcodeError
 		heard = heard || errors.As(err, &refusal)
@@ -141,7 +152,7 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (response, 
 	case r.silent(f.now()):
 		f.fellSilent(r, err)
 	}
-	return response{}, err
+	return nil, err
 }
 
 // rcodeError is a reply that is no answer.
@@ -149,28 +160,29 @@ type rcodeError struct{ rcode int }
 
 func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.rcode] }
 
-// try asks one forwarder, within one timeout.
-func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (response, error) {
+// try asks one forwarder, within one timeout. It counts as silent when nothing
+// at all came from it meanwhile: what it has no answer to in time may be the
+// fault of those behind it.
+func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	started := time.Now()
-	reply, err := ask(ctx, u.addr, q, true)
-	if err == nil && (reply.rcode == dns.RcodeFormatError || reply.rcode == dns.RcodeNotImplemented) {
-		reply, err = ask(ctx, u.addr, q, false) // a server older than EDNS (RFC 6891 §6.2.2)
+	started, heard := time.Now(), u.heard.Load()
+	reply, err := u.ask(ctx, q, true)
+	if err == nil && (reply.Rcode == dns.RcodeFormatError || reply.Rcode == dns.RcodeNotImplemented) {
+		reply, err = u.ask(ctx, q, false) // a server older than EDNS (RFC 6891 §6.2.2)
 	}
 	f.metrics.forwardDuration.WithLabelValues(u.label).Observe(time.Since(started).Seconds())
-	switch {
-	case err != nil:
-		u.downUntil.Store(f.now().Add(holdDown).UnixNano())
-	default:
+	if u.heard.Load() != heard {
 		u.downUntil.Store(0)
-		if !reply.answers() {
-			err = &rcodeError{reply.rcode}
-		}
+	} else {
+		u.downUntil.Store(f.now().Add(holdDown).UnixNano())
+	}
+	if err == nil && !isAnswer(reply) {
+		err = &rcodeError{reply.Rcode}
 	}
 	f.metrics.forwarded.WithLabelValues(u.label, resultOf(err)).Inc()
 	if err != nil {
-		return response{}, err
+		return nil, err
 	}
 	return reply, nil
 }
@@ -189,6 +201,8 @@ func resultOf(err error) string {
 		return "rcode"
 	case errors.Is(err, errMalformed):
 		return "malformed"
+	case errors.Is(err, errStray):
+		return "forged"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	}
@@ -200,33 +214,32 @@ func resultOf(err error) string {
 func (f *forwarder) fellSilent(r *route, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, had := f.silent[r.label]; !had {
+	if !f.inUse(r) {
+		return // the cluster file changed meanwhile, and nobody would clear it
+	}
+	if _, had := f.silent[r]; !had {
 		f.log.Warn("no forwarder answers", "domain", r.label, "error", err)
 	}
-	f.silent[r.label] = strings.ReplaceAll(err.Error(), "\n", "; ")
+	f.silent[r] = strings.ReplaceAll(err.Error(), "\n", "; ")
 	f.raise()
 }
 
 func (f *forwarder) spoke(r *route) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, had := f.silent[r.label]; !had {
+	if _, had := f.silent[r]; !had {
 		return
 	}
-	delete(f.silent, r.label)
+	delete(f.silent, r)
 	f.log.Info("a forwarder answers again", "domain", r.label)
 	f.raise()
 }
 
-// forget drops the domains that a new cluster file no longer forwards.
-func (f *forwarder) forget(keep func(domain string) bool) {
+// forget drops what is known of routes that a new cluster file replaced.
+func (f *forwarder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for domain := range f.silent {
-		if !keep(domain) {
-			delete(f.silent, domain)
-		}
-	}
+	maps.DeleteFunc(f.silent, func(r *route, _ string) bool { return !f.inUse(r) })
 	f.raise()
 }
 
@@ -237,9 +250,10 @@ func (f *forwarder) raise() {
 		return
 	}
 	var parts []string
-	for _, domain := range sortedKeys(f.silent) {
-		parts = append(parts, fmt.Sprintf("%s (%s)", domain, f.silent[domain]))
+	for r, failed := range f.silent {
+		parts = append(parts, fmt.Sprintf("%s (%s)", r.label, failed))
 	}
+	slices.Sort(parts)
 	f.board.Raise(conditionForwarders, health.Error, "no forwarder answers for "+strings.Join(parts, ", ")+
 		": names outside the cluster do not resolve. Check the link to them, or dns.forward in the cluster file")
 }

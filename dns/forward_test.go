@@ -128,23 +128,32 @@ func TestForgedRepliesArePassedOver(t *testing.T) {
 	}
 }
 
-func TestFloodOfForgedRepliesGivesTheForwarderUp(t *testing.T) {
-	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+// forging answers over UDP with guesses only, over TCP as answer does.
+func forging(answer reply) reply {
+	return func(p []byte, from net.Addr, transport string) [][]byte {
+		if transport == overTCP {
+			return answer(p, from, transport)
+		}
 		var all [][]byte
-		for range maxForged {
+		for range maxStray {
 			forged := made(p, answering(66, 1))
 			forged[0]++
 			all = append(all, forged)
 		}
 		return all
-	})
-	f, server := relaying(t, u, newUpstream(t, message(answering(7, 1))))
-	reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
-	if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(reply)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if n := metric(t, f, "holdfast_dns_forwarded_total", u.addr.String(), "malformed"); n != 1 {
-		t.Errorf("forwarded_total{malformed} = %v", n)
+}
+
+func TestFloodOfForgedRepliesIsAnsweredOverTCP(t *testing.T) {
+	for name, upstreams := range map[string][]*fakeUpstream{
+		"it speaks TCP": {newUpstream(t, forging(message(answering(7, 1))))},
+		"the next does": {newUpstream(t, forging(silence)), newUpstream(t, message(answering(7, 1)))},
+	} {
+		_, server := relaying(t, upstreams...)
+		reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+		if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(reply)); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", name, diff)
+		}
 	}
 }
 
@@ -291,6 +300,100 @@ func TestConditionWhileNoForwarderAnswers(t *testing.T) {
 	}
 }
 
+func TestForwarderThatAnswersOthersIsNotSilent(t *testing.T) {
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		if bytes.Contains(p, []byte("lame")) {
+			return nil // those behind it don't answer
+		}
+		return [][]byte{made(p, answering(7, 1))}
+	})
+	f, server := relayingWithin(t, short, u)
+	lame := make(chan *dns.Msg, 1)
+	go func() {
+		m, _, err := (&dns.Client{Timeout: 10 * time.Second}).Exchange(question("www.lame.example", dns.TypeA), server.String())
+		if err != nil {
+			t.Error(err)
+		}
+		lame <- m
+	}()
+	for {
+		exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA))
+		select {
+		case m := <-lame:
+			if m != nil && m.Rcode != dns.RcodeServerFailure {
+				t.Errorf("%v", m)
+			}
+			if got := f.board.Conditions(); len(got) != 0 {
+				t.Errorf("%v", got)
+			}
+			if n := metric(t, f, "holdfast_dns_forwarded_total", u.addr.String(), "timeout"); n != 2 {
+				t.Errorf("%v timeouts, want 2", n)
+			}
+			return
+		default:
+		}
+	}
+}
+
+func TestForwarderWithoutTCPIsNotSilent(t *testing.T) {
+	u := newUpstream(t, func(p []byte, _ net.Addr, transport string) [][]byte {
+		if transport == overTCP {
+			return nil
+		}
+		return [][]byte{made(p, func(m *dns.Msg) { m.Truncated = true })}
+	})
+	f, server := relaying(t, u)
+	if reply := exchangeWith(t, "udp", server, question("www.example.com", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", reply)
+	}
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestFailureOfAReplacedRouteRaisesNothing(t *testing.T) {
+	f := newFixture(t, testCluster(t, "dns: {forward: {\".\": [192.0.2.1]}}\n"), newCatalog(t))
+	old := f.server.table.Load().cuts[root].route
+	f.server.SetFile(testCluster(t, ""))
+	f.server.forwarder.fellSilent(old, errors.New("no reply"))
+	if got := f.board.Conditions(); len(got) != 0 {
+		t.Errorf("nobody would ever clear %v", got)
+	}
+}
+
+func TestLargeRepliesWaitForTheirTurnAndSmallOnesDont(t *testing.T) {
+	u := newUpstream(t, func(p []byte, _ net.Addr, transport string) [][]byte {
+		switch {
+		case transport == overTCP:
+			return [][]byte{made(p, answering(0, 1000))}
+		case bytes.Contains(p, []byte("large")):
+			return [][]byte{made(p, func(m *dns.Msg) { m.Truncated = true })}
+		}
+		return [][]byte{made(p, answering(7, 1))}
+	})
+	f, server := relayingWithin(t, short, u)
+	large := f.server.table.Load().cuts[root].route.large
+	if err := large.take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if m := exchangeWith(t, "tcp", server, question("large.example", dns.TypeA)); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("out of turn: %d records", len(m.Answer))
+	}
+	if m := exchangeWith(t, "tcp", server, question("small.example", dns.TypeA)); len(m.Answer) != 1 {
+		t.Errorf("a small one: %v", m)
+	}
+	large.end()
+	if m := exchangeWith(t, "tcp", server, question("large.example", dns.TypeA)); len(m.Answer) != 1000 {
+		t.Errorf("in turn: %d records", len(m.Answer))
+	}
+	if m := exchangeWith(t, "udp", server, question("large.example", dns.TypeA)); !m.Truncated {
+		t.Errorf("over UDP: %v", m)
+	}
+	if len(large) != 0 {
+		t.Error("the turn does not end")
+	}
+}
+
 func TestNoRoomToForwardIsSERVFAILAtOnce(t *testing.T) {
 	f, server := relaying(t, newUpstream(t, message(answering(7, 1))))
 	for f.server.forwarder.acquire() {
@@ -370,6 +473,7 @@ func TestResultsOfTriesHaveNames(t *testing.T) {
 		"rcode":       &rcodeError{15},
 		"malformed":   fmt.Errorf("%w: x", errMalformed),
 		"timeout":     fmt.Errorf("no reply: %w", context.DeadlineExceeded),
+		"forged":      fmt.Errorf("64 datagrams: %w", errStray),
 		"unreachable": errors.New("connection refused"),
 	} {
 		if got := resultOf(err); got != want {

@@ -3,6 +3,8 @@ package dns
 import (
 	"fmt"
 	"strings"
+
+	"github.com/miekg/dns"
 )
 
 // name is a domain name in wire form (RFC 1035 §3.1), in lower case, the root
@@ -80,25 +82,8 @@ func (n name) below(origin name) bool {
 // String gives the presentation form with a trailing dot, odd bytes escaped
 // (RFC 4343 §2.1).
 func (n name) String() string {
-	if n == root {
-		return "."
-	}
-	var b strings.Builder
-	for ; n != root; n = n.parent() {
-		for _, c := range []byte(n[1 : 1+int(n[0])]) {
-			switch {
-			case c == '.' || c == '\\':
-				b.WriteByte('\\')
-				b.WriteByte(c)
-			case c <= ' ' || c >= 0x7f:
-				fmt.Fprintf(&b, "\\%03d", c)
-			default:
-				b.WriteByte(c)
-			}
-		}
-		b.WriteByte('.')
-	}
-	return b.String()
+	s, _, _ := dns.UnpackDomainName([]byte(n), 0) // a name is well-formed
+	return s
 }
 
 // lower folds ASCII only, as RFC 4343 §3 has it.

@@ -85,7 +85,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge); err != nil {
 		return nil, err
 	}
-	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now)
+	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
 	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -130,12 +130,12 @@ func (s *Server) use(file *cluster.File) error {
 	if s.table.Load() == nil {
 		return errors.New("dns: the answers could not be compiled: see the log")
 	}
-	s.forwarder.forget(func(domain string) bool {
-		n, err := parseName(domain)
-		return err == nil && set.forward[n] != nil
-	})
+	s.forwarder.forget()
 	return nil
 }
+
+// uses tells whether questions go to a route, and not only did.
+func (s *Server) uses(r *route) bool { return s.table.Load().cuts[r.domain].route == r }
 
 // rebuild compiles everything; s.mu is held.
 func (s *Server) rebuild(snap *state.Snapshot) {
