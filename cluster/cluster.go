@@ -30,6 +30,7 @@ type File struct {
 	sectionNames []string       // in the order of the file
 	nodeAt       map[string]int // index into Nodes
 	partial      bool           // nodes or roles were lost to mistakes
+	single       bool           // made by Single: its node is this host
 }
 
 // Network is a layer-3 network of the cluster. The first network of the file

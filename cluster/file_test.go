@@ -242,6 +242,9 @@ func TestSingleNodeNeedsNoFile(t *testing.T) {
 			if a := f.Nodes[0].Addresses[f.Main().Name]; !f.Main().Prefix.Contains(a) {
 				t.Errorf("%s: address %s", addr, a)
 			}
+			if n, err := f.Self(host); err != nil || n.Name != want {
+				t.Errorf("%s is not found in its own cluster: %v, %v", host, n, err)
+			}
 		}
 	}
 	if f := Single("x", netip.Addr{}); f.Nodes[0].Addresses["main"].String() != "127.0.0.1" {

@@ -7,6 +7,9 @@ import (
 
 // Self finds the node that a host is, by its short name or its FQDN.
 func (f *File) Self(hostname string) (*Node, error) {
+	if f.single {
+		return &f.Nodes[0], nil
+	}
 	name := strings.TrimSuffix(strings.ToLower(hostname), ".")
 	short, domain, qualified := strings.Cut(name, ".")
 	n := f.Node(short)

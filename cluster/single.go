@@ -8,7 +8,8 @@ import (
 
 // Single is the cluster of one node with no file at all: the embedded default.
 // node is the host's name, addr its address; a name that cannot stand in DNS
-// is bent until it can, and a zero address is 127.0.0.1.
+// is bent until it can, and a zero address is 127.0.0.1. Whatever the host is
+// called, Self finds its node.
 func Single(node string, addr netip.Addr) *File {
 	addr = addr.Unmap().WithZone("")
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
@@ -28,6 +29,7 @@ nodes:
 	if err != nil {
 		panic("cluster: the built-in file is wrong: " + err.Error())
 	}
+	f.single = true
 	return f
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/health"
 )
 
@@ -123,7 +124,7 @@ func (s *Source) keep(data []byte) {
 	if s.lastGood == "" {
 		return
 	}
-	if err := writeAtomic(s.lastGood, data); err != nil {
+	if err := save(s.lastGood, data); err != nil {
 		s.board.Raise(ConditionUnsaved, health.Warning, fmt.Sprintf(
 			"the last good copy of the cluster file cannot be kept: %v; until that is mended, a restart depends on %s being right", err, s.path))
 		return
@@ -131,46 +132,16 @@ func (s *Source) keep(data []byte) {
 	s.board.Clear(ConditionUnsaved)
 }
 
-// writeAtomic replaces a file so that after a power cut either the old or the
-// new bytes are there.
-func writeAtomic(path string, data []byte) error {
+// save keeps a file as it is when it has the bytes already: a node that only
+// restarts writes nothing.
+func save(path string, data []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // nothing there after the rename
-	if err := errors.Join(fill(tmp, data), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", tmp.Name(), err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func fill(f *os.File, data []byte) error {
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o640); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Replace(path, data, 0o640)
 }
 
 func lastGoodMessage(path, lastGood string, err error) string {
