@@ -16,8 +16,9 @@ const Schema = 1
 
 // SectionValidator checks the section of one service. It returns an Error,
 // Errors, errors joined, or any error, which then stands at the section's key.
-// The File may lack what could not be read, as mistakes are collected, but
-// Main is never nil.
+// When the file has mistakes, the File may lack what could not be read, or have
+// a stand-in for it (the documentation address 192.0.2.1, port 1), and Main is
+// never nil.
 type SectionValidator func(*File, Section) error
 
 // Parse reads a cluster file. sections names the top-level keys that belong
@@ -46,10 +47,7 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return data, nil
+	return data, err // which names the file
 }
 
 func parse(p *problems, data []byte, sections map[string]SectionValidator) (*File, error) {
@@ -95,6 +93,7 @@ type loader struct {
 
 	// What could not be read. References to it are not called unknown.
 	lostNetworks, lostRoles, lostNodes bool
+	lostAddresses                      map[string]bool // of some node, by network
 }
 
 func newLoader(p *problems, f *File, root *value) *loader {
@@ -108,6 +107,8 @@ func newLoader(p *problems, f *File, root *value) *loader {
 		macs:      newClaims("hardware address", "hardware addresses", "give each interface its own"),
 		vipNames:  newClaims("VIP", "VIPs", "name each VIP once"),
 		vrids:     map[string]claims{},
+
+		lostAddresses: map[string]bool{},
 	}
 }
 
@@ -243,12 +244,33 @@ func (l *loader) index() {
 }
 
 func (l *loader) validate(sections map[string]SectionValidator) {
-	if len(l.f.Networks) == 0 {
-		l.f.Networks = []Network{{}}
+	if len(l.list) > 0 {
+		l.standIns()
 	}
 	for _, e := range l.root.v.entries {
 		if validator := sections[e.key]; validator != nil {
 			l.merge(e.pos, e.key, validator(l.f, Section{v: e.value, f: l.f}))
+		}
+	}
+}
+
+// standIns puts something in the place of what could not be read, so that
+// validators, which see it, do not complain of its absence a second time. A
+// file with mistakes reaches nobody else.
+func (l *loader) standIns() {
+	f := l.f
+	if len(f.Networks) == 0 {
+		f.Networks = []Network{{}}
+	}
+	main := f.Networks[0].Name
+	for i := range f.Nodes {
+		if !f.Nodes[i].Addresses[main].IsValid() {
+			f.Nodes[i].Addresses[main] = netip.AddrFrom4([4]byte{192, 0, 2, 1}) // RFC 5737 §3
+		}
+	}
+	for i := range f.Services {
+		if f.Services[i].Port == 0 {
+			f.Services[i].Port = 1
 		}
 	}
 }

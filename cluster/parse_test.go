@@ -60,3 +60,37 @@ func TestMistakesAreNamedWithTheirPlaceAndTheirRemedy(t *testing.T) {
 		})
 	}
 }
+
+// A validator sees what was read of a file with mistakes. It must not find
+// the same mistakes again under another name.
+func TestValidatorsSeeNoGapsWhereMistakesWereNoted(t *testing.T) {
+	const source = `schema: 1
+cluster: small
+domain: small.example.com
+networks:
+  lan: {prefix: 192.0.2.0/24}
+roles:
+  service: {voters: 1}
+nodes:
+  node[1-2]: {role: service, addresses: {lan: "192.0.2.[11-13]"}}
+  node3: {role: service}
+services:
+  web: {on: "@service", port: http, check: {tcp: true}}
+  apt: {on: node3}
+`
+	called := false
+	_, err := Parse("c", []byte(source), map[string]SectionValidator{"services": func(f *File, _ Section) error {
+		called = true
+		for _, svc := range f.Services {
+			for _, name := range svc.On {
+				if addr := f.Node(name).Addresses[f.Main().Name]; !addr.IsValid() || svc.Port == 0 {
+					t.Errorf("%s on %s: address %s, port %d", svc.Name, name, addr, svc.Port)
+				}
+			}
+		}
+		return nil
+	}})
+	if list, _ := errors.AsType[Errors](err); !called || len(list) != 4 {
+		t.Errorf("called: %v; mistakes, want four:\n%v", called, err)
+	}
+}

@@ -104,7 +104,7 @@ func (s *nodeSet) claimHostnames(m *mapping) {
 				hostnames = append(hostnames, name)
 			}
 		}
-		if at != nil && i > 0 {
+		if at != nil && i > 0 && !s.bad {
 			s.claim(at.pos, at.path, hostnames)
 		}
 	}

@@ -53,18 +53,18 @@ type nodeSet struct {
 	e     entry
 	names []string // empty: the set could not be read
 	nodes []Node
+	bad   bool // a name is no DNS label: names made of it would be none either
 }
 
 func (s *nodeSet) checkNames() {
-	bad := false
 	for _, name := range s.names {
 		if err := label(name); err != nil {
 			s.at(s.e.pos, s.e.value.path, "%v", err)
-			bad = true
+			s.bad = true
 			break
 		}
 	}
-	if prefix := s.f.NamePrefix; prefix != "" && !bad {
+	if prefix := s.f.NamePrefix; prefix != "" && !s.bad {
 		var odd []string
 		for _, name := range s.names {
 			if !followsConvention(name, prefix) {
@@ -167,11 +167,24 @@ func (s *nodeSet) readAddresses(v *value) {
 			}
 		}
 	})
+	s.noteLost(v)
 	if v == nil || v.kind != object || len(s.f.Networks) == 0 {
 		return
 	}
 	if main := s.f.Networks[0].Name; v.child(main) == nil {
 		s.at(v.pos, v.path, "no address in %s, the main network, where a node's name lives; give one", main)
+	}
+}
+
+// noteLost remembers the networks in which nodes of the set should have an
+// address and have none that could be read.
+func (s *nodeSet) noteLost(addresses *value) {
+	for i := range s.f.Networks {
+		network := s.f.Networks[i].Name
+		wanted := i == 0 || addresses.child(network) != nil
+		if wanted && len(s.nodes) > 0 && !s.nodes[0].Addresses[network].IsValid() {
+			s.lostAddresses[network] = true
+		}
 	}
 }
 

@@ -200,7 +200,7 @@ func (s *vipSet) readMembers(v *value, network string) []string {
 	n := s.networks[network]
 	var without []string
 	for _, name := range names {
-		if node := s.f.Node(name); node != nil && n != nil && !node.Addresses[network].IsValid() {
+		if node := s.f.Node(name); node != nil && n != nil && !node.Addresses[network].IsValid() && !s.lostAddresses[network] {
 			without = append(without, name)
 		}
 	}

@@ -142,14 +142,30 @@ func syntaxError(p *problems, err error) {
 		p.at(position{}, "", "not YAML: %v", err)
 		return
 	}
-	message := "not YAML: " + syntax.Message
-	if strings.Contains(syntax.Message, "reserved character") || strings.Contains(syntax.Message, "directive") {
-		message += `; write the value in quotes, as in "@service"`
+	p.at(tokenPosition(syntax.Token), "", "%s", syntaxMessage(syntax.Message))
+}
+
+// syntaxMessage says what to look for when the YAML library gives up; it often
+// does so one line after the mistake.
+func syntaxMessage(message string) string {
+	hints := []struct{ part, hint string }{
+		{"tab character", ""}, {"'\t'", ""},
+		{"reserved character", `write the value in quotes, as in "@service"`},
+		{"directive", `write the value in quotes, as in "@service"`},
+		{"non-map value", "a key has a colon and a blank after it, as in cluster: foobar"},
+		{"not allowed in this context", "look here and in the line above for a key that is indented otherwise than its neighbours, " +
+			"a quotation mark that is missing, a bracket too many, or a colon in a value without quotes"},
+		{"must be specified", "a brace or a bracket is not closed, here or in a line above"},
 	}
-	if strings.Contains(syntax.Message, "tab character") || strings.Contains(syntax.Message, "'\t'") {
-		message = "a tab; YAML is indented with spaces"
+	for _, h := range hints {
+		if strings.Contains(message, h.part) {
+			if h.hint == "" {
+				return "a tab; YAML is indented with spaces"
+			}
+			return "not YAML: " + message + "; " + h.hint
+		}
 	}
-	p.at(tokenPosition(syntax.Token), "", "%s", message)
+	return "not YAML: " + message
 }
 
 func tokenPosition(t *token.Token) position {
