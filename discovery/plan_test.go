@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,7 +139,7 @@ func TestDiff(t *testing.T) {
 }
 
 // Whatever the two sides hold: carrying out the plan makes them equal, and the
-// next plan is empty.
+// next plan is empty; also when it is carried out in pieces.
 func TestDiffConverges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for round := range 200 {
@@ -157,7 +159,7 @@ func TestDiffConverges(t *testing.T) {
 			apply(state.Register{Node: theirs.node, Checks: []state.Check{serfCheck(state.Critical, "")}})
 		}
 		mine := randomView(rng)
-		for _, c := range diff(mine, rowsOf(store.Snapshot(), mine.node.Name)) {
+		for _, c := range inPieces(diff(mine, rowsOf(store.Snapshot(), mine.node.Name)), 1+rng.IntN(4<<10)) {
 			apply(c)
 		}
 		got := rowsOf(store.Snapshot(), mine.node.Name)
@@ -178,6 +180,65 @@ func TestDiffConverges(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A node with more to say than one command may hold says it in several.
+func TestNoPieceIsTooBigForTheStore(t *testing.T) {
+	big := strings.Repeat("x", state.MaxOutput)
+	v := view{node: node1}
+	for i := range 20 {
+		s := state.Service{ID: fmt.Sprint("s", i), Name: "s", Meta: map[string]string{}, Tags: slices.Repeat([]string{big[:200]}, 100)}
+		for m := range 60 {
+			s.Meta[fmt.Sprint(m)] = big[:500]
+		}
+		v.services = append(v.services, s)
+		for j := range 100 {
+			v.checks = append(v.checks, localView{Check: state.Check{ID: fmt.Sprint("c", i, "-", j), Name: "c", ServiceID: s.ID, Status: state.Warning, Output: big}})
+		}
+	}
+	store := state.New()
+	carryOut := func(plan []state.Command) (commands int) {
+		for _, c := range inPieces(plan, maxPiece) {
+			data, err := state.Encode(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(data) > 2*maxPiece {
+				t.Errorf("a piece has %d bytes", len(data))
+			}
+			if err := store.Apply(store.Snapshot().Index()+1, c); err != nil {
+				t.Fatal(err)
+			}
+			commands++
+		}
+		return commands
+	}
+	if n := carryOut(diff(v, rows{})); n < 20 {
+		t.Errorf("registered in %d commands", n)
+	}
+	for i := range v.checks {
+		v.checks[i].Status = state.Critical
+	}
+	if n := carryOut(diff(v, rowsOf(store.Snapshot(), "fbservice1"))); n < 20 {
+		t.Errorf("updated in %d commands", n)
+	}
+	if again := diff(v, rowsOf(store.Snapshot(), "fbservice1")); len(again) > 0 {
+		t.Errorf("%d commands are still to do", len(again))
+	}
+}
+
+func TestAServiceComesWithItsChecks(t *testing.T) {
+	check := func(id, service string) state.Check { return state.Check{ID: id, ServiceID: service} }
+	plan := []state.Command{state.Register{
+		Node: node1, Services: []state.Service{{ID: "a"}, {ID: "b"}},
+		Checks: []state.Check{check("a1", "a"), check("b1", "b"), check("n", ""), check("a2", "a")},
+	}}
+	room := 2*rowOverhead + rowOverhead + 100 // for a service with two checks
+	equalPlans(t, inPieces(plan, room), []state.Command{
+		state.Register{Node: node1, Services: []state.Service{{ID: "a"}}, Checks: []state.Check{check("a1", "a"), check("a2", "a")}},
+		state.Register{Node: node1, Services: []state.Service{{ID: "b"}}, Checks: []state.Check{check("b1", "b"), check("n", "")}},
+	})
+	equalPlans(t, inPieces([]state.Command{state.Register{Node: node1}}, room), []state.Command{state.Register{Node: node1}})
 }
 
 func randomView(rng *rand.Rand) view {

@@ -149,7 +149,7 @@ func (a *Agent) syncOnce(ctx context.Context) (next time.Duration, err error) {
 	if a.standsBack(catalog) {
 		return 0, errNameTaken
 	}
-	plan := diff(local, catalog)
+	plan := inPieces(diff(local, catalog), maxPiece)
 	for _, command := range plan {
 		if a.leaving.Load() {
 			return next, nil

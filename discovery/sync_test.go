@@ -71,6 +71,55 @@ func TestATransitionIsInTheStoreWithin100Milliseconds(t *testing.T) {
 	}
 }
 
+// Every check of a busy node changes at once: they share a few commands, and
+// none waits for the others.
+func TestManyTransitionsAreInTheStoreWithin100Milliseconds(t *testing.T) {
+	b := newBed(t)
+	b.lead("fbservice1")
+	h := b.start(b.config(1))
+	const many = 500
+	checks := make([]check.Definition, many)
+	for i := range checks {
+		checks[i].TTL = time.Hour
+	}
+	if err := h.RegisterService(state.Service{Name: "jobs"}, checks); err != nil {
+		t.Fatal(err)
+	}
+	ids := []string{}
+	for _, c := range h.LocalChecks() {
+		ids = append(ids, c.ID)
+	}
+	inStore := func(want state.Status) (n int) {
+		for _, c := range rowsOf(h.store.Snapshot(), "fbservice1").checks {
+			if c.ServiceID != "" && c.Status == want {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "the checks are in the store", func() bool { return inStore(state.Critical) == many })
+	before := b.proposed(func(state.Command) bool { return true })
+	var last time.Time
+	for _, id := range ids {
+		last = time.Now()
+		if err := h.UpdateTTL(id, state.Passing, "fine"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for inStore(state.Passing) != many {
+		changed := h.store.Changed()
+		if inStore(state.Passing) == many {
+			break
+		}
+		<-changed
+	}
+	took, commands := time.Since(last), b.proposed(func(state.Command) bool { return true })-before
+	t.Logf("the last of %d in the store after %s, in %d commands", many, took, commands)
+	if took > 100*time.Millisecond && !raceEnabled {
+		t.Errorf("took %s", took)
+	}
+}
+
 func TestWithoutALeaderTheLatestStateIsKeptAndWrittenLater(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
