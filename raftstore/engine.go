@@ -48,6 +48,7 @@ type engine struct {
 	tracker   *tracker
 	fresh     freshness
 	quiet     atomic.Bool // Raft is being stopped
+	questions gate        // whether we lead
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
@@ -254,6 +255,7 @@ func (e *engine) stop() error {
 	e.quiet.Store(true)
 	if e.raft != nil {
 		e.raft.DeregisterObserver(e.observer)
+		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.close(); return nil }))
 		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))
 	}
 	if e.trans != nil {

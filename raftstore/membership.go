@@ -40,7 +40,7 @@ const (
 	changeAdd     changeKind = "add"     // as a non-voter
 	changePromote changeKind = "promote" // to a voter
 	changeDemote  changeKind = "demote"  // to a non-voter
-	changeMove    changeKind = "move"    // to another address
+	changeMove    changeKind = "move"    // to another address; only the leader itself
 )
 
 // change is the next step.
@@ -95,7 +95,10 @@ func removeLeft(v view) *change {
 	return nil
 }
 
-// moveMoved follows a server to its new address.
+// moveMoved follows a server to its new address: it is taken out and will be
+// taken in again there. Changing the address in place makes hashicorp/raft
+// (1.8.0) write it under the hands of those who replicate to the server. Until
+// it is safe to do so nothing is lost: the gossip knows where the server is.
 func moveMoved(v view) *change {
 	for _, s := range v.Servers {
 		m, ok := v.gossip(s.ID)
@@ -105,8 +108,13 @@ func moveMoved(v view) *change {
 		if slices.ContainsFunc(v.Servers, func(o member) bool { return o.Address == m.RPC.String() }) {
 			continue // taken: the one who has it must go first
 		}
-		s.Address = m.RPC.String()
-		return &change{changeMove, s, "it has another address"}
+		if s.ID != v.Self && v.safeWithout(s) {
+			return &change{changeRemove, s, "it has another address, " + m.RPC.String()}
+		}
+		if s.ID == v.Self { // nobody replicates to the leader
+			s.Address = m.RPC.String()
+			return &change{changeMove, s, "it has another address"}
+		}
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func (s *Store) readIndexHere(ctx context.Context) (uint64, error) {
 		return 0, &untouchedError{fmt.Errorf("%w: this server is not the leader, or only since a moment", state.ErrNoLeader)}
 	}
 	index := e.raft.CommitIndex()
-	err := await(ctx, func() error { return e.raft.VerifyLeader().Error() })
+	err := e.verifyLeader(ctx)
 	if err == nil && e.raft.CurrentTerm() != term {
 		err = errors.New("another election took place")
 	}

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"holdfast/internal/durable"
 )
 
 // record is what this server must never forget beside Raft's own log: whose
@@ -133,7 +135,7 @@ func (f *recordFile) update(change func(*record) bool) error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(f.path, data); err != nil {
+	if err := durable.Replace(f.path, data, 0o600); err != nil {
 		return fmt.Errorf("keep the record of this server's store: %w", err)
 	}
 	f.now = next
@@ -160,40 +162,6 @@ func (f *recordFile) setClusterID(id string) error {
 		return true
 	})
 	return errors.Join(conflict, err)
-}
-
-// replaceFile puts data in the place of path's content: all of it or nothing,
-// and safe on the disk when it returns.
-func replaceFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	t, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(t.Name())
-		}
-	}()
-	_, err = t.Write(data)
-	if err == nil {
-		err = t.Sync()
-	}
-	if err = errors.Join(err, t.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(t.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // newUUID makes a random UUID (RFC 9562 §5.4).

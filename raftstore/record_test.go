@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/durable"
 )
 
 // writeRecord puts a record into a data directory.
@@ -20,7 +22,7 @@ func writeRecord(dir string, r record) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, recordName), data)
+	return durable.Replace(filepath.Join(dir, recordName), data, 0o600)
 }
 
 func TestRecordSurvivesAndNothingIsLeftBeside(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
@@ -143,18 +144,8 @@ func (s *Store) replace(e *engine, info state.Info, spool io.Reader, size int64)
 
 // keepPresent writes the state as it is beside the log.
 func (s *Store) keepPresent() error {
-	path := filepath.Join(s.config.dir(), beforeRestore)
-	t, err := os.CreateTemp(s.config.dir(), ".before.*")
-	if err != nil {
+	return durable.ReplaceFunc(filepath.Join(s.config.dir(), beforeRestore), 0o600, func(w io.Writer) error {
+		_, err := s.state.Snapshot().WriteTo(w)
 		return err
-	}
-	_, err = s.state.Snapshot().WriteTo(t)
-	err = errors.Join(err, t.Sync(), t.Close())
-	if err == nil {
-		err = os.Rename(t.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(t.Name()))
-	}
-	return syncDir(s.config.dir())
+	})
 }

@@ -294,13 +294,52 @@ func (e *engine) introduceStore(ctx context.Context) {
 func (e *engine) keepFresh(ctx context.Context) {
 	for {
 		asked := time.Now()
-		if await(ctx, func() error { return e.raft.VerifyLeader().Error() }) == nil {
+		if e.verifyLeader(ctx) == nil {
 			e.store.state.Touch(asked)
 		}
 		if !sleep(ctx, e.store.times.tick) {
 			return
 		}
 	}
+}
+
+// verifyLeader asks a majority whether this server still leads. Raft answers
+// as long as it runs, but forgets to when it is stopped, and who waits would
+// wait forever: so stop lets these questions end first.
+func (e *engine) verifyLeader(ctx context.Context) error {
+	if !e.questions.begin() {
+		return raft.ErrRaftShutdown
+	}
+	return await(ctx, func() error {
+		defer e.questions.end()
+		return e.raft.VerifyLeader().Error()
+	})
+}
+
+// gate counts what is under way, and can be closed.
+type gate struct {
+	mu     sync.Mutex
+	closed bool
+	inside sync.WaitGroup
+}
+
+func (g *gate) begin() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.inside.Add(1)
+	}
+	return !g.closed
+}
+
+func (g *gate) end() { g.inside.Done() }
+
+// close lets nobody in any more and waits until all are out.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.inside.Wait()
 }
 
 // notePlaces remembers where the gossip sees the servers.
