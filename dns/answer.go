@@ -22,7 +22,7 @@ type answer struct {
 // server, because "it does not exist" might be a lie.
 func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
 	switch q.kind {
-	case dns.TypeOPT, dns.TypeTSIG:
+	case dns.TypeOPT, dns.TypeTSIG, dns.TypeNXNAME: // never asked for
 		return answer{rcode: dns.RcodeFormatError}
 	case dns.TypeAXFR, dns.TypeIXFR:
 		return answer{rcode: dns.RcodeRefused}

@@ -56,9 +56,7 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 		if !ok {
 			return out, nil
 		}
-		if f != faultVersion { // nothing behind the header is sure
-			q.question, q.edns = nil, false
-		}
+		q.edns = q.edns && f == faultVersion // else an OPT is not sure
 		return w.packer.pack(out, q, answer{rcode: rcode}, false, minUDP), nil
 	}
 	trusted := t.trusts(client)

@@ -42,10 +42,21 @@ func (s *Server) listen(ctx context.Context) (*sockets, error) {
 		}
 		if err != nil {
 			all.close()
-			return nil, fmt.Errorf("dns: listen on %v: %w", addr, err)
+			return nil, fmt.Errorf("dns: listen on %v: %w%s", addr, err, advice(err))
 		}
 	}
 	return all, nil
+}
+
+// advice is what to do about an error of a socket.
+func advice(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "; another DNS server (systemd-resolved, BIND ...) holds it: stop that, or list the addresses to serve in dns.listen of the cluster file"
+	case errors.Is(err, syscall.EACCES):
+		return "; ports below 1024 need CAP_NET_BIND_SERVICE"
+	}
+	return ""
 }
 
 func (s *Server) listenAddrs() (addrs []netip.AddrPort, explicit bool) {

@@ -78,7 +78,7 @@ func (f fault) rcode() (rcode int, ok bool) {
 }
 
 // parse reads a packet. After a fault that has an rcode, id and flags are
-// valid; after faultVersion all of it is.
+// valid, and question when it is not empty; after faultVersion all of it is.
 func (q *query) parse(packet []byte) fault {
 	q.question, q.name, q.kind, q.class = nil, nil, 0, 0
 	q.edns, q.size, q.version, q.do = false, 0, 0, false

@@ -101,6 +101,10 @@ func TestMalformedPackets(t *testing.T) {
 		if m.Rcode != test.rcode || !bytes.Equal(reply[:2], sent[:2]) || !m.Response || m.Opcode != int(sent[2]>>3&0xf) {
 			t.Errorf("%s: %v", test.name, m)
 		}
+		readable := slices.Contains([]fault{faultRecord, faultTrailing, faultOPT, faultVersion}, test.reason)
+		if readable != (len(m.Question) == 1 && bytes.Contains(sent, reply[12:12+len("apt.service.virtual")+6])) {
+			t.Errorf("%s: the question was readable: %v; the reply's: %v", test.name, readable, m.Question)
+		}
 	}
 }
 

@@ -196,8 +196,8 @@ func TestPortInUseIsAnError(t *testing.T) {
 	_, taken := serving(t)
 	f := newFixtureListening(t, testCluster(t, ""), newCatalog(t), loopbackPort, taken)
 	err := f.server.Run(context.Background(), func() { t.Error("ready") })
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken.String()) {
-		t.Errorf("Run = %v, want one that names %v and is EADDRINUSE", err, taken)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken.String()) || !strings.Contains(err.Error(), "dns.listen") {
+		t.Errorf("Run = %v, want one that names %v and dns.listen, and is EADDRINUSE", err, taken)
 	}
 }
 
