@@ -81,7 +81,7 @@ func (c *agentCmd) Run(con *console) error {
 	defer context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })()
 	agent, err := c.assemble(base, end)
 	if err != nil {
-		return err
+		return &exitError{exitUsage, err}
 	}
 	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "role", base.self.Role)
 

@@ -69,7 +69,15 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	if members, err = c.newMembers(base, replica, store, nodeID); err != nil {
+	services, err := discovery.ServicesFrom(file, base.self.Name)
+	if err != nil {
+		return nil, err
+	}
+	commands, err := command.New(slices.Concat(scriptDirs, scripts(services))...)
+	if err != nil {
+		return nil, err
+	}
+	if members, err = c.newMembers(base, replica, store, nodeID, services, commands); err != nil {
 		return nil, err
 	}
 	names, err := c.newNames(base, replica)
@@ -78,7 +86,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names,
+		board: base.board, log: base.log, members: members, names: names, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	door, err := newAPI(base, httpConfig, replica, store, leave, reload)
@@ -105,13 +113,8 @@ func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID strin
 	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
 }
 
-func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raftstore.Store, nodeID string) (*discovery.Agent, error) {
+func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raftstore.Store, nodeID string, services []discovery.ServiceDefinition, commands *command.Runner) (*discovery.Agent, error) {
 	file := base.source.Current()
-	services, err := discovery.ServicesFrom(file, base.self.Name)
-	if err != nil {
-		return nil, err
-	}
-	allowed := append([]string(nil), scriptDirs...)
 	config := discovery.Config{
 		Node: base.self.Name, NodeID: nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
 		Server: true, RPC: netip.AddrPortFrom(c.mainAddr(base), c.RPCPort),
@@ -125,21 +128,23 @@ func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raf
 	for _, server := range file.Servers() {
 		config.Join = append(config.Join, netip.AddrPortFrom(server.Addresses[file.Main().Name], c.GossipPort))
 	}
-	for _, service := range services {
-		for _, check := range service.Checks {
-			if len(check.Script) > 0 {
-				allowed = append(allowed, check.Script[0])
-			}
-		}
-	}
-	commands, err := command.New(allowed...)
-	if err != nil {
-		return nil, err
-	}
 	return discovery.New(config, discovery.Deps{
 		State: replica, Proposer: store, Leadership: store, Commands: commands,
 		Log: base.log, Metrics: base.registry, Board: base.board,
 	})
+}
+
+// scripts are the programs of the services' script checks.
+func scripts(services []discovery.ServiceDefinition) []string {
+	var programs []string
+	for _, service := range services {
+		for _, check := range service.Checks {
+			if len(check.Script) > 0 {
+				programs = append(programs, check.Script[0])
+			}
+		}
+	}
+	return programs
 }
 
 func (c *agentCmd) newNames(base *foundation, replica *state.Store) (*dns.Server, error) {

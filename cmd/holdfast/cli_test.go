@@ -20,7 +20,6 @@ type node struct {
 	addr string
 	log  *logBuffer
 	done chan int
-	stop context.CancelFunc
 }
 
 // logBuffer is written by the agent while a test may read it.
@@ -75,12 +74,22 @@ func startNode(t *testing.T, services string) *node {
 	n.expect(t, exitOK, "made the authority", "pki", "init", "--dir", filepath.Join(n.dir, "ca"), "--cluster", "cli")
 	n.expect(t, exitOK, "fbservice1", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"))
 	n.expect(t, exitOK, "alice", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"), "--admin", "alice")
+	n.start(t, "fbservice1")
+	n.until(t, "a leader", func() bool {
+		out, _ := n.run(t, "", "status") // whatever its services are like by then
+		return strings.Contains(out, "Leader: fbservice1")
+	})
+	return n
+}
+
+// start runs the agent of a node until the test ends.
+func (n *node) start(t *testing.T, name string) {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	n.stop = stop
 	go func() {
 		n.done <- execute(ctx, []string{
-			"agent", "--config", file, "--node", "fbservice1", "--data-dir", filepath.Join(n.dir, "data"),
-			"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", "fbservice1"),
+			"agent", "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", name, "--data-dir", filepath.Join(n.dir, "data"),
+			"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", name),
 			"--dns-listen", n.addr + ":5353", "--http-listen", n.addr + ":8500",
 		}, strings.NewReader(""), n.log, n.log)
 	}()
@@ -98,11 +107,6 @@ func startNode(t *testing.T, services string) *node {
 			t.Logf("the agent's log:\n%s", n.log)
 		}
 	})
-	n.until(t, "a leader", func() bool {
-		out, status := n.run(t, "", "status")
-		return status == exitOK && strings.Contains(out, "Leader: fbservice1")
-	})
-	return n
 }
 
 func (n *node) writeFile(t *testing.T, services string) {
@@ -235,6 +239,12 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		if out, _ := n.run(t, "", "status"); strings.Contains(out, "config.restart") {
 			t.Errorf("the file is as it was at the start, and yet a restart is asked for:\n%s", out)
 		}
+		script := filepath.Join(n.dir, "probe")
+		if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		n.edit(t, "services: {", "services: {probed: {on: fbservice1, port: 82, check: {script: ["+script+"]}}, ")
+		n.expect(t, exitOK, "(one node at a time): script check "+script, "config", "reload")
 		n.edit(t, "fbservice1", "fbservice2")
 		n.expect(t, exitFailed, "lacks this node, fbservice1", "config", "reload")
 		if kept, err := os.ReadFile(filepath.Join(n.dir, "data", "cluster.last-good.yaml")); err != nil || !bytes.Contains(kept, []byte("fbservice1")) {

@@ -105,7 +105,7 @@ func (c *console) sums(report api.ConfigReport) error {
 type configReloadCmd struct{ connection }
 
 func (*configReloadCmd) Help() string {
-	return "Example: holdfast config check && holdfast config reload\nA file with mistakes changes nothing."
+	return "Example: holdfast config check && holdfast config reload\n\nA file with mistakes changes nothing."
 }
 
 func (c *configReloadCmd) Run(con *console) error {

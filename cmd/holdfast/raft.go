@@ -61,7 +61,7 @@ type raftRemoveCmd struct {
 }
 
 func (*raftRemoveCmd) Help() string {
-	return "Example: holdfast raft remove-peer fbservice3\nA server that is alive and in the cluster file is added again by the leader."
+	return "Example: holdfast raft remove-peer fbservice3\n\nA server that is alive and in the cluster file is added again by the leader."
 }
 
 func (c *raftRemoveCmd) Run(con *console) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"holdfast/discovery"
 	"holdfast/dns"
 	"holdfast/internal/health"
+	"holdfast/internal/kernel/command"
 	"holdfast/internal/state"
 )
 
@@ -34,6 +36,8 @@ type reloader struct {
 	log     *slog.Logger
 	members *discovery.Agent
 	names   *dns.Server
+	// commands allows the programs that the file named at the start.
+	commands *command.Runner
 
 	mu     sync.Mutex
 	loaded time.Time
@@ -92,7 +96,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 			report.Applied = append(report.Applied, section)
 		}
 	}
-	report.Restart = r.waiting(file)
+	report.Restart = r.waiting(file, services)
 	return report, nil
 }
 
@@ -116,11 +120,17 @@ func (r *reloader) check() error {
 
 // waiting tells which parts of the file differ from what the tasks were made
 // from and can't be applied, and raises or clears the condition.
-func (r *reloader) waiting(file *cluster.File) []string {
+func (r *reloader) waiting(file *cluster.File, services []discovery.ServiceDefinition) []string {
 	var parts []string
 	for _, section := range cluster.Diff(r.started, file).Sections {
 		if !applied[section] {
 			parts = append(parts, section)
+		}
+	}
+	for _, program := range scripts(services) {
+		// What may run is fixed while the agent runs.
+		if errors.Is(r.commands.Allowed(program), command.ErrNotAllowed) {
+			parts = append(parts, "script check "+program)
 		}
 	}
 	if len(parts) == 0 {

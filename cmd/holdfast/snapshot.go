@@ -73,7 +73,7 @@ type snapshotRestoreCmd struct {
 }
 
 func (*snapshotRestoreCmd) Help() string {
-	return "Example: holdfast snapshot restore /root/before-upgrade.snap\nEverything written since the snapshot is lost. The file is verified before anything changes."
+	return "Example: holdfast snapshot restore /root/before-upgrade.snap\n\nEverything written since the snapshot is lost. The file is verified before anything changes."
 }
 
 func (c *snapshotRestoreCmd) Run(con *console) error {

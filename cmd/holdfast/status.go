@@ -16,7 +16,7 @@ import (
 type statusCmd struct{ connection }
 
 func (*statusCmd) Help() string {
-	return "Exit status 6 when something is failing: a member, a check, the leader, a condition.\n" +
+	return "Exit status 6 when something is failing: a member, a check, the leader, a condition.\n\n" +
 		"Examples:\n  holdfast status\n  holdfast status --server https://fbservice1:8501 --json"
 }
 
@@ -216,7 +216,7 @@ func (c *console) instances(s api.ServiceStatus, now time.Time) error {
 type leaveCmd struct{ connection }
 
 func (*leaveCmd) Help() string {
-	return "Example: holdfast leave\nTo restart a node, just restart its agent: leaving is for a node that goes away."
+	return "Example: holdfast leave\n\nTo restart a node, just restart its agent: leaving is for a node that goes away."
 }
 
 func (c *leaveCmd) Run(con *console) error {

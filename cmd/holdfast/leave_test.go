@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/internal/state"
+)
+
+// startThree runs three servers, each on an address of its own.
+func startThree(t *testing.T) map[string]*node {
+	t.Helper()
+	prefix := strings.TrimSuffix(loopback(), "1")
+	content := fmt.Sprintf(`schema: 1
+cluster: cli
+domain: hpc.example.com
+networks: {main: {prefix: %s0/24}}
+roles: {service: {voters: 3}}
+nodes: {"fbservice[1-3]": {role: service, addresses: {main: "%s[11-13]"}}}
+`, prefix, prefix)
+	shared := t.TempDir()
+	issued, file := filepath.Join(shared, "issued"), filepath.Join(shared, "cluster.yaml")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := &node{dir: shared}
+	first.expect(t, exitOK, "", "pki", "init", "--dir", filepath.Join(shared, "ca"), "--cluster", "cli", "--json")
+	first.expect(t, exitOK, "fbservice3", "pki", "issue", "--ca", filepath.Join(shared, "ca"), "--config", file, "--out", issued, "--json")
+	nodes := map[string]*node{}
+	for i := range 3 {
+		name := fmt.Sprintf("fbservice%d", i+1)
+		n := &node{dir: t.TempDir(), addr: fmt.Sprintf("%s%d", prefix, 11+i), log: &logBuffer{}, done: make(chan int, 1)}
+		if err := os.WriteFile(filepath.Join(n.dir, "cluster.yaml"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(issued, filepath.Join(n.dir, "issued")); err != nil {
+			t.Fatal(err)
+		}
+		n.start(t, name)
+		nodes[name] = n
+	}
+	return nodes
+}
+
+// servers lists Raft's servers as the node knows them; leader is "" without one.
+func (n *node) servers(t *testing.T) (servers []state.RaftServer, leader string) {
+	t.Helper()
+	out, status := n.run(t, "", "raft", "list-peers", "--json")
+	if status != exitOK || json.Unmarshal([]byte(out), &servers) != nil {
+		return nil, ""
+	}
+	for _, s := range servers {
+		if s.Leader {
+			leader = s.Name
+		}
+	}
+	return servers, leader
+}
+
+// A leader that goes without handing over and before its vote is gone leaves
+// one of two voters behind, which can never write again.
+func TestLeadersThatLeaveDoNotTakeTheMajorityAlong(t *testing.T) {
+	nodes := startThree(t)
+	for left := 3; left > 0; left-- {
+		var leader string
+		for _, n := range nodes {
+			n.until(t, fmt.Sprintf("a store of %d that can be written", left), func() bool {
+				var servers []state.RaftServer
+				servers, leader = n.servers(t)
+				if len(servers) != left || nodes[leader] == nil {
+					return false
+				}
+				_, status := n.run(t, "", "kv", "put", "left", fmt.Sprint(left))
+				return status == exitOK
+			})
+		}
+		nodes[leader].expect(t, exitOK, "left the cluster", "leave")
+		delete(nodes, leader)
+	}
+}
