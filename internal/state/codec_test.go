@@ -250,6 +250,7 @@ func TestDecodeAllocatesInProportion(t *testing.T) {
 }
 
 func TestEncodeRefusesWhatDecodeWould(t *testing.T) {
+	t.Parallel()
 	for name, cmd := range map[string]Command{
 		"nil":             nil,
 		"too long":        KV{Verb: Set, Entry: Entry{Key: "k", Value: make([]byte, MaxCommand)}},

@@ -9,6 +9,7 @@ import (
 
 // TestTombstonesAreBounded deletes more keys than tombstones are kept.
 func TestTombstonesAreBounded(t *testing.T) {
+	t.Parallel()
 	const keys = maxGraves + 100
 	s, index := New(), uint64(0)
 	next := func(cmd Command) { index++; apply(t, s, index, cmd) }
@@ -63,6 +64,7 @@ func TestTombstonesAreBounded(t *testing.T) {
 
 // TestCountOfTombstonesStaysTrue compares the counter with the rows.
 func TestCountOfTombstonesStaysTrue(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(4) {
 		g, s := newGenerator(seed), New()
 		for index := uint64(1); index <= 200; index++ {
@@ -80,6 +82,7 @@ func TestCountOfTombstonesStaysTrue(t *testing.T) {
 // TestNamesThatComeAndGoLeaveBoundedRows registers and removes ever new nodes
 // with ever new services.
 func TestNamesThatComeAndGoLeaveBoundedRows(t *testing.T) {
+	t.Parallel()
 	const each = 250
 	s := New()
 	for i := range uint64(maxGraves/each + 3) {
@@ -102,19 +105,32 @@ func TestNamesThatComeAndGoLeaveBoundedRows(t *testing.T) {
 
 // TestReapedTombstoneWakesItsWatchers: the index of who blocks on it changed.
 func TestReapedTombstoneWakesItsWatchers(t *testing.T) {
+	t.Parallel()
 	s := New()
-	apply(t, s, 1, set("first", "v"))
-	apply(t, s, 2, KV{Verb: Delete, Entry: Entry{Key: "first"}})
-	ws := WatchSet{}
-	s.Snapshot().Entry(ws, "first")
-	for i := range uint64(maxGraves) {
-		apply(t, s, 3+2*i, set("k"+fmt.Sprint(i), "v"))
-		apply(t, s, 4+2*i, KV{Verb: Delete, Entry: Entry{Key: "k" + fmt.Sprint(i)}})
+	comeAndGo := func(index uint64, names ...string) {
+		r := Register{Node: Node{Name: "n1", Address: netip.MustParseAddr("10.1.0.1")}}
+		for _, name := range names {
+			r.Services = append(r.Services, Service{Name: name})
+		}
+		apply(t, s, index, r)
+		apply(t, s, index+1, Deregister{Node: "n1"})
 	}
+	comeAndGo(1, "first")
+	ws := WatchSet{}
+	s.Snapshot().Instances(ws, "first")
+	var others []string
+	for i := range maxGraves {
+		others = append(others, fmt.Sprint("other-", i))
+	}
+	comeAndGo(3, others[1:]...)
+	if (&watched{ws: ws}).fired() {
+		t.Error("the watch fired while the tombstone was still there")
+	}
+	comeAndGo(5, others[0])
 	if !(&watched{ws: ws}).fired() {
 		t.Error("the watch of a reaped tombstone is silent")
 	}
-	if _, index := s.Snapshot().Entry(nil, "first"); index < 2 {
+	if _, index := s.Snapshot().Instances(nil, "first"); index < 2 {
 		t.Errorf("the index went back to %d", index)
 	}
 }

@@ -139,25 +139,27 @@ func askAll(t *testing.T, s *Snapshot, queries []line) map[string]answered {
 // tries many more.
 
 func TestIndexAndWatchMoveExactlyWithTheAnswer(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(2) {
 		indexAndWatchMoveExactly(t, seed)
 	}
 }
 
 func TestReplicasAgree(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		replicasAgree(t, seed)
 	}
 }
 
 func TestSinceNamesEverythingThatChanged(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		sinceNamesEverything(t, seed)
 	}
 }
 
 func FuzzSeeds(f *testing.F) {
-	f.Add(uint64(100))
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		indexAndWatchMoveExactly(t, seed)
 		replicasAgree(t, seed)

@@ -97,6 +97,7 @@ const headerAndTrailer = int64(headerSize + 1 + 8 + sha256.Size)
 // TestBadSnapshotChangesNothing cuts a snapshot at every byte, and damages
 // every byte of it.
 func TestBadSnapshotChangesNothing(t *testing.T) {
+	t.Parallel()
 	b := snapshotOf(t, filled(t))
 	s := New()
 	if err := s.Apply(1, KV{Set, Entry{Key: "mine", Value: []byte("v")}}); err != nil {

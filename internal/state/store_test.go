@@ -176,6 +176,7 @@ func TestSinceTellsEachKeyOnce(t *testing.T) {
 }
 
 func TestSinceIsBounded(t *testing.T) {
+	t.Parallel()
 	s := New()
 	for i := range uint64(journalSize + 10) {
 		apply(t, s, i+1, set(fmt.Sprint(i), "v"))
