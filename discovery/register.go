@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"holdfast/internal/check"
 	"holdfast/internal/state"
@@ -143,6 +144,9 @@ func (a *Agent) UpdateTTL(id string, status state.Status, output string) error {
 	err := a.checks.Update(id, status, output)
 	switch {
 	case err == nil:
+		if d, ok := a.local.definition(id); ok {
+			a.updates.note(d, time.Now())
+		}
 		return nil
 	case errors.Is(err, check.ErrUnknown):
 		return fmt.Errorf("discovery: %w: %w", state.ErrNotFound, err)

@@ -52,6 +52,7 @@ type Agent struct {
 	local   *local
 	checks  *check.Runner
 	doorman *doorman
+	updates *updates
 
 	// mu guards the definitions and, in its order, what follows from them.
 	mu         sync.Mutex
@@ -98,7 +99,11 @@ func New(config Config, deps Deps) (*Agent, error) {
 	if deps.Commands != nil {
 		commander = deps.Commands
 	}
-	a.checks = check.NewRunner(check.Deps{Commands: commander, Report: a.report, Log: a.log})
+	var err error
+	if a.updates, err = loadUpdates(config.DataDir); err != nil {
+		a.log.Warn("when TTL checks were last updated is not known; their time starts again", "error", err)
+	}
+	a.checks = check.NewRunner(check.Deps{Commands: commander, Report: a.report, LastUpdate: a.updates.of, Log: a.log})
 	if err := a.restore(); err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
 	}
@@ -132,7 +137,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 	var tasks sync.WaitGroup
 	for _, task := range []func(context.Context, *gossip){
-		a.followMembers, a.publishTags, a.search, a.followState, a.synchronise, a.lead,
+		a.followMembers, a.publishTags, a.search, a.followState, a.synchronise, a.lead, a.keepUpdates,
 		func(ctx context.Context, _ *gossip) { a.checks.Run(ctx) },
 	} {
 		tasks.Go(func() { task(ctx, g) })

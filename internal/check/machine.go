@@ -13,6 +13,11 @@ import (
 // that its output changed. A transition carries its output at once.
 const OutputInterval = time.Minute
 
+// ResumeGrace is how long after a start the owner of a TTL check has to speak
+// again, at least, unless the TTL is shorter still: while the agent did not
+// run, nobody took its updates.
+const ResumeGrace = time.Minute
+
 // Report is a state that a check has come to.
 type Report struct {
 	ID     string // of the check
@@ -55,6 +60,20 @@ func NewMachine(d Definition, now time.Time) *Machine {
 		m.expires = now.Add(m.ttl)
 	}
 	return m
+}
+
+// Resume takes a TTL check over from a life of the program in which its owner
+// last spoke at the given time: the time until now counts, but for
+// ResumeGrace. A last time that is zero, or that lies ahead because the clock
+// was set back, tells nothing.
+func (m *Machine) Resume(last, now time.Time) {
+	if m.ttl <= ResumeGrace || last.IsZero() || !last.Before(now) {
+		return
+	}
+	m.lastUpdate, m.expires = last, last.Add(m.ttl)
+	if soonest := now.Add(ResumeGrace); m.expires.Before(soonest) {
+		m.expires = soonest
+	}
 }
 
 // Status is the state as decided so far.

@@ -33,6 +33,10 @@ type Deps struct {
 	// and must not call the Runner.
 	Report func(Report)
 	Log    *slog.Logger
+	// LastUpdate is when the owner of a TTL check last spoke before the
+	// check was started here; zero or nil: not known. It must not call the
+	// Runner.
+	LastUpdate func(id string) time.Time
 	// NewProbe makes a check's probe; nil means the function NewProbe.
 	NewProbe func(Definition, Commander) (Probe, error)
 }
@@ -154,7 +158,7 @@ func (r *Runner) newRunning(d Definition) (*running, error) {
 		report:     r.deps.Report,
 		log:        r.deps.Log.With("check", d.ID),
 		updated:    make(chan struct{}, 1),
-		machine:    NewMachine(d, time.Now()),
+		machine:    r.newMachine(d),
 		stop:       func() {},
 	}
 	if d.TTL > 0 {
@@ -165,13 +169,22 @@ func (r *Runner) newRunning(d Definition) (*running, error) {
 	return c, err
 }
 
+func (r *Runner) newMachine(d Definition) *Machine {
+	now := time.Now()
+	m := NewMachine(d, now)
+	if d.TTL > 0 && r.deps.LastUpdate != nil {
+		m.Resume(r.deps.LastUpdate(d.ID), now)
+	}
+	return m
+}
+
 // start runs c in a goroutine of its own; r.mu is held.
 func (r *Runner) start(c *running) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	c.mu.Lock()
 	c.stop = cancel
 	if !c.machine.Determined() {
-		c.machine = NewMachine(c.definition, time.Now()) // a TTL counts from here
+		c.machine = r.newMachine(c.definition) // a TTL counts from here
 	}
 	c.mu.Unlock()
 	r.wg.Go(func() {

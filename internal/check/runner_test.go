@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -327,6 +328,50 @@ func TestTTLExpiresAndRecovers(t *testing.T) {
 			t.Errorf("after its return: %v", got)
 		}
 	})
+}
+
+func TestATTLCountsOverARestart(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		ttl     time.Duration
+		ago     time.Duration // of the last update, at the start
+		expires time.Duration // after the start
+	}{
+		{"not known", time.Hour, 0, time.Hour},
+		{"in time", time.Hour, 20 * time.Minute, 40 * time.Minute},
+		{"nearly over: its owner gets a moment", time.Hour, time.Hour - time.Second, time.Minute},
+		{"long over", time.Hour, 72 * time.Hour, time.Minute},
+		{"short: starts again", 30 * time.Second, 20 * time.Second, 30 * time.Second},
+		{"the clock was set back", time.Hour, -50 * 365 * 24 * time.Hour, time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(nil)
+				var last time.Time
+				b.deps.LastUpdate = func(string) time.Time { return last }
+				if test.ago != 0 {
+					last = time.Now().Add(-test.ago)
+				}
+				if err := b.Set([]Definition{{ID: "ttl", TTL: test.ttl}}); err != nil {
+					t.Fatal(err)
+				}
+				stop := b.run(t)
+				defer stop()
+				time.Sleep(test.expires - time.Millisecond)
+				if got := b.reported(); len(got) != 0 {
+					t.Errorf("too early: %v", got)
+				}
+				time.Sleep(2 * time.Millisecond)
+				got := b.reported()
+				if len(got) != 1 || !strings.HasPrefix(got[0], "ttl critical TTL of") {
+					t.Fatalf("after the TTL: %v", got)
+				}
+				if since := last.UTC().Format(time.RFC3339); test.ago > time.Minute && !strings.Contains(got[0], since) {
+					t.Errorf("%q does not say since when: %s", got[0], since)
+				}
+			})
+		})
+	}
 }
 
 func TestUpdateSaysWhatIsWrong(t *testing.T) {
