@@ -78,7 +78,10 @@ func (c *agentCmd) Run(con *console) error {
 	}
 	ctx, end := context.WithCancel(con.ctx)
 	defer end()
-	defer context.AfterFunc(ctx, func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) })()
+	defer context.AfterFunc(ctx, func() {
+		base.log.Info("stopping")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	})()
 	agent, err := c.assemble(base, end)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -90,6 +93,12 @@ func (c *agentCmd) Run(con *console) error {
 		ready()
 		return agent.reload.follow(ctx, hangup)
 	}))
+	if base.trust != nil {
+		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
+			ready()
+			return watchExpiry(ctx, base.board, base.trust.Expires())
+		}))
+	}
 	err = group.Run(ctx, func() {
 		base.log.Info("ready")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)

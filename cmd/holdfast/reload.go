@@ -39,8 +39,9 @@ type reloader struct {
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
-	mu     sync.Mutex
-	loaded time.Time
+	reloading sync.Mutex // one at a time
+	mu        sync.Mutex // loaded's: status must not wait for a file that can't be read
+	loaded    time.Time
 }
 
 // follow reloads at every signal until ctx ends.
@@ -59,8 +60,8 @@ func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) error {
 // once; the condition "config.restart" names the rest until a restart applies
 // it or the file is changed back. A file with mistakes changes nothing.
 func (r *reloader) ReloadConfig(context.Context) (api.ReloadReport, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.reloading.Lock()
+	defer r.reloading.Unlock()
 	report, err := r.reload()
 	if err != nil {
 		r.log.Error("the cluster file was not reloaded", "path", r.path, "error", err)
@@ -89,7 +90,9 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 	}
 	r.names.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
+	r.mu.Lock()
 	r.loaded = time.Now()
+	r.mu.Unlock()
 	report := api.ReloadReport{Changed: !change.IsEmpty(), Sum: file.Sum, Details: change.Details}
 	for _, section := range change.Sections {
 		if applied[section] {
@@ -145,9 +148,9 @@ func (r *reloader) waiting(file *cluster.File, services []discovery.ServiceDefin
 // ConfigStatus implements api.ConfigSource.
 func (r *reloader) ConfigStatus() api.ConfigStatus {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	file := r.source.Current()
-	status := api.ConfigStatus{Path: r.path, Sum: file.Sum, Loaded: r.loaded}
+	loaded := r.loaded
+	r.mu.Unlock()
+	status := api.ConfigStatus{Path: r.path, Sum: r.source.Current().Sum, Loaded: loaded}
 	for _, c := range r.board.Conditions() {
 		if c.Name == cluster.ConditionLastGood {
 			status.LastGood = true

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"holdfast/api"
+	"holdfast/cluster"
+	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
 
@@ -109,5 +115,52 @@ func TestAServerMayNotLeaveWhenTheOthersCouldNotGoOn(t *testing.T) {
 		if errors.Is(err, state.ErrInvalid) != test.refused {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestACertificateThatEndsSoonIsACondition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		board := health.NewBoard(time.Now, nil, nil)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		const day = 24 * time.Hour
+		go func() { ended <- watchExpiry(ctx, board, time.Now().Add(40*day)) }()
+		shows := func(after time.Duration, severity health.Severity, words string) {
+			time.Sleep(after)
+			synctest.Wait()
+			found := board.Conditions()
+			if words == "" && len(found) == 0 {
+				return
+			}
+			if len(found) != 1 || found[0].Severity != severity || !strings.Contains(found[0].Message, words) {
+				t.Errorf("%v later: %+v, want %q", after, found, words)
+			}
+		}
+		shows(9*day, "", "")
+		shows(2*day, health.Warning, "29 days left")
+		shows(30*day, health.Error, "over")
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheEmbeddedDefaultSurvivesAStartThatWasCutShort(t *testing.T) {
+	c := agentCmd{ClusterFile: defaultClusterFile, DataDir: t.TempDir()}
+	base := &foundation{log: slog.New(slog.DiscardHandler), source: cluster.NewSource(cluster.Single("alone", netip.MustParseAddr("127.0.0.1")))}
+	self, err := base.source.Current().Self("alone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base.self = *self
+	if _, err := c.openTrust(base); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(c.DataDir, "pki", "node.crt")); err != nil { // it comes last
+		t.Fatal(err)
+	}
+	if _, err := c.openTrust(base); err != nil {
+		t.Error(err)
 	}
 }
