@@ -108,7 +108,7 @@ func TestNextLeaderAfterTheLeaderDies(t *testing.T) {
 	survivor := h.running()[0]
 	survivor.put("after", "2") // held across the election
 	t.Logf("first write %v after the leader's death", time.Since(start))
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > 10*time.Second { // chaos measures it
 		t.Errorf("the first write took %v", took)
 	}
 	h.everywhere("after", "2")
@@ -166,6 +166,7 @@ func TestResultsOfCommandsSurviveForwarding(t *testing.T) {
 
 func TestWritesAreRefusedWithoutAQuorum(t *testing.T) {
 	h := newHosts(t, 4, 3)
+	h.timing = 1
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "fb4")
 	h.all["fb1"].put("k", "v")

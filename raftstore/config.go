@@ -179,6 +179,7 @@ type timings struct {
 	disk      time.Duration // a write to the log before the disk counts as hung
 	noLeader  time.Duration // until the condition is raised
 	tick      time.Duration // look at Raft's state
+	fresh     time.Duration // between two proofs that the state is up to date
 	plan      time.Duration // look at the membership without being told to
 	patience  time.Duration // before the next server in order tries to form the store
 	grace     time.Duration // for late servers once a majority was seen
@@ -190,6 +191,6 @@ func (c Config) timings() timings {
 	return timings{
 		heartbeat: d(300), lease: d(200), commit: d(20), transport: d(2000), greet: d(5000),
 		hold: d(2000), outcome: d(10000), disk: d(2000), noLeader: d(3000),
-		tick: d(100), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500),
+		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500),
 	}
 }

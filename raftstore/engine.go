@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/health"
 )
 
@@ -46,13 +48,13 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
-	fresh     freshness
 	quiet     atomic.Bool // Raft is being stopped
 	questions gate        // whether we lead
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
 	mayLead  sync.Mutex // held while the configuration is changed
+	restores sync.Mutex // held while a snapshot is restored
 	observed chan raft.Observation
 	observer *raft.Observer
 }
@@ -69,10 +71,16 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := os.MkdirAll(s.config.dir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
+	if err := e.missLog(); err != nil {
+		return nil, err
+	}
 	if err := e.openLog(); err != nil {
 		return nil, err
 	}
-	if e.record, err = openRecord(s.config.dir(), s.config.NodeID); err != nil {
+	if e.record, err = openRecord(s.config.DataDir, s.config.NodeID); err != nil {
+		return nil, err
+	}
+	if err := e.noteLog(); err != nil {
 		return nil, err
 	}
 	if err := e.listen(ctx); err != nil {
@@ -84,7 +92,27 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	return e, e.takeUp() // before anybody can ask for a vote
 }
 
-// openLog opens the log first: its lock keeps a second process out.
+// missLog refuses to go on without the log that the record speaks of, before
+// openLog makes a new one. It holds this server's votes and what it
+// acknowledged: without it this server could break its word to the others.
+func (e *engine) missLog() error {
+	c := e.store.config
+	f, err := openRecord(c.DataDir, c.NodeID)
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(filepath.Join(c.dir(), logName))
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("open the log: %w", err)
+	case f.get().HasLog && (err != nil || st.Size() == 0): // bolt would make a new log of an empty file
+		return fmt.Errorf("the log in %s is gone, but this server had one and could have voted: wipe the whole data directory %s, then the others take it back under a new ID", c.dir(), c.DataDir)
+	}
+	return nil
+}
+
+// openLog opens the log before the record counts: its lock keeps a second
+// process out.
 func (e *engine) openLog() (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
 	e.bolt, err = raftboltdb.New(raftboltdb.Options{
@@ -104,6 +132,32 @@ func (e *engine) openLog() (err error) {
 	}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
 	return err
+}
+
+// noteLog remembers for good that there is a log, and refuses one that nobody
+// remembers: what was promised while the store was formed is gone then.
+func (e *engine) noteLog() error {
+	c, r := e.store.config, e.record.get()
+	if r.ClusterID == "" {
+		used, err := raft.HasExistingState(e.bolt, e.bolt, raft.NewDiscardSnapshotStore())
+		if err != nil {
+			return fmt.Errorf("look into the log in %s: %w", c.dir(), err)
+		}
+		if used {
+			return fmt.Errorf("there is a log in %s, but the record of the store it belongs to, %s, is gone: put it back, or wipe the whole data directory %s, then the others take it back under a new ID",
+				c.dir(), e.record.path, c.DataDir)
+		}
+	}
+	if r.HasLog {
+		return nil
+	}
+	if err := durable.SyncDir(c.dir()); err != nil {
+		return fmt.Errorf("keep the log in %s: %w", c.dir(), err)
+	}
+	return e.record.update(func(r *record) bool {
+		r.HasLog = true
+		return true
+	})
 }
 
 func (e *engine) diskHung() {
@@ -133,7 +187,9 @@ func (e *engine) listen(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	ending, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	e.net = &network{
+		ending: ending, cancel: hangUp,
 		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
 		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
 		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
@@ -187,7 +243,7 @@ func (e *engine) makeRaft() error {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, leads: e.leadsFor,
+		locate: s.addressOf, pursues: e.pursues,
 	}
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
@@ -232,6 +288,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 		}
 	})
 	e.group.Go(func() { e.watch(ctx) })
+	e.group.Go(func() { e.keepFresh(ctx) })
 	e.announce()
 	return failed
 }
@@ -256,6 +313,7 @@ func (e *engine) stop() error {
 	if e.raft != nil {
 		e.raft.DeregisterObserver(e.observer)
 		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.close(); return nil }))
+		e.net.hangUp()
 		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))
 	}
 	if e.trans != nil {
@@ -264,7 +322,7 @@ func (e *engine) stop() error {
 	}
 	if e.rpc != nil {
 		e.client.stop()
-		e.net.stop()
+		errs = append(errs, bounded("close the connections", func() error { e.net.stop(); return nil }))
 		errs = append(errs, bounded("end the requests under way", func() error { e.rpc.stop(); return nil }))
 	}
 	errs = append(errs, bounded("end what runs in the background", func() error { e.group.Wait(); return nil }))
@@ -282,6 +340,20 @@ func bounded(what string, f func() error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
+}
+
+// pursues implements transport.pursues.
+func (e *engine) pursues(term uint64, id raft.ServerID) (raft.ServerAddress, bool) {
+	r := e.running.Load()
+	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term {
+		return "", false
+	}
+	for _, server := range r.GetConfiguration().Configuration().Servers {
+		if server.ID == id {
+			return server.Address, true
+		}
+	}
+	return "", false
 }
 
 // configuration is Raft's latest.

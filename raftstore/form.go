@@ -56,16 +56,10 @@ func (e *engine) formStore(ctx context.Context) error {
 	return nil
 }
 
-// takeUp goes on where an earlier Run stopped, perhaps between two steps, and
-// refuses a log that is not what it was.
+// takeUp goes on where an earlier Run stopped, perhaps between two steps.
 func (e *engine) takeUp() error {
-	r := e.record.get()
-	hasLog := e.raft.LastIndex() > 0
-	if r.HasLog && !hasLog {
-		return fmt.Errorf("the log in %s is gone, but this server had one: without it it could break its word to the others; wipe the whole data directory, then they take it back", e.store.config.dir())
-	}
-	if r.Forming.Decided != nil {
-		return e.begin(*r.Forming.Decided)
+	if d := e.record.get().Forming.Decided; d != nil {
+		return e.begin(*d)
 	}
 	return nil
 }
@@ -215,22 +209,12 @@ func (e *engine) begin(d decree) error {
 	if !ours {
 		return nil
 	}
-	if e.raft.LastIndex() == 0 {
-		err := e.raft.BootstrapCluster(c).Error()
-		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
-			return fmt.Errorf("begin the log of store %s: %w", d.ClusterID, err)
-		}
+	if e.raft.LastIndex() > 0 {
+		return nil
 	}
-	return e.noteLog()
-}
-
-// noteLog remembers that there is a log from now on.
-func (e *engine) noteLog() error {
-	return e.record.update(func(r *record) bool {
-		if r.HasLog {
-			return false
-		}
-		r.HasLog = true
-		return true
-	})
+	err := e.raft.BootstrapCluster(c).Error()
+	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		return fmt.Errorf("begin the log of store %s: %w", d.ClusterID, err)
+	}
+	return nil
 }

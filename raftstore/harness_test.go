@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,6 +27,19 @@ import (
 	"holdfast/internal/state"
 )
 
+// TestMain lets more tests run at once than there are processors: nearly all
+// of them wait for elections most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	parallel := flag.Lookup("test.parallel")
+	if parallel.Value.String() == parallel.DefValue {
+		if err := parallel.Value.Set("4"); err != nil {
+			panic(err)
+		}
+	}
+	m.Run()
+}
+
 // hosts is a cluster of servers on loopback with certificates, and a gossip
 // that the test plays: after every start, kill and wipe each server's state is
 // told what its gossip would see.
@@ -34,7 +48,7 @@ type hosts struct {
 	ca      string
 	cluster string
 	voters  int
-	timing  float64 // 0: as in production
+	timing  float64 // 2 unless a test is about times: the machine may be busy
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -72,7 +86,7 @@ func newHosts(t *testing.T, servers, voters int) *hosts {
 
 func newHostsAlone(t *testing.T, servers, voters int) *hosts {
 	t.Helper()
-	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, all: map[string]*host{}}
+	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, timing: 2, all: map[string]*host{}}
 	if err := peer.Init(h.ca, h.cluster); err != nil {
 		t.Fatal(err)
 	}

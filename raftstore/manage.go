@@ -176,11 +176,6 @@ func (s *Store) progressHere() progress {
 	_, leader := e.raft.LeaderWithID()
 	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
 	p.Applied = e.raft.AppliedIndex()
-	if p.LastIndex > 0 {
-		if err := e.noteLog(); err != nil {
-			s.log.Warn("the record of this server's store was not written", "error", err)
-		}
-	}
 	return p
 }
 

@@ -204,6 +204,28 @@ func demote(v view, voters []member) *change {
 	return &change{changeDemote, last, fmt.Sprintf("%d voters are one too many", len(voters))}
 }
 
+// successor is the voter that can best take the leadership over: one that
+// answers, with everything that is committed if there is such, the first in
+// order. Raft itself would also choose one that is down, and wait for it.
+func (v view) successor() (member, bool) {
+	var best []member
+	for _, s := range v.voters() {
+		if s.ID != v.Self && v.Reachable[s.ID] {
+			best = append(best, s)
+		}
+	}
+	if len(best) == 0 {
+		return member{}, false
+	}
+	late := func(s member) int {
+		if v.CaughtUp[s.ID] {
+			return v.rank(s.Name)
+		}
+		return len(v.Order) + 1
+	}
+	return slices.MinFunc(best, func(a, b member) int { return cmp.Compare(late(a), late(b)) }), true
+}
+
 // safeWithout tells whether the voters that are up remain a majority when s
 // is no voter any more.
 func (v view) safeWithout(s member) bool {

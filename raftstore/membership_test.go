@@ -152,7 +152,7 @@ func TestPlan(t *testing.T) {
 // whose majority is down where it was up, and comes to an end.
 func TestPlanKeepsTheMajorityAndEnds(t *testing.T) {
 	changed := 0
-	for seed := range uint64(20000) {
+	for seed := range uint64(6000) {
 		v := randomView(rand.New(rand.NewPCG(seed, 2)))
 		for step := 0; ; step++ {
 			if step == 20 {
@@ -176,7 +176,7 @@ func TestPlanKeepsTheMajorityAndEnds(t *testing.T) {
 			t.Fatalf("seed %d: %d voters", seed, len(v.voters()))
 		}
 	}
-	if changed < 10000 {
+	if changed < 3000 {
 		t.Fatalf("only %d changes were planned: the test has lost its teeth", changed)
 	}
 }

@@ -38,6 +38,9 @@ type network struct {
 	// stranger is told of a server that has another store than ours.
 	stranger func(name, store string)
 
+	ending context.Context // done when nobody is to be dialled any more
+	cancel context.CancelFunc
+
 	listener net.Listener
 	raft     *streamQueue
 	rpc      *streamQueue
@@ -52,8 +55,9 @@ type network struct {
 
 // stream is a connection whose other end is known.
 type stream struct {
-	net.Conn          // plain or TLS; replaced only while the stream is greeted
-	raw      net.Conn // the TCP connection below, for those who can't know
+	net.Conn            // plain or TLS; replaced only while the stream is greeted
+	raw      net.Conn   // the TCP connection below, for those who can't know
+	dialled  streamKind // what we made the connection for; 0: the other side did
 	peer     hello
 	forget   func()
 }
@@ -119,8 +123,8 @@ func sourceOf(conn net.Conn) string {
 }
 
 // track makes a stream that close ends; nil when the network is closed.
-func (n *network) track(conn net.Conn) *stream {
-	s := &stream{Conn: conn, raw: conn}
+func (n *network) track(conn net.Conn, dialled streamKind) *stream {
+	s := &stream{Conn: conn, raw: conn, dialled: dialled}
 	s.forget = func() {
 		n.mu.Lock()
 		delete(n.open, s)
@@ -135,9 +139,24 @@ func (n *network) track(conn net.Conn) *stream {
 	return s
 }
 
+// hangUp ends dialling, and the Raft connections that we made: Raft waits at
+// its end for messages under way, which a server that lost its power never
+// answers.
+func (n *network) hangUp() {
+	n.cancel()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.open {
+		if s.dialled == kindRaft {
+			s.raw.Close()
+		}
+	}
+}
+
 // stop closes the port and every connection, and waits for those who were
 // greeting.
 func (n *network) stop() {
+	n.cancel()
 	n.mu.Lock()
 	n.closed = true
 	streams := make([]*stream, 0, len(n.open))
@@ -156,7 +175,7 @@ func (n *network) stop() {
 
 // greet takes a new connection to where it belongs, or refuses it.
 func (n *network) greet(raw net.Conn) {
-	s := n.track(raw)
+	s := n.track(raw, 0)
 	if s == nil {
 		raw.Close()
 		return
@@ -309,11 +328,12 @@ func (n *network) dial(ctx context.Context, kind streamKind, address, name, targ
 func (n *network) connect(ctx context.Context, kind streamKind, address, name, target string) (*stream, refusal, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.times.transport)
 	defer cancel()
+	defer context.AfterFunc(n.ending, cancel)()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, refusedNot, err
 	}
-	s := n.track(raw)
+	s := n.track(raw, kind)
 	if s == nil {
 		raw.Close()
 		return nil, refusedNot, net.ErrClosed

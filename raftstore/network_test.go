@@ -299,8 +299,7 @@ func TestServerWithAnotherStoreIsNotMixedIn(t *testing.T) {
 	id := h.leader().store.ClusterID()
 	// fb3 comes back with the disk of another life.
 	lost.wipe()
-	dir := filepath.Join(lost.dir, "raft")
-	if err := writeRecord(dir, record{NodeID: lost.id, ClusterID: ourStore}); err != nil {
+	if err := writeRecord(lost.dir, record{NodeID: lost.id, ClusterID: ourStore}); err != nil {
 		t.Fatal(err)
 	}
 	lost.clusterID = ourStore

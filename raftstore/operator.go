@@ -63,7 +63,7 @@ func (s *Store) RemovePeer(ctx context.Context, server string) error {
 }
 
 // TransferLeadership gives the leadership to a voter, named by ID, name or
-// address; "" lets Raft choose the one that is furthest.
+// address; "" chooses one that answers and has the whole log.
 func (s *Store) TransferLeadership(ctx context.Context, to string) error {
 	return s.atLeader(ctx, pathTransfer, target{to}, func(ctx context.Context) (uint64, error) { return 0, s.transferHere(ctx, to) })
 }
@@ -150,25 +150,32 @@ func (s *Store) transferHere(ctx context.Context, to string) error {
 	if len(v.voters()) < 2 {
 		return refuseRequest("there is no other voter")
 	}
-	hand := func() error { return e.raft.LeadershipTransfer().Error() }
+	m, found := v.successor()
 	if to != "" {
-		m, err := e.find(v, to)
-		switch {
-		case err != nil:
+		if m, err = e.find(v, to); err != nil {
 			return err
-		case m.ID == v.Self:
-			return nil
-		case !m.Voter:
-			return refuseRequest("%s has no vote and cannot lead", m.Name)
-		case !v.Reachable[m.ID]:
-			return refuseRequest("%s does not answer", m.Name)
-		}
-		hand = func() error {
-			return e.raft.LeadershipTransferToServer(raft.ServerID(m.ID), raft.ServerAddress(m.Address)).Error()
 		}
 	}
-	if err := await(ctx, hand); err != nil {
-		return fmt.Errorf("transfer the leadership: %w", err)
+	switch {
+	case to == "" && !found:
+		return refuseRequest("no other voter answers")
+	case m.ID == v.Self:
+		return nil
+	case !m.Voter:
+		return refuseRequest("%s has no vote and cannot lead", m.Name)
+	case !v.Reachable[m.ID]:
+		return refuseRequest("%s does not answer", m.Name)
+	}
+	return e.transfer(ctx, m)
+}
+
+// transfer hands the leadership to a voter.
+func (e *engine) transfer(ctx context.Context, to member) error {
+	err := await(ctx, func() error {
+		return e.raft.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Address)).Error()
+	})
+	if err != nil {
+		return fmt.Errorf("transfer the leadership to %v: %w", to, err)
 	}
 	return nil
 }

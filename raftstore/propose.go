@@ -63,10 +63,23 @@ func (s *Store) propose(ctx context.Context, cmd state.Command) (uint64, error) 
 		return 0, err
 	}
 	// Also after a conflict: who reads again must see what it lost against.
-	if waitErr := s.fsm.wait(ctx, index); waitErr != nil {
+	if waitErr := s.waitApplied(ctx, index); waitErr != nil {
 		return index, fmt.Errorf("%w: written as entry %d, but not applied on this node yet: %w", state.ErrUnknownOutcome, index, waitErr)
 	}
 	return index, err
+}
+
+// waitApplied blocks until the command at index is in the state, at most as
+// long as Run.
+func (s *Store) waitApplied(ctx context.Context, index uint64) error {
+	e := s.engine.Load()
+	if e == nil {
+		return errors.New("the store of this server stopped")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.net.ending, cancel)()
+	return s.fsm.wait(ctx, index)
 }
 
 // request is something that only the leader can do.
@@ -191,7 +204,9 @@ func applyError(err error) error {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		return &untouchedError{fmt.Errorf("%w: %w", state.ErrNoLeader, err)}
 	case errors.Is(err, raft.ErrAbortedByRestore):
-		return fmt.Errorf("the write was dropped, because a snapshot was restored meanwhile: %w", err)
+		// It is gone here, but not if this leader is lost before the others
+		// have the restored state.
+		return fmt.Errorf("%w: a snapshot was restored meanwhile: %w", state.ErrUnknownOutcome, err)
 	}
 	return fmt.Errorf("%w: %w", state.ErrUnknownOutcome, err)
 }

@@ -22,12 +22,15 @@ import (
 type record struct {
 	NodeID    string   `json:"node_id"`
 	ClusterID string   `json:"cluster_id,omitempty"` // "" until a store was formed or joined
-	HasLog    bool     `json:"has_log,omitempty"`    // Raft's log was begun: without it this server must not vote
+	HasLog    bool     `json:"has_log,omitempty"`    // there is a file of Raft's log: without it this server must not vote
 	Forming   acceptor `json:"forming"`
 }
 
 const (
-	recordName   = "identity"
+	// The record lies beside the node's ID and not in the directory of the log:
+	// who empties that one, and leaves the ID, takes the votes that were given
+	// under the ID, which must not go unnoticed.
+	recordName   = "store-identity"
 	recordHeader = "holdfast-store 1 " // then the SHA-256 of the rest in hex, and a newline
 	maxRecord    = 1 << 20             // bytes
 )

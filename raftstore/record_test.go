@@ -2,15 +2,18 @@ package raftstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/state"
 )
 
 // writeRecord puts a record into a data directory.
@@ -114,6 +117,52 @@ func TestServerNeverChangesItsStore(t *testing.T) {
 	}
 	if err := f.setClusterID(ourStore); err == nil || f.get().ClusterID != d.ClusterID {
 		t.Errorf("store %s, error %v", f.get().ClusterID, err)
+	}
+}
+
+// A server that lost a part of what it promised must not answer anybody.
+func TestServerThatLostAPartOfItsDataRefusesToRun(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	h.leader()
+	o.put("k", "v")
+	if err := o.store.engine.Load().raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	o.stop()
+	raftDir := filepath.Join(o.dir, "raft")
+	good, err := os.ReadFile(filepath.Join(o.dir, recordName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"the record", func() error { return os.Remove(filepath.Join(o.dir, recordName)) }, recordName + ", is gone"},
+		{"what it promised, of the record", func() error { return writeRecord(o.dir, record{NodeID: o.id, HasLog: true}) }, recordName + ", is gone"},
+		{"nothing but the log; the snapshot is there", func() error {
+			return errors.Join(os.WriteFile(filepath.Join(o.dir, recordName), good, 0o600), os.Truncate(filepath.Join(raftDir, logName), 0))
+		}, "the log in " + raftDir + " is gone"},
+		{"the log's file", func() error { return os.Remove(filepath.Join(raftDir, logName)) }, "wipe the whole data directory"},
+		{"the log's directory, but not its ID", func() error { return os.RemoveAll(raftDir) }, "wipe the whole data directory"},
+	} {
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		for attempt := range 2 { // systemd tries again; that must not help
+			store, err := New(o.config(), state.New(), Deps{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			err = store.Run(ctx, func() { t.Errorf("without %s it says that it is ready", c.what) })
+			cancel()
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("without %s, attempt %d: %v, want %q", c.what, attempt, err, c.want)
+			}
+		}
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"holdfast/internal/state"
@@ -101,7 +100,7 @@ type handler interface {
 // rpcServer answers requests of other servers.
 type rpcServer struct {
 	http   *http.Server
-	active sync.WaitGroup
+	active gate
 }
 
 func newRPCServer(h handler, maxSnapshot int64, log *slog.Logger) *rpcServer {
@@ -123,8 +122,11 @@ func newRPCServer(h handler, maxSnapshot int64, log *slog.Logger) *rpcServer {
 // counted lets stop wait for the requests under way.
 func (s *rpcServer) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.active.Add(1)
-		defer s.active.Done()
+		if !s.active.begin() {
+			http.Error(w, "this server stops", http.StatusServiceUnavailable)
+			return
+		}
+		defer s.active.end()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -139,7 +141,7 @@ func (s *rpcServer) serve(l net.Listener) error {
 
 func (s *rpcServer) stop() {
 	s.http.Close()
-	s.active.Wait()
+	s.active.close()
 }
 
 func routes(h handler, maxSnapshot int64) http.Handler {

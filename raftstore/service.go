@@ -154,12 +154,20 @@ func (s *Store) handOver(e *engine) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.times.transfer)
 	defer cancel()
-	err := await(ctx, func() error { return e.raft.LeadershipTransfer().Error() })
-	if err != nil {
+	to, found := e.view().successor()
+	if !found { // we lead only since a moment, or were cut off
+		e.poll(ctx)
+		to, found = e.view().successor()
+	}
+	if !found {
+		s.log.Warn("stopping as leader: no other voter answers")
+		return
+	}
+	if err := e.transfer(ctx, to); err != nil {
 		s.log.Warn("stopping as leader: the others will have to elect one", "error", err)
 		return
 	}
-	s.log.Info("leadership handed over before the stop")
+	s.log.Info("leadership handed over before the stop", "to", to.Name)
 }
 
 // ClusterID is the UUID of the store that this server belongs to; "" while
@@ -216,11 +224,11 @@ func (s *Store) setLeader(l leadership) {
 	if old.id != l.id {
 		s.metrics.elections.Inc()
 	}
-	s.metrics.leader.Set(flag(l.self))
-	s.metrics.leaderKnown.Set(flag(l.id != ""))
+	s.metrics.leader.Set(oneIf(l.self))
+	s.metrics.leaderKnown.Set(oneIf(l.id != ""))
 }
 
-func flag(b bool) float64 {
+func oneIf(b bool) float64 {
 	if b {
 		return 1
 	}

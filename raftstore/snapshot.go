@@ -108,6 +108,8 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if v := e.view(); !v.quorum(v.voters()) {
 		return 0, fmt.Errorf("%w: a majority of the voters does not answer", state.ErrNoLeader)
 	}
+	e.restores.Lock() // what is kept must be what is replaced
+	defer e.restores.Unlock()
 	if err := s.keepPresent(); err != nil {
 		return 0, fmt.Errorf("keep the present state first: %w", err)
 	}

@@ -21,9 +21,10 @@ type transport struct {
 	*raft.NetworkTransport
 	// locate gives the address at which a server is now; "" unknown.
 	locate func(id string) string
-	// leads tells whether this server leads in a term and has the server id in
-	// its configuration: while it does, there is a log to be brought to it.
-	leads func(term uint64, id raft.ServerID) bool
+	// pursues tells whether this server leads in the term and has the server id
+	// in its configuration, at which address: while it does, there is a log to
+	// be brought there.
+	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 }
 
 // retryDial is how long a leader waits before it tries again to reach a
@@ -54,10 +55,14 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
 		err := t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
-		var unreached *dialError
-		if isHeartbeat(args) || !errors.As(err, &unreached) || !t.leads(args.Term, id) {
+		if _, unreached := errors.AsType[*dialError](err); !unreached || isHeartbeat(args) {
 			return err
 		}
+		now, pursued := t.pursues(args.Term, id)
+		if !pursued {
+			return err
+		}
+		target = now
 		pause(retryDial)
 	}
 }

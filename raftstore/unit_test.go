@@ -431,7 +431,7 @@ func TestErrorsOfApply(t *testing.T) {
 		raft.ErrEnqueueTimeout:               {state.ErrNoLeader, true},
 		raft.ErrLeadershipLost:               {state.ErrUnknownOutcome, false},
 		raft.ErrRaftShutdown:                 {state.ErrUnknownOutcome, false},
-		raft.ErrAbortedByRestore:             {raft.ErrAbortedByRestore, false},
+		raft.ErrAbortedByRestore:             {state.ErrUnknownOutcome, false},
 		errHung:                              {state.ErrUnknownOutcome, false},
 	} {
 		if got := applyError(err); !errors.Is(got, want.is) || !errors.Is(got, err) || untouched(got) != want.untouched {

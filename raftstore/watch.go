@@ -69,8 +69,8 @@ func (t *tracker) forget() {
 	clear(t.peers)
 }
 
-// watch follows Raft until ctx ends: who leads, how fresh the state is, what
-// to tell the admin; and it runs the leader's duties while this server leads.
+// watch follows Raft until ctx ends: who leads, and what to tell the admin; it
+// runs the leader's duties while this server leads.
 func (e *engine) watch(ctx context.Context) {
 	tick := time.NewTicker(e.store.times.tick)
 	defer tick.Stop()
@@ -86,7 +86,7 @@ func (e *engine) watch(ctx context.Context) {
 		if leads && !duties.held() {
 			duties.begin(ctx, term, e.lead)
 		}
-		if e.look(ctx, leads, term) {
+		if e.look(leads, term) {
 			lonely = time.Now()
 		}
 		e.judgeLeader(time.Since(lonely))
@@ -134,7 +134,7 @@ func (o *office) end() {
 }
 
 // look publishes what Raft says now and tells whether there is a leader.
-func (e *engine) look(ctx context.Context, leads bool, term uint64) bool {
+func (e *engine) look(leads bool, term uint64) bool {
 	s := e.store
 	address, id := e.raft.LeaderWithID()
 	now := leadership{id: string(id), address: string(address), self: leads && e.tracker.established.Load() == term}
@@ -147,9 +147,6 @@ func (e *engine) look(ctx context.Context, leads bool, term uint64) bool {
 	s.setLeader(now)
 	if before.id != now.id {
 		e.tell(now, term)
-	}
-	if contact := e.raft.LastContact(); now.id != "" && !leads && !contact.IsZero() {
-		e.noteContact(ctx, reign{now.id, term}, contact)
 	}
 	e.measure(term)
 	return now.id != ""
@@ -244,9 +241,6 @@ func (e *engine) lead(ctx context.Context, term uint64) {
 		return
 	}
 	e.introduceStore(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	group.Go(func() { e.keepFresh(ctx) })
 	e.manage(ctx)
 }
 
@@ -286,20 +280,6 @@ func (e *engine) introduceStore(ctx context.Context) {
 	}
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("the store's own record was not written; the next leader will", "error", err)
-	}
-}
-
-// keepFresh notes how fresh the leader's own state is: as of the last time a
-// majority confirmed that it still leads.
-func (e *engine) keepFresh(ctx context.Context) {
-	for {
-		asked := time.Now()
-		if e.verifyLeader(ctx) == nil {
-			e.store.state.Touch(asked)
-		}
-		if !sleep(ctx, e.store.times.tick) {
-			return
-		}
 	}
 }
 
