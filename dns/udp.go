@@ -20,6 +20,10 @@ const maxPacket = 4096
 // closed. Questions for forwarders go on in goroutines of group.
 func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.WaitGroup) error {
 	w := s.newWorker(overUDP)
+	sender, err := sockopt.NewSender(conn)
+	if err != nil {
+		return fmt.Errorf("dns: %v: %w", conn.LocalAddr(), err)
+	}
 	packet := make([]byte, maxPacket)
 	oob := make([]byte, sockopt.PacketInfoSize)
 	out := make([]byte, 0, maxPacket)
@@ -42,7 +46,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 		source = replySource(source[:0], oob[:oobn])
 		reply, forward := w.handle(out, packet[:n], client.Addr())
 		if len(reply) > 0 {
-			s.send(conn, reply, source, client)
+			s.countSend(sender.Send(reply, source, client))
 		}
 		if forward != nil {
 			s.forwardUDP(ctx, group, udpQuestion{
@@ -78,8 +82,9 @@ func replySource(b, oob []byte) []byte {
 	return sockopt.AppendSource(b, dst, ifindex)
 }
 
-func (s *Server) send(conn *net.UDPConn, reply, source []byte, client netip.AddrPort) {
-	if _, _, err := conn.WriteMsgUDPAddrPort(reply, source, client); err != nil {
+// countSend counts a reply that could not be sent.
+func (s *Server) countSend(err error) {
+	if err != nil {
 		s.metrics.dropped.WithLabelValues("send").Inc()
 	}
 }
@@ -95,6 +100,10 @@ type udpQuestion struct {
 
 func (s *Server) forwardUDP(ctx context.Context, group *sync.WaitGroup, u udpQuestion) {
 	s.forwardAsync(ctx, group, u.route, u.packet, overUDP, func(reply []byte) {
-		s.send(u.conn, reply, u.source, u.client)
+		sender, err := sockopt.NewSender(u.conn) // the worker's is the worker's
+		if err == nil {
+			err = sender.Send(reply, u.source, u.client)
+		}
+		s.countSend(err)
 	})
 }
