@@ -49,8 +49,10 @@ func Check(root fs.FS) ([]Violation, error) {
 	if err := fs.WalkDir(root, ".", c.visit); err != nil {
 		return nil, fmt.Errorf("archtest: %w", err)
 	}
-	if err := c.checkDocuments(); err != nil {
-		return nil, fmt.Errorf("archtest: %w", err)
+	for _, check := range []func() error{c.checkDocuments, c.checkLayout} {
+		if err := check(); err != nil {
+			return nil, fmt.Errorf("archtest: %w", err)
+		}
 	}
 	return c.found, nil
 }
@@ -69,6 +71,7 @@ type checker struct {
 	module    string
 	found     []Violation
 	documents []string // Markdown files
+	folders   []string // with Go files
 }
 
 func (c *checker) report(file string, line int, what, why string) {
@@ -91,6 +94,9 @@ func (c *checker) visit(name string, entry fs.DirEntry, err error) error {
 	case strings.HasSuffix(name, ".md"):
 		c.documents = append(c.documents, name)
 	case strings.HasSuffix(name, ".go"):
+		if dir := path.Dir(name); !slices.Contains(c.folders, dir) {
+			c.folders = append(c.folders, dir)
+		}
 		return c.checkFile(name)
 	}
 	return nil

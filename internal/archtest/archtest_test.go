@@ -3,6 +3,7 @@ package archtest
 import (
 	"maps"
 	"os"
+	"path"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -24,7 +25,19 @@ func TestTreeIsAsTheArchitectureSays(t *testing.T) {
 // tree is a source tree that breaks no rule, and what is added to it.
 func tree(files map[string]string) fstest.MapFS {
 	root := fstest.MapFS{}
-	good := map[string]string{
+	good := goodFiles()
+	maps.Copy(good, files)
+	if good["docs/ARCHITECTURE.md"] == "" {
+		good["docs/ARCHITECTURE.md"] = layoutOf(good)
+	}
+	for name, text := range good {
+		root[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return root
+}
+
+func goodFiles() map[string]string {
+	return map[string]string{
 		"go.mod":                       "module holdfast\n\ngo 1.26\n",
 		"Makefile":                     ".PHONY: test\nVAR := 1\ntest: deps ## all\n\t@true\n",
 		"README.md":                    "Run `make test`, read [this](dns/README.md#metrics) and [that](https://go.dev).\n",
@@ -44,11 +57,19 @@ func tree(files map[string]string) fstest.MapFS {
 			"func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { time.Sleep(time.Hour); helper() }) }\n" +
 			"func helper() { time.Sleep(time.Hour) }\n",
 	}
-	maps.Copy(good, files)
-	for name, text := range good {
-		root[name] = &fstest.MapFile{Data: []byte(text)}
+}
+
+// layoutOf is an architecture that has every folder.
+func layoutOf(files map[string]string) string {
+	var b strings.Builder
+	b.WriteString("# It\n\n## Layout\n\n```\n")
+	for name := range files {
+		if strings.HasSuffix(name, ".go") && path.Dir(name) != "dns/testdata" {
+			b.WriteString(path.Dir(name) + "   a line on it\n      and another\n")
+		}
 	}
-	return root
+	b.WriteString("```\n\n## Imports\n\n```\nno layout\n```\n")
+	return b.String()
 }
 
 func TestGoodTreeHasNoViolation(t *testing.T) {
@@ -112,6 +133,10 @@ func TestBadFileIsFound(t *testing.T) {
 			"dns/x_test.go:4: time.Sleep: a test polls"},
 		{"a service without documents", "lb/service.go", "package lb\n", "lb: has service.go and no README.md"},
 		{"a dead link", "lb/README.md", "# lb\n\nSee [why](DESIGN.md).\n", "lb/README.md:3: links to DESIGN.md: there is no such file"},
+		{"a layout with a folder that is not there", "docs/ARCHITECTURE.md", strings.Replace(layoutOf(goodFiles()), "```\n", "```\nntpproxy  soon\n", 1),
+			"docs/ARCHITECTURE.md:6: has ntpproxy in its layout: there is no such folder"},
+		{"a layout that lacks a folder", "docs/ARCHITECTURE.md", strings.ReplaceAll(layoutOf(goodFiles()), "internal/kernel/command ", "      "),
+			"docs/ARCHITECTURE.md: has no internal/kernel/command in its layout: say in a line"},
 		{"a target that is none", "docs/x.md", "Run `make rain`.\n", "docs/x.md:1: says make rain: the Makefile has no such target"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package archtest
 
 import (
+	"errors"
 	"io/fs"
 	"path"
 	"regexp"
@@ -26,6 +27,45 @@ func (c *checker) checkFolder(dir string) error {
 	for _, name := range []string{"README.md", "DESIGN.md", "config.go"} {
 		if !has(name) {
 			c.report(dir, 0, "has service.go and no "+name, "who knows one service folder knows all")
+		}
+	}
+	return nil
+}
+
+// layoutFile is the document that says what each folder is for.
+const layoutFile = "docs/ARCHITECTURE.md"
+
+// checkLayout holds the layout of docs/ARCHITECTURE.md against the tree: the
+// first block below "## Layout" has a line for every folder with Go files
+// ("internal/kernel/*" and "lab" stand for what is below them), and for none
+// that is not there.
+func (c *checker) checkLayout() error {
+	text, err := fs.ReadFile(c.root, layoutFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		c.report(layoutFile, 0, "is missing", "it says what each folder is for")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, after, _ := strings.Cut(string(text), "## Layout\n")
+	before, block, _ := strings.Cut(after, "```\n")
+	block, _, _ = strings.Cut(block, "```")
+	first := strings.Count(string(text[:len(text)-len(after)])+before, "\n") + 2
+	var named []string
+	for line := range strings.Lines(block) {
+		if fields := strings.Fields(line); len(fields) > 0 && line[0] != ' ' {
+			folder := strings.TrimSuffix(fields[0], "/*")
+			named = append(named, folder)
+			if _, err := fs.Stat(c.root, folder); err != nil {
+				c.report(layoutFile, first, "has "+fields[0]+" in its layout", "there is no such folder")
+			}
+		}
+		first++
+	}
+	for _, folder := range c.folders {
+		if !within(folder, named...) {
+			c.report(layoutFile, 0, "has no "+folder+" in its layout", "say in a line what it is for")
 		}
 	}
 	return nil
