@@ -139,15 +139,14 @@ func TestRegistrationsThatCouldNotBeReadAgainAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := strings.Repeat("x", 64<<10)
-	var checks []check.Definition
-	for range maxRegistrations/len(body) + 1 {
-		checks = append(checks, check.Definition{HTTP: "http://192.0.2.1/", Method: "POST", Body: body})
-	}
-	if err := agent.RegisterService(state.Service{Name: "big"}, checks); !errors.Is(err, state.ErrInvalid) {
+	err = agent.change("register", func(r *registrations) error {
+		r.checks["big"] = check.Definition{ID: "big", TTL: time.Hour, Notes: strings.Repeat("x", maxRegistrations)}
+		return nil
+	})
+	if !errors.Is(err, state.ErrInvalid) {
 		t.Errorf("error %v, want ErrInvalid", err)
 	}
-	if n := len(agent.LocalServices()); n != 0 {
-		t.Errorf("%d services were registered all the same", n)
+	if n := len(agent.LocalChecks()); n != 0 {
+		t.Errorf("%d checks were registered all the same", n)
 	}
 }

@@ -142,7 +142,7 @@ func TestDiff(t *testing.T) {
 // next plan is empty; also when it is carried out in pieces.
 func TestDiffConverges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for round := range 200 {
+	for round := range 100 {
 		store := state.New()
 		index := uint64(0)
 		apply := func(c state.Command) {
@@ -186,13 +186,13 @@ func TestDiffConverges(t *testing.T) {
 func TestNoPieceIsTooBigForTheStore(t *testing.T) {
 	big := strings.Repeat("x", state.MaxOutput)
 	v := view{node: node1}
-	for i := range 20 {
+	for i := range 10 {
 		s := state.Service{ID: fmt.Sprint("s", i), Name: "s", Meta: map[string]string{}, Tags: slices.Repeat([]string{big[:200]}, 100)}
 		for m := range 60 {
 			s.Meta[fmt.Sprint(m)] = big[:500]
 		}
 		v.services = append(v.services, s)
-		for j := range 100 {
+		for j := range 60 {
 			v.checks = append(v.checks, localView{Check: state.Check{ID: fmt.Sprint("c", i, "-", j), Name: "c", ServiceID: s.ID, Status: state.Warning, Output: big}})
 		}
 	}
@@ -213,13 +213,13 @@ func TestNoPieceIsTooBigForTheStore(t *testing.T) {
 		}
 		return commands
 	}
-	if n := carryOut(diff(v, rows{})); n < 20 {
+	if n := carryOut(diff(v, rows{})); n < 8 {
 		t.Errorf("registered in %d commands", n)
 	}
 	for i := range v.checks {
 		v.checks[i].Status = state.Critical
 	}
-	if n := carryOut(diff(v, rowsOf(store.Snapshot(), "fbservice1"))); n < 20 {
+	if n := carryOut(diff(v, rowsOf(store.Snapshot(), "fbservice1"))); n < 8 {
 		t.Errorf("updated in %d commands", n)
 	}
 	if again := diff(v, rowsOf(store.Snapshot(), "fbservice1")); len(again) > 0 {
