@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	maxAnswer    = 1 << 10 // bytes of an answer's body that go into the output
-	maxRedirects = 3
+	maxAnswer = 1 << 10 // bytes of an answer's body that go into the output
+	// maxAnswerTime is how long bad news waits for a body that comes slowly.
+	maxAnswerTime = 50 * time.Millisecond
+	maxRedirects  = 3
 )
 
 // httpProbe makes one request on a connection of its own: that a new client
@@ -38,6 +40,8 @@ func newHTTPProbe(d Definition) (Probe, error) {
 }
 
 func (p httpProbe) Probe(ctx context.Context) Result {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	what := fmt.Sprintf("HTTP %s %s", p.definition.Method, p.url.Redacted())
 	request, err := p.request(ctx)
 	if err != nil {
@@ -59,6 +63,7 @@ func (p httpProbe) Probe(ctx context.Context) Result {
 		return critical("%s: %s", what, clientError(err, p.definition.Timeout))
 	}
 	defer answer.Body.Close()
+	defer time.AfterFunc(maxAnswerTime, cancel).Stop()
 	said := fmt.Sprintf("%s: %s", what, answer.Status)
 	switch {
 	case answer.StatusCode >= 200 && answer.StatusCode <= 299:

@@ -138,6 +138,22 @@ func TestHTTPBodyIsBounded(t *testing.T) {
 	}
 }
 
+func TestBadNewsDoesNotWaitForItsBody(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, "down for")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done() // ... the rest never comes
+	}))
+	defer server.Close()
+	began := time.Now()
+	got := probe(t, Definition{HTTP: server.URL, Timeout: 30 * time.Second, Interval: time.Minute}, nil)
+	expect(t, got, state.Critical, "503 Service Unavailable: down for")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
 func TestHTTPTimeLimit(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer server.Close()
