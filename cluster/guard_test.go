@@ -11,12 +11,15 @@ import (
 // Inputs for which the YAML parser alone needs minutes, or that ask for much
 // memory, must be refused, or read, in seconds of processor time.
 func TestHostileFilesEndSoon(t *testing.T) {
-	var deep, keys, wide strings.Builder
+	var deep, keys, wide, tags strings.Builder
 	for i := range 500 {
 		fmt.Fprintf(&deep, "%sa:\n", strings.Repeat(" ", i))
 	}
 	for i := range 30_000 {
 		fmt.Fprintf(&keys, "  x%d: 1\n", i)
+	}
+	for i := range 100_000 {
+		fmt.Fprintf(&tags, "t%d, ", i)
 	}
 	for i := range 1000 {
 		fmt.Fprintf(&wide, "  s%d: {on: \"@*\", port: 1}\n", i)
@@ -29,6 +32,8 @@ func TestHostileFilesEndSoon(t *testing.T) {
 		"block mappings": {"schema: 1\n" + deep.String(), "levels inside each other"},
 		"documents":      {strings.Repeat("---\na: 1\n", 20_000), "a second YAML document"},
 		"keys":           {"schema: 1\na:\n" + keys.String(), "keys in one mapping"},
+		"flow keys":      {"schema: 1\na: {" + strings.Join(strings.Fields(strings.ReplaceAll(keys.String(), ": 1", ",")), " ") + "}", "keys in one mapping"},
+		"tags":           {small + "services:\n  many: {on: \"@service\", port: 1, tags: [" + tags.String() + "]}\n", "at most 128"},
 		"size":           {"schema: 1\n# " + strings.Repeat("x", maxFileSize), "at most 4194304 are read"},
 		"node set":       {"schema: 1\nnodes: {\"n[1-99999999]\": {}}", "expands to more than 65536 items"},
 		"references": {

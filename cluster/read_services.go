@@ -6,7 +6,10 @@ import (
 	"time"
 )
 
-const maxTTL = 7 * 24 * time.Hour
+const (
+	maxTTL  = 7 * 24 * time.Hour
+	maxTags = 128 // what the catalog takes
+)
 
 func (l *loader) readServices(v *value) {
 	l.each(v, func(e entry) {
@@ -29,7 +32,12 @@ func (l *loader) readService(m *mapping, svc *Service) {
 	if n, ok := l.integer(m.need("port", "port: 3142"), 1, math.MaxUint16, ""); ok {
 		svc.Port = uint16(n)
 	}
-	for _, tag := range l.textList(m.get("tags")) {
+	tags := m.get("tags")
+	if tags != nil && len(tags.items) > maxTags {
+		l.at(tags.pos, tags.path, "%d tags; a service has at most %d", len(tags.items), maxTags)
+		tags = nil
+	}
+	for _, tag := range l.textList(tags) {
 		l.nameError(tag.pos, tag.path, label(tag.text))
 		if slices.Contains(svc.Tags, tag.text) {
 			l.at(tag.pos, tag.path, "tag %q stands twice; keep one", clip(tag.text))

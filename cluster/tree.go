@@ -255,6 +255,11 @@ func (c converter) entries(v *value, pairs []*ast.MappingValueNode, depth int) {
 	if len(pairs) > 0 {
 		v.pos = tokenPosition(pairs[0].Key.GetToken())
 	}
+	if len(pairs) > maxKeys { // in braces; the guard counts the others
+		v.broken = true
+		c.at(v.pos, v.path, "more than %d keys in one mapping", maxKeys)
+		return
+	}
 	seen := make(map[string]position, len(pairs))
 	for _, pair := range pairs {
 		key, ok := c.key(pair.Key, v.path)
