@@ -72,6 +72,24 @@ func TestMinorityFormsNothing(t *testing.T) {
 	h.settled("fb1 fb2 fb4", "fb3")
 }
 
+func TestServersWithDifferentFilesSayWhyTheyFormNothing(t *testing.T) {
+	h := newHosts(t, 3, 1)
+	one := h.all["fb1"].start()
+	two := h.all["fb2"].start(func(c *Config) { c.Servers = []string{"fb1", "fb2"} })
+	eventually(t, "the condition that says why", func() error {
+		for o, want := range map[*host]string{
+			one: "a majority is up, but does not agree; fb2: its cluster file lists the servers [fb1 fb2 fb3], ours lists [fb1 fb2]",
+			two: "a majority is up, but does not agree; fb1: its cluster file lists the servers [fb1 fb2], ours lists [fb1 fb2 fb3]",
+		} {
+			c := o.board.Conditions()
+			if len(c) != 1 || !strings.Contains(c[0].Message, want) {
+				return fmt.Errorf("%s: %+v", o.name, c)
+			}
+		}
+		return nil
+	})
+}
+
 // A store that exists, though its servers are down, is not doubled.
 func TestNoSecondStoreBesideOneThatIsDown(t *testing.T) {
 	h := newHosts(t, 3, 3)

@@ -48,8 +48,9 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
-	quiet     atomic.Bool // Raft is being stopped
-	questions gate        // whether we lead
+	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
+	quiet     atomic.Bool            // Raft is being stopped
+	questions gate                   // whether we lead
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup

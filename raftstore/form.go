@@ -134,8 +134,12 @@ func (e *engine) ask(ctx context.Context, seen []founder, p *proposer) {
 	for _, f := range seen {
 		group.Go(func() {
 			reply, err := e.askOne(ctx, f, req)
-			if err != nil || !reply.OK && reply.Reason != "" {
-				e.store.log.Debug("forming: no consent", "server", f.Name, "step", req.Step, "reason", reply.Reason, "error", err)
+			if err != nil {
+				reply.Reason = err.Error()
+			}
+			if !reply.OK {
+				e.store.log.Debug("forming: no consent", "server", f.Name, "step", req.Step, "reason", reply.Reason)
+				e.objection.Store(new(f.Name + ": " + reply.Reason))
 			}
 			if err != nil {
 				return

@@ -193,7 +193,7 @@ func (s *Store) situation(e *engine) string {
 		}
 	}
 	if e.record.get().ClusterID == "" {
-		return s.unformed(alive)
+		return s.unformed(e, alive)
 	}
 	var names, missing []string
 	for _, server := range e.configuration().Servers {
@@ -218,7 +218,7 @@ func (s *Store) situation(e *engine) string {
 	return fmt.Sprintf("an election among %s is under way", strings.Join(names, ", "))
 }
 
-func (s *Store) unformed(alive map[string]bool) string {
+func (s *Store) unformed(e *engine, alive map[string]bool) string {
 	for _, m := range s.state.Snapshot().Members() {
 		if m.Server && m.ClusterID != "" {
 			return fmt.Sprintf("this server is new and waits for the leader of store %s (known to %s) to take it in", m.ClusterID, m.Name)
@@ -229,6 +229,9 @@ func (s *Store) unformed(alive map[string]bool) string {
 		if alive[foldName(name)] {
 			seen = append(seen, name)
 		}
+	}
+	if why := e.objection.Load(); why != nil && 2*len(seen) > len(s.config.Servers) {
+		return fmt.Sprintf("the store is not formed yet: of the servers %s a majority is up, but does not agree; %s", strings.Join(s.config.Servers, ", "), *why)
 	}
 	return fmt.Sprintf("the store is not formed yet: of the servers %s a majority must be up; seen: %s; start the others",
 		strings.Join(s.config.Servers, ", "), strings.Join(seen, ", "))
