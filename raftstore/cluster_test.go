@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +134,30 @@ func TestNextLeaderAfterTheLeaderDies(t *testing.T) {
 	old.start()
 	h.everywhere("after", "2")
 	h.settled("fb1 fb2 fb3", "")
+}
+
+// A leader that lost its power neither answers nor refuses: trying to reach it
+// takes all the time that a write is held.
+func TestWriteThatTriedADeadLeaderGoesToTheNext(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.timing = 1
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	old, survivor := h.leader(), h.follower()
+	old.store.engine.Load().net.stop()
+	silent, err := net.Listen("tcp", old.address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, err = survivor.tryPut("k", "v")
+	for errors.Is(err, state.ErrUnknownOutcome) { // sent over the connection that broke
+		_, err = survivor.tryPut("k", "v")
+	}
+	if err != nil {
+		t.Errorf("a write while the leader dies: %v", err)
+	}
+	old.kill()
 }
 
 func TestLeaderHandsOverBeforeItStops(t *testing.T) {

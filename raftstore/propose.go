@@ -91,7 +91,8 @@ type request struct {
 }
 
 // viaLeader has the leader, here or elsewhere, do r, and waits for one up to
-// times.hold.
+// times.hold. An attempt that took longer is followed by one at the leader
+// that there is by then.
 func (s *Store) viaLeader(ctx context.Context, r request) (uint64, error) {
 	start := time.Now()
 	for {
@@ -101,7 +102,7 @@ func (s *Store) viaLeader(ctx context.Context, r request) (uint64, error) {
 			return index, err
 		}
 		left := s.times.hold - time.Since(start)
-		if left <= 0 {
+		if left <= 0 && !closed(changed) { // else the attempt was at a former leader
 			return 0, noLeader(err, fmt.Errorf("waited %v", s.times.hold))
 		}
 		timer := time.NewTimer(min(retryEvery, left))
@@ -114,6 +115,15 @@ func (s *Store) viaLeader(ctx context.Context, r request) (uint64, error) {
 		if ctx.Err() != nil {
 			return 0, noLeader(err, ctx.Err())
 		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
