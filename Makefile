@@ -18,7 +18,7 @@ STATIC := CGO_ENABLED=0
 export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 
 # Test packages, and name those that failed once more at the end.
-gotest = echo "== go test -race $(if $(findstring chaos,$(1)),./chaos,$(PACKAGES))" && \
+gotest = echo "== go test -race $(if $(filter ./chaos,$(1)),./chaos,$(PACKAGES) but ./chaos)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
 .PHONY: build demo run test test-quick lint deps fuzz chaos clean help

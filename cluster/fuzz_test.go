@@ -60,7 +60,7 @@ func checkErrors(t *testing.T, data []byte, err error) {
 		if e.Line > lines+1 || i > 0 && e.Line < list[i-1].Line {
 			t.Fatalf("%v in a file of %d lines, after %v", e, lines, list[max(0, i-1)])
 		}
-		if strings.Contains(e.Message, "%!") {
+		if strings.Contains(e.Message, "%!") && !strings.Contains(string(data), "%!") {
 			t.Fatalf("bad format: %s", e.Message)
 		}
 	}
