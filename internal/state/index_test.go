@@ -80,11 +80,12 @@ func TestCountOfTombstonesStaysTrue(t *testing.T) {
 }
 
 // TestNamesThatComeAndGoLeaveBoundedRows registers and removes ever new nodes
-// with ever new services.
+// with ever new services. Who blocks on the first of them, whose tombstone is
+// reaped in the end, is woken: its index changed.
 func TestNamesThatComeAndGoLeaveBoundedRows(t *testing.T) {
 	t.Parallel()
 	const each = 250
-	s := New()
+	s, ws := New(), WatchSet{}
 	for i := range uint64(maxGraves/each + 3) {
 		node := fmt.Sprintf("job-%d", i)
 		r := Register{Node: Node{Name: node, Address: netip.MustParseAddr("10.1.0.1")}}
@@ -95,43 +96,20 @@ func TestNamesThatComeAndGoLeaveBoundedRows(t *testing.T) {
 		}
 		apply(t, s, 2*i+1, r)
 		apply(t, s, 2*i+2, Deregister{Node: node})
+		if i == 0 {
+			s.Snapshot().Instances(ws, "job-0-0")
+		}
+		if reaped := (i+1)*each > maxGraves; (&watched{ws: ws}).fired() != reaped {
+			t.Fatalf("after %d nodes: the tombstone is reaped: %v; its watch fired: %v", i+1, reaped, !reaped)
+		}
+	}
+	if _, index := s.Snapshot().Instances(nil, "job-0-0"); index < 2 {
+		t.Errorf("the index of a reaped name went back to %d", index)
 	}
 	rows := list[indexRow](s.Snapshot().txn, tableIndex, "id", nil)
 	// Two aspects of each vanished service, three of the nodes, some tables.
 	if most := 2*maxGraves + 100; len(rows) > most || len(rows) < 2*maxGraves {
 		t.Errorf("%d index rows, more than %d or less than %d", len(rows), most, 2*maxGraves)
-	}
-}
-
-// TestReapedTombstoneWakesItsWatchers: the index of who blocks on it changed.
-func TestReapedTombstoneWakesItsWatchers(t *testing.T) {
-	t.Parallel()
-	s := New()
-	comeAndGo := func(index uint64, names ...string) {
-		r := Register{Node: Node{Name: "n1", Address: netip.MustParseAddr("10.1.0.1")}}
-		for _, name := range names {
-			r.Services = append(r.Services, Service{Name: name})
-		}
-		apply(t, s, index, r)
-		apply(t, s, index+1, Deregister{Node: "n1"})
-	}
-	comeAndGo(1, "first")
-	ws := WatchSet{}
-	s.Snapshot().Instances(ws, "first")
-	var others []string
-	for i := range maxGraves {
-		others = append(others, fmt.Sprint("other-", i))
-	}
-	comeAndGo(3, others[1:]...)
-	if (&watched{ws: ws}).fired() {
-		t.Error("the watch fired while the tombstone was still there")
-	}
-	comeAndGo(5, others[0])
-	if !(&watched{ws: ws}).fired() {
-		t.Error("the watch of a reaped tombstone is silent")
-	}
-	if _, index := s.Snapshot().Instances(nil, "first"); index < 2 {
-		t.Errorf("the index went back to %d", index)
 	}
 }
 
