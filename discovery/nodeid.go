@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"holdfast/internal/durable"
 )
 
 const nodeIDFile = "node-id"
@@ -26,7 +28,7 @@ func NodeID(dataDir string) (string, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		id := newUUID()
-		if err := writeFile(path, []byte(id+"\n")); err != nil {
+		if err := durable.Replace(path, []byte(id+"\n"), 0o600); err != nil {
 			return "", fmt.Errorf("discovery: keep the node's ID: %w", err)
 		}
 		return id, nil
@@ -60,42 +62,4 @@ func validUUID(s string) bool {
 		}
 	}
 	return true
-}
-
-// writeFile replaces a file so that after a crash either the old or the new
-// content is there, and the new one once it has returned.
-func writeFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-			_ = os.Remove(file.Name())
-		}
-	}()
-	if _, err = file.Write(data); err != nil {
-		return err
-	}
-	if err = file.Sync(); err != nil {
-		return err
-	}
-	if err = file.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

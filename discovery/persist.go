@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/internal/check"
+	"holdfast/internal/durable"
 	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
@@ -199,7 +200,7 @@ func (a *Agent) save(r registrations) error {
 	if len(data) > maxRegistrations { // it could not be read at the next start
 		return fmt.Errorf("%w: the registrations of this node would take %d bytes, more than %d", state.ErrInvalid, len(data), maxRegistrations)
 	}
-	if err := writeFile(filepath.Join(a.config.DataDir, registrationsFile), data); err != nil {
+	if err := durable.Replace(filepath.Join(a.config.DataDir, registrationsFile), data, 0o600); err != nil {
 		return fmt.Errorf("keep the registrations: %w", err)
 	}
 	return nil

@@ -295,17 +295,3 @@ func TestNodeID(t *testing.T) {
 		}
 	}
 }
-
-func TestWriteFileLeavesTheOldOneOnAnError(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "file")
-	if err := os.Mkdir(path, 0o700); err != nil { // can't be replaced
-		t.Fatal(err)
-	}
-	if err := writeFile(path, []byte("new")); err == nil {
-		t.Error("a directory was replaced")
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
-	}
-}

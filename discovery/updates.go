@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/internal/check"
+	"holdfast/internal/durable"
 )
 
 const (
@@ -103,7 +104,7 @@ func (u *updates) write(exists func(id string) bool) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(u.path, data)
+	return durable.Replace(u.path, data, 0o600)
 }
 
 // keepUpdates writes updates down soon after they come, and before it ends.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"holdfast/internal/durable"
 )
 
 // The files of a directory made by Init (all but the node's two) or Issue
@@ -59,7 +61,7 @@ func writeAll(dir string, files []file) (err error) {
 			return fmt.Errorf("write %s: %w", filepath.Join(dir, f.name), err)
 		}
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // writeTemp writes f under a name nobody can foresee (os.CreateTemp: O_EXCL,
@@ -77,18 +79,6 @@ func writeTemp(dir string, f file) (string, error) {
 		err = t.Sync()
 	}
 	return t.Name(), errors.Join(err, t.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
-	}
-	return nil
 }
 
 // readFile reads one of a directory's files, with advice when it is not there.
