@@ -30,6 +30,8 @@ func (s *Store) Apply(index uint64, cmd Command) error {
 		return nil
 	}
 	t.finish()
+	s.swap.Lock()
+	defer s.swap.Unlock()
 	t.txn.Commit()
 	s.graves = t.graves
 	snap.graves, snap.txn = t.graves, s.db.Txn(false)

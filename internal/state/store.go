@@ -14,6 +14,10 @@ import (
 // goroutine; Apply and Restore from one at a time.
 type Store struct {
 	view atomic.Pointer[view]
+	// swap is held by a writer from the moment its watches fire until readers
+	// see its change: who was woken must not find the state of before, whose
+	// watches have all fired, and spin.
+	swap sync.RWMutex
 
 	mu     sync.Mutex // serialises the writers: Apply, Restore, SetMembers, Touch
 	db     *memdb.MemDB
@@ -45,8 +49,12 @@ func New() *Store {
 }
 
 // Snapshot returns the state as it is now: the same one until the next change.
-// It never blocks.
-func (s *Store) Snapshot() *Snapshot { return s.view.Load().snapshot }
+// It waits for nothing but a change that is being published at this moment.
+func (s *Store) Snapshot() *Snapshot {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
+	return s.view.Load().snapshot
+}
 
 // Changed returns a channel that is closed at the first change after the call:
 // take it before the Snapshot it belongs to. Only what a query could see is a

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-memdb"
 )
 
 func set(key, value string) KV { return KV{Set, Entry{Key: key, Value: []byte(value)}} }
@@ -297,5 +298,43 @@ func TestReadersAndWatchersRunBesideWriters(t *testing.T) {
 	readers.Wait()
 	if reads.Load() == 0 {
 		t.Error("no watcher ever waited")
+	}
+}
+
+// Who was woken must find the change, or it waits on a watch that has fired
+// already, and spins until the change is there.
+func TestFiredWatchFindsTheChange(t *testing.T) {
+	const writes, watchers = 2000, 4
+	s := New()
+	done := make(chan struct{})
+	var early atomic.Int32
+	var wg sync.WaitGroup
+	for range watchers {
+		wg.Go(func() {
+			for {
+				ws := memdb.NewWatchSet()
+				_, before := s.Snapshot().Entry(ws, "k")
+				ws.Add(done)
+				if ws.WatchCtx(context.Background()) != nil {
+					return
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, after := s.Snapshot().Entry(nil, "k"); after == before {
+					early.Add(1)
+				}
+			}
+		})
+	}
+	for i := range uint64(writes) {
+		apply(t, s, i+2, set("k", fmt.Sprint(i))) // 1 is what an absent key says
+	}
+	close(done)
+	wg.Wait()
+	if n := early.Load(); n > 0 {
+		t.Errorf("%d of those that were woken found the state of before", n)
 	}
 }

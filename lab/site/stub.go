@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"holdfast/cluster"
 	"holdfast/lab"
@@ -23,7 +25,9 @@ const stubEnv = "HOLDFAST_SITE_STUB"
 // stub, and is to end.
 func Init() bool {
 	if what := os.Getenv(stubEnv); what != "" {
-		fmt.Fprintln(os.Stderr, serveStub(what))
+		if err := serveStub(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
 		return true
 	}
 	return lab.Init()
@@ -50,7 +54,12 @@ func serveStub(what string) error {
 			conn.Close()
 		}
 	case "idle":
-		select {}
+		// Not select {}: a program with nothing else to do would call that a
+		// deadlock.
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, syscall.SIGTERM)
+		<-ended
+		return nil
 	}
 	return errors.New("unknown stub " + what)
 }
