@@ -74,7 +74,7 @@ type Server struct {
 // ValidateSection. It starts nothing. The error is a section or a name that
 // can't be served, or metrics that are registered already.
 func New(config Config, deps Deps) (*Server, error) {
-	s := &Server{config: config, state: deps.State, log: deps.Log, now: deps.Now, rand: deps.Rand}
+	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand}
 	if s.now == nil {
 		s.now = time.Now
 	}
