@@ -18,6 +18,7 @@ import (
 // A machine of another cluster, or with another authority, that was given the
 // place of a server must stay outside, and must be noticed.
 func TestServerWithForeignCertificatesStaysOutside(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := t.Context()
 	ours, stranger := s.Nodes[:3], s.Nodes[3]
@@ -76,6 +77,7 @@ func counted(ctx context.Context, n *site.Node, prefix string) error {
 }
 
 func TestAdminElsewhereNeedsAnAdminsCertificate(t *testing.T) {
+	t.Parallel()
 	s := startedSite(t)
 	ctx := t.Context()
 	url := "https://" + s.Nodes[1].Addr().String() + ":8501"
@@ -104,6 +106,7 @@ func TestAdminElsewhereNeedsAnAdminsCertificate(t *testing.T) {
 
 // A bare machine with no file at all is a cluster of its own.
 func TestAgentWithoutAnyConfigurationIsAClusterOfItsOwn(t *testing.T) {
+	t.Parallel()
 	l := lab.NewTest(t, lab.Options{Networks: []string{"net"}, Expose: []string{binary}})
 	host, err := l.AddHost("alone", lab.On("net", "10.9.0.1/24"))
 	if err != nil {
@@ -142,6 +145,7 @@ func TestAgentWithoutAnyConfigurationIsAClusterOfItsOwn(t *testing.T) {
 // A node starts from its last good file when the new one is broken, says so,
 // and the skew is seen.
 func TestBrokenClusterFileStartsFromTheLastGoodCopy(t *testing.T) {
+	t.Parallel()
 	s := startedSite(t)
 	ctx := t.Context()
 	n := s.Nodes[2]

@@ -12,6 +12,7 @@ import (
 )
 
 func TestFiftyKillsLoseNoAcknowledgedWrite(t *testing.T) {
+	t.Parallel()
 	s := startedSite(t)
 	random := seeded(t)
 	writes := &chaos.Writes{
@@ -72,6 +73,7 @@ func pause(t *testing.T, d time.Duration) {
 }
 
 func TestWipedServerReturnsUnderItsNameAndItsOldVoteIsGoneFirst(t *testing.T) {
+	t.Parallel()
 	s := startedSite(t)
 	ctx := t.Context()
 	if err := s.Nodes[0].Put(ctx, "kept", "by the others"); err != nil {
@@ -150,6 +152,7 @@ func nodeID(ctx context.Context, n *site.Node) (string, error) {
 // All lose their power at once and start in any order, with their clocks in
 // 1970 and no one to ask for the time.
 func TestPowerCutOfAllAndStartIn1970FormTheSameCluster(t *testing.T) {
+	t.Parallel()
 	clockless, err := site.Build1970(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,9 @@ import (
 	"holdfast/lab/site"
 )
 
+// Tests that bound how long something takes run one by one; those that look
+// for what was lost run side by side after them.
+
 // binary is the program under test, built once.
 var binary string
 
