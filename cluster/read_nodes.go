@@ -122,20 +122,26 @@ func (s *nodeSet) perNetwork(v *value, wanted string, f func(n *Network, e entry
 
 // perNode reads a folded list with as many items as the set has nodes.
 func (s *nodeSet) perNode(v *value, wanted string) ([]string, bool) {
-	list, ok := s.folded(v, wanted)
+	return s.oneEach(v, wanted, "node", len(s.names))
+}
+
+// oneEach reads a folded list with an item for each of n things of a kind. Of
+// a set that could not be read, n is 0 and there is nothing to say.
+func (p *problems) oneEach(v *value, wanted, kind string, n int) ([]string, bool) {
+	list, ok := p.folded(v, wanted)
 	if !ok {
 		return nil, false
 	}
 	items, err := ExpandList(list)
 	if err != nil {
-		s.at(v.pos, v.path, "%v", err)
+		p.at(v.pos, v.path, "%v", err)
 		return nil, false
 	}
-	if len(s.names) == 0 {
+	if n == 0 {
 		return nil, false
 	}
-	if len(items) != len(s.names) {
-		s.at(v.pos, v.path, "%s is %s for %s; give each node one", clip(list), count(len(items), wanted), count(len(s.names), "node"))
+	if len(items) != n {
+		p.at(v.pos, v.path, "%s is %s for %s; give each %s one", clip(list), count(len(items), wanted), count(n, kind), kind)
 		return nil, false
 	}
 	return items, true

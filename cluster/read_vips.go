@@ -122,23 +122,7 @@ func (s *vipSet) read(m *mapping, defaults VIP) {
 
 // perItem is perNode with the words for a set of VIPs.
 func (s *vipSet) perItem(v *value, wanted string) ([]string, bool) {
-	list, ok := s.folded(v, wanted)
-	if !ok {
-		return nil, false
-	}
-	items, err := ExpandList(list)
-	if err != nil {
-		s.at(v.pos, v.path, "%v", err)
-		return nil, false
-	}
-	if len(s.vips) == 0 {
-		return nil, false
-	}
-	if len(items) != len(s.vips) {
-		s.at(v.pos, v.path, "%s is %s for %s; give each VIP one", clip(list), count(len(items), wanted), count(len(s.vips), "VIP"))
-		return nil, false
-	}
-	return items, true
+	return s.oneEach(v, wanted, "VIP", len(s.vips))
 }
 
 func (s *vipSet) readNetworkRef(v *value) string {
