@@ -46,6 +46,9 @@ func TestConfigFromTheClusterFile(t *testing.T) {
 	}
 	group, err := user.LookupGroupId(strconv.Itoa(os.Getgid()))
 	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("this user's group has no name: %v", err)
+		}
 		t.Skipf("this user's group has no name: %v", err)
 	}
 	tests := map[string]struct {

@@ -21,6 +21,7 @@ type metrics struct {
 	latency      prometheus.Histogram
 	refused      *prometheus.CounterVec
 	changes      *prometheus.CounterVec
+	badSnapshots prometheus.Counter
 	hungWrites   prometheus.Counter
 }
 
@@ -49,9 +50,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help:    "Time from a proposal on this node until it was applied here.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}),
-		refused:    prometheus.NewCounterVec(counter("refused_connections_total", "Connections refused on the RPC port, by reason."), []string{"reason"}),
-		changes:    prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
-		hungWrites: prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+		refused:      prometheus.NewCounterVec(counter("refused_connections_total", "Connections refused on the RPC port, by reason."), []string{"reason"}),
+		changes:      prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
+		badSnapshots: prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
+		hungWrites:   prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
 	}
 	for _, code := range refusals() {
 		m.refused.WithLabelValues(code.String())
@@ -62,7 +64,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
-		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.hungWrites,
+		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites,
 	} {
 		errs = append(errs, r.Register(c))
 	}

@@ -92,6 +92,7 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 		return 0, fmt.Errorf("read the snapshot: %w", err)
 	}
 	if size > s.config.MaxSnapshot {
+		s.metrics.badSnapshots.Inc()
 		return 0, fmt.Errorf("%w: it is longer than the %d bytes that are allowed", state.ErrInvalid, s.config.MaxSnapshot)
 	}
 	if _, err := spool.Seek(0, io.SeekStart); err != nil {
@@ -99,6 +100,7 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	}
 	info, err := state.Inspect(spool)
 	if err != nil {
+		s.metrics.badSnapshots.Inc()
 		return 0, fmt.Errorf("%w: %w", state.ErrInvalid, err)
 	}
 	if _, err := spool.Seek(0, io.SeekStart); err != nil {

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"holdfast/internal/state"
 )
 
@@ -253,7 +255,9 @@ func TestBadSnapshotLeavesEverythingAsItWas(t *testing.T) {
 		}
 	}
 	h.everywhere("k", "v")
+	counted := 0.0
 	for _, o := range h.running() {
+		counted += testutil.ToFloat64(o.store.metrics.badSnapshots)
 		if strings.Contains(o.log.String(), "a snapshot was restored") || strings.Contains(o.log.String(), "restored user snapshot") {
 			t.Errorf("%s restored something", o.name)
 		}
@@ -261,6 +265,9 @@ func TestBadSnapshotLeavesEverythingAsItWas(t *testing.T) {
 		if len(left) > 0 {
 			t.Errorf("%s keeps %v", o.name, left)
 		}
+	}
+	if counted < 10 { // five kinds that arrived whole, each through two servers
+		t.Errorf("%v bad snapshots were counted, want 10 at least", counted)
 	}
 }
 
