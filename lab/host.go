@@ -52,6 +52,21 @@ func (h *Host) Addr(network string) netip.Addr {
 	panic(fmt.Sprintf("lab: host %s has no address on network %q", h.name, network))
 }
 
+// MAC returns the hardware address of the host's first interface on a network,
+// which it keeps over power cuts.
+func (h *Host) MAC(network string) (net.HardwareAddr, error) {
+	for i, nic := range h.nics {
+		if nic.Network == network {
+			return h.mac(i), nil
+		}
+	}
+	return nil, fmt.Errorf("lab: host %s is not on network %q", h.name, network)
+}
+
+func (h *Host) mac(nic int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 'h', 'f', byte(h.serial >> 8), byte(h.serial), byte(nic)}
+}
+
 // PID returns the process id, on the machine, of the host's first process; 0
 // when it is off. "nsenter --target PID --all" opens a shell in the host.
 func (h *Host) PID() int {
@@ -159,7 +174,7 @@ func (h *Host) connectNIC(s *session, i int, nic NIC) error {
 		PeerName:      nic.Name,
 		PeerNamespace: netlink.NsFd(s.netns.Fd()),
 		// A machine keeps its hardware address when its power goes.
-		PeerHardwareAddr: net.HardwareAddr{0x02, 'h', 'f', byte(h.serial >> 8), byte(h.serial), byte(i)},
+		PeerHardwareAddr: h.mac(i),
 	}
 	if err := h.lab.sw.connect(port, h.name+" "+nic.Name, nic.Network, veth); err != nil {
 		return err

@@ -61,6 +61,18 @@ func (h *Host) Do(f func() error) error {
 	return inNetns(s.netns, h.lab.home, f)
 }
 
+// OnSwitch calls f inside the switch's network namespace, as [Host.Do] does in
+// a host's, with the name of the bridge that is the network: what is bound to
+// it, promiscuous, sees every frame that a host sends, also one that a fault
+// keeps from its receivers.
+func (l *Lab) OnSwitch(network string, f func(bridge string) error) error {
+	bridge, err := l.sw.bridge(network)
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return inNetns(l.sw.netns, l.home, func() error { return f(bridge) })
+}
+
 // DialContext connects from inside the host. The address must be an IP and a
 // port; the host has a resolver, this process has another. It has the form
 // that http.Transport takes, and works for tcp and udp.

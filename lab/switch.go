@@ -99,6 +99,15 @@ func (s *netSwitch) has(network string) bool {
 	return s.networks[network] != nil
 }
 
+func (s *netSwitch) bridge(network string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.networks[network] == nil {
+		return "", fmt.Errorf("no network %q", network)
+	}
+	return s.networks[network].Name, nil
+}
+
 func (s *netSwitch) addNetwork(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
