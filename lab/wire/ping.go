@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -186,6 +187,43 @@ func (p *Pinger) Pings() []Ping {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.pings)
+}
+
+// Await returns a ping that was sent at that time or later, was
+// answered, and that match accepts.
+func (p *Pinger) Await(ctx context.Context, since time.Time, match func(Ping) bool) (Ping, error) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		for i := len(p.pings) - 1; i >= 0 && !p.pings[i].Sent.Before(since); i-- {
+			if found := p.pings[i]; !found.Reply.IsZero() && match(found) {
+				p.mu.Unlock()
+				return found, nil
+			}
+		}
+		err := p.failed
+		p.mu.Unlock()
+		if err != nil {
+			return Ping{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return Ping{}, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// Since returns what was sent at that time or later.
+func (p *Pinger) Since(at time.Time) []Ping {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := len(p.pings)
+	for i > 0 && !p.pings[i-1].Sent.Before(at) {
+		i--
+	}
+	return slices.Clone(p.pings[i:])
 }
 
 // Err is what broke the pinger, nil while it works.
