@@ -49,6 +49,15 @@ func (all *appliers) get(on link.Link) (*applier, error) {
 	return a, nil
 }
 
+// rename follows another name of an interface.
+func (all *appliers) rename(on link.Link) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if a := all.byIndex[on.Index]; a != nil {
+		a.revive(on)
+	}
+}
+
 // release lets the applier of an interface end when it has done what it was
 // told.
 func (all *appliers) release(index int) {
@@ -99,19 +108,19 @@ type applied struct {
 	claimant      string
 }
 
-type orderKind uint8
+type errandKind uint8
 
 const (
-	orderHold orderKind = iota
-	orderWithdraw
-	orderAnnounce
-	orderConflict
-	orderReopen
+	errandHold errandKind = iota
+	errandWithdraw
+	errandAnnounce
+	errandConflict
+	errandReopen
 )
 
-// order is something for an applier to do.
-type order struct {
-	kind    orderKind
+// errand is something for an applier to do.
+type errand struct {
+	kind    errandKind
 	router  string
 	holding *holding // of Hold: what to hold
 	claim   rawsock.Claim
@@ -124,7 +133,7 @@ type applier struct {
 	log *slog.Logger
 
 	mu       sync.Mutex
-	queue    []order
+	queue    []errand
 	wanted   map[netip.Prefix]bool // held, for verify
 	missing  bool                  // one of them may be
 	released bool
@@ -139,7 +148,7 @@ type applier struct {
 	verifyAt      time.Time
 }
 
-func (a *applier) post(o order) {
+func (a *applier) post(o errand) {
 	a.mu.Lock()
 	a.queue = append(a.queue, o)
 	a.mu.Unlock()
@@ -155,23 +164,23 @@ func (a *applier) poke() {
 
 // hold makes a router's addresses wanted here: these and no others of it.
 func (a *applier) hold(in *instance) {
-	a.post(order{kind: orderHold, router: in.settings.Name, holding: &holding{
+	a.post(errand{kind: errandHold, router: in.settings.Name, holding: &holding{
 		router: in.settings.Name, log: in.log, metrics: in.metrics, applied: in.applied, since: time.Now(),
 		source: in.core.Source, prefixes: slices.Clone(in.core.Held), settings: in.settings.Announce,
 	}})
 }
 
 // withdraw makes them unwanted.
-func (a *applier) withdraw(router string) { a.post(order{kind: orderWithdraw, router: router}) }
+func (a *applier) withdraw(router string) { a.post(errand{kind: errandWithdraw, router: router}) }
 
 // announce tells the neighbours where they are, now and as often as configured.
 func (a *applier) announce(in *instance) {
-	a.post(order{kind: orderAnnounce, router: in.settings.Name})
+	a.post(errand{kind: errandAnnounce, router: in.settings.Name})
 }
 
 // conflict takes another's claim.
 func (a *applier) conflict(in *instance, claim rawsock.Claim) {
-	a.post(order{kind: orderConflict, router: in.settings.Name, claim: rawsock.Claim{
+	a.post(errand{kind: errandConflict, router: in.settings.Name, claim: rawsock.Claim{
 		Addr: claim.Addr, MAC: slices.Clone(claim.MAC),
 	}})
 }
@@ -204,13 +213,13 @@ func (a *applier) revive(on link.Link) bool {
 		return false
 	}
 	a.released = false
-	a.queue = append(a.queue, order{kind: orderReopen, link: on})
+	a.queue = append(a.queue, errand{kind: errandReopen, link: on})
 	a.poke()
 	return true
 }
 
 // take gives what is to be done; ended: nothing, and no more will come.
-func (a *applier) take() (orders []order, missing, ended bool) {
+func (a *applier) take() (orders []errand, missing, ended bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	orders, missing = a.queue, a.missing
@@ -269,10 +278,10 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // apply does a batch of orders, with one journal entry before and one after.
-func (a *applier) apply(orders []order) {
+func (a *applier) apply(orders []errand) {
 	var ours []entry
 	for _, o := range orders {
-		if o.kind == orderHold {
+		if o.kind == errandHold {
 			ours = append(ours, a.entries(o.router, o.holding.prefixes)...)
 		}
 	}
@@ -303,10 +312,10 @@ func (a *applier) holds(prefix netip.Prefix) bool {
 }
 
 // do does one order and returns what is ours no more.
-func (a *applier) do(o order) (gone []entry) {
+func (a *applier) do(o errand) (gone []entry) {
 	at := slices.IndexFunc(a.holdings, func(h *holding) bool { return h.router == o.router })
 	switch o.kind {
-	case orderHold:
+	case errandHold:
 		before := &holding{}
 		if at >= 0 {
 			before = a.holdings[at]
@@ -318,24 +327,24 @@ func (a *applier) do(o order) (gone []entry) {
 		a.want()
 		gone = a.drop(before, func(p netip.Prefix) bool { return !slices.Contains(o.holding.prefixes, p) })
 		o.holding.add(a)
-	case orderWithdraw:
+	case errandWithdraw:
 		if at < 0 {
-			return nil
+			return a.dropLeft(o.router)
 		}
 		before := a.holdings[at]
 		a.holdings = slices.Delete(a.holdings, at, at+1)
 		a.want()
 		gone = a.drop(before, func(netip.Prefix) bool { return true })
 		before.end(a)
-	case orderAnnounce:
+	case errandAnnounce:
 		if at >= 0 {
 			a.holdings[at].announce(a)
 		}
-	case orderConflict:
+	case errandConflict:
 		if at >= 0 {
 			a.holdings[at].dispute(a, o.claim)
 		}
-	case orderReopen:
+	case errandReopen:
 		a.reopen(o.link)
 	}
 	return gone
@@ -367,6 +376,21 @@ func (a *applier) drop(h *holding, unwanted func(netip.Prefix) bool) (gone []ent
 		}
 		h.applied.gone(prefix)
 		gone = append(gone, a.entries(h.router, []netip.Prefix{prefix})...)
+	}
+	return gone
+}
+
+// dropLeft removes what a predecessor left of a router that was not adopted.
+func (a *applier) dropLeft(router string) (gone []entry) {
+	for _, e := range a.all.journal.list() {
+		if e.Router != router || e.Index != a.link.Index {
+			continue
+		}
+		if err := a.all.handle.Remove(link.Addr{Link: e.Index, Prefix: e.Prefix}); err != nil {
+			a.log.Error("an address that a predecessor left could not be removed", "address", e.Prefix, "error", err)
+			continue
+		}
+		gone = append(gone, e)
 	}
 	return gone
 }

@@ -78,7 +78,7 @@ func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagr
 	}
 	c.board.Raise(name, health.Error, fmt.Sprintf(
 		"virtual router %s (VRID %d on %s): peers are configured otherwise, and two nodes may hold its addresses; make the files agree. %s",
-		router, in.core.VRID, in.core.Interface, strings.Join(sortedByAddr(of), "; ")))
+		router, in.core.VRID, in.spot.link.Name, strings.Join(sortedByAddr(of), "; ")))
 }
 
 func disagreementWords(f Disagreement) string {
@@ -114,7 +114,7 @@ func (c *conditions) send(in *instance, err error) {
 	}
 	in.log.Warn("an advert could not be sent", "error", err)
 	c.board.Raise(name, health.Error, fmt.Sprintf(
-		"virtual router %s: adverts can't be sent on %s, so a peer will take the addresses while this node has them: %v; look for a firewall that drops protocol 112", in.settings.Name, in.core.Interface, err))
+		"virtual router %s: adverts can't be sent on %s, so a peer will take the addresses while this node has them: %v; look for a firewall that drops protocol 112", in.settings.Name, in.spot.link.Name, err))
 }
 
 // address says that an address can't be put on its interface or taken off it;

@@ -79,7 +79,7 @@ func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) e
 type guard struct {
 	log  *slog.Logger
 	dir  string
-	at   place
+	at   origin
 	held map[string]guardWord
 }
 
@@ -228,4 +228,3 @@ func guardAlive(dir string) bool {
 	file.Close()
 	return false
 }
-

@@ -34,23 +34,23 @@ type entry struct {
 	Router string
 }
 
-// place is where this process is: which kernel, which network namespace.
-type place struct {
+// origin is where this process is: which kernel, which network namespace.
+type origin struct {
 	boot  string
 	netns uint64
 }
 
 // here reads the place of the calling thread.
-func here() (place, error) {
+func here() (origin, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return place{}, err
+		return origin{}, err
 	}
 	info, err := os.Stat("/proc/thread-self/ns/net")
 	if err != nil {
-		return place{}, err
+		return origin{}, err
 	}
-	return place{boot: strings.TrimSpace(string(boot)), netns: info.Sys().(*syscall.Stat_t).Ino}, nil
+	return origin{boot: strings.TrimSpace(string(boot)), netns: info.Sys().(*syscall.Stat_t).Ino}, nil
 }
 
 // journal is the file and what stands in it. Its methods may be called from
@@ -58,7 +58,7 @@ func here() (place, error) {
 // microseconds.
 type journal struct {
 	path string
-	at   place
+	at   origin
 
 	mu      sync.Mutex
 	entries []entry // sorted
@@ -67,7 +67,7 @@ type journal struct {
 
 // openJournal reads the journal of the run directory. Lines that can't be read
 // are left out: what they meant is not known.
-func openJournal(dir string, at place) (j *journal, broken int, err error) {
+func openJournal(dir string, at origin) (j *journal, broken int, err error) {
 	j = &journal{path: filepath.Join(dir, journalFile), at: at}
 	text, err := os.ReadFile(j.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -78,7 +78,7 @@ func openJournal(dir string, at place) (j *journal, broken int, err error) {
 	return j, broken, nil
 }
 
-func parseJournal(text []byte, at place) (entries []entry, broken int) {
+func parseJournal(text []byte, at origin) (entries []entry, broken int) {
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		if len(fields) != 6 {
@@ -92,7 +92,7 @@ func parseJournal(text []byte, at place) (entries []entry, broken int) {
 			broken++
 			continue
 		}
-		if (place{fields[0], netns}) == at {
+		if (origin{fields[0], netns}) == at {
 			entries = append(entries, entry{Index: index, Name: fields[3], Prefix: prefix, Router: fields[5]})
 		}
 	}

@@ -14,7 +14,7 @@ func comparer() cmp.Option {
 }
 
 func TestJournalKeepsWhatIsOursAndNothingElse(t *testing.T) {
-	dir, at := t.TempDir(), place{"boot", 4}
+	dir, at := t.TempDir(), origin{"boot", 4}
 	j, _, err := openJournal(dir, at)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestJournalOfAnotherBootOrNamespaceIsIgnored(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, journalFile), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	j, broken, err := openJournal(dir, place{"boot", 4})
+	j, broken, err := openJournal(dir, origin{"boot", 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestJournalOfAnotherBootOrNamespaceIsIgnored(t *testing.T) {
 
 func TestJournalThatCannotBeWrittenDoesNotClaimAnything(t *testing.T) {
 	dir := t.TempDir()
-	j, _, err := openJournal(filepath.Join(dir, "missing"), place{"boot", 4})
+	j, _, err := openJournal(filepath.Join(dir, "missing"), origin{"boot", 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestJournalThatCannotBeWrittenDoesNotClaimAnything(t *testing.T) {
 func FuzzParseJournal(f *testing.F) {
 	f.Add([]byte("boot 4 2 eth0 10.1.0.101/32 dns1\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		entries, _ := parseJournal(text, place{"boot", 4})
+		entries, _ := parseJournal(text, origin{"boot", 4})
 		for _, e := range entries {
 			if e.Index <= 0 || !e.Prefix.IsValid() || e.Router == "" {
 				t.Errorf("%q gave %+v", text, e)

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/rawsock"
+	"holdfast/internal/kernel/sched"
 )
 
 // loop owns the protocol: the machine, its deadlines and all its sockets, on
@@ -23,25 +24,26 @@ type loop struct {
 	guard    *guardian
 	hooks    *hooks
 	appliers *appliers
-	watching *watcher
-	orders   *orders
+	orders   *standingOrders
 
-	poller    *rawsock.Poller
-	mail      mailbox
-	machine   *Machine
-	instances []*instance // by the machine's index
-	gone      []*instance // of the Reconfigure under way
-	ports     map[int]*port
-	listening []*port // the same, in a list
-	table     *linkTable
-	dirty     bool      // where routers belong is to be looked at again
-	recheck   time.Time // and at this time anyway; zero: never
-	patience  time.Duration
-	realtime  int
-	garbage   garbage
-	advert    Advert
-	buf       []byte
-	ended     bool
+	poller     *rawsock.Poller
+	mail       mailbox
+	machine    *Machine
+	instances  []*instance // by the machine's index
+	gone       []*instance // of the Reconfigure under way
+	ports      map[int]*port
+	listening  []*port // the same, in a list
+	table      *linkTable
+	dirty      bool      // where routers belong is to be looked at again
+	recheck    time.Time // and at this time anyway; zero: never
+	patience   time.Duration
+	realtime   int
+	grace      time.Duration // of the restart that ends the loop
+	everywhere Hooks
+	garbage    garbage
+	advert     Advert
+	buf        []byte
+	ended      bool
 }
 
 // maxPacket is more than the longest advert: 8 bytes, 255 addresses of 16
@@ -138,9 +140,44 @@ func (l *loop) run() (err error) {
 		}
 		l.tick()
 		l.resolve(time.Now())
+		l.orders.keep(l)
 	}
 	return nil
 }
+
+// finish ends the loop, the way the service ends.
+func (l *loop) finish(how end) {
+	now := time.Now()
+	switch how {
+	case handOver:
+		l.step(Event{Kind: Stop, At: now})
+	case restart:
+		l.guard.restart(l.patienceOfSuccessor())
+		l.step(Event{Kind: Suspend, At: now, Grace: l.grace})
+	case crash:
+	}
+	l.ended = true
+}
+
+// patienceOfSuccessor is how long the guard gives a successor for each router:
+// for as long as its peers wait. Version 2 can't ask them for more.
+func (l *loop) patienceOfSuccessor() map[string]time.Duration {
+	of := map[string]time.Duration{}
+	for _, in := range l.instances {
+		switch {
+		case in.state != Active:
+		case in.core.Version == 3:
+			of[in.settings.Name] = max(l.grace, guardPatience(&in.core))
+		default:
+			of[in.settings.Name] = guardPatience(&in.core)
+		}
+	}
+	return of
+}
+
+// guardPatience is how long after a crash a successor may still adopt: peers
+// wait for three intervals from the last advert, which may be one old.
+func guardPatience(r *Router) time.Duration { return 2 * r.Interval }
 
 // next is when something is due; zero: never.
 func (l *loop) next() time.Time {
@@ -251,7 +288,7 @@ func (l *loop) becomeRealtime() {
 		l.told.clear(conditionRealtime)
 		return
 	}
-	if err := rawsock.Realtime(l.realtime); err != nil {
+	if err := sched.Realtime(l.realtime); err != nil {
 		l.told.realtime(l.realtime, err)
 		return
 	}

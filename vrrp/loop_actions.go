@@ -60,7 +60,7 @@ func (in *instance) prepare(priority uint8, interval time.Duration) *packets {
 	p.priority, p.interval = priority, interval
 	p.to = append(p.to[:0], in.core.Peers...)
 	if len(p.to) == 0 {
-		p.to = append(p.to, in.group6or4())
+		p.to = append(p.to, in.group())
 	}
 	for len(p.payload) < len(p.to) {
 		p.payload = append(p.payload, nil)
@@ -70,13 +70,6 @@ func (in *instance) prepare(priority uint8, interval time.Duration) *packets {
 		p.payload[i] = advert.Append(p.payload[i][:0], in.core.Source, to, in.core.Checksum)
 	}
 	return p
-}
-
-func (in *instance) group6or4() netip.Addr {
-	if in.core.is6() {
-		return groupIPv6
-	}
-	return groupIPv4
 }
 
 func (in *instance) advert(priority uint8, interval time.Duration) Advert {
@@ -162,7 +155,7 @@ func (l *loop) became(in *instance, a *Action) {
 	l.told.state(in, a.To, a.Reason)
 	priority := l.priority(in, a.Router)
 	in.metrics.priority.Set(float64(priority))
-	l.hooks.changed(in, a.To, priority)
+	l.hooks.changed(in, a.To, priority, l.everywhere)
 	l.groupChanged(in)
 	l.orders.changed = true
 }
@@ -179,7 +172,7 @@ func (l *loop) priority(in *instance, index int) uint8 {
 // state.
 func (l *loop) groupChanged(in *instance) {
 	group := in.settings.Group
-	if group == "" || in.group == in.state {
+	if group == "" || in.groupState == in.state {
 		return
 	}
 	for _, other := range l.instances {
@@ -189,11 +182,11 @@ func (l *loop) groupChanged(in *instance) {
 	}
 	for _, other := range l.instances {
 		if other.settings.Group == group {
-			other.group = in.state
+			other.groupState = in.state
 		}
 	}
-	in.group = in.state
-	l.hooks.groupChanged(in, in.state)
+	in.groupState = in.state
+	l.hooks.groupChanged(in, in.state, l.everywhere)
 }
 
 func (l *loop) disagree(in *instance, a *Action) {
@@ -205,5 +198,4 @@ func (l *loop) forget(in *instance) {
 	in.log.Info("the virtual router is gone from the configuration")
 	l.told.forget(in.settings.Name)
 	l.metrics.forget(in.settings.Name)
-	l.hooks.forget(in.settings.Name)
 }

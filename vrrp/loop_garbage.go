@@ -51,6 +51,10 @@ type garbage struct {
 	since    time.Time // of the oldest of said
 }
 
+func newGarbage() garbage {
+	return garbage{counters: map[string]prometheus.Counter{}, said: map[garbageKey]time.Time{}}
+}
+
 // news tells whether a drop is to be logged.
 func (g *garbage) news(key garbageKey, now time.Time) bool {
 	if len(g.said) > 0 && now.Sub(g.since) > garbageEvery {

@@ -86,24 +86,22 @@ type spot struct {
 func (t *linkTable) find(r *RouterSettings) spot {
 	found, ok := t.byName(r.Interface)
 	if r.Interface == "" {
-		found, ok = t.byAddress(r.Source)
+		found, ok = t.byAddress(r.Home)
 	}
 	s := spot{link: found, source: r.Source}
 	switch {
 	case !ok && r.Interface != "":
 		s.why = "there is no interface " + r.Interface
 	case !ok:
-		s.why = fmt.Sprintf("no interface has %s, this node's address in %s", r.Source, r.Network)
+		s.why = fmt.Sprintf("no interface has %s, this node's address in %s", r.Home, r.Network)
 	case !found.Up:
 		s.why = found.Name + " is down"
 	case !found.Running:
 		s.why = found.Name + " has no carrier"
-	case r.Source.IsValid() && !t.has(found.Index, r.Source):
-		s.why = fmt.Sprintf("%s lacks %s, this node's address in %s", found.Name, r.Source, r.Network)
+	case r.Home.IsValid() && !t.has(found.Index, r.Home):
+		s.why = fmt.Sprintf("%s lacks %s, this node's address in %s", found.Name, r.Home, r.Network)
 	}
-	if ok && !r.Source.Is4() && !r.Source.IsLinkLocalUnicast() {
-		// What we are told is the node's address; adverts come from the
-		// link-local one.
+	if ok && !s.source.IsValid() {
 		if s.source = t.linkLocal(found.Index); !s.source.IsValid() && s.why == "" {
 			s.why = found.Name + " has no link-local address that is ready"
 		}
@@ -137,6 +135,7 @@ func (t *linkTable) byAddress(addr netip.Addr) (found link.Link, ok bool) {
 // settle is the debounce of one router's interface: what it is must have
 // lasted before it counts.
 type settle struct {
+	known bool      // it was told before
 	up    bool      // counts
 	until time.Time // when the opposite begins to count; zero: nothing is under way
 }
@@ -144,15 +143,16 @@ type settle struct {
 // see takes what the interface is. It tells whether what counts has changed.
 func (s *settle) see(up bool, debounce time.Duration, now time.Time) (changed bool) {
 	switch {
-	case up == s.up:
+	case up == s.up && s.known:
 		s.until = time.Time{}
 		return false
+	case !up && !s.known: // what is to last is that it is up
 	case debounce > 0 && s.until.IsZero():
 		s.until = now.Add(debounce)
 		return false
 	case debounce > 0 && now.Before(s.until):
 		return false
 	}
-	s.up, s.until = up, time.Time{}
+	s.known, s.up, s.until = true, up, time.Time{}
 	return true
 }

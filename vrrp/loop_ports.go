@@ -28,7 +28,7 @@ type instance struct {
 
 	state      State
 	history    []Transition
-	group      State // of its sync group, as hooks were told
+	groupState State // of its sync group, as hooks were told
 	sent       uint64
 	sendErrors uint64
 	dropped    [drops]uint64
@@ -45,23 +45,6 @@ var (
 	groupIPv4 = netip.AddrFrom4([4]byte{224, 0, 0, 18})
 	groupIPv6 = netip.MustParseAddr("ff02::12")
 )
-
-func (r *Router) is6() bool { return r.Source.Is6() }
-
-// linkTrack is the name under which the machine tracks the interface of a
-// router. Each has one of its own: a debounce is the router's.
-func linkTrack(router string) string { return "interface of " + router }
-
-// coreOf is what the machine is to know of a router at its spot.
-func coreOf(settings *RouterSettings, at spot) Router {
-	core := settings.Router
-	core.Interface = at.link.Name
-	if at.source.IsValid() {
-		core.Source = at.source
-	}
-	core.Tracks = append(slices.Clone(core.Tracks), Track{Name: linkTrack(core.Name)})
-	return core
-}
 
 // port is the sockets of one interface.
 type port struct {

@@ -42,26 +42,29 @@ func (l *loop) place(in *instance, now time.Time) (moved bool) {
 		l.countLink(in, false, 0, now)
 		l.detach(in)
 	}
+	core := in.core
+	if at.source.IsValid() {
+		core = coreOf(&in.settings, at)
+	}
+	moved = core.Source != in.core.Source
+	in.core = core
 	if in.port == nil && at.link.Index != 0 && at.source.IsValid() {
-		in.core = coreOf(&in.settings, at)
 		if err := l.attach(in, at.link); err != nil {
 			at.why = err.Error()
 			l.checkAgain(now.Add(reopenAfter))
 		}
-		moved = true
 	}
 	if at.why != "" && at.why != in.spot.why {
 		in.log.Warn("the interface is not fit", "reason", at.why)
 	}
+	if in.port != nil && in.port.link.Name != at.link.Name {
+		in.log.Info("the interface has another name", "was", in.port.link.Name, "interface", at.link.Name)
+		l.appliers.rename(at.link)
+	}
 	if in.port != nil {
-		in.port.link, in.port.link.MAC = at.link, in.port.link.MAC
+		in.port.link = at.link
 	}
-	before := in.spot
 	in.spot = at
-	if at.source.IsValid() && (at.source != before.source || at.link.Name != before.link.Name) {
-		in.core = coreOf(&in.settings, at)
-		moved = true
-	}
 	return moved
 }
 
@@ -100,21 +103,32 @@ func (l *loop) renew(before []*instance, now time.Time) {
 		in.packets.forget()
 		cores[i] = in.core
 	}
-	for _, p := range l.listening {
-		p.index(l)
-	}
 	l.setPatience()
 	actions, gone := l.machine.Reconfigure(cores, now)
 	l.gone = l.gone[:0]
 	for _, router := range gone {
-		l.gone = append(l.gone, before[slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == router.Name })])
+		in := before[slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == router.Name })]
+		l.gone = append(l.gone, in.last(router))
 	}
 	l.act(actions)
-	for _, in := range l.gone {
-		l.detach(in)
-		l.forget(in)
+	for _, in := range before {
+		if !slices.Contains(l.instances, in) {
+			l.detach(in)
+			l.forget(in)
+		}
 	}
-	clear(l.gone)
+	for _, p := range l.listening {
+		p.index(l)
+	}
+}
+
+// last is a router as it was, for its last adverts: another VRID or version
+// under the same name is another virtual router to the peers.
+func (in *instance) last(core Router) *instance {
+	was := *in
+	was.index, was.core, was.packets = -1, core, packets{}
+	in.state = Initialize // of the one that begins
+	return &was
 }
 
 // reconfigure makes these the routers. One whose settings are the same is not
@@ -135,7 +149,8 @@ func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 		}
 		in.log.Info("reconfigured")
 		in.settings = settings[i]
-		in.core = coreOf(&in.settings, in.spot)
+		in.core = coreOf(&in.settings, l.table.find(&in.settings))
+		l.dirty = true
 		if in.port == nil {
 			continue
 		}
@@ -144,6 +159,5 @@ func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 		}
 	}
 	l.renew(before, now)
-	l.dirty = true
 	l.resolve(now)
 }

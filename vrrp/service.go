@@ -47,8 +47,10 @@ type Service struct {
 
 	mu       sync.Mutex
 	settings Settings
-	live     *session // of Run; nil while it does not
-	suspend  bool     // the next end is a restart
+	live     *session      // of Run; nil while it does not
+	wanted   chan struct{} // closed when there are routers to run
+
+	suspended atomic.Bool // the last Run left its addresses to a successor
 }
 
 // New makes a service of settings that Validate accepted. It starts nothing.
@@ -62,6 +64,8 @@ func New(config Config, deps Deps) (*Service, error) {
 		board: deps.Board, settings: config.Settings,
 	}
 	s.guard.Store(&GuardReport{})
+	s.wanted = make(chan struct{})
+	s.want()
 	var err error
 	s.metrics, err = newMetrics(deps.Metrics)
 	return s, err
@@ -77,10 +81,22 @@ func (s *Service) Reconfigure(settings Settings) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.settings = settings
+	s.want()
 	if s.live == nil {
 		return nil
 	}
 	return s.live.reconfigure(settings)
+}
+
+// want ends the wait for routers. s.mu is held, or s is new.
+func (s *Service) want() {
+	select {
+	case <-s.wanted:
+	default:
+		if len(s.settings.Routers) > 0 {
+			close(s.wanted)
+		}
+	}
 }
 
 // session gives the running session.
@@ -92,6 +108,10 @@ func (s *Service) session() (*session, error) {
 	}
 	return s.live, nil
 }
+
+// Suspended tells whether the last Run ended as for a restart: the process
+// should end with a status that has it started again.
+func (s *Service) Suspended() bool { return s.suspended.Load() }
 
 // Guard reports on the guard.
 func (s *Service) Guard() GuardReport { return *s.guard.Load() }
