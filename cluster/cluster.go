@@ -87,6 +87,7 @@ type VIP struct {
 	Advertise    time.Duration // 10 ms – 40.95 s; 1 s unless said
 	PreemptDelay time.Duration
 	Track        []string
+	VRRP         Section // for vrrp, which decodes it: the VIP's own keys over those of vip_defaults; zero: none
 }
 
 // Service is what VirtualDomain answers beside Holdfast's own services. Its

@@ -138,6 +138,7 @@ type ExpandedVIP struct {
 	Prefer       string   `yaml:"prefer,omitempty" json:"prefer,omitempty"`
 	Members      []string `yaml:"members" json:"members"`
 	Track        []string `yaml:"track,omitempty" json:"track,omitempty"`
+	VRRP         any      `yaml:"vrrp,omitempty" json:"vrrp,omitempty"` // as the file has it, with that of vip_defaults
 }
 
 // ExpandedService is a service.
@@ -214,11 +215,15 @@ func (f *File) expandNode(n *Node) Named[ExpandedNode] {
 }
 
 func expandVIP(v *VIP) Named[ExpandedVIP] {
-	return Named[ExpandedVIP]{v.Name, ExpandedVIP{
+	e := ExpandedVIP{
 		Network: v.Network, Address: addrString(v.Address), Hostname: v.Hostname, VRID: v.VRID,
 		Version: v.Version, Advertise: v.Advertise.String(), PreemptDelay: v.PreemptDelay.String(),
 		Prefer: v.Prefer, Members: v.Members, Track: v.Track,
-	}}
+	}
+	if !v.VRRP.IsZero() {
+		e.VRRP = v.VRRP.v.ordered()
+	}
+	return Named[ExpandedVIP]{v.Name, e}
 }
 
 func expandService(s *Service) Named[ExpandedService] {

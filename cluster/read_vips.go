@@ -20,6 +20,7 @@ func (l *loader) vipDefaults(v *value) VIP {
 	defaults := VIP{Version: 3, Advertise: time.Second}
 	if m, ok := l.mapping(v); ok {
 		l.readTiming(m, &defaults)
+		defaults.VRRP = l.readVRRP(m.get("vrrp"), Section{})
 		m.done()
 	}
 	return defaults
@@ -54,6 +55,24 @@ func (l *loader) readTiming(m *mapping, vip *VIP) {
 	if d, ok := l.duration(m.get("preempt_delay"), 0, maxPreemptDelay); ok {
 		vip.PreemptDelay = d
 	}
+}
+
+// readVRRP leaves the keys that only vrrp knows to it. A key of the VIP
+// replaces the one of the defaults as a whole.
+func (l *loader) readVRRP(v *value, defaults Section) Section {
+	m, ok := l.mapping(v)
+	if !ok {
+		return defaults
+	}
+	merged := &value{kind: object, pos: m.v.pos, path: m.v.path, entries: slices.Clone(m.v.entries)}
+	if !defaults.IsZero() {
+		for _, e := range defaults.v.entries {
+			if merged.child(e.key) == nil {
+				merged.entries = append(merged.entries, e)
+			}
+		}
+	}
+	return Section{v: merged, f: l.f}
 }
 
 func (l *loader) readVIPs(v *value, defaults VIP) {
@@ -112,11 +131,12 @@ func (s *vipSet) read(m *mapping, defaults VIP) {
 	names := s.readMembers(members, network)
 	s.readPrefer(m.get("prefer"), names)
 	track := s.readTrack(m.get("track"))
+	vrrp := s.readVRRP(m.get("vrrp"), defaults.VRRP)
 	for i := range s.vips {
 		vip := &s.vips[i]
 		vip.Network = network
 		vip.Version, vip.Advertise, vip.PreemptDelay = timing.Version, timing.Advertise, timing.PreemptDelay
-		vip.Members, vip.Track = names, track
+		vip.Members, vip.Track, vip.VRRP = names, track, vrrp
 	}
 }
 

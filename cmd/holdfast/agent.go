@@ -38,6 +38,8 @@ type agentCmd struct {
 	DNSListen  []string `name:"dns-listen" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	HTTPListen []string `name:"http-listen" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 
+	Only string `enum:",net" default:"" help:"Run this unit alone: net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`
+
 	LogLevel  string `default:"info" env:"HOLDFAST_LOG_LEVEL" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat string `default:"text" env:"HOLDFAST_LOG_FORMAT" enum:"text,json" help:"text or json."`
 }
@@ -45,7 +47,8 @@ type agentCmd struct {
 func (*agentCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast agent                                   # /etc/holdfast/cluster.yaml, or a cluster of one node\n" +
-		"  holdfast agent --config lab.yaml --node fbservice1 --data-dir /tmp/a\n\n" +
+		"  holdfast agent --config lab.yaml --node fbservice1 --data-dir /tmp/a\n" +
+		"  holdfast agent --only net                        # virtual addresses alone\n\n" +
 		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file."
 }
 
@@ -64,6 +67,9 @@ func (c *agentCmd) Run(con *console) error {
 	hangup := make(chan os.Signal, 1) // from the start: unheard, it would end us
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	if c.Only == onlyNet {
+		return c.runNet(con, hangup)
+	}
 	base, err := c.lay(con)
 	if err != nil {
 		return err
@@ -104,7 +110,7 @@ func (c *agentCmd) Run(con *console) error {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
 	base.log.Info("ended")
-	return err
+	return errors.Join(err, agent.network.ended())
 }
 
 // lay reads the configuration and opens what the tasks share.
@@ -124,8 +130,12 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		func(h health.Condition) {
 			log.Info("condition ended", "name", h.Name, "lasted", time.Since(h.Since).Round(time.Millisecond))
 		})
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+	if c.Only == "" {
+		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+			return nil, fmt.Errorf("data directory: %w", err)
+		}
+	} else if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
 	}
 	hostname, err := c.hostname()
 	if err != nil {
@@ -163,7 +173,13 @@ func (c *agentCmd) embedded() bool {
 	return true
 }
 
-func (c *agentCmd) lastGood() string { return filepath.Join(c.DataDir, "cluster.last-good.yaml") }
+func (c *agentCmd) lastGood() string {
+	dir := c.DataDir
+	if c.Only != "" {
+		dir = c.RunDir
+	}
+	return filepath.Join(dir, "cluster.last-good.yaml")
+}
 
 func (c *agentCmd) openSource(base *foundation, hostname string) (*cluster.Source, error) {
 	if base.path == "" {

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/run"
 	"holdfast/internal/state"
 	"holdfast/raftstore"
+	"holdfast/vrrp"
 )
 
 // feature is the highest feature level this program offers; see
@@ -32,9 +33,11 @@ var scriptDirs = []string{"/etc/holdfast/checks/", "/usr/lib/nagios/plugins/"}
 // sections are the parts of the cluster file that services own.
 func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
-		"api":  api.ValidateSection,
-		"dns":  dns.ValidateSection,
-		"raft": raftstore.ValidateSection,
+		"api":        api.ValidateSection,
+		"dns":        dns.ValidateSection,
+		"raft":       raftstore.ValidateSection,
+		"vips":       vrrp.ValidateVIPs,
+		vrrp.Section: vrrp.ValidateSection,
 		"services": func(f *cluster.File, _ cluster.Section) error {
 			return discovery.ValidateServices(f)
 		},
@@ -43,8 +46,9 @@ func sections() map[string]cluster.SectionValidator {
 
 // agent is the agent's tasks, wired.
 type agent struct {
-	tasks  []run.Task
-	reload *reloader
+	tasks   []run.Task
+	network *network
+	reload  *reloader
 }
 
 // assemble makes the tasks and wires them. It starts nothing but reads
@@ -84,9 +88,13 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
+	net, err := c.newNetwork(base)
+	if err != nil {
+		return nil, err
+	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, commands: commands,
+		board: base.board, log: base.log, members: members, names: names, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	door, err := newAPI(base, httpConfig, replica, store, leave, reload)
@@ -97,7 +105,10 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if slices.Contains(file.Role(base.self.Role).Run, "dns") {
 		tasks = append(tasks, names)
 	}
-	return &agent{tasks: tasks, reload: reload}, nil
+	// Last, so that it ends first: addresses are handed over while what they
+	// stand for still answers.
+	tasks = append(tasks, net.tasks()...)
+	return &agent{tasks: tasks, network: net, reload: reload}, nil
 }
 
 func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, maxSnapshot int64, announce func(string)) (*raftstore.Store, error) {

@@ -20,12 +20,13 @@ var version = "0.1.0-dev"
 // Exit statuses that scripts can rely on. They stand in the README.
 const (
 	exitOK          = 0
-	exitFailed      = 1 // the operation was tried and failed or was refused
-	exitUsage       = 2 // the command line or the configuration is wrong
-	exitUnreachable = 3 // no agent answered
-	exitNotFound    = 4 // what was asked for does not exist
-	exitNoLeader    = 5 // no quorum: nothing was written
-	exitDegraded    = 6 // status: something is failing
+	exitFailed      = 1  // the operation was tried and failed or was refused
+	exitUsage       = 2  // the command line or the configuration is wrong
+	exitUnreachable = 3  // no agent answered
+	exitNotFound    = 4  // what was asked for does not exist
+	exitNoLeader    = 5  // no quorum: nothing was written
+	exitDegraded    = 6  // status: something is failing
+	exitRestart     = 75 // agent: ended for a restart; whoever supervises it starts it again (EX_TEMPFAIL)
 )
 
 // exitError carries an exit status up to main; its cause is printed.
@@ -47,6 +48,8 @@ type cli struct {
 	Snapshot snapshotCmd `cmd:"" help:"Save, restore and inspect snapshots of the store."`
 	Config   configCmd   `cmd:"" help:"Check, show and reload the cluster file."`
 	PKI      pkiCmd      `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
+	VIP      vipCmd      `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
+	Restart  restartCmd  `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
 	Leave    leaveCmd    `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/state"
+	"holdfast/vrrp"
 )
 
 // conditionRestart: the cluster file has changes that wait for a restart.
@@ -24,7 +26,7 @@ const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
-var applied = map[string]bool{"services": true, "dns": true, "vips": true, "nodes": true, "networks": true, "domain": true}
+var applied = map[string]bool{"services": true, "dns": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
 
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {
@@ -36,6 +38,7 @@ type reloader struct {
 	log     *slog.Logger
 	members *discovery.Agent
 	names   *dns.Server
+	network *network
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
@@ -88,6 +91,10 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 	if err != nil {
 		return api.ReloadReport{}, fmt.Errorf("take over the services of %s: %w", r.path, err)
 	}
+	programs, err := r.network.apply(file, r.node)
+	if err != nil {
+		return api.ReloadReport{}, fmt.Errorf("take over the virtual addresses of %s: %w", r.path, err)
+	}
 	r.names.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
 	r.mu.Lock()
@@ -99,7 +106,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 			report.Applied = append(report.Applied, section)
 		}
 	}
-	report.Restart = r.waiting(file, services)
+	report.Restart = r.waiting(file, services, programs)
 	return report, nil
 }
 
@@ -117,14 +124,17 @@ func (r *reloader) check() error {
 	if file.Node(r.node) == nil {
 		return fmt.Errorf("%w: %s lacks this node, %s: let it leave (holdfast leave) before it is taken out of the file", state.ErrInvalid, r.path, r.node)
 	}
-	_, err = discovery.ServicesFrom(file, r.node)
+	if _, err = discovery.ServicesFrom(file, r.node); err != nil {
+		return err
+	}
+	_, err = vrrp.SettingsFrom(file, r.node)
 	return err
 }
 
 // waiting tells which parts of the file differ from what the tasks were made
 // from and can't be applied, and raises or clears the condition.
-func (r *reloader) waiting(file *cluster.File, services []discovery.ServiceDefinition) []string {
-	var parts []string
+func (r *reloader) waiting(file *cluster.File, services []discovery.ServiceDefinition, programs []string) []string {
+	parts := slices.Clone(programs)
 	for _, section := range cluster.Diff(r.started, file).Sections {
 		if !applied[section] {
 			parts = append(parts, section)

@@ -36,6 +36,8 @@ type spec struct {
 	HTTP    string          `yaml:"http"`
 	HTTPS   string          `yaml:"https"`
 	TCP     cluster.Section `yaml:"tcp"`
+	DNS     cluster.Section `yaml:"dns"`
+	Query   string          `yaml:"query"`
 	Script  cluster.Section `yaml:"script"`
 	Process string          `yaml:"process"`
 	TTL     time.Duration   `yaml:"ttl"`
@@ -60,7 +62,8 @@ var fileKeys = map[string]string{"interval": "every", "check": "", "id": ""}
 //
 // http and https take a path, on the service's own address and port, or a
 // whole URL; tcp takes true, for the service's own address and port, or
-// host:port. The zero Section is no check. Errors are cluster.Errors with
+// host:port; dns takes true or address:port, and query a name and a type, as
+// in "example.com A". The zero Section is no check. Errors are cluster.Errors with
 // positions. The definitions have their defaults.
 func Decode(section cluster.Section, target Target) ([]Definition, error) {
 	var definitions []Definition
@@ -105,13 +108,16 @@ func decodeOne(section cluster.Section, target Target) (Definition, error) {
 		ServiceID: target.Service, Notes: s.Notes,
 		HTTP: s.url(target), Method: s.Method, Body: s.Body,
 		TLS:     TLS{ServerName: s.ServerName, CAFile: s.CAFile, SkipVerify: s.SkipVerify},
-		Process: s.Process, TTL: s.TTL,
+		Process: s.Process, TTL: s.TTL, Query: s.Query,
 		Interval: s.Every, Timeout: s.Timeout, Rise: s.Rise, Fall: s.Fall, Initial: s.Initial,
 	}
 	var wrong cluster.Errors
 	note := func(err error) { wrong = append(wrong, positions(section, err)...) }
 	var err error
 	if d.TCP, err = hostPort(s.TCP, target); err != nil {
+		note(err)
+	}
+	if d.DNS, err = hostPort(s.DNS, target); err != nil {
 		note(err)
 	}
 	if d.Script, err = texts(s.Script); err != nil {

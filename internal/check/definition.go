@@ -1,4 +1,4 @@
-// Package check probes services: TCP, HTTP(S), script, process, TTL. A probe
+// Package check probes services: TCP, HTTP(S), DNS, script, process, TTL. A probe
 // gives a result; a Machine makes a state out of results (rise, fall, TTL);
 // a Runner repeats probes and reports what changed.
 package check
@@ -40,7 +40,7 @@ const (
 	maxBodyLength = 64 << 10
 )
 
-// Definition says how a check is made. Exactly one of TCP, HTTP, Script,
+// Definition says how a check is made. Exactly one of TCP, HTTP, DNS, Script,
 // Process and TTL is set.
 type Definition struct {
 	ID        string // unique on the node; "service:<service ID>" unless said
@@ -54,6 +54,8 @@ type Definition struct {
 	Header  map[string][]string
 	Body    string
 	TLS     TLS
+	DNS     string   // address:port of the server that is asked
+	Query   string   // of DNS: "example.com AAAA"; ". NS" unless said
 	Script  []string // argv; never a shell
 	Process string   // comm name of a process that must be alive
 	TTL     time.Duration
@@ -83,7 +85,7 @@ type Result struct {
 }
 
 // Type is the kind of the check as the catalog names it: "tcp", "http",
-// "script", "process", "ttl"; "" when none or several are set.
+// "dns", "script", "process", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
 	kinds := [...]struct {
 		name string
@@ -91,6 +93,7 @@ func (d Definition) Type() string {
 	}{
 		{"tcp", d.TCP != ""},
 		{"http", d.HTTP != ""},
+		{"dns", d.DNS != ""},
 		{"script", len(d.Script) > 0},
 		{"process", d.Process != ""},
 		{"ttl", d.TTL != 0},
@@ -117,6 +120,9 @@ func (d Definition) WithDefaults() Definition {
 	}
 	if d.HTTP != "" && d.Method == "" {
 		d.Method = "GET"
+	}
+	if d.DNS != "" && d.Query == "" {
+		d.Query = defaultQuery
 	}
 	if d.Interval == 0 && d.TTL == 0 {
 		d.Interval = DefaultInterval
@@ -183,7 +189,7 @@ func (d Definition) validateIdentity(wrong *mistakes) {
 func (d Definition) validateKind(wrong *mistakes) {
 	switch d.Type() {
 	case "":
-		wrong.add("check", "needs exactly one of http, tcp, script, process and ttl")
+		wrong.add("check", "needs exactly one of http, tcp, dns, script, process and ttl")
 		return
 	case "tcp":
 		if err := checkHostPort(d.TCP); err != nil {
@@ -191,6 +197,8 @@ func (d Definition) validateKind(wrong *mistakes) {
 		}
 	case "http":
 		d.validateHTTP(wrong)
+	case "dns":
+		d.validateDNS(wrong)
 	case "script":
 		if !filepath.IsAbs(d.Script[0]) {
 			wrong.add("script", "%q is not an absolute path", d.Script[0])
@@ -205,8 +213,23 @@ func (d Definition) validateKind(wrong *mistakes) {
 			wrong.add("ttl", "nothing is probed, so interval, timeout, rise and fall mean nothing")
 		}
 	}
+	if d.Type() != "dns" && d.Query != "" {
+		wrong.add("query", "belongs to a dns check")
+	}
 	if d.Type() != "http" && (d.Method != "" || len(d.Header) > 0 || d.Body != "" || d.TLS != (TLS{})) {
 		wrong.add("check", "method, header, body and TLS settings belong to an http check")
+	}
+}
+
+func (d Definition) validateDNS(wrong *mistakes) {
+	if err := checkDNSServer(d.DNS); err != nil {
+		wrong.add("dns", "%v", err)
+	}
+	if d.Query == "" {
+		return
+	}
+	if _, _, err := question(d.Query); err != nil {
+		wrong.add("query", "%v", err)
 	}
 }
 

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"holdfast/cluster"
+	"holdfast/internal/admin"
+	"holdfast/internal/kernel/command"
+	"holdfast/internal/run"
+	"holdfast/vrrp"
+)
+
+// onlyNet is the unit that moves addresses and runs nothing else.
+const onlyNet = "net"
+
+// network is the net unit's tasks: the virtual routers and their admin socket.
+type network struct {
+	routers *vrrp.Service
+	socket  *admin.Server
+	// commands allows the programs that the file named at the start.
+	commands *command.Runner
+}
+
+func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.routers} }
+
+// newNetwork makes the virtual routers of this node.
+func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
+	settings, err := c.routers(base.source.Current(), base.self.Name)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	n := &network{}
+	if n.commands, err = command.New(settings.Programs()...); err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	n.routers, err = vrrp.New(vrrp.Config{
+		Node: base.self.Name, RunDir: c.RunDir, Settings: settings,
+		Guard: []string{"vip", "guard", "--run-dir", c.RunDir, "--log-format", c.LogFormat},
+	}, vrrp.Deps{Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board})
+	if err != nil {
+		return nil, err
+	}
+	n.socket, err = admin.New(admin.Config{Unit: onlyNet, Path: filepath.Join(c.RunDir, "net.sock")},
+		admin.Deps{Handler: n.handler(base), Log: base.log, Metrics: base.registry})
+	return n, err
+}
+
+// routers are what the file says about this node's virtual routers. A node
+// that is a cluster of its own has none.
+func (c *agentCmd) routers(file *cluster.File, node string) (vrrp.Settings, error) {
+	if file.Node(node) == nil {
+		return vrrp.Settings{}, nil
+	}
+	return vrrp.SettingsFrom(file, node)
+}
+
+// handler is the net unit's HTTP tree.
+func (n *network) handler(base *foundation) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(base.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// apply takes over a cluster file. It tells which programs wait for a restart,
+// since what may run is fixed while the agent runs.
+func (n *network) apply(file *cluster.File, node string) (waiting []string, err error) {
+	settings, err := vrrp.SettingsFrom(file, node)
+	if err != nil {
+		return nil, err
+	}
+	for _, program := range settings.Programs() {
+		if errors.Is(n.commands.Allowed(program), command.ErrNotAllowed) {
+			waiting = append(waiting, "program "+program)
+		}
+	}
+	return waiting, n.routers.Reconfigure(settings)
+}
+
+// runNet runs the net unit alone: no store, no gossip, no API, no certificates
+// and no data directory.
+func (c *agentCmd) runNet(con *console, hangup <-chan os.Signal) error {
+	base, err := c.lay(con)
+	if err != nil {
+		return err
+	}
+	if pid, err := vrrp.Running(c.RunDir); err == nil && pid != 0 {
+		return &exitError{exitUsage, fmt.Errorf("%w in %s: process %d; stop it first, or give this one another --run-dir", vrrp.ErrRunning, c.RunDir, pid)}
+	}
+	n, err := c.newNetwork(base)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(con.ctx, func() {
+		base.log.Info("stopping")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	})()
+	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "only", onlyNet)
+	tasks := append(n.tasks(), run.Func("reload", func(ctx context.Context, ready func()) error {
+		ready()
+		return n.follow(ctx, base, hangup)
+	}))
+	group := run.Group{Log: base.log, Board: base.board}
+	err = group.Run(con.ctx, func() {
+		base.log.Info("ready")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	}, tasks...)
+	base.log.Info("ended")
+	return errors.Join(err, n.ended())
+}
+
+// ended is the exit status that has a successor started.
+func (n *network) ended() error {
+	if !n.routers.Suspended() {
+		return nil
+	}
+	return &exitError{exitRestart, errors.New("ended for a restart: the virtual addresses wait for a successor")}
+}
+
+// follow reloads the cluster file at every signal.
+func (n *network) follow(ctx context.Context, base *foundation, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-signals:
+		}
+		change, err := base.source.Reload()
+		var waiting []string
+		if err == nil {
+			waiting, err = n.apply(base.source.Current(), base.self.Name)
+		}
+		if err != nil {
+			base.log.Error("the cluster file was not reloaded", "path", base.path, "error", err)
+			continue
+		}
+		base.log.Info("cluster file reloaded", "path", base.path, "changed", change.Details, "restart", waiting)
+	}
+}

@@ -1,0 +1,217 @@
+package vrrp_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/lab"
+	"holdfast/lab/site"
+)
+
+// binary is the program under test, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	if lab.Init() {
+		return
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	if lab.Probe() != nil || os.Getenv("LAB") == "off" {
+		return m.Run() // tests that need hosts say why they are skipped
+	}
+	dir, err := os.MkdirTemp("", "holdfast-vrrp-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		binary, err = site.Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// bed is hosts on one wire that run the net unit of one cluster file.
+type bed struct {
+	*testing.T
+	lab   *lab.Lab
+	nodes []*node
+}
+
+type node struct {
+	bed  *bed
+	host *lab.Host
+	proc *lab.Proc
+}
+
+// What a bed's file has beside its VIPs.
+const bedFile = `schema: 1
+cluster: test
+domain: example.org
+networks:
+  lan: {prefix: 10.9.0.0/24}
+roles:
+  service: {voters: 1, run: [dns]}
+nodes:
+  n[1-3]: {role: service, addresses: {lan: "10.9.0.[1-3]"}}
+`
+
+// oneVIP is a VIP that n1 prefers, at an interval that tests have time for.
+const oneVIP = `vips:
+  web: {network: lan, address: 10.9.0.100, vrid: 51, members: "n[1-3]", prefer: n1, advertise: 100ms}
+`
+
+var vip = netip.MustParseAddr("10.9.0.100")
+
+// newBed makes hosts n1, n2 ... Nothing is started.
+func newBed(t *testing.T, hosts int, vips string) *bed {
+	t.Helper()
+	t.Parallel()
+	b := &bed{T: t, lab: lab.NewTest(t, lab.Options{Networks: []string{"lan"}, Expose: []string{binary}})}
+	for i := range hosts {
+		host, err := b.lab.AddHost(fmt.Sprintf("n%d", i+1), lab.On("lan", fmt.Sprintf("10.9.0.%d/24", i+1)))
+		b.must(err)
+		n := &node{bed: b, host: host}
+		n.configure(vips)
+		b.nodes = append(b.nodes, n)
+	}
+	return b
+}
+
+func (b *bed) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// within polls until try succeeds, and fails the test when it does not in time.
+func (b *bed) within(bound time.Duration, what string, try func() error) time.Duration {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), bound)
+	defer cancel()
+	start := time.Now()
+	if err := site.Poll(ctx, func(context.Context) error { return try() }); err != nil {
+		b.Fatalf("not within %v: %s: %v", bound, what, err)
+	}
+	return time.Since(start)
+}
+
+// start starts nodes, the first first, and waits until each is ready.
+func (b *bed) start(nodes ...*node) {
+	b.Helper()
+	for _, n := range nodes {
+		n.start()
+	}
+}
+
+func (n *node) configure(vips string) {
+	n.bed.Helper()
+	n.bed.must(n.host.Write("/etc/holdfast/cluster.yaml", []byte(bedFile+vips)))
+}
+
+func (n *node) start() {
+	n.bed.Helper()
+	was := n.count(`msg=ready`)
+	proc, err := n.host.Start(lab.Cmd{Args: []string{binary, "agent", "--only", "net", "--log-level", "debug"}, Name: "agent"})
+	n.bed.must(err)
+	n.proc = proc
+	n.bed.within(10*time.Second, n.host.String()+" is ready", func() error {
+		if n.count(`msg=ready`) == was {
+			return fmt.Errorf("it is not: %s", n.log())
+		}
+		return nil
+	})
+}
+
+// log is what the agent and its guard printed, over all starts.
+func (n *node) log() string {
+	if n.proc == nil {
+		return ""
+	}
+	text, err := os.ReadFile(n.proc.StderrPath())
+	n.bed.must(err)
+	return string(text)
+}
+
+func (n *node) count(words string) int { return strings.Count(n.log(), words) }
+
+// awaitLog waits until words were printed once more than before.
+func (n *node) awaitLog(bound time.Duration, words string, before int) {
+	n.bed.Helper()
+	n.bed.within(bound, fmt.Sprintf("%s says %q", n.host, words), func() error {
+		if n.count(words) <= before {
+			return fmt.Errorf("said %d times", before)
+		}
+		return nil
+	})
+}
+
+func (n *node) run(args ...string) string {
+	n.bed.Helper()
+	out, err := n.host.Run(n.bed.Context(), args...)
+	n.bed.must(err)
+	return out
+}
+
+// holds tells whether the kernel has an address.
+func (n *node) holds(addr netip.Addr) bool {
+	n.bed.Helper()
+	return strings.Contains(n.run("ip", "-o", "address", "show"), " "+addr.String()+"/")
+}
+
+// awaitHolder waits until one of the nodes, and no other, has an address.
+func (b *bed) awaitHolder(bound time.Duration, addr netip.Addr, want *node) time.Duration {
+	b.Helper()
+	return b.within(bound, fmt.Sprintf("%s alone holds %s", want.host, addr), func() error {
+		var holders []string
+		for _, n := range b.nodes {
+			if n.host.IsOn() && n.holds(addr) {
+				holders = append(holders, n.host.String())
+			}
+		}
+		if len(holders) != 1 || holders[0] != want.host.String() {
+			return fmt.Errorf("held by %v", holders)
+		}
+		return nil
+	})
+}
+
+func (n *node) signal(sig syscall.Signal) {
+	n.bed.Helper()
+	n.bed.must(n.proc.Signal(sig))
+}
+
+// metric gives a value of the net unit's metrics; 0 when it is not there.
+func (n *node) metric(series string) string {
+	n.bed.Helper()
+	for line := range strings.Lines(n.run("curl", "-s", "--unix-socket", "/run/holdfast/net.sock", "http://localhost/metrics")) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), series+" "); ok {
+			return value
+		}
+	}
+	return "0"
+}
+
+func TestPreferredNodeHoldsAndTheNextTakesOverAndGivesBack(t *testing.T) {
+	b := newBed(t, 2, oneVIP)
+	first, second := b.nodes[0], b.nodes[1]
+	b.start(second)
+	b.awaitHolder(3*time.Second, vip, second)
+	b.start(first)
+	b.awaitHolder(3*time.Second, vip, first) // it preempts
+	b.must(first.host.PowerOff())
+	b.awaitHolder(2*time.Second, vip, second)
+	b.must(first.host.PowerOn())
+	b.start(first)
+	b.awaitHolder(3*time.Second, vip, first)
+}
