@@ -129,7 +129,8 @@ func (b *bencher) costs(ctx context.Context, kind routers.Kind) (active, backup 
 			}
 		}
 		for i := range s.Members {
-			after[i].CPU = (after[i].CPU - before[i].CPU) * costTime / time.Since(began)
+			used := after[i].CPU - before[i].CPU
+			after[i].CPU = time.Duration(float64(used) * costTime.Seconds() / time.Since(began).Seconds())
 		}
 		active, backup = after[0], after[1]
 		return nil

@@ -11,6 +11,9 @@ import (
 // clusterFile is where a member that runs Holdfast has its configuration.
 const clusterFile = "/etc/holdfast/cluster.yaml"
 
+// secretFile has the password of version 2.
+const secretFile = "/etc/holdfast/vrrp-password"
+
 // runDir has the agent's sockets and its journal.
 const runDir = "/run/holdfast"
 
@@ -65,7 +68,7 @@ func (m *Member) clusterFile() []byte {
 		fmt.Fprintf(&b, "  %s:\n    network: adm\n    address: \"%s\"\n    vrid: %d\n    members: \"@service\"\n", vipName(i), o.VIP(i), VRID(i))
 		fmt.Fprintf(&b, "    version: %d\n    advertise: %s\n", o.Version, o.Interval)
 		fmt.Fprintf(&b, "    vrrp:\n")
-		fmt.Fprintf(&b, "      priorities: {")
+		fmt.Fprintf(&b, "      priority: {")
 		for k, p := range o.Priorities {
 			if k > 0 {
 				b.WriteString(", ")
@@ -80,7 +83,7 @@ func (m *Member) clusterFile() []byte {
 			b.WriteString("      preempt: false\n")
 		}
 		if o.Password != "" {
-			fmt.Fprintf(&b, "      password: %q\n", o.Password)
+			fmt.Fprintf(&b, "      auth: {file: %s}\n", secretFile)
 		}
 	}
 	return b.Bytes()

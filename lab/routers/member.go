@@ -50,6 +50,11 @@ func (m *Member) Start() error {
 	if err := m.Host.Write(clusterFile, m.clusterFile()); err != nil {
 		return err
 	}
+	if m.Options.Password != "" {
+		if err := m.Host.Write(secretFile, []byte(m.Options.Password+"\n")); err != nil {
+			return err
+		}
+	}
 	p, err := m.Host.Start(lab.Cmd{Args: m.agent(), Name: "agent"})
 	if err == nil {
 		m.proc = p
