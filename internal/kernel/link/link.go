@@ -43,6 +43,7 @@ type Link struct {
 	Broadcast net.HardwareAddr // as long; on InfiniBand it differs with partition and scope (RFC 4391 §4)
 	MTU       int              // bytes
 	Master    int              // index of the bridge or bond that it belongs to; 0: none
+	Snooping  bool             // a bridge that sends multicast only to ports that asked for it (mcast_snooping)
 	Up        bool             // IFF_UP: an admin wants it
 	Running   bool             // and it has its carrier (operstate up or unknown)
 }
@@ -50,7 +51,8 @@ type Link struct {
 func (l Link) equal(other Link) bool {
 	return l.Index == other.Index && l.Name == other.Name && l.Kind == other.Kind &&
 		string(l.MAC) == string(other.MAC) && string(l.Broadcast) == string(other.Broadcast) &&
-		l.MTU == other.MTU && l.Master == other.Master && l.Up == other.Up && l.Running == other.Running
+		l.MTU == other.MTU && l.Master == other.Master && l.Snooping == other.Snooping &&
+		l.Up == other.Up && l.Running == other.Running
 }
 
 // Protocol marks the addresses that Holdfast adds (IFA_PROTO, Linux 5.18, of

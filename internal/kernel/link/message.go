@@ -90,9 +90,29 @@ func parseLink(b []byte) (l Link, ok bool) {
 			l.MTU = int(number(value))
 		case unix.IFLA_MASTER:
 			l.Master = int(number(value))
+		case unix.IFLA_LINKINFO:
+			l.Snooping = snooping(value)
 		}
 	}
 	return l, l.Index > 0
+}
+
+// snooping looks into what only a bridge has.
+func snooping(info []byte) bool {
+	bridge := false
+	for kind, value := range attributes(info) {
+		switch {
+		case kind == unix.IFLA_INFO_KIND:
+			bridge = unix.ByteSliceToString(value) == "bridge"
+		case kind == unix.IFLA_INFO_DATA && bridge:
+			for kind, value := range attributes(value) {
+				if kind == nl.IFLA_BR_MCAST_SNOOPING {
+					return len(value) == 1 && value[0] != 0
+				}
+			}
+		}
+	}
+	return false
 }
 
 // parseAddr reads a struct ifaddrmsg and its attributes.

@@ -12,6 +12,8 @@ const ipv4Header = 20 // bytes, without options
 
 // openIPv4 opens a socket of protocol 112. IP_HDRINCL lets the sender write the
 // IP header: then the kernel takes any source, one also that is not here.
+// (IP_PKTINFO does it with IP_TRANSPARENT, at the same cost; with IP_FREEBIND
+// it does not.)
 func openIPv4(i Interface) (int, error) {
 	fd, err := openSocket(unix.AF_INET, unix.SOCK_RAW, protocol, i.Index,
 		option{unix.IPPROTO_IP, unix.IP_HDRINCL, 1, "IP_HDRINCL"},

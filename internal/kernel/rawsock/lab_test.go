@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 }
 
 // wire is two hosts on a wire; the second is the peer.
-func wire(t *testing.T) (node, peer *lab.Host) {
+func wire(t testing.TB) (node, peer *lab.Host) {
 	t.Helper()
 	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}})
 	node, err := l.AddHost("node", lab.On("adm", "10.1.0.1/24", "fd00::1/64"))
@@ -32,7 +32,7 @@ func wire(t *testing.T) (node, peer *lab.Host) {
 	return node, peer
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func must(t *testing.T, err error) {
 }
 
 // cable is the host's interface on the wire.
-func cable(t *testing.T, h *lab.Host) Interface {
+func cable(t testing.TB, h *lab.Host) Interface {
 	t.Helper()
 	var i Interface
 	must(t, h.Do(func() error {
@@ -53,7 +53,7 @@ func cable(t *testing.T, h *lab.Host) Interface {
 	return i
 }
 
-func socket(t *testing.T, h *lab.Host, ipv6 bool) *Socket {
+func socket(t testing.TB, h *lab.Host, ipv6 bool) *Socket {
 	t.Helper()
 	var s *Socket
 	i := cable(t, h)
@@ -62,7 +62,7 @@ func socket(t *testing.T, h *lab.Host, ipv6 bool) *Socket {
 	return s
 }
 
-func neighbors(t *testing.T, h *lab.Host) *Neighbors {
+func neighbors(t testing.TB, h *lab.Host) *Neighbors {
 	t.Helper()
 	var n *Neighbors
 	i := cable(t, h)
@@ -72,7 +72,7 @@ func neighbors(t *testing.T, h *lab.Host) *Neighbors {
 }
 
 // poller waits for some sockets.
-func poller(t *testing.T, sockets ...Pollable) *Poller {
+func poller(t testing.TB, sockets ...Pollable) *Poller {
 	t.Helper()
 	p, err := NewPoller()
 	must(t, err)

@@ -90,13 +90,13 @@ func (p *Poller) Remove(s Pollable) error {
 // It does not allocate.
 func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) {
 	p.ready = p.ready[:0]
-	timeout, err := p.arm(deadline)
-	if err != nil {
-		return nil, fmt.Errorf("rawsock: set the timer: %w", err)
-	}
-	n, err := unix.EpollWait(p.epoll, p.events, timeout)
-	if err == unix.EINTR {
-		return nil, nil
+	n, err := 0, error(unix.EINTR)
+	for err == unix.EINTR { // a signal of the runtime's is no reason to return
+		timeout, failed := p.arm(deadline)
+		if failed != nil {
+			return nil, fmt.Errorf("rawsock: set the timer: %w", failed)
+		}
+		n, err = unix.EpollWait(p.epoll, p.events, timeout)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("rawsock: wait: %w", err)
