@@ -27,7 +27,8 @@ const (
 	maxHookTimeout  = time.Hour
 	maxRealtime     = 99  // sched(7)
 	maxMembers      = 254 // each with a priority of its own
-	maxInterface    = 15  // characters, linux/if.h IFNAMSIZ less the zero
+	maxTTL          = 255
+	maxInterface    = 15 // characters, linux/if.h IFNAMSIZ less the zero
 	// maxAddresses are what an advert counts (RFC 9568 §5.2.5); of IPv6, what
 	// an Ethernet frame holds.
 	maxAddresses  = 255
@@ -46,6 +47,7 @@ type vipSection struct {
 	Preempt      bool              `yaml:"preempt"`
 	StartupDelay time.Duration     `yaml:"startup_delay"`
 	Unicast      bool              `yaml:"unicast"`
+	MinTTL       int               `yaml:"min_ttl"`
 	Auth         cluster.SecretRef `yaml:"auth"`
 	Checksum     string            `yaml:"checksum"`
 	PrefixLength int               `yaml:"prefix_length"`
@@ -153,7 +155,7 @@ func (b *builder) add(i int) error {
 			Interface:  cmp.Or(v.section.Interface, b.file.Network(v.Network).Interface),
 			Advertised: v.advertised(), Held: v.held(),
 		},
-		Home: b.node.Addresses[v.Network], Network: v.Network,
+		Home: b.node.Addresses[v.Network], Network: v.Network, MinTTL: uint8(v.section.MinTTL),
 		Order:    b.orders[i].nodes,
 		Announce: Announcements(v.section.Announce),
 		Debounce: v.section.Debounce, Hooks: v.hooks,

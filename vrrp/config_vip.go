@@ -111,6 +111,7 @@ func (v *vip) own(key string) bool {
 func (d *vipDecoder) decode(v *vip) {
 	v.section = vipSection{
 		Preempt:  true,
+		MinTTL:   maxTTL,
 		Announce: announceSection{Repeat: 5, Every: time.Second},
 		Notify:   notifySection{},
 	}
@@ -137,6 +138,7 @@ func (d *vipDecoder) decode(v *vip) {
 		d.errorf(v, "interface", "%q is no interface's name: at most %d characters, no blank and no slash", name, maxInterface)
 	}
 	d.members(v)
+	d.ttl(v)
 	d.version(v)
 	d.addresses(v)
 	d.priorities(v)
@@ -159,6 +161,19 @@ func validInterface(name string) bool {
 func (d *vipDecoder) members(v *vip) {
 	if len(v.Members) > maxMembers {
 		d.entryErrorf(v, "members", "%d members; at most %d have a priority of their own", len(v.Members), maxMembers)
+	}
+}
+
+// ttl checks what only unicast may lower: peers in other networks, and
+// keepalived, which sends unicast over IPv6 with the kernel's own hop limit.
+func (d *vipDecoder) ttl(v *vip) {
+	switch n := v.section.MinTTL; {
+	case n < 1 || n > maxTTL:
+		d.errorf(v, "min_ttl", "%d; the range is 1 to %d", n, maxTTL)
+	case n != maxTTL && !v.section.Unicast && v.own("min_ttl"):
+		d.errorf(v, "min_ttl", "%d without unicast: multicast never crosses a router, so RFC 9568 §5.1.1.3 wants %d; leave it out", n, maxTTL)
+	case !v.section.Unicast:
+		v.section.MinTTL = maxTTL
 	}
 }
 

@@ -226,10 +226,6 @@ func (l *loop) receiveFrom(ready rawsock.Pollable) {
 
 // packet takes a packet of protocol 112.
 func (l *loop) packet(p *port, got rawsock.Packet, byVRID *[256]*instance) {
-	if got.TTL != 255 { // RFC 9568 §5.1.1.3: it crossed a router, and so may be anybody's
-		l.drop(p, dropTTL, got.Src, 0)
-		return
-	}
 	if err := l.advert.Parse(got.Payload, got.Src, got.Dst); err != nil {
 		l.drop(p, dropOf(err), got.Src, 0)
 		return
@@ -237,6 +233,10 @@ func (l *loop) packet(p *port, got rawsock.Packet, byVRID *[256]*instance) {
 	in := byVRID[l.advert.VRID]
 	if in == nil {
 		l.drop(p, dropVRID, got.Src, l.advert.VRID)
+		return
+	}
+	if got.TTL < in.settings.MinTTL { // RFC 9568 §5.1.1.3: it crossed a router, and so may be anybody's
+		l.drop(p, dropTTL, got.Src, l.advert.VRID)
 		return
 	}
 	now := time.Now()

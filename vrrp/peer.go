@@ -12,6 +12,8 @@ import (
 const (
 	// insistence is how many adverts in a row must say the same before a
 	// disagreement counts, or is over: a reload on two nodes is no accident.
+	// One is enough where it makes us discard them: a keepalived that discards
+	// ours in turn sends a single one, and is Active in silence.
 	insistence = 3
 	// maxPeers bounds what strangers on a multicast network can make us keep.
 	maxPeers = 16
@@ -75,7 +77,8 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 	addresses := append(p.advert.Addresses[:0], a.Addresses...)
 	p.advert, p.at = *a, at
 	p.advert.Addresses = addresses
-	if p.judge(r.disagreements(&p.advert)) {
+	differs, compared := r.disagreements(&p.advert)
+	if p.judge(differs, compared, r.grave()) {
 		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Fields: p.disagrees(r)})
 	}
 	return p
@@ -89,9 +92,17 @@ func (m *Machine) forget(r *router, p *peer) {
 	r.peers = slices.DeleteFunc(r.peers, func(q *peer) bool { return q == p })
 }
 
+// grave are the fields whose difference makes us discard adverts: see conflicts.
+func (r *router) grave() fieldSet {
+	if r.Version == 2 {
+		return 1<<fieldVersion | 1<<fieldAuthentication | 1<<fieldPassword | 1<<fieldInterval
+	}
+	return 1 << fieldVersion
+}
+
 // judge takes what one advert says of the fields that it lets us compare, and
 // tells whether named changed.
-func (p *peer) judge(differs, compared fieldSet) bool {
+func (p *peer) judge(differs, compared, grave fieldSet) bool {
 	before := p.named
 	for f := range fields {
 		switch {
@@ -101,7 +112,8 @@ func (p *peer) judge(differs, compared fieldSet) bool {
 			p.against[f] = 0
 			continue
 		}
-		if p.against[f]++; p.against[f] >= insistence {
+		p.against[f]++
+		if p.against[f] >= insistence || differs.has(f) && grave.has(f) {
 			p.named ^= 1 << f
 			p.against[f] = 0
 		}

@@ -33,6 +33,7 @@ type RouterSettings struct {
 	Home     netip.Addr            // this node's own address in the network
 	Network  string                // of the cluster file
 	Nodes    map[netip.Addr]string // peers' primary addresses to node names, for what is told to people
+	MinTTL   uint8                 // of adverts that are taken: 255 (RFC 9568 §5.1.1.3) unless said, for unicast
 	Order    []string              // all members, who is to hold it first (placement)
 	Announce Announcements
 	Debounce time.Duration // how long the interface must be as it is before it counts (bonds)

@@ -30,6 +30,9 @@ func (m *Member) keepalivedConfig() keepalived.Config {
 			Password: o.Password, NoPreempt: o.NoPreempt,
 			Addresses: []netip.Prefix{netip.PrefixFrom(vip, vip.BitLen())},
 		}
+		for _, addr := range o.more() {
+			instance.Addresses = append(instance.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
+		}
 		if o.Unicast {
 			instance.Source = o.Addr(m.index)
 			for k := range o.Members {
@@ -76,8 +79,17 @@ func (m *Member) clusterFile() []byte {
 			fmt.Fprintf(&b, "router%d: %d", k+1, p)
 		}
 		b.WriteString("}\n")
+		if more := o.more(); len(more) > 0 {
+			b.WriteString("      addresses:\n")
+			for _, addr := range more {
+				fmt.Fprintf(&b, "        - \"%s\"\n", addr)
+			}
+		}
 		if o.Unicast {
 			b.WriteString("      unicast: true\n")
+			if o.IPv6 {
+				b.WriteString("      min_ttl: 64\n") // what keepalived sends
+			}
 		}
 		if o.NoPreempt {
 			b.WriteString("      preempt: false\n")
@@ -87,4 +99,17 @@ func (m *Member) clusterFile() []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// more are the addresses that a router has beside its VIP.
+func (o Options) more() []netip.Addr {
+	var list []netip.Addr
+	for i := range o.More {
+		if o.IPv6 {
+			list = append(list, netip.MustParseAddr(fmt.Sprintf("fd00::2:%x", i+1)))
+			continue
+		}
+		list = append(list, netip.AddrFrom4([4]byte{10, 1, 2, byte(i + 1)}))
+	}
+	return list
 }

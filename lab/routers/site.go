@@ -45,6 +45,7 @@ type Options struct {
 	Password   string // version 2
 	Unicast    bool
 	NoPreempt  bool
+	More       int // further addresses of each router, advertised: from 10.1.2.1 and fd00::2:1 up
 
 	Binary string // the holdfast program; for members that run it
 	// Ping is how often the client pings the first address; 0: no pings.

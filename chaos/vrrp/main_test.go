@@ -1,0 +1,179 @@
+// Package vrrp_test puts Holdfast's virtual routers beside Debian's keepalived
+// and takes things away from both. Who is Active is read off the wire.
+package vrrp_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/lab"
+	"holdfast/lab/keepalived"
+	"holdfast/lab/routers"
+	"holdfast/lab/site"
+	"holdfast/lab/wire"
+)
+
+// binary is the program under test, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	if lab.Init() {
+		return
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "holdfast-vrrp-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		binary, err = site.Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// measuring is how far the kernel's time stamps of two hosts' frames may be
+// off on a machine that does other things too.
+const measuring = 10 * time.Millisecond
+
+// bench is a site under test.
+type bench struct {
+	*routers.Site
+	t *testing.T
+}
+
+func newBench(t *testing.T, o routers.Options) *bench {
+	t.Helper()
+	keepalived.Require(t)
+	o.Binary = binary
+	o.Lab = func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil }
+	s, err := routers.New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			var logs strings.Builder
+			_ = s.Lab.DumpLogs(&logs, 60)
+			t.Log(logs.String())
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &bench{s, t}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// context bounds a wait for something that takes some intervals.
+func (b *bench) context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(b.t.Context(), 20*time.Second+10*b.Options.Interval)
+}
+
+// start starts all members and waits until the first alone is Active.
+func (b *bench) start() {
+	b.t.Helper()
+	since := time.Now()
+	for _, m := range b.Members {
+		b.must(m.Start())
+	}
+	b.awaitSole(0, since)
+}
+
+func (b *bench) awaitSole(member int, since time.Time) wire.Event {
+	b.t.Helper()
+	ctx, cancel := b.context()
+	defer cancel()
+	e, err := b.AwaitSole(ctx, b.Members[member], 0, since)
+	b.must(err)
+	return e
+}
+
+// awaitLog waits until a member's log has a line with all of the words, after
+// the first skip bytes.
+func (b *bench) awaitLog(m *routers.Member, skip int, words ...string) string {
+	b.t.Helper()
+	ctx, cancel := b.context()
+	defer cancel()
+	var found string
+	b.must(site.Poll(ctx, func(context.Context) error {
+		if found = lineWith(m.Log()[skip:], words...); found == "" {
+			return fmt.Errorf("the log of %s has no line with %q", m, words)
+		}
+		return nil
+	}))
+	return found
+}
+
+func lineWith(text string, words ...string) string {
+	for line := range strings.Lines(text) {
+		all := true
+		for _, word := range words {
+			all = all && strings.Contains(line, word)
+		}
+		if all {
+			return line
+		}
+	}
+	return ""
+}
+
+// actives are the spans of adverts so far.
+func (b *bench) actives() []wire.Span { return wire.Actives(b.Watch.Events(), b.Router(0)) }
+
+// neverTwo fails the test when two were Active for longer than one advert,
+// apart from partitions.
+func (b *bench) neverTwo(excused ...wire.Window) {
+	b.t.Helper()
+	spans := b.actives()
+	for _, o := range wire.Overlaps(spans, b.Options.Interval+measuring, excused...) {
+		b.t.Errorf("two Actives %v", o)
+	}
+	if b.t.Failed() {
+		for _, s := range spans {
+			b.t.Log(s)
+		}
+	}
+}
+
+// holds waits until a member's kernel has the first router's address, or has
+// it no longer.
+func (b *bench) holds(m *routers.Member, want bool) time.Duration {
+	b.t.Helper()
+	ctx, cancel := b.context()
+	defer cancel()
+	began := time.Now()
+	b.must(site.Poll(ctx, func(context.Context) error {
+		has, err := m.Holds(0)
+		if err == nil && has != want {
+			err = errors.New(map[bool]string{true: "the address is not there", false: "the address is still there"}[want])
+		}
+		return err
+	}))
+	return time.Since(began)
+}
+
+// metrics reads the metrics of a member that runs Holdfast.
+func (b *bench) metrics(m *routers.Member) string {
+	b.t.Helper()
+	ctx, cancel := b.context()
+	defer cancel()
+	text, err := m.Host.Run(ctx, "curl", "--silent", "--fail", "--unix-socket", "/run/holdfast/net.sock", "http://localhost/metrics")
+	b.must(err)
+	return text
+}
