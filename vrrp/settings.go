@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"holdfast/internal/check"
@@ -11,17 +12,25 @@ import (
 // config.go makes and service.go runs. Two Settings can be compared with
 // reflect.DeepEqual; a reload touches only what differs.
 type Settings struct {
-	Routers  []RouterSettings   // those that this node is a member of
-	Checks   []check.Definition // what tracks of kind "check" refer to, by ID; probed by vrrp itself
+	Routers  []RouterSettings   // those that this node is a member of, in the order of the file
+	Checks   []check.Definition // probed by vrrp itself; ID is the Track.Name that it decides; each with its defaults
 	Watches  []Watch            // the other tracks
-	Hooks    Hooks              // of every router
-	Realtime int                // SCHED_FIFO priority of the advert thread; 0: none
+	Hooks    Hooks              // of every router, beside its own
+	Realtime int                // SCHED_FIFO priority of the advert thread, 1–99; 0: none
+	Warnings []string           // what is worth a line in the log, such as a password that is cut
 }
 
 // RouterSettings is one virtual router with what the core need not know.
+//
+// Source is the node's address in the VIP's network, except for IPv6 by
+// multicast, where RFC 9568 §5.1.2.2 wants the link-local address of the
+// interface: the file does not know it, so Source is the zero Addr, and the
+// service fills it in once it knows the interface. Peers stays empty then, and
+// Nodes too: a peer's link-local address is not in the file.
 type RouterSettings struct {
-	Router // Interface "": the one that has Source, found again when links change
+	Router // Interface "": the one that has Home, found again when links change
 
+	Home     netip.Addr            // this node's own address in the network
 	Network  string                // of the cluster file
 	Nodes    map[netip.Addr]string // peers' primary addresses to node names, for what is told to people
 	Order    []string              // all members, who is to hold it first (placement)
@@ -62,4 +71,31 @@ type Hooks struct {
 	Dirs    map[string]string // "master", "backup", "fault", "stop" to a run-parts directory (notify_master.d)
 	User    string            // who they run as; "" : holdfast's own
 	Timeout time.Duration     // of each program; 30 s
+}
+
+// Programs are the programs and the directories (which end with a slash) that
+// the settings want run: what a command.Runner has to allow. Sorted.
+func (s *Settings) Programs() []string {
+	var list []string
+	for i := range s.Checks {
+		if len(s.Checks[i].Script) > 0 {
+			list = append(list, s.Checks[i].Script[0])
+		}
+	}
+	list = s.Hooks.programs(list)
+	for i := range s.Routers {
+		list = s.Routers[i].Hooks.programs(list)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func (h *Hooks) programs(list []string) []string {
+	if len(h.Notify) > 0 {
+		list = append(list, h.Notify[0])
+	}
+	for _, dir := range h.Dirs {
+		list = append(list, dir+"/")
+	}
+	return list
 }

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/run"
 	"holdfast/internal/state"
 	"holdfast/raftstore"
+	"holdfast/vrrp"
 )
 
 // feature is the highest feature level this program offers; see
@@ -38,6 +39,8 @@ func sections() map[string]cluster.SectionValidator {
 		"services": func(f *cluster.File, _ cluster.Section) error {
 			return discovery.ValidateServices(f)
 		},
+		"vips":       vrrp.ValidateVIPs,
+		vrrp.Section: vrrp.ValidateSection,
 	}
 }
 
