@@ -17,6 +17,9 @@ const (
 	Fault
 )
 
+// String names a state as RFC 9568 does.
+func (s State) String() string { return [...]string{"Initialize", "Backup", "Active", "Fault"}[s] }
+
 // Router is how this node takes part in one virtual router.
 type Router struct {
 	Name         string // of the VIP; unique
@@ -44,7 +47,8 @@ type Router struct {
 type Track struct {
 	Name    string // as in Event.Name: "interface eth0", "check dns", "script web" ...
 	Weight  int    // 0: down means Fault; > 0: added while up; < 0: added while down
-	Reverse bool   // up and down change places
+	Number  bool   // Event.Value counts instead: Weight times it is added, −254 and less means Fault; with Weight 0 all but zero does
+	Reverse bool   // up and down change places; a number changes its sign
 }
 
 // EventKind tells what happened.
@@ -57,7 +61,7 @@ const (
 	Suspend                   // end without withdrawing: a successor adopts. The last advert announces Grace as interval (version 3), so that peers wait for it
 	Tick                      // a deadline has passed; everything queued was received before
 	Received                  // an advert for Router
-	Tracked                   // Name is Up or not
+	Tracked                   // Name is Up or not; Value when it is a number
 	Yield                     // Router: hand over to a peer without loss: priority 0 is sent, the addresses stay until a peer's advert is seen
 	Pull                      // Router: take over now and stay (vip move to this node, vip hold)
 	Release                   // Router: forget Yield and Pull
@@ -75,6 +79,7 @@ type Event struct {
 	Advert  *Advert // not kept
 	Name    string
 	Up      bool
+	Value   int // of a Track that is a Number; not Up: it counts as 0
 	Adopted []int
 	Grace   time.Duration
 	Stall   time.Duration
@@ -99,18 +104,18 @@ const (
 // Action is something to do. Only the fields that its kind names are set.
 type Action struct {
 	Kind     ActionKind
-	Router   int
+	Router   int // index; -1-k: gone[k] of Reconfigure
 	Priority uint8
 	Interval time.Duration
 	From, To State
-	Reason   string // a sentence's second half: "fbservice2 (10.1.0.2) fell silent for 3.6 s"
-	Peer     netip.Addr
+	Reason   string     // a sentence's second half: "fbservice2 (10.1.0.2) fell silent for 3.6 s"
+	Peer     netip.Addr // of Disagree; of Became: whose advert or silence is the reason, if somebody's
 	Fields   []Disagreement
 }
 
 // Disagreement is one thing that a peer's adverts say otherwise than we do.
 type Disagreement struct {
-	Field  string // "interval", "password", "authentication", "version", "addresses", "owner", "priority"
+	Field  string // "interval", "password", "authentication", "version", "addresses", "owner", "priority", "checksum"
 	Ours   string // never a password
 	Theirs string
 }
@@ -118,57 +123,67 @@ type Disagreement struct {
 // Machine is all virtual routers of a node. It is pure: no sockets, no clock,
 // no goroutine, no logger; not safe for concurrent use.
 type Machine struct {
+	routers []*router
+	groups  []*group
+	timers  timers
+	running bool // between Start and Stop or Suspend
+	actions []Action
 }
 
 // NewMachine makes the machine of routers that were validated (config.go).
 // All are in Initialize until Start.
-func NewMachine(routers []Router) *Machine { panic("not written") }
+func NewMachine(routers []Router) *Machine {
+	m := &Machine{}
+	for i, r := range routers {
+		m.routers = append(m.routers, newRouter(r, i))
+	}
+	m.arrange()
+	return m
+}
 
 // Step takes one event. The actions are valid until the next call.
-func (m *Machine) Step(e Event) []Action { panic("not written") }
-
-// Reconfigure makes these the routers. A router whose name stays keeps its
-// state as far as what changed allows; the indices are those of the new list.
-// Actions with To Initialize or kind Withdraw for routers that are gone carry
-// the index -1 and are described by gone.
-func (m *Machine) Reconfigure(routers []Router, at time.Time) (actions []Action, gone []Router) {
-	panic("not written")
+func (m *Machine) Step(e Event) []Action {
+	m.actions = m.actions[:0]
+	switch e.Kind {
+	case Start:
+		m.start(e)
+	case Stop:
+		m.stop(e.At)
+	case Suspend:
+		m.suspend(e)
+	case Tick:
+		m.tick(e.At)
+	case Received:
+		m.receive(m.routers[e.Router], e)
+	case Tracked:
+		m.tracked(e)
+	case Yield:
+		m.yield(m.routers[e.Router].group, e.At)
+	case Pull:
+		m.pull(m.routers[e.Router].group, e.At)
+	case Release:
+		m.release(m.routers[e.Router].group, e.At)
+	case Stalled:
+		m.stalled(e)
+	case Owner:
+		m.owner(m.routers[e.Router], e.At)
+	}
+	return m.actions
 }
 
 // Next is when Tick is due; false: never.
-func (m *Machine) Next() (at time.Time, ok bool) { panic("not written") }
+func (m *Machine) Next() (at time.Time, ok bool) {
+	if len(m.timers) == 0 || m.timers[0].due.IsZero() {
+		return time.Time{}, false
+	}
+	return m.timers[0].due, true
+}
 
 // Routers are the routers in the order of their indices.
-func (m *Machine) Routers() []Router { panic("not written") }
-
-// Status is everything that is known about a router, for `vip explain`.
-type Status struct {
-	State    State
-	Since    time.Time
-	Reason   string
-	Priority uint8 // with weights
-	Pulled   bool
-	Yielded  bool
-	Active   netip.Addr    // who is, as far as we know: Source of ours, a peer's, or zero
-	Interval time.Duration // in force: the Active's, adopted (version 3)
-	Tracks   []TrackStatus
-	Peers    []PeerStatus
+func (m *Machine) Routers() []Router {
+	routers := make([]Router, len(m.routers))
+	for i, r := range m.routers {
+		routers[i] = r.Router
+	}
+	return routers
 }
-
-// TrackStatus is a tracked thing as the machine knows it.
-type TrackStatus struct {
-	Track
-	Known, Up bool
-	Since     time.Time
-}
-
-// PeerStatus is what a peer last said.
-type PeerStatus struct {
-	Address   netip.Addr
-	Advert    Advert
-	At        time.Time
-	Disagrees []Disagreement
-}
-
-// Status tells all about a router.
-func (m *Machine) Status(router int) Status { panic("not written") }

@@ -3,10 +3,13 @@
 package link
 
 import (
-	"context"
+	"errors"
 	"net"
 	"net/netip"
 )
+
+// ErrNoLink: there is no interface with this index (any more).
+var ErrNoLink = errors.New("no such interface")
 
 // Kind is the kind of an interface.
 type Kind uint8
@@ -19,62 +22,55 @@ const (
 	Loopback
 )
 
-// Link is a network interface.
-type Link struct {
-	Index   int
-	Name    string
-	Kind    Kind
-	MAC     net.HardwareAddr // 6 bytes; 20 for InfiniBand
-	MTU     int
-	Up      bool // IFF_UP: an admin wants it
-	Running bool // and it has its carrier (operstate up or unknown)
+func (k Kind) String() string {
+	switch k {
+	case Ethernet:
+		return "Ethernet"
+	case InfiniBand:
+		return "InfiniBand"
+	case Loopback:
+		return "loopback"
+	}
+	return "other"
 }
 
-// Protocol marks the addresses that Holdfast adds (IFA_PROTO, Linux 5.18);
-// `ip address` shows it as proto 112... of the kernel's free range.
+// Link is a network interface.
+type Link struct {
+	Index     int
+	Name      string
+	Kind      Kind
+	MAC       net.HardwareAddr // 6 bytes; 20 for InfiniBand
+	Broadcast net.HardwareAddr // as long; on InfiniBand it differs with partition and scope (RFC 4391 §4)
+	MTU       int              // bytes
+	Master    int              // index of the bridge or bond that it belongs to; 0: none
+	Up        bool             // IFF_UP: an admin wants it
+	Running   bool             // and it has its carrier (operstate up or unknown)
+}
+
+func (l Link) equal(other Link) bool {
+	return l.Index == other.Index && l.Name == other.Name && l.Kind == other.Kind &&
+		string(l.MAC) == string(other.MAC) && string(l.Broadcast) == string(other.Broadcast) &&
+		l.MTU == other.MTU && l.Master == other.Master && l.Up == other.Up && l.Running == other.Running
+}
+
+// Protocol marks the addresses that Holdfast adds (IFA_PROTO, Linux 5.18, of
+// the range that the kernel leaves to programs); `ip -d address` shows it as
+// "proto 0x70".
 const Protocol = 112
 
 // Addr is an address on an interface.
 type Addr struct {
 	Link      int          // index
-	Prefix    netip.Prefix // host bits are the address
-	Protocol  uint8        // IFA_PROTO; 0 on kernels that don't keep it
+	Prefix    netip.Prefix // host bits are the address; without zone
+	Protocol  uint8        // IFA_PROTO; 0 on kernels that don't keep it (see Handle.KeepsProtocol)
 	Tentative bool         // IPv6: duplicate address detection under way
+	Duplicate bool         // IPv6: duplicate address detection found another owner; the kernel does not use it
 }
 
-// Handle is a netlink connection. Its methods may be called from any goroutine.
-type Handle struct{}
-
-// Open opens a handle in the calling thread's network namespace.
-func Open() (*Handle, error) { panic("not written") }
-
-// Close closes it.
-func (h *Handle) Close() error { panic("not written") }
-
-// Links lists the interfaces.
-func (h *Handle) Links() ([]Link, error) { panic("not written") }
-
-// Addrs lists the addresses of all interfaces.
-func (h *Handle) Addrs() ([]Addr, error) { panic("not written") }
-
-// Add puts an address on an interface, marked with Protocol where the kernel
-// keeps it, IPv6 without duplicate address detection. One that is there
-// already is no error.
-func (h *Handle) Add(a Addr) error { panic("not written") }
-
-// Remove takes an address away. One that is not there is no error.
-func (h *Handle) Remove(a Addr) error { panic("not written") }
-
-// Event is a change. Exactly one of the pointers is set.
+// Event is a change. Either one of the pointers is set, or Synced.
 type Event struct {
-	Link *Link
-	Addr *Addr
-	Gone bool // it was removed
-}
-
-// Watch calls changed for every interface and address that there is, then for
-// every change, until ctx ends. When the kernel dropped notices, resync is
-// called, and everything that there is comes again.
-func (h *Handle) Watch(ctx context.Context, changed func(Event), resync func()) error {
-	panic("not written")
+	Link   *Link
+	Addr   *Addr
+	Gone   bool // it was removed
+	Synced bool // everything that there is has been told
 }

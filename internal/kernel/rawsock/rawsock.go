@@ -1,109 +1,62 @@
 // Package rawsock sends and receives what VRRP needs below UDP: IP protocol
 // 112 over IPv4 and IPv6, ARP, and IPv6 neighbour discovery; and waits for all
-// of it on one thread. It needs CAP_NET_RAW.
+// of it on one thread. It needs CAP_NET_RAW. Nothing of it ever blocks but
+// Poller.Wait.
 package rawsock
 
 import (
 	"errors"
+	"fmt"
 	"net"
-	"net/netip"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrEmpty: nothing is queued.
 var ErrEmpty = errors.New("nothing to receive")
 
-// Packet is an IP packet of protocol 112 as it came.
-type Packet struct {
-	Payload  []byte // without the IP header; into the buffer that Receive was given
-	Src, Dst netip.Addr
-	TTL      uint8 // or hop limit
-}
-
-// Socket sends and receives protocol 112 on one interface, one family. It
-// never blocks. Not safe for concurrent use, but Send is, beside Receive.
-type Socket struct{}
-
-// Interface says where a socket belongs.
+// Interface says where a socket belongs. The socket stays with the very
+// interface: when that is deleted, it hears nothing any more and Send fails,
+// also when another of the same name comes; then open a new one.
 type Interface struct {
-	Index int
-	Name  string
-	MAC   net.HardwareAddr // InfiniBand: 20 bytes
+	Index     int
+	Name      string           // for errors
+	MAC       net.HardwareAddr // InfiniBand: 20 bytes; when it changes, open the Neighbors anew
+	Broadcast net.HardwareAddr // InfiniBand: that of the link; Ethernet: nil will do
 }
 
-// Open opens a socket that is bound to the interface. Multicast that is sent
-// does not come back.
-func Open(i Interface, ipv6 bool) (*Socket, error) { panic("not written") }
+// receiveBuffer is room for some thousand packets that wait for a thread that
+// the scheduler keeps away, in bytes.
+const receiveBuffer = 1 << 20
 
-// Join joins a multicast group: 224.0.0.18 or ff02::12 (RFC 9568 §5.1).
-func (s *Socket) Join(group netip.Addr) error { panic("not written") }
-
-// Send sends a payload with TTL 255 (RFC 9568 §5.1.1.3) from src, which need
-// not be on the machine any more.
-func (s *Socket) Send(payload []byte, src, dst netip.Addr) error { panic("not written") }
-
-// Receive takes the oldest packet of the queue; ErrEmpty when there is none.
-func (s *Socket) Receive(buf []byte) (Packet, error) { panic("not written") }
-
-// Close closes it.
-func (s *Socket) Close() error { panic("not written") }
-
-// Neighbors talks to the neighbours of one interface: ARP (RFC 826, RFC 5227)
-// and neighbour discovery (RFC 4861). InfiniBand has 20-byte addresses (RFC 4391).
-type Neighbors struct{}
-
-// OpenNeighbors opens it. Only what claims one of the addresses of Watch is
-// received: the kernel filters.
-func OpenNeighbors(i Interface) (*Neighbors, error) { panic("not written") }
-
-// Watch sets the addresses whose other owners are to be heard of.
-func (n *Neighbors) Watch(addrs []netip.Addr) error { panic("not written") }
-
-// Announce sends one gratuitous ARP request and one reply, or an unsolicited
-// NA with Override, for an address that this interface has.
-func (n *Neighbors) Announce(addr netip.Addr) error { panic("not written") }
-
-// Ask asks who has an address (ARP probe from src; a neighbour solicitation).
-func (n *Neighbors) Ask(addr, src netip.Addr) error { panic("not written") }
-
-// Claim is someone's word that he has an address.
-type Claim struct {
-	Addr netip.Addr
-	MAC  net.HardwareAddr
+// option is a socket option that takes a number.
+type option struct {
+	level, name, value int
+	text               string
 }
 
-// Receive takes the oldest claim of another than this interface; ErrEmpty when
-// there is none.
-func (n *Neighbors) Receive() (Claim, error) { panic("not written") }
-
-// Close closes it.
-func (n *Neighbors) Close() error { panic("not written") }
-
-// Pollable is what a Poller waits for: Socket and Neighbors.
-type Pollable interface{ fd() int }
-
-// Poller waits on one thread for sockets, a deadline and a wake-up call.
-type Poller struct{}
-
-// NewPoller makes one.
-func NewPoller() (*Poller, error) { panic("not written") }
-
-// Add, Remove: what is waited for.
-func (p *Poller) Add(s Pollable) error { panic("not written") }
-
-// Remove takes it off.
-func (p *Poller) Remove(s Pollable) error { panic("not written") }
-
-// Wait returns when something can be received, at the deadline (zero: never)
-// or at Wake, and lists what can be received (valid until the next call).
-func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) { panic("not written") }
-
-// Wake ends a Wait under way, or the next one. From any goroutine.
-func (p *Poller) Wake() { panic("not written") }
-
-// Close closes it.
-func (p *Poller) Close() error { panic("not written") }
-
-// Realtime puts the calling thread, which must be locked to its goroutine,
-// under SCHED_FIFO with a priority of 1–99. It needs LimitRTPRIO or CAP_SYS_NICE.
-func Realtime(priority int) error { panic("not written") }
+// openSocket opens a socket of the calling thread's network namespace, without
+// blocking, bound to an interface where device is not 0, with options.
+func openSocket(family, kind, protocol, device int, options ...option) (int, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if errors.Is(err, unix.EPERM) {
+		return -1, fmt.Errorf("open a raw socket: %w; CAP_NET_RAW is needed", err)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open a raw socket: %w", err)
+	}
+	// By index: a name may be another's by now.
+	if device != 0 {
+		options = append(options, option{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, device, "SO_BINDTOIFINDEX"})
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return -1, errors.Join(fmt.Errorf("set %s to %d: %w", o.text, o.value, err), unix.Close(fd))
+		}
+	}
+	// Without CAP_NET_ADMIN, up to net.core.rmem_max.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	return fd, nil
+}

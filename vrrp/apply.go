@@ -1,0 +1,416 @@
+package vrrp
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"holdfast/internal/kernel/link"
+	"holdfast/internal/kernel/rawsock"
+)
+
+// appliers are the goroutines that change addresses, one an interface: the
+// kernel takes its time when others hold its lock, and adverts must go on.
+type appliers struct {
+	handle  *link.Handle
+	journal *journal
+	told    *conditions
+	metrics *metrics
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	byIndex map[int]*applier
+	running sync.WaitGroup
+}
+
+// get gives the applier of an interface, and starts one where there is none.
+func (all *appliers) get(on link.Link) (*applier, error) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if a := all.byIndex[on.Index]; a != nil && a.revive(on) {
+		return a, nil
+	}
+	neighbors, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	if err != nil {
+		return nil, fmt.Errorf("open a socket for announcements: %w", err)
+	}
+	a := &applier{
+		all: all, link: on, neighbors: neighbors, log: all.log.With("interface", on.Name),
+		wake: make(chan struct{}, 1), wanted: map[netip.Prefix]bool{},
+		verifications: rate.NewLimiter(10, 5),
+	}
+	all.byIndex[on.Index] = a
+	all.running.Go(a.run)
+	return a, nil
+}
+
+// release lets the applier of an interface end when it has done what it was
+// told.
+func (all *appliers) release(index int) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if a := all.byIndex[index]; a != nil {
+		a.release()
+	}
+}
+
+// removed tells of an address that was taken away, by us or by another.
+func (all *appliers) removed(index int, prefix netip.Prefix) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if a := all.byIndex[index]; a != nil {
+		a.verify(prefix)
+	}
+}
+
+// verifyAll has every applier look at its addresses: notices were lost.
+func (all *appliers) verifyAll() {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	for _, a := range all.byIndex {
+		a.verify(netip.Prefix{})
+	}
+}
+
+// close ends all appliers once they have done what they were told. What they
+// hold stays.
+func (all *appliers) close() {
+	all.mu.Lock()
+	for _, a := range all.byIndex {
+		a.release()
+	}
+	all.mu.Unlock()
+	all.running.Wait()
+}
+
+// applied is what an applier tells about a router.
+type applied struct {
+	mu            sync.Mutex
+	errs          map[netip.Prefix]string // what is wrong with an address; absent: nothing
+	present       map[netip.Prefix]bool
+	announcements uint64
+	returned      uint64
+	announced     time.Time
+	claimant      string
+}
+
+type orderKind uint8
+
+const (
+	orderHold orderKind = iota
+	orderWithdraw
+	orderAnnounce
+	orderConflict
+	orderReopen
+)
+
+// order is something for an applier to do.
+type order struct {
+	kind    orderKind
+	router  string
+	holding *holding // of Hold: what to hold
+	claim   rawsock.Claim
+	link    link.Link // of Reopen
+}
+
+// applier puts the addresses of routers on one interface, and keeps them there.
+type applier struct {
+	all *appliers
+	log *slog.Logger
+
+	mu       sync.Mutex
+	queue    []order
+	wanted   map[netip.Prefix]bool // held, for verify
+	missing  bool                  // one of them may be
+	released bool
+	ended    bool
+	wake     chan struct{}
+
+	// Below: the applier's goroutine.
+	link          link.Link
+	neighbors     *rawsock.Neighbors
+	holdings      []*holding
+	verifications *rate.Limiter
+	verifyAt      time.Time
+}
+
+func (a *applier) post(o order) {
+	a.mu.Lock()
+	a.queue = append(a.queue, o)
+	a.mu.Unlock()
+	a.poke()
+}
+
+func (a *applier) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hold makes a router's addresses wanted here: these and no others of it.
+func (a *applier) hold(in *instance) {
+	a.post(order{kind: orderHold, router: in.settings.Name, holding: &holding{
+		router: in.settings.Name, log: in.log, metrics: in.metrics, applied: in.applied, since: time.Now(),
+		source: in.core.Source, prefixes: slices.Clone(in.core.Held), settings: in.settings.Announce,
+	}})
+}
+
+// withdraw makes them unwanted.
+func (a *applier) withdraw(router string) { a.post(order{kind: orderWithdraw, router: router}) }
+
+// announce tells the neighbours where they are, now and as often as configured.
+func (a *applier) announce(in *instance) {
+	a.post(order{kind: orderAnnounce, router: in.settings.Name})
+}
+
+// conflict takes another's claim.
+func (a *applier) conflict(in *instance, claim rawsock.Claim) {
+	a.post(order{kind: orderConflict, router: in.settings.Name, claim: rawsock.Claim{
+		Addr: claim.Addr, MAC: slices.Clone(claim.MAC),
+	}})
+}
+
+// verify has the addresses looked at when prefix, which was removed, is one of
+// them; the zero Prefix: anyway.
+func (a *applier) verify(prefix netip.Prefix) {
+	a.mu.Lock()
+	concerned := !prefix.IsValid() || a.wanted[prefix]
+	a.missing = a.missing || concerned
+	a.mu.Unlock()
+	if concerned {
+		a.poke()
+	}
+}
+
+func (a *applier) release() {
+	a.mu.Lock()
+	a.released = true
+	a.mu.Unlock()
+	a.poke()
+}
+
+// revive takes a release back; false: it has ended. An interface that has
+// another hardware address needs other sockets.
+func (a *applier) revive(on link.Link) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return false
+	}
+	a.released = false
+	a.queue = append(a.queue, order{kind: orderReopen, link: on})
+	a.poke()
+	return true
+}
+
+// take gives what is to be done; ended: nothing, and no more will come.
+func (a *applier) take() (orders []order, missing, ended bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	orders, missing = a.queue, a.missing
+	a.queue, a.missing = nil, false
+	a.ended = a.released && len(orders) == 0
+	return orders, missing, a.ended
+}
+
+func (a *applier) run() {
+	defer func() { _ = a.neighbors.Close() }()
+	defer a.leave()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		orders, missing, ended := a.take()
+		if ended {
+			return
+		}
+		a.apply(orders)
+		now := time.Now()
+		if missing && a.verifyAt.IsZero() {
+			a.verifyAt = now
+		}
+		if !a.verifyAt.IsZero() && !now.Before(a.verifyAt) {
+			a.putBack(now)
+		}
+		next := a.verifyAt
+		for _, h := range a.holdings {
+			next = earlier(next, h.work(a, now))
+		}
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-a.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// leave takes the applier off the list, unless another took its place.
+func (a *applier) leave() {
+	a.all.mu.Lock()
+	defer a.all.mu.Unlock()
+	if a.all.byIndex[a.link.Index] == a {
+		delete(a.all.byIndex, a.link.Index)
+	}
+}
+
+// earlier is the earlier of two times; zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// apply does a batch of orders, with one journal entry before and one after.
+func (a *applier) apply(orders []order) {
+	var ours []entry
+	for _, o := range orders {
+		if o.kind == orderHold {
+			ours = append(ours, a.entries(o.router, o.holding.prefixes)...)
+		}
+	}
+	if len(ours) > 0 {
+		a.all.told.journal(a.all.journal.add(ours))
+	}
+	var gone []entry
+	for _, o := range orders {
+		gone = append(gone, a.do(o)...)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	gone = slices.DeleteFunc(gone, func(e entry) bool { return a.holds(e.Prefix) })
+	a.all.told.journal(a.all.journal.remove(gone))
+}
+
+func (a *applier) entries(router string, prefixes []netip.Prefix) []entry {
+	entries := make([]entry, len(prefixes))
+	for i, prefix := range prefixes {
+		entries[i] = entry{Index: a.link.Index, Name: a.link.Name, Prefix: prefix, Router: router}
+	}
+	return entries
+}
+
+func (a *applier) holds(prefix netip.Prefix) bool {
+	return slices.ContainsFunc(a.holdings, func(h *holding) bool { return slices.Contains(h.prefixes, prefix) })
+}
+
+// do does one order and returns what is ours no more.
+func (a *applier) do(o order) (gone []entry) {
+	at := slices.IndexFunc(a.holdings, func(h *holding) bool { return h.router == o.router })
+	switch o.kind {
+	case orderHold:
+		before := &holding{}
+		if at >= 0 {
+			before = a.holdings[at]
+			a.holdings[at] = o.holding
+			o.holding.inherit(before)
+		} else {
+			a.holdings = append(a.holdings, o.holding)
+		}
+		a.want()
+		gone = a.drop(before, func(p netip.Prefix) bool { return !slices.Contains(o.holding.prefixes, p) })
+		o.holding.add(a)
+	case orderWithdraw:
+		if at < 0 {
+			return nil
+		}
+		before := a.holdings[at]
+		a.holdings = slices.Delete(a.holdings, at, at+1)
+		a.want()
+		gone = a.drop(before, func(netip.Prefix) bool { return true })
+		before.end(a)
+	case orderAnnounce:
+		if at >= 0 {
+			a.holdings[at].announce(a)
+		}
+	case orderConflict:
+		if at >= 0 {
+			a.holdings[at].dispute(a, o.claim)
+		}
+	case orderReopen:
+		a.reopen(o.link)
+	}
+	return gone
+}
+
+// want tells verify what is held.
+func (a *applier) want() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.wanted)
+	for _, h := range a.holdings {
+		for _, prefix := range h.prefixes {
+			a.wanted[prefix] = true
+		}
+	}
+}
+
+// drop removes those addresses of a holding that are no longer wanted.
+func (a *applier) drop(h *holding, unwanted func(netip.Prefix) bool) (gone []entry) {
+	for _, prefix := range h.prefixes {
+		if !unwanted(prefix) {
+			continue
+		}
+		err := a.all.handle.Remove(link.Addr{Link: a.link.Index, Prefix: prefix})
+		if err != nil {
+			h.log.Error("an address could not be removed", "address", prefix, "error", err)
+			h.applied.fail(prefix, err)
+			continue // it stays in the journal: a successor will try
+		}
+		h.applied.gone(prefix)
+		gone = append(gone, a.entries(h.router, []netip.Prefix{prefix})...)
+	}
+	return gone
+}
+
+// reopen follows a change of the interface's name or hardware address.
+func (a *applier) reopen(on link.Link) {
+	same := slices.Equal(on.MAC, a.link.MAC)
+	a.link = on
+	if same {
+		return
+	}
+	opened, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	if err != nil {
+		a.log.Error("announcements go out from the old hardware address", "error", err)
+		return
+	}
+	_ = a.neighbors.Close()
+	a.neighbors = opened
+	for _, h := range a.holdings {
+		h.announce(a)
+	}
+}
+
+// putBack looks which addresses are missing and adds them again. Where
+// somebody removes them again and again, it gives him pauses.
+func (a *applier) putBack(now time.Time) {
+	if wait := a.verifications.ReserveN(now, 1).DelayFrom(now); wait > 0 {
+		a.verifyAt = now.Add(wait)
+		return
+	}
+	a.verifyAt = time.Time{}
+	there, err := a.all.handle.Addrs()
+	if err != nil {
+		a.log.Error("list addresses", "error", err)
+		a.verifyAt = now.Add(time.Second)
+		return
+	}
+	present := map[netip.Prefix]bool{}
+	for _, addr := range there {
+		if addr.Link == a.link.Index {
+			present[addr.Prefix] = true
+		}
+	}
+	for _, h := range a.holdings {
+		h.restore(a, present)
+	}
+}

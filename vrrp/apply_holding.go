@@ -1,0 +1,237 @@
+package vrrp
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"holdfast/internal/kernel/link"
+	"holdfast/internal/kernel/rawsock"
+)
+
+// retryEvery is how often an address that can't be added is tried again.
+const retryEvery = time.Second
+
+// A claim by another is answered with an announcement and a question. Who
+// answers the question is a second owner; a claim alone may be the last word
+// of the one before us. Then both are repeated until as many questions in a
+// row had no answer.
+const (
+	contestEvery = time.Second
+	contestQuiet = 3
+)
+
+// holding is the addresses of one router that are held on an interface. Its
+// applier's goroutine owns it.
+type holding struct {
+	router   string
+	log      *slog.Logger
+	metrics  *routerMetrics
+	applied  *applied
+	source   netip.Addr
+	prefixes []netip.Prefix
+	settings Announcements
+	since    time.Time // the loop decided; zero: it was measured
+
+	retry   time.Time // for what could not be added; zero: nothing
+	bursts  int       // to come, the refresh apart
+	next    time.Time // announcement; zero: none
+	contest struct {
+		addr   netip.Addr // zero: there is none
+		mac    string
+		next   time.Time
+		quiet  int
+		proven bool
+	}
+}
+
+// inherit goes on with what was under way for the same router.
+func (h *holding) inherit(before *holding) {
+	h.bursts, h.next, h.contest = before.bursts, before.next, before.contest
+}
+
+// add puts the addresses on the interface. What is there already stays as it is.
+func (h *holding) add(a *applier) {
+	h.retry = time.Time{}
+	var failed error
+	for _, prefix := range h.prefixes {
+		if err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix}); err != nil {
+			failed = err
+			h.log.Error("an address could not be added", "address", prefix, "error", err)
+			h.applied.fail(prefix, err)
+			continue
+		}
+		h.applied.add(prefix)
+	}
+	a.all.told.address(h.router, failed)
+	if failed != nil {
+		h.retry = time.Now().Add(retryEvery)
+	}
+}
+
+// announce begins the announcements anew.
+func (h *holding) announce(a *applier) {
+	h.bursts = max(h.settings.Repeat, 1)
+	h.burst(a, time.Now())
+	if !h.since.IsZero() {
+		a.all.metrics.takeover.Observe(time.Since(h.since).Seconds())
+		h.since = time.Time{}
+	}
+}
+
+func (h *holding) burst(a *applier, now time.Time) {
+	sent := 0
+	for _, prefix := range h.prefixes {
+		if err := a.neighbors.Announce(prefix.Addr()); err != nil {
+			h.log.Debug("announce", "address", prefix.Addr(), "error", err)
+			continue
+		}
+		sent++
+	}
+	h.metrics.announcements.Add(float64(sent))
+	h.applied.announce(sent, now)
+	h.bursts = max(h.bursts-1, 0)
+	switch {
+	case h.bursts > 0:
+		h.next = now.Add(h.settings.Every)
+	case h.settings.Refresh > 0:
+		h.next = now.Add(h.settings.Refresh)
+	default:
+		h.next = time.Time{}
+	}
+}
+
+// work does what is due and says when there is more; zero: never.
+func (h *holding) work(a *applier, now time.Time) (next time.Time) {
+	if due(h.retry, now) {
+		h.add(a)
+		h.announce(a)
+	}
+	if due(h.next, now) {
+		h.burst(a, now)
+	}
+	if due(h.contest.next, now) {
+		h.ask(a, now)
+	}
+	return earlier(h.retry, earlier(h.next, h.contest.next))
+}
+
+func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
+
+// restore adds what is missing.
+func (h *holding) restore(a *applier, present map[netip.Prefix]bool) {
+	for _, prefix := range h.prefixes {
+		if present[prefix] || !h.applied.isThere(prefix) {
+			continue
+		}
+		err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix})
+		if err != nil {
+			h.applied.fail(prefix, err)
+			h.retry = time.Now().Add(retryEvery)
+			continue
+		}
+		_ = a.neighbors.Announce(prefix.Addr()) // the next burst says it again
+		h.metrics.returned.Inc()
+		h.applied.putBack()
+		h.log.Warn("an address that this node holds was removed by another program or person: put back", "address", prefix)
+	}
+}
+
+// end ends what was told about the holding.
+func (h *holding) end(a *applier) {
+	a.all.told.clear(conditionOf(h.router, aboutAddress))
+	h.settle(a)
+}
+
+// dispute takes another's claim to an address that we hold.
+func (h *holding) dispute(a *applier, claim rawsock.Claim) {
+	now := time.Now()
+	c := &h.contest
+	mac := claim.MAC.String()
+	if !c.addr.IsValid() {
+		c.addr, c.mac = claim.Addr, mac
+		h.ask(a, now)
+		return
+	}
+	c.quiet = 0
+	if c.proven && c.mac == mac && c.addr == claim.Addr {
+		return
+	}
+	c.addr, c.mac, c.proven = claim.Addr, mac, true
+	h.log.Warn("another answers for an address that this node holds", "address", claim.Addr, "mac", mac)
+	h.applied.claim(mac)
+	a.all.told.duplicate(h.router, claim.Addr, mac)
+}
+
+// ask announces the contested address and asks who else has it.
+func (h *holding) ask(a *applier, now time.Time) {
+	c := &h.contest
+	if c.quiet == contestQuiet {
+		h.settle(a)
+		return
+	}
+	c.quiet++
+	c.next = now.Add(contestEvery)
+	if a.neighbors.Announce(c.addr) == nil {
+		h.metrics.announcements.Inc()
+		h.applied.announce(1, now)
+	}
+	if err := a.neighbors.Ask(c.addr, h.source); err != nil {
+		h.log.Debug("ask who has an address", "address", c.addr, "error", err)
+	}
+}
+
+// settle ends a contest.
+func (h *holding) settle(a *applier) {
+	if h.contest.proven {
+		h.log.Info("nobody else answers for the address any more", "address", h.contest.addr)
+		h.applied.claim("")
+		a.all.told.clear(conditionOf(h.router, aboutDuplicate))
+	}
+	h.contest.addr, h.contest.next, h.contest.quiet, h.contest.proven = netip.Addr{}, time.Time{}, 0, false
+}
+
+func (s *applied) add(prefix netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.present[prefix] = true
+	delete(s.errs, prefix)
+}
+
+func (s *applied) gone(prefix netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.present, prefix)
+	delete(s.errs, prefix)
+}
+
+func (s *applied) fail(prefix netip.Prefix, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errs[prefix] = err.Error()
+}
+
+func (s *applied) isThere(prefix netip.Prefix) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.present[prefix]
+}
+
+func (s *applied) announce(n int, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.announcements += uint64(n)
+	s.announced = now
+}
+
+func (s *applied) putBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.returned++
+}
+
+func (s *applied) claim(mac string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claimant = mac
+}

@@ -1,0 +1,231 @@
+package vrrp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"holdfast/internal/kernel/link"
+	"holdfast/internal/kernel/rawsock"
+)
+
+// The guard is a second process of the same program that does nothing until
+// the first is gone. It is told line by line, in JSON, what the first holds.
+// When the lines end without a goodbye, it gives a successor the time for
+// which peers wait anyway, and then withdraws what is still in the journal.
+//
+// Whoever changes addresses has the lock: the service for as long as it lives,
+// and then a successor or the guard.
+
+// guardWord is one line to the guard.
+type guardWord struct {
+	Op       string        `json:"op"`
+	Router   string        `json:"router,omitempty"`
+	Index    int           `json:"index,omitempty"` // of the interface
+	Name     string        `json:"interface,omitempty"`
+	MAC      []byte        `json:"mac,omitempty"`
+	Source   netip.Addr    `json:"source,omitzero"`
+	Partings []parting     `json:"partings,omitempty"` // adverts with priority 0, ready to be sent
+	Patience time.Duration `json:"patience,omitempty"` // for a successor, from our last sign of life
+}
+
+// parting is an advert that gives up.
+type parting struct {
+	To      netip.Addr `json:"to"`
+	Payload []byte     `json:"payload"`
+}
+
+// What a line says.
+const (
+	guardHold    = "hold"    // Router holds its addresses, with all that follows
+	guardRelease = "release" // it does not any more
+	guardRestart = "restart" // a successor comes within Patience
+	guardBye     = "bye"     // everything was withdrawn
+)
+
+// Guard runs the guard: it reads what is held from in, and returns when the
+// process that writes there said goodbye, or when what that left behind is
+// withdrawn or adopted. The end of ctx (SIGTERM) takes away the patience, not
+// the duty.
+func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) error {
+	g := &guard{log: log.With("service", "vrrp", "part", "guard"), dir: filepath.Join(runDir, dirName), held: map[string]guardWord{}}
+	var err error
+	if g.at, err = here(); err != nil {
+		return fmt.Errorf("vrrp: guard: %w", err)
+	}
+	alive, err := lockShared(filepath.Join(g.dir, guardFile))
+	if err != nil {
+		return fmt.Errorf("vrrp: guard: %w", err)
+	}
+	defer alive.Close()
+	if g.listen(in) {
+		return nil
+	}
+	if err := g.withdraw(ctx); err != nil {
+		return fmt.Errorf("vrrp: guard: %w", err)
+	}
+	return nil
+}
+
+type guard struct {
+	log  *slog.Logger
+	dir  string
+	at   place
+	held map[string]guardWord
+}
+
+// listen follows what is held until the other end is gone. It is true when
+// that said goodbye.
+func (g *guard) listen(in io.Reader) (bye bool) {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var word guardWord
+		if err := json.Unmarshal(lines.Bytes(), &word); err != nil {
+			g.log.Error("a line that can't be read", "error", err)
+			continue
+		}
+		if g.take(word) {
+			return true
+		}
+	}
+	if err := lines.Err(); err != nil {
+		g.log.Error("read what is held", "error", err)
+	}
+	return false
+}
+
+func (g *guard) take(word guardWord) (bye bool) {
+	switch word.Op {
+	case guardHold:
+		g.held[word.Router] = word
+	case guardRelease:
+		delete(g.held, word.Router)
+	case guardRestart:
+		if held, ok := g.held[word.Router]; ok {
+			held.Patience = word.Patience
+			g.held[word.Router] = held
+		}
+	case guardBye:
+		return true
+	}
+	return false
+}
+
+// withdraw withdraws router by router, as the patience with each ends, until
+// a successor has taken over.
+func (g *guard) withdraw(ctx context.Context) error {
+	died := time.Now()
+	var words []guardWord
+	for _, word := range g.held {
+		words = append(words, word)
+	}
+	slices.SortFunc(words, func(a, b guardWord) int { return int(a.Patience - b.Patience) })
+	g.log.Warn("the process that held addresses is gone without a word", "routers", len(words))
+	for len(words) > 0 {
+		sleep(ctx, time.Until(died.Add(words[0].Patience)))
+		due := 1
+		for due < len(words) && (ctx.Err() != nil || !time.Now().Before(died.Add(words[due].Patience))) {
+			due++
+		}
+		adopted, err := g.withdrawNow(words[:due], due == len(words))
+		if err != nil || adopted {
+			return err
+		}
+		words = words[due:]
+	}
+	return nil
+}
+
+// sleep waits, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// withdrawNow takes the lock and withdraws routers; the last time whatever
+// else is in the journal, too. It is true when a successor has the lock.
+func (g *guard) withdrawNow(words []guardWord, last bool) (adopted bool, err error) {
+	lock, err := lockExclusive(filepath.Join(g.dir, lockFile))
+	if errors.Is(err, errLocked) {
+		g.log.Info("a successor has taken over")
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	handle, err := link.Open()
+	if err != nil {
+		return false, err
+	}
+	defer handle.Close()
+	journal, _, err := openJournal(g.dir, g.at)
+	if err != nil {
+		return false, err
+	}
+	concerned := func(router string) bool {
+		return last || slices.ContainsFunc(words, func(w guardWord) bool { return w.Router == router })
+	}
+	var failed []error
+	var gone []entry
+	for _, e := range journal.list() {
+		if !concerned(e.Router) {
+			continue
+		}
+		if err := handle.Remove(link.Addr{Link: e.Index, Prefix: e.Prefix}); err != nil {
+			failed = append(failed, fmt.Errorf("router %s: remove %s from %s: %w", e.Router, e.Prefix, e.Name, err))
+			continue
+		}
+		gone = append(gone, e)
+		g.log.Warn("withdrew an address", "router", e.Router, "address", e.Prefix, "interface", e.Name)
+	}
+	failed = append(failed, journal.remove(gone))
+	for _, word := range words {
+		if err := word.part(); err != nil {
+			failed = append(failed, fmt.Errorf("router %s: say goodbye to the peers: %w", word.Router, err))
+		}
+	}
+	return false, errors.Join(failed...)
+}
+
+// part sends the adverts with priority 0.
+func (w *guardWord) part() error {
+	if !w.Source.IsValid() {
+		return nil
+	}
+	socket, err := rawsock.Open(rawsock.Interface{Index: w.Index, Name: w.Name, MAC: net.HardwareAddr(w.MAC)}, w.Source.Is6())
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	for _, p := range w.Partings {
+		err = errors.Join(err, socket.Send(p.Payload, w.Source, p.To))
+	}
+	return err
+}
+
+// guardAlive tells whether a guard of a predecessor lives: then what the
+// journal has was advertised a moment ago.
+func guardAlive(dir string) bool {
+	file, err := lockExclusive(filepath.Join(dir, guardFile))
+	if err != nil {
+		return errors.Is(err, errLocked)
+	}
+	file.Close()
+	return false
+}
+

@@ -1,0 +1,279 @@
+package vrrp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"holdfast/internal/kernel/link"
+	"holdfast/internal/kernel/rawsock"
+)
+
+// loop owns the protocol: the machine, its deadlines and all its sockets, on
+// one thread. Nothing on it waits for anything but the poller: what can block
+// is done by the appliers, the guard's writer and the hooks.
+type loop struct {
+	log      *slog.Logger
+	metrics  *metrics
+	told     *conditions
+	guard    *guardian
+	hooks    *hooks
+	appliers *appliers
+	watching *watcher
+	orders   *orders
+
+	poller    *rawsock.Poller
+	mail      mailbox
+	machine   *Machine
+	instances []*instance // by the machine's index
+	gone      []*instance // of the Reconfigure under way
+	ports     map[int]*port
+	listening []*port // the same, in a list
+	table     *linkTable
+	dirty     bool      // where routers belong is to be looked at again
+	recheck   time.Time // and at this time anyway; zero: never
+	patience  time.Duration
+	realtime  int
+	garbage   garbage
+	advert    Advert
+	buf       []byte
+	ended     bool
+}
+
+// maxPacket is more than the longest advert: 8 bytes, 255 addresses of 16
+// bytes and 8 of authentication.
+const maxPacket = 8 << 10
+
+// maxBatch bounds what is received from one socket before timers have their
+// turn: a flood must not keep us from advertising.
+const maxBatch = 1024
+
+// claimEvery bounds how often an applier hears of claims: one is as good as a
+// storm of them.
+const claimEvery = 5 * time.Millisecond
+
+// mailbox holds what other goroutines want done on the loop.
+type mailbox struct {
+	mu     sync.Mutex
+	queue  []func()
+	spare  []func()
+	closed bool
+	wake   func()
+}
+
+// post puts f in the queue; false: the loop has ended.
+func (m *mailbox) post(f func()) bool {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return false
+	}
+	m.queue = append(m.queue, f)
+	first := len(m.queue) == 1
+	m.mu.Unlock()
+	if first {
+		m.wake()
+	}
+	return true
+}
+
+// take gives everything that is queued. What it gave before is reused.
+func (m *mailbox) take() []func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	taken := m.queue
+	clear(m.spare)
+	m.queue, m.spare = m.spare[:0], taken
+	return taken
+}
+
+func (m *mailbox) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed, m.queue = true, nil
+}
+
+// do runs f on the loop and waits for it.
+func (l *loop) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	if !l.mail.post(func() { defer close(done); f() }) {
+		return ErrStopped
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run is the loop, until something that it was sent ends it. It locks its
+// goroutine to a thread, which ends with it.
+func (l *loop) run() (err error) {
+	runtime.LockOSThread()
+	defer l.mail.close()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	l.becomeRealtime()
+	for !l.ended {
+		ready, err := l.poller.Wait(l.next())
+		if err != nil {
+			return fmt.Errorf("vrrp: wait for packets: %w", err)
+		}
+		for _, f := range l.mail.take() {
+			f()
+		}
+		if l.ended {
+			break
+		}
+		for _, socket := range ready {
+			l.receiveFrom(socket)
+		}
+		l.tick()
+		l.resolve(time.Now())
+	}
+	return nil
+}
+
+// next is when something is due; zero: never.
+func (l *loop) next() time.Time {
+	at, ok := l.machine.Next()
+	if !ok || !l.recheck.IsZero() && l.recheck.Before(at) {
+		return l.recheck
+	}
+	return at
+}
+
+// tick lets the machine act on a deadline that has passed. Everything that is
+// queued is received first: an advert that came in time counts, however late
+// we look. That we look late is said, since then others may have acted.
+func (l *loop) tick() {
+	at, ok := l.machine.Next()
+	now := time.Now()
+	if !ok || now.Before(at) {
+		return
+	}
+	late := now.Sub(at)
+	l.metrics.delay.Observe(late.Seconds())
+	for _, p := range l.listening {
+		p.receive(l)
+	}
+	if late > l.patience {
+		l.metrics.stalls.Inc()
+		l.metrics.stalled.Add(late.Seconds())
+		l.log.Warn("this process did not run when it should have", "for", late)
+		l.step(Event{Kind: Stalled, At: time.Now(), Stall: late})
+	}
+	l.step(Event{Kind: Tick, At: time.Now()})
+}
+
+// step gives the machine an event and does what it answers.
+func (l *loop) step(e Event) { l.act(l.machine.Step(e)) }
+
+// receiveFrom empties the queue of a socket that has something.
+func (l *loop) receiveFrom(ready rawsock.Pollable) {
+	for _, p := range l.listening {
+		if p.owns(ready) {
+			p.receive(l)
+			return
+		}
+	}
+}
+
+// packet takes a packet of protocol 112.
+func (l *loop) packet(p *port, got rawsock.Packet, byVRID *[256]*instance) {
+	if got.TTL != 255 { // RFC 9568 §5.1.1.3: it crossed a router, and so may be anybody's
+		l.drop(p, dropTTL, got.Src, 0)
+		return
+	}
+	if err := l.advert.Parse(got.Payload, got.Src, got.Dst); err != nil {
+		l.drop(p, dropOf(err), got.Src, 0)
+		return
+	}
+	in := byVRID[l.advert.VRID]
+	if in == nil {
+		l.drop(p, dropVRID, got.Src, l.advert.VRID)
+		return
+	}
+	now := time.Now()
+	l.step(Event{Kind: Received, At: now, Router: in.index, From: got.Src, Advert: &l.advert})
+	// The machine counts what it did not take.
+	counters := l.machine.Counters(in.index)
+	if counters.Dropped == in.dropped {
+		in.metrics.received.Inc()
+		in.lastSeen = now
+		return
+	}
+	for reason := range counters.Dropped {
+		if counters.Dropped[reason] != in.dropped[reason] {
+			l.drop(p, Drop(reason).String(), got.Src, l.advert.VRID)
+		}
+	}
+	in.dropped = counters.Dropped
+}
+
+// claim takes somebody's word that he has an address of ours.
+func (l *loop) claim(p *port, c rawsock.Claim) {
+	in := p.holder(c.Addr)
+	if in == nil || len(c.MAC) == 0 {
+		return
+	}
+	e := Event{Kind: Owner, At: time.Now(), Router: in.index}
+	copy(e.MAC[:], c.MAC[max(0, len(c.MAC)-len(e.MAC)):]) // InfiniBand: the end of it tells ports apart
+	l.step(e)
+	if in.state != Active || in.applier == nil {
+		return
+	}
+	in.metrics.conflicts.Inc()
+	if e.At.Sub(in.contested) >= claimEvery {
+		in.contested = e.At
+		in.applier.conflict(in, c)
+	}
+}
+
+// linkChanged takes notices of the kernel about interfaces and addresses.
+func (l *loop) linkChanged(e link.Event) {
+	if l.table.take(e) {
+		l.dirty = true
+	}
+}
+
+// becomeRealtime asks for SCHED_FIFO where it is configured.
+func (l *loop) becomeRealtime() {
+	if l.realtime == 0 {
+		l.told.clear(conditionRealtime)
+		return
+	}
+	if err := rawsock.Realtime(l.realtime); err != nil {
+		l.told.realtime(l.realtime, err)
+		return
+	}
+	l.told.clear(conditionRealtime)
+	l.log.Info("adverts are sent on a thread of their own class", "scheduler", "SCHED_FIFO", "priority", l.realtime)
+}
+
+// setPatience decides how late is too late: when half of what keeps the next
+// backup from acting has passed.
+func (l *loop) setPatience() {
+	const least, most = 5 * time.Millisecond, time.Second
+	l.patience = most
+	for _, in := range l.instances {
+		l.patience = min(l.patience, max(least, skew(&in.core)/2))
+	}
+}
+
+// skew is the router's Skew_Time (RFC 9568 §6.1, RFC 3768 §6.1).
+func skew(r *Router) time.Duration {
+	base := r.Interval
+	if r.Version == 2 {
+		base = time.Second
+	}
+	return time.Duration(256-int(r.Priority)) * base / 256
+}
