@@ -124,7 +124,7 @@ func TestWhatTheFileDoesNotSayHasItsDefault(t *testing.T) {
 	}
 	want := RouterSettings{
 		Router: Router{
-			Name: "web", Interface: "bradm", Version: 3, VRID: 7, Priority: 254, Interval: time.Second,
+			Name: "web", Interface: "bradm", Version: 3, VRID: 7, Priority: 253, Interval: time.Second,
 			Source: netip.MustParseAddr("10.1.0.2"), Advertised: addrs("10.1.0.101"), Held: prefixes("10.1.0.101/32"),
 			Preempt: true, PreemptDelay: 30 * time.Second,
 		},
@@ -175,7 +175,7 @@ func TestEveryKeyArrives(t *testing.T) {
       notify: {script: [/usr/local/sbin/notify, -v], master: /etc/hpc/notify_master.d, stop: /etc/hpc/notify_stop.d/, user: nobody, timeout: 10s}
 `, secret), "vrrp: {realtime: 50, notify: {backup: /etc/hpc/notify_backup.d}}\n"), "fbservice1")
 	r := set.Routers[0]
-	if r.Order[r.rank()] != "fbservice1" || r.Priority != []uint8{254, 251, 200}[r.rank()] {
+	if r.Order[r.rank()] != "fbservice1" || r.Priority != []uint8{253, 250, 200}[r.rank()] {
 		t.Errorf("priority %d in the order %v", r.Priority, r.Order)
 	}
 	equal(t, "last of the order", "fbservice3", r.Order[2])
@@ -242,7 +242,7 @@ func TestTrackedServicesAreAskedAtTheNodeItself(t *testing.T) {
 	equal(t, "tracks", []Track{
 		{Name: "service dns"}, {Name: "service apt"}, {Name: "interface eth1", Weight: -20},
 		{Name: "service nhc", Weight: 5, Reverse: true}, {Name: "script /usr/local/sbin/ok a b", Weight: 10},
-		{Name: "file /run/weight", Weight: 1}, {Name: "process haproxy", Weight: -5}, {Name: "check 127.0.0.1:80"},
+		{Name: "file /run/weight", Weight: 1, Number: true}, {Name: "process haproxy", Weight: -5}, {Name: "check 127.0.0.1:80"},
 	}, set.Routers[0].Tracks)
 	equal(t, "tracks of the second", []Track{{Name: "service dns"}, {Name: "service apt (2)"}}, set.Routers[1].Tracks)
 	equal(t, "watches", []Watch{
@@ -323,5 +323,50 @@ func TestNodesAgreeOnEveryOrder(t *testing.T) {
 	}
 	if len(orders) == 0 {
 		t.Error("the example has no VIPs")
+	}
+}
+
+// TestReadmesExampleIsReadAndDescribesEveryKey runs what the README shows.
+func TestReadmesExampleIsReadAndDescribesEveryKey(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("README.md has no example")
+	}
+	secret := filepath.Join(t.TempDir(), "vrrp")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := cluster.Parse("README.md", []byte(`schema: 1
+cluster: foobar
+domain: hpc.example.com
+networks: {administration: {prefix: 10.1.0.0/24}, wan: {prefix: 10.3.0.0/24}}
+roles: {service: {voters: 3, run: [dns]}, frontend: {}}
+nodes:
+  fbservice[1-4]: {role: service, addresses: {administration: "10.1.0.[1-4]"}}
+  fbfront[1-2]: {role: frontend, addresses: {administration: "10.1.0.[11-12]", wan: "10.3.0.[11-12]"}}
+services: {portal: {on: "@frontend", port: 443, check: {tcp: true}}}
+`+strings.ReplaceAll(example, "/etc/holdfast/secrets/vrrp", secret)), validators())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set := settings(t, file, "fbfront1"); len(set.Routers) != 2 || set.Routers[0].Priority != 200 || set.Routers[1].Password[0] != 's' {
+		t.Errorf("%+v", set.Routers)
+	}
+	for _, section := range []any{vipSection{}, trackSection{}, announceSection{}, notifySection{}, nodeSection{}} {
+		kind := reflect.TypeOf(section)
+		for i := range kind.NumField() {
+			key := kind.Field(i).Tag.Get("yaml")
+			if !strings.Contains(string(readme), "`"+key+"`") {
+				t.Errorf("README.md does not describe %s", key)
+			}
+			if !strings.Contains(example, key+":") && key != "reverse" {
+				t.Errorf("the example lacks %s", key)
+			}
+		}
 	}
 }

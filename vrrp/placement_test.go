@@ -259,18 +259,18 @@ func TestPrioritiesKeepBackupsApart(t *testing.T) {
 		step  int
 		want  []uint8
 	}{
-		{4, nil, 3, []uint8{254, 251, 248, 245}},
-		{4, nil, 205, []uint8{254, 170, 86, 2}},
-		{1, nil, 205, []uint8{254}},
-		{3, map[string]uint8{"a": 255}, 3, []uint8{255, 254, 251}},
-		{3, map[string]uint8{"a": 254, "b": 1}, 3, []uint8{254, 253, 1}},
+		{4, nil, 3, []uint8{253, 250, 247, 244}},
+		{4, nil, 205, []uint8{253, 169, 85, 1}},
+		{1, nil, 205, []uint8{253}},
+		{3, map[string]uint8{"a": 255}, 3, []uint8{255, 253, 250}},
+		{3, map[string]uint8{"a": 253, "b": 1}, 3, []uint8{253, 252, 1}},
 		{3, map[string]uint8{"a": 100, "b": 90, "c": 80}, 3, []uint8{100, 90, 80}},
 	} {
 		if got := ranks(test.n, test.given, test.step); !slices.Equal(got, test.want) {
 			t.Errorf("%+v: %v", test, got)
 		}
 	}
-	for n := 1; n <= 254; n++ {
+	for n := 1; n <= 253; n++ {
 		list := ranks(n, nil, 205)
 		if len(list) != n || list[n-1] < 1 || len(slices.Compact(slices.Clone(list))) != n {
 			t.Fatalf("%d members: %v", n, list)
