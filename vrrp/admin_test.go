@@ -173,8 +173,12 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 		return fake.tell("preempted", router, Backup)
 	}})
 	var moved Moved
+	fake.report.Status.Pulled = true
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", &moved); status != 200 || !moved.Done || asked != "fbservice2 dns1" {
 		t.Errorf("%d %s, asked %s", status, text, asked)
+	}
+	if fake.told[0] != "release dns1" {
+		t.Errorf("this node still holds on: %q", fake.told)
 	}
 	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string) error { return errors.New("no route") }})
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", nil); status != 500 || !strings.Contains(text, "no route; type it there: ssh fbservice2") {

@@ -77,9 +77,9 @@ func own(v *View, now time.Time) []string {
 	}
 	story = append(story, fmt.Sprintf("%s, and an interval of %s is in force.", words, time.Duration(v.Interval)))
 	switch v.Mode {
-	case "held":
+	case modeHeld:
 		story = append(story, fmt.Sprintf("It was told to hold (vip hold, vip move): holdfast vip release %s lets priorities decide again.", v.Name))
-	case "yielded":
+	case modeYielded:
 		story = append(story, fmt.Sprintf("It was told to hand over (vip move): holdfast vip release %s lets it take part again.", v.Name))
 	}
 	if len(v.Order) > 0 {

@@ -37,6 +37,12 @@ type View struct {
 	Stats        StatsView        `json:"stats"`
 }
 
+// What a router was told.
+const (
+	modeHeld    = "held"
+	modeYielded = "yielded"
+)
+
 // Duration is written as in the cluster file: "1s", "100ms".
 type Duration time.Duration
 
@@ -128,9 +134,9 @@ func viewOf(node string, r *RouterReport) View {
 	}
 	switch {
 	case status.Pulled:
-		v.Mode = "held"
+		v.Mode = modeHeld
 	case status.Yielded:
-		v.Mode = "yielded"
+		v.Mode = modeYielded
 	}
 	for _, a := range r.Held {
 		v.Addresses = append(v.Addresses, AddressView{

@@ -184,7 +184,8 @@ func (*vipMoveCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast vip move dns1                    # on the node that holds it: to the next in the order\n" +
 		"  holdfast vip move dns1 --to fbservice2    # fbservice2 takes it, and keeps it until vip release\n\n" +
-		"The old holder answers until the new one advertises, so no packet is lost."
+		"The old holder answers until the new one advertises, so no packet is lost.\n" +
+		"Without --to the old holder then stands back, until holdfast vip release there."
 }
 
 func (c *vipMoveCmd) Run(con *console) error {
