@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -368,5 +369,34 @@ services: {portal: {on: "@frontend", port: 443, check: {tcp: true}}}
 				t.Errorf("the example lacks %s", key)
 			}
 		}
+	}
+}
+
+// TestReadmeListsEveryMetric reads the names from the source, since a vector
+// without a series is not gathered.
+func TestReadmeListsEveryMetric(t *testing.T) {
+	source, err := os.ReadFile("metrics.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, found := range regexp.MustCompile(`(?:counter|single)\("([a-z_]+)"|Name: "holdfast_vrrp_([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
+		name := "holdfast_vrrp_" + found[1] + found[2]
+		known[name] = true
+		if !strings.Contains(string(readme), "`"+name) {
+			t.Errorf("README.md does not list %s", name)
+		}
+	}
+	for _, found := range regexp.MustCompile("`(holdfast_vrrp_[a-z_]+)").FindAllStringSubmatch(string(readme), -1) {
+		if !known[found[1]] {
+			t.Errorf("README.md lists %s, which is no metric", found[1])
+		}
+	}
+	if len(known) < 10 {
+		t.Errorf("found only %d metrics in metrics.go", len(known))
 	}
 }
