@@ -146,7 +146,34 @@ func (a *Admin) plan(r *http.Request) (any, error) {
 	for _, c := range changes {
 		lines = append(lines, planLine(c))
 	}
-	return lines, nil
+	if a.Kernel == nil {
+		return lines, nil
+	}
+	reports, err := a.Routers.Status(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return append(lines, a.sysctlLines(r.Context(), reports)...), nil
+}
+
+// sysctlLines are the settings of the kernel that stand in the way, each once.
+func (a *Admin) sysctlLines(ctx context.Context, reports []RouterReport) []PlanLine {
+	var lines []PlanLine
+	said := map[string]bool{}
+	for i := range reports {
+		p := prober{ctx: ctx, kernel: a.Kernel, report: &reports[i], view: viewOf(a.Node, &reports[i]), now: a.Now()}
+		if p.view.Link.Name == "" {
+			continue
+		}
+		p.sysctls()
+		for _, f := range p.findings {
+			if f.Level != OK && !said[f.Remedy] {
+				said[f.Remedy] = true
+				lines = append(lines, PlanLine{Router: f.Router, Kind: "sysctl", Command: f.Remedy, Why: f.Text})
+			}
+		}
+	}
+	return lines
 }
 
 // Moved is what came of an order to move.

@@ -231,6 +231,15 @@ func TestPlanIsWhatAnOperatorWouldType(t *testing.T) {
 	}
 }
 
+func TestPlanNamesSettingsOfTheKernelThatAreInTheWay(t *testing.T) {
+	kernel := &fakeKernel{sysctls: map[string]string{"net/ipv4/conf/all/arp_ignore": "8\n"}}
+	var plan []PlanLine
+	request(t, NewAdmin(AdminDeps{Routers: newFake(Active, time.Now()), Kernel: kernel}), "GET", "plan", &plan)
+	if len(plan) != 1 || plan[0].Kind != "sysctl" || plan[0].Command != "sysctl -w net.ipv4.conf.all.arp_ignore=0" {
+		t.Errorf("%+v", plan)
+	}
+}
+
 // fakeKernel answers who-has from a table.
 type fakeKernel struct {
 	answers map[netip.Addr][]net.HardwareAddr

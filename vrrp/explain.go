@@ -35,7 +35,7 @@ func explain(v View, now time.Time) Explanation {
 	return Explanation{View: v, Story: append(story, troubles(&v)...)}
 }
 
-func since(at, now time.Time) string {
+func sinceWords(at, now time.Time) string {
 	if at.IsZero() {
 		return "ever since the agent began"
 	}
@@ -58,7 +58,7 @@ func span(d time.Duration) string {
 func holderWords(v *View, now time.Time) string {
 	switch {
 	case v.State == stateLabel(Active):
-		return fmt.Sprintf("%s holds it, %s: %s.", v.Node, since(v.Since, now), v.Reason)
+		return fmt.Sprintf("%s holds it, %s: %s.", v.Node, sinceWords(v.Since, now), v.Reason)
 	case v.Holder == "":
 		return "Nobody is known to hold it."
 	}
@@ -69,7 +69,7 @@ func holderWords(v *View, now time.Time) string {
 func own(v *View, now time.Time) []string {
 	var story []string
 	if v.State != stateLabel(Active) {
-		story = append(story, fmt.Sprintf("%s is in state %s, %s: %s.", v.Node, v.State, since(v.Since, now), v.Reason))
+		story = append(story, fmt.Sprintf("%s is in state %s, %s: %s.", v.Node, v.State, sinceWords(v.Since, now), v.Reason))
 	}
 	words := fmt.Sprintf("%s has priority %d", v.Node, v.Priority)
 	if v.Priority != v.Base {
@@ -138,7 +138,7 @@ func (t *TrackView) words(now time.Time) string {
 	}
 	state := t.State
 	if !t.Since.IsZero() {
-		state += " " + since(t.Since, now)
+		state += " " + sinceWords(t.Since, now)
 	}
 	return fmt.Sprintf("Tracked: %s is %s (%s).", t.Name, state, meaning)
 }
@@ -184,7 +184,7 @@ func planLine(c Change) PlanLine {
 // PlanLine is a difference between what should be and what the kernel has.
 type PlanLine struct {
 	Router  string `json:"router"`
-	Kind    string `json:"kind"`    // add, remove, ignore, wait
+	Kind    string `json:"kind"`    // add, remove, ignore, wait, sysctl
 	Command string `json:"command"` // what would be typed; a comment where nothing is done
 	Why     string `json:"why"`
 }

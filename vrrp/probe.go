@@ -218,7 +218,7 @@ func (p *prober) sysctls() {
 		}
 		short := slices.ContainsFunc(p.view.Addresses, func(a AddressView) bool { return a.Address.Addr().Is4() && !a.Address.IsSingleIP() })
 		if short && p.sysctl("net/ipv4/conf/all/promote_secondaries") == "0" && p.sysctl("net/ipv4/conf/"+link+"/promote_secondaries") == "0" {
-			p.note("sysctl", Warn, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.promote_secondaries=1, or leave the addresses single (/32)", link), "promote_secondaries is 0: removing the first address of a prefix removes the others of it")
+			p.note("sysctl", Warn, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.promote_secondaries=1", link), "promote_secondaries is 0: removing the first address of a prefix removes the others of it; single addresses (/32) have no such trouble")
 		}
 	} else if p.sysctl("net/ipv6/conf/"+link+"/disable_ipv6") == "1" {
 		p.note("sysctl", Fail, fmt.Sprintf("sysctl -w net.ipv6.conf.%s.disable_ipv6=0", link), "%s has no IPv6", link)
