@@ -400,3 +400,34 @@ func TestReadmeListsEveryMetric(t *testing.T) {
 		t.Errorf("found only %d metrics in metrics.go", len(known))
 	}
 }
+
+// TestFilesThatClusterRefusesDoNotBreakTheValidators: they see what could be
+// read of such a file.
+func TestFilesThatClusterRefusesDoNotBreakTheValidators(t *testing.T) {
+	bad, err := filepath.Glob("../cluster/testdata/bad/*.yaml")
+	if err != nil || len(bad) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, path := range bad {
+		if _, err := cluster.Load(path, validators()); err == nil {
+			t.Errorf("%s was accepted", path)
+		}
+	}
+	broken := `schema: 1
+cluster: foobar
+domain: hpc.example.com
+networks: {lan: {prefix: 10.1.0.0/24}, six: nonsense}
+roles: {service: {voters: 1, run: [dns]}}
+nodes: {fb1: {role: service, addresses: {lan: 10.1.0.1}}, "fb[": {role: service}}
+vips:
+  a: {network: six, address: nowhere, vrid: x, members: "@nobody", prefer: fb9, track: [dns, apt], vrrp: {priority: {fb1: 3, fb9: 4}, sync: g, track: [{service: apt}]}}
+  b: {network: lan, address: 10.1.0.101, vrid: 1, members: "@service", vrrp: {sync: g, addresses: "10.1.0.[102-103]", track: {}}}
+  c:
+services: {apt: {on: "@service", port: 1, check: {tcp: nonsense}}}
+`
+	if _, err := cluster.Parse("broken.yaml", []byte(broken), validators()); err == nil {
+		t.Error("accepted")
+	} else {
+		t.Log(err)
+	}
+}

@@ -278,7 +278,7 @@ func (d *vipDecoder) priorities(v *vip) {
 
 // checkPrefer refuses a preference that the priorities contradict.
 func (d *vipDecoder) checkPrefer(v *vip) {
-	if v.Prefer == "" || len(v.given) == 0 {
+	if v.Prefer == "" || len(v.given) == 0 || v.Members == nil { // what could not be read was said
 		return
 	}
 	numbers := ranks(len(v.Members), v.given, 1)
