@@ -194,6 +194,13 @@ func (c *Client) Services(ctx context.Context) ([]ServiceStatus, error) {
 	return found.Services, err
 }
 
+// VIP asks the admin tree of the virtual addresses, on a net unit's socket or
+// through the API, and decodes the answer into found; path is what follows
+// /v1/holdfast/vip/.
+func (c *Client) VIP(ctx context.Context, method, path string, args url.Values, found any) error {
+	return c.ask(ctx, method, vipPath+path, args, nil, found)
+}
+
 // Conditions lists what is wrong with the agent itself.
 func (c *Client) Conditions(ctx context.Context) ([]health.Condition, error) {
 	var found []health.Condition

@@ -93,6 +93,8 @@ func routes() []route {
 		{"/v1/holdfast/raft", get((*Server).holdfastRaft)},
 		{"/v1/holdfast/conditions", get((*Server).holdfastConditions)},
 		{"/v1/holdfast/config", get((*Server).holdfastConfig)},
+		{vipHoldPath, methods{"POST": {Operate, (*Server).holdfastVIP}}},
+		{vipPath, methods{"GET": {Read, (*Server).holdfastVIP}, "POST": {Operate, (*Server).holdfastVIP}}},
 		{"/v1/holdfast/config/reload", methods{"POST": {Operate, (*Server).holdfastReload}}},
 	}
 }
@@ -199,6 +201,9 @@ func (s *Server) answer(c *call, found route, known bool) error {
 		return s.refuse(&refusal{http.StatusRequestURITooLong, "url", fmt.Sprintf("the URL has %d bytes; at most %d", len(c.RequestURI), maxURL)})
 	}
 	access, refused := s.authorize(c.Request, c.from)
+	if refused != nil && s.fromNode(c, found) {
+		access, refused = Operate, nil
+	}
 	if refused != nil {
 		return s.refuse(refused)
 	}

@@ -139,6 +139,11 @@ type Deps struct {
 	Now        func() time.Time
 	TLS        *tls.Config              // a certificate from the client must be optional in it, and verified
 	Admin      func(*http.Request) bool // whether the request's verified certificate is an admin's
+	// Node tells whether the request's verified certificate is a node's, and
+	// so may ask for one thing only: POST /v1/holdfast/vip/hold/NAME. nil:
+	// none is let in.
+	Node func(*http.Request) bool
+	VIPs http.Handler // the admin tree of the virtual addresses; nil: this agent moves none
 }
 
 // Server answers the API. It is a run.Task.
@@ -155,6 +160,8 @@ type Server struct {
 	now        func() time.Time
 	tls        *tls.Config
 	admin      func(*http.Request) bool
+	node       func(*http.Request) bool
+	vips       http.Handler
 	registerer prometheus.Registerer
 
 	metrics *metrics
@@ -197,6 +204,8 @@ func New(config Config, deps Deps) (*Server, error) {
 		now:        deps.Now,
 		tls:        deps.TLS,
 		admin:      deps.Admin,
+		node:       deps.Node,
+		vips:       deps.VIPs,
 		registerer: deps.Metrics,
 		metrics:    m,
 		routes:     newRouteTable(routes()),

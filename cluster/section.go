@@ -127,13 +127,16 @@ func (v *value) descend(path string) (at *value, rest string) {
 
 // step follows the longest key, or the index, that a path begins with.
 func (v *value) step(path string) (next *value, tail string) {
-	if inside, after, ok := strings.Cut(path, "]"); ok && inside[0] == '[' {
-		index := inside[1:]
+	if bracketed, ok := strings.CutPrefix(path, "["); ok {
+		if quoted, err := strconv.QuotedPrefix(bracketed); err == nil {
+			if after, ok := strings.CutPrefix(bracketed[len(quoted):], "]"); ok {
+				key, _ := strconv.Unquote(quoted)
+				return v.child(key), after
+			}
+		}
+		index, after, _ := strings.Cut(bracketed, "]")
 		if i, err := strconv.Atoi(index); err == nil && i >= 0 && i < len(v.items) {
 			return v.items[i], after
-		}
-		if key, err := strconv.Unquote(index); err == nil {
-			return v.child(key), after
 		}
 	}
 	longest := -1

@@ -26,7 +26,7 @@ const (
 	minHookTimeout  = time.Second
 	maxHookTimeout  = time.Hour
 	maxRealtime     = 99  // sched(7)
-	maxMembers      = 254 // each with a priority of its own
+	maxMembers      = 253 // each with a priority of its own
 	maxTTL          = 255
 	maxInterface    = 15 // characters, linux/if.h IFNAMSIZ less the zero
 	// maxAddresses are what an advert counts (RFC 9568 §5.2.5); of IPv6, what

@@ -44,7 +44,7 @@ func (d *vipDecoder) checkGroups(vips []vip) {
 	for i := range vips {
 		v := &vips[i]
 		name := v.section.Sync
-		if name == "" {
+		if name == "" || v.Members == nil {
 			continue
 		}
 		head := first[name]

@@ -62,6 +62,9 @@ func (d *vipDecoder) tracks(v *vip) {
 	for i, t := range v.section.Track {
 		at := fmt.Sprintf("track[%d]", i)
 		kinds := t.kinds()
+		if strings.Contains(v.unread, v.VRRP.At(at).Path()+".") {
+			continue
+		}
 		if len(kinds) != 1 {
 			d.errorf(v, at, "needs exactly one of interface, service, script, file, process and check")
 			continue
@@ -87,9 +90,6 @@ func (d *vipDecoder) weight(v *vip, at, kind string, item *trackItem) {
 	}
 	if item.weight < -maxWeight || item.weight > maxWeight {
 		d.errorf(v, at+".weight", "%d; the range is -%d to %d, 0: what is down does not hold", item.weight, maxWeight, maxWeight)
-	}
-	if kind == "file" && item.weight == 0 {
-		d.errorf(v, at+".weight", "0 makes the file's number nothing; give another, or leave it out for 1")
 	}
 }
 
@@ -258,7 +258,7 @@ func (d *vipDecoder) runOnAll(v *vip, unit string) error {
 func (b *builder) tracks(v *vip) []Track {
 	var tracks []Track
 	add := func(name string, item *trackItem) {
-		tracks = append(tracks, Track{Name: name, Weight: item.weight, Reverse: item.Reverse})
+		tracks = append(tracks, Track{Name: name, Weight: item.weight, Reverse: item.Reverse, Number: item.File != ""})
 	}
 	plain := make([]trackItem, 0, len(v.Track)+len(v.items))
 	for _, name := range v.Track {

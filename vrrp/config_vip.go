@@ -27,6 +27,7 @@ type vip struct {
 	excluded []netip.Prefix
 	hooks    Hooks
 	items    []trackItem // of the vrrp section
+	unread   string      // the mistakes of what could not be read
 }
 
 // advertised are the addresses in the adverts: of IPv6 a link-local one comes
@@ -123,7 +124,7 @@ func (d *vipDecoder) decode(v *vip) {
 		if errors.As(err, &many) {
 			d.errs = append(d.errs, many...)
 		}
-		return
+		v.unread = err.Error() // what could be read is looked at all the same
 	}
 	d.within(v, "startup_delay", v.section.StartupDelay, 0, maxStartupDelay)
 	d.within(v, "debounce", v.section.Debounce, 0, maxDebounce)
@@ -292,7 +293,7 @@ func (d *vipDecoder) priorities(v *vip) {
 
 // checkPrefer refuses a preference that the priorities contradict.
 func (d *vipDecoder) checkPrefer(v *vip) {
-	if v.Prefer == "" || len(v.given) == 0 {
+	if v.Prefer == "" || len(v.given) == 0 || v.Members == nil { // what could not be read was said
 		return
 	}
 	numbers := ranks(len(v.Members), v.given, 1)

@@ -115,9 +115,9 @@ type Action struct {
 
 // Disagreement is one thing that a peer's adverts say otherwise than we do.
 type Disagreement struct {
-	Field  string // "interval", "password", "authentication", "version", "addresses", "owner", "priority", "checksum"
-	Ours   string // never a password
-	Theirs string
+	Field  string `json:"field"`          // "interval", "password", "authentication", "version", "addresses", "owner", "priority", "checksum"
+	Ours   string `json:"ours,omitempty"` // never a password
+	Theirs string `json:"theirs,omitempty"`
 }
 
 // Machine is all virtual routers of a node. It is pure: no sockets, no clock,

@@ -8,7 +8,9 @@ import (
 
 const (
 	ownerPriority = 255 // RFC 9568 §5.2.4
-	topPriority   = 254
+	// topPriority is the first one's in an order. 254 is left for who is told
+	// to hold (Pull), so that no tie of addresses decides about a move.
+	topPriority = 253
 	// skewApart is how far apart two backups' skews should be: with less,
 	// what a scheduler and a wire take can make both of them act.
 	skewApart = 8 * time.Millisecond
@@ -27,8 +29,8 @@ func priorityStep(version uint8, interval time.Duration) int {
 }
 
 // ranks are the priorities of n members from the first to the last: those that
-// the file gives, and for the others numbers from 254 downwards in steps, or
-// in smaller ones where that many do not fit. n is at most 254.
+// the file gives, and for the others numbers from 253 downwards in steps, or
+// in smaller ones where that many do not fit. n is at most 253.
 func ranks(n int, given map[string]uint8, step int) []uint8 {
 	taken := slices.Collect(maps.Values(given))
 	for {

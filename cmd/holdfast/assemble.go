@@ -97,7 +97,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		board: base.board, log: base.log, members: members, names: names, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload)
+	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin)
 	if err != nil {
 		return nil, err
 	}
@@ -185,14 +185,14 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 	return config, nil
 }
 
-func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader) (*api.Server, error) {
+func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Proposer: store, Agent: members, Raft: store, Config: reload,
+		State: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
-		deps.Admin = isAdmin
+		deps.Admin, deps.Node = isAdmin, isNode
 	}
 	return api.New(config, deps)
 }

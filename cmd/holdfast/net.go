@@ -26,6 +26,7 @@ const onlyNet = "net"
 type network struct {
 	routers *vrrp.Service
 	socket  *admin.Server
+	admin   http.Handler // what net.sock and the API show of the addresses
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 }
@@ -49,6 +50,7 @@ func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.admin = newVIPAdmin(base, n.routers)
 	n.socket, err = admin.New(admin.Config{Unit: onlyNet, Path: filepath.Join(c.RunDir, "net.sock")},
 		admin.Deps{Handler: n.handler(base), Log: base.log, Metrics: base.registry})
 	return n, err
@@ -66,6 +68,7 @@ func (c *agentCmd) routers(file *cluster.File, node string) (vrrp.Settings, erro
 // handler is the net unit's HTTP tree.
 func (n *network) handler(base *foundation) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle(vrrp.AdminPath, n.admin)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(base.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

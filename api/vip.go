@@ -1,0 +1,27 @@
+package api
+
+import "net/http"
+
+const (
+	vipPath     = "/v1/holdfast/vip/"
+	vipHoldPath = vipPath + "hold/"
+)
+
+// holdfastVIP hands over to the admin tree of the virtual addresses, whose
+// paths are the same.
+func (s *Server) holdfastVIP(c *call) error {
+	if s.vips == nil {
+		return fault(http.StatusNotFound, "this agent moves no virtual addresses: ask the unit that does, on its net.sock")
+	}
+	s.vips.ServeHTTP(c.w, c.Request)
+	return nil
+}
+
+// fromNode tells whether a request that nobody else would be allowed is one
+// that another node of the cluster may make with its certificate: to have
+// this node take a virtual address over, for `holdfast vip move --to`. It is
+// the least that will do: a node can't look, release, or have one yielded.
+func (s *Server) fromNode(c *call, found route) bool {
+	return c.from == fromTLS && found.path == vipHoldPath && c.Method == http.MethodPost && s.node != nil && s.node(c.Request) &&
+		checkSite(c.Request) == nil
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"holdfast/api"
+	"holdfast/internal/peer"
+	"holdfast/vrrp"
+)
+
+// newVIPAdmin makes the admin tree of the virtual addresses: what net.sock and
+// the API show below vrrp.AdminPath.
+func newVIPAdmin(base *foundation, routers vrrp.Routers) *vrrp.Admin {
+	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, Kernel: vrrp.LiveKernel{}}
+	if base.trust != nil && base.path != "" {
+		deps.Elsewhere = func(ctx context.Context, node, router string) error { return holdElsewhere(ctx, base, node, router) }
+	}
+	return vrrp.NewAdmin(deps)
+}
+
+// holdElsewhere asks another node, over mutual TLS with this node's own
+// certificate, to take a virtual address over.
+func holdElsewhere(ctx context.Context, base *foundation, node, router string) error {
+	file := base.source.Current()
+	there, err := api.ConfigFrom(file, file.Section("api"), node, true)
+	if err != nil {
+		return err
+	}
+	if len(there.HTTPS) == 0 {
+		return fmt.Errorf("the API has no HTTPS (api.https_port is 0)")
+	}
+	client, err := api.NewClient(api.ClientConfig{URL: "https://" + there.HTTPS[0].String(), TLS: base.trust.Client(node)})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.VIP(ctx, http.MethodPost, "hold/"+url.PathEscape(router), nil, nil)
+}
+
+// isNode tells whether a request's certificate, verified by TLS, is a node's.
+func isNode(r *http.Request) bool {
+	identity, err := peer.PeerIdentity(tlsState(r))
+	return err == nil && (identity.Role == peer.RoleServer || identity.Role == peer.RoleAgent)
+}
