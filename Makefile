@@ -5,8 +5,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Fuzzing time for each target, and the packages that test and lint look at.
+# Fuzzing time for each target, that of the long tests, and the packages that
+# test and lint look at.
 FUZZTIME ?= 1m
+LONG ?= 1h
 PACKAGES ?= ./...
 
 # The product is built without cgo: one static file for every service node.
@@ -18,10 +20,10 @@ STATIC := CGO_ENABLED=0
 export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 
 # Test packages, and name those that failed once more at the end.
-gotest = echo "== go test -race $(if $(filter ./chaos,$(1)),./chaos,$(PACKAGES) but ./chaos)" && \
+gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -37,12 +39,19 @@ run: deps build ## the demo's cluster, kept up to play with
 test: deps lint build ## everything that CI runs: lint, then all tests with the race detector, on lab hosts too
 	@# vet has looked at everything already; internal/archtest has the import directions.
 	@# The destructive tests measure times: they run when nothing else does.
-	@$(call gotest,$$(go list $(PACKAGES) | grep -v /chaos$$))
-	@$(call gotest,./chaos)
+	@$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)'))
+	@$(call gotest,-p 1 ./chaos/...)
 	@echo "== all tests passed"
 
 chaos: deps build ## the destructive tests alone, with what they measured
-	@go test -v -vet=off -count 1 -timeout 15m ./chaos
+	@go test -v -vet=off -count 1 -p 1 -timeout 15m ./chaos/...
+
+chaos-long: deps build ## virtual routers beside keepalived under random faults for LONG (default 1h)
+	@VRRP_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run RandomFaults ./chaos/vrrp
+
+bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)
+	@$(STATIC) go build -trimpath -o build/bench-vrrp ./bench/vrrp
+	@build/bench-vrrp $(BENCH)
 
 test-quick: ## all tests that need no lab hosts, without lint and the race detector
 	@LAB=off go test -vet=off -timeout 2m $(PACKAGES)

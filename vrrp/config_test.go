@@ -129,7 +129,7 @@ func TestWhatTheFileDoesNotSayHasItsDefault(t *testing.T) {
 			Source: netip.MustParseAddr("10.1.0.2"), Advertised: addrs("10.1.0.101"), Held: prefixes("10.1.0.101/32"),
 			Preempt: true, PreemptDelay: 30 * time.Second,
 		},
-		Home: netip.MustParseAddr("10.1.0.2"), Network: "administration",
+		Home: netip.MustParseAddr("10.1.0.2"), Network: "administration", MinTTL: 255,
 		Nodes:    map[netip.Addr]string{netip.MustParseAddr("10.1.0.1"): "fbservice1", netip.MustParseAddr("10.1.0.3"): "fbservice3"},
 		Order:    set.Routers[0].Order,
 		Announce: Announcements{Repeat: 5, Every: time.Second},
