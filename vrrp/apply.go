@@ -122,7 +122,8 @@ const (
 type errand struct {
 	kind    errandKind
 	router  string
-	holding *holding // of Hold: what to hold
+	holding *holding      // of Hold: what to hold
+	linger  time.Duration // of Withdraw
 	claim   rawsock.Claim
 	link    link.Link // of Reopen
 }
@@ -170,8 +171,10 @@ func (a *applier) hold(in *instance) {
 	}})
 }
 
-// withdraw makes them unwanted.
-func (a *applier) withdraw(router string) { a.post(errand{kind: errandWithdraw, router: router}) }
+// withdraw makes them unwanted: at once, or at the latest after linger.
+func (a *applier) withdraw(router string, linger time.Duration) {
+	a.post(errand{kind: errandWithdraw, router: router, linger: linger})
+}
 
 // announce tells the neighbours where they are, now and as often as configured.
 func (a *applier) announce(in *instance) {
@@ -236,10 +239,12 @@ func (a *applier) run() {
 	for {
 		orders, missing, ended := a.take()
 		if ended {
+			a.dropLingering(time.Time{})
 			return
 		}
 		a.apply(orders)
 		now := time.Now()
+		a.dropLingering(now)
 		if missing && a.verifyAt.IsZero() {
 			a.verifyAt = now
 		}
@@ -331,11 +336,11 @@ func (a *applier) do(o errand) (gone []entry) {
 		if at < 0 {
 			return a.dropLeft(o.router)
 		}
-		before := a.holdings[at]
-		a.holdings = slices.Delete(a.holdings, at, at+1)
-		a.want()
-		gone = a.drop(before, func(netip.Prefix) bool { return true })
-		before.end(a)
+		if o.linger > 0 {
+			a.holdings[at].leave(a, time.Now().Add(o.linger))
+			return nil
+		}
+		return a.dropAll(at)
 	case errandAnnounce:
 		if at >= 0 {
 			a.holdings[at].announce(a)
@@ -348,6 +353,30 @@ func (a *applier) do(o errand) (gone []entry) {
 		a.reopen(o.link)
 	}
 	return gone
+}
+
+// dropAll gives up a holding with all of its addresses.
+func (a *applier) dropAll(at int) (gone []entry) {
+	before := a.holdings[at]
+	a.holdings = slices.Delete(a.holdings, at, at+1)
+	a.want()
+	gone = a.drop(before, func(netip.Prefix) bool { return true })
+	before.end(a)
+	return gone
+}
+
+// dropLingering gives up what stayed for the one who took over; the zero time:
+// all of it.
+func (a *applier) dropLingering(now time.Time) {
+	var gone []entry
+	for i := len(a.holdings) - 1; i >= 0; i-- {
+		if at := a.holdings[i].leaveAt; !at.IsZero() && (now.IsZero() || !now.Before(at)) {
+			gone = append(gone, a.dropAll(i)...)
+		}
+	}
+	if len(gone) > 0 {
+		a.all.told.journal(a.all.journal.remove(gone))
+	}
 }
 
 // want tells verify what is held.

@@ -33,6 +33,7 @@ type holding struct {
 	settings Announcements
 	since    time.Time // the loop decided; zero: it was measured
 
+	leaveAt time.Time // withdrawn, but for the moment until another has them; zero: not
 	retry   time.Time // for what could not be added; zero: nothing
 	bursts  int       // to come, the refresh apart
 	next    time.Time // announcement; zero: none
@@ -67,6 +68,12 @@ func (h *holding) add(a *applier) {
 	if failed != nil {
 		h.retry = time.Now().Add(retryEvery)
 	}
+}
+
+// leave ends all but the addresses, which stay until at.
+func (h *holding) leave(a *applier, at time.Time) {
+	h.settle(a)
+	h.leaveAt, h.retry, h.next, h.bursts = at, time.Time{}, time.Time{}, 0
 }
 
 // announce begins the announcements anew.
@@ -113,7 +120,7 @@ func (h *holding) work(a *applier, now time.Time) (next time.Time) {
 	if due(h.contest.next, now) {
 		h.ask(a, now)
 	}
-	return earlier(h.retry, earlier(h.next, h.contest.next))
+	return earlier(earlier(h.retry, h.leaveAt), earlier(h.next, h.contest.next))
 }
 
 func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }

@@ -265,7 +265,14 @@ func (l *loop) claim(p *port, c rawsock.Claim) {
 	e := Event{Kind: Owner, At: time.Now(), Router: in.index}
 	copy(e.MAC[:], c.MAC[max(0, len(c.MAC)-len(e.MAC)):]) // InfiniBand: the end of it tells ports apart
 	l.step(e)
-	if in.state != Active || in.applier == nil {
+	if in.applier == nil {
+		return
+	}
+	if in.lingers {
+		in.lingers = false
+		in.applier.withdraw(in.settings.Name, 0)
+	}
+	if in.state != Active {
 		return
 	}
 	in.metrics.conflicts.Inc()

@@ -18,7 +18,7 @@ func (l *loop) act(actions []Action) {
 		case Hold:
 			l.hold(in)
 		case Withdraw:
-			l.withdraw(in)
+			l.withdraw(in, a.Linger)
 		case Announce:
 			if in.applier != nil {
 				in.applier.announce(in)
@@ -115,15 +115,19 @@ func (l *loop) send(in *instance, priority uint8, interval time.Duration) {
 // before: it withdraws what a crash in the next moment would leave.
 func (l *loop) hold(in *instance) {
 	l.guard.hold(l.keepsake(in))
+	in.lingers = false
 	if in.applier != nil {
 		in.applier.hold(in)
 	}
 }
 
-func (l *loop) withdraw(in *instance) {
+// withdraw takes them off again, at the latest after linger: before, when the
+// one who took over says that he has them.
+func (l *loop) withdraw(in *instance, linger time.Duration) {
 	if in.applier != nil {
-		in.applier.withdraw(in.settings.Name)
+		in.applier.withdraw(in.settings.Name, linger)
 	}
+	in.lingers = linger > 0
 	l.guard.release(in.settings.Name)
 }
 

@@ -36,6 +36,7 @@ type instance struct {
 	lastSeen   time.Time
 	contested  time.Time // the last claim that the applier was told of
 	refused    bool      // the last advert could not be sent
+	lingers    bool      // withdrawn, but another was not heard to have the addresses yet
 	packets    packets
 	applied    *applied // what the applier tells
 }

@@ -107,6 +107,7 @@ type Action struct {
 	Router   int // index; -1-k: gone[k] of Reconfigure
 	Priority uint8
 	Interval time.Duration
+	Linger   time.Duration // of Withdraw: for how long the addresses may stay until the one who took over is heard to have them
 	From, To State
 	Reason   string     // a sentence's second half: "fbservice2 (10.1.0.2) fell silent for 3.6 s"
 	Peer     netip.Addr // of Disagree; of Became: whose advert or silence is the reason, if somebody's

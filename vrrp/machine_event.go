@@ -13,6 +13,8 @@ const (
 	announceEvery = time.Second
 	// maxAsks bounds how often one silence is forgiven because we stalled.
 	maxAsks = 3
+	// maxLinger bounds how long two may have an address when one takes it over.
+	maxLinger = 50 * time.Millisecond
 	// yieldIntervals is how long a router that yields waits for a taker: less
 	// than Active_Down_Interval, so that its priority 0 need not arrive.
 	yieldIntervals = 3

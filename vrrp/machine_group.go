@@ -172,7 +172,7 @@ func (m *Machine) leave(g *group, to State, by *router, at time.Time, reason str
 		r.adopted = r.adopted && from != Active
 		r.weigh()
 		if from == Active {
-			m.give(Action{Kind: Withdraw, Router: r.index})
+			m.give(Action{Kind: Withdraw, Router: r.index, Linger: r.linger(by)})
 		}
 		if from == Active && r != by {
 			r.active, r.interval = netip.Addr{}, r.Interval
@@ -182,6 +182,16 @@ func (m *Machine) leave(g *group, to State, by *router, at time.Time, reason str
 		}
 		m.give(Action{Kind: Became, Router: r.index, From: from, To: to, Reason: reason, Peer: peer})
 	}
+}
+
+// linger is how long the addresses may stay after a peer took over. Its advert
+// is the first thing that it sends: without them here, what clients send in
+// the moment before it has them there would be lost.
+func (r *router) linger(by *router) time.Duration {
+	if by == nil {
+		return 0
+	}
+	return min(r.Interval/2, maxLinger)
 }
 
 // enter notes the new state and returns the old one.

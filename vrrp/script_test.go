@@ -214,6 +214,9 @@ func showAction(a Action) string {
 	case Hold:
 		return "hold"
 	case Withdraw:
+		if a.Linger > 0 {
+			return fmt.Sprintf("withdraw, within %s", a.Linger)
+		}
 		return "withdraw"
 	case Announce:
 		return "announce"

@@ -227,6 +227,6 @@ func (m *Member) Return(ctx context.Context, router int) error {
 }
 
 func (m *Member) vip(ctx context.Context, verb string, router int) error {
-	_, err := m.Host.Run(ctx, m.Options.Binary, "vip", verb, vipName(router), "--run-dir", runDir)
+	_, err := m.Host.Run(ctx, m.Options.Binary, "vip", verb, vipName(router), "--socket", runDir+"/net.sock")
 	return err
 }
