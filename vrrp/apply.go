@@ -282,8 +282,25 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
+// current leaves out what a later withdrawal made moot: an announcement that
+// comes late would mislead the neighbours about who took over meanwhile.
+func current(orders []errand) []errand {
+	return slices.DeleteFunc(slices.Clone(orders), func(o errand) bool {
+		if o.kind != errandHold && o.kind != errandAnnounce {
+			return false
+		}
+		for i := len(orders) - 1; i >= 0; i-- {
+			if orders[i].router == o.router && (orders[i].kind == errandHold || orders[i].kind == errandWithdraw) {
+				return orders[i].kind == errandWithdraw
+			}
+		}
+		return false
+	})
+}
+
 // apply does a batch of orders, with one journal entry before and one after.
 func (a *applier) apply(orders []errand) {
+	orders = current(orders)
 	var ours []entry
 	for _, o := range orders {
 		if o.kind == errandHold {

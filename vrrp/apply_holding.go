@@ -19,6 +19,8 @@ const retryEvery = time.Second
 const (
 	contestEvery = time.Second
 	contestQuiet = 3
+	// contestSoon is how soon after a further claim they are told again.
+	contestSoon = 100 * time.Millisecond
 )
 
 // holding is the addresses of one router that are held on an interface. Its
@@ -160,7 +162,7 @@ func (h *holding) dispute(a *applier, claim rawsock.Claim) {
 		h.ask(a, now)
 		return
 	}
-	c.quiet = 0
+	c.quiet, c.next = 0, earlier(c.next, now.Add(contestSoon))
 	if c.proven && c.mac == mac && c.addr == claim.Addr {
 		return
 	}
