@@ -41,6 +41,8 @@ type loop struct {
 	grace      time.Duration // of the restart that ends the loop
 	everywhere Hooks
 	garbage    garbage
+	stalls     int // since stallSaid
+	stallSaid  time.Time
 	advert     Advert
 	buf        []byte
 	ended      bool
@@ -125,9 +127,14 @@ func (l *loop) run() (err error) {
 	}()
 	l.becomeRealtime()
 	for !l.ended {
-		ready, err := l.poller.Wait(l.next())
+		due := l.next()
+		ready, err := l.poller.Wait(due)
 		if err != nil {
 			return fmt.Errorf("vrrp: wait for packets: %w", err)
+		}
+		late := time.Duration(0)
+		if !due.IsZero() {
+			late = max(0, time.Since(due))
 		}
 		for _, f := range l.mail.take() {
 			f()
@@ -138,7 +145,7 @@ func (l *loop) run() (err error) {
 		for _, socket := range ready {
 			l.receiveFrom(socket)
 		}
-		l.tick()
+		l.tick(late)
 		l.resolve(time.Now())
 		l.orders.keep(l)
 	}
@@ -191,28 +198,50 @@ func (l *loop) next() time.Time {
 // tick lets the machine act on a deadline that has passed. Everything that is
 // queued is received first: an advert that came in time counts, however late
 // we look. That we look late is said, since then others may have acted.
-func (l *loop) tick() {
+func (l *loop) tick(late time.Duration) {
 	at, ok := l.machine.Next()
-	now := time.Now()
-	if !ok || now.Before(at) {
+	passed := ok && !time.Now().Before(at)
+	if !passed && late <= l.patience {
 		return
 	}
-	late := now.Sub(at)
 	l.metrics.delay.Observe(late.Seconds())
 	for _, p := range l.listening {
 		p.receive(l)
 	}
 	if late > l.patience {
-		l.metrics.stalls.Inc()
-		l.metrics.stalled.Add(late.Seconds())
-		l.log.Warn("this process did not run when it should have", "for", late)
-		l.step(Event{Kind: Stalled, At: time.Now(), Stall: late})
+		l.stalled(late)
 	}
 	l.step(Event{Kind: Tick, At: time.Now()})
 }
 
+// stallsEvery bounds how often stalls are logged: a machine that is too busy
+// has many.
+const stallsEvery = 10 * time.Second
+
+// stalled tells the machine that this process did not run when it should have.
+func (l *loop) stalled(late time.Duration) {
+	now := time.Now()
+	l.metrics.stalls.Inc()
+	l.metrics.stalled.Add(late.Seconds())
+	l.stalls++
+	if now.Sub(l.stallSaid) >= stallsEvery {
+		l.log.Warn("this process did not run when it should have", "for", late, "times", l.stalls)
+		l.stallSaid, l.stalls = now, 0
+	}
+	l.step(Event{Kind: Stalled, At: now, Stall: late})
+}
+
 // step gives the machine an event and does what it answers.
-func (l *loop) step(e Event) { l.act(l.machine.Step(e)) }
+func (l *loop) step(e Event) {
+	l.act(l.machine.Step(e))
+	switch e.Kind {
+	case Tracked, Yield, Pull, Release: // what priorities hang on
+		for i, in := range l.instances {
+			in.metrics.priority.Set(float64(l.machine.Priority(i)))
+		}
+	default:
+	}
+}
 
 // receiveFrom empties the queue of a socket that has something.
 func (l *loop) receiveFrom(ready rawsock.Pollable) {

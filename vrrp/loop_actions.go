@@ -169,7 +169,7 @@ func (l *loop) priority(in *instance, index int) uint8 {
 	if index < 0 {
 		return in.core.Priority
 	}
-	return l.machine.Status(index).Priority
+	return l.machine.Priority(index)
 }
 
 // groupChanged tells hooks of a sync group once all of its routers came to a

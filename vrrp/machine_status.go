@@ -48,6 +48,9 @@ type Counters struct {
 // Counters are a router's. They are copied: no memory is made.
 func (m *Machine) Counters(router int) Counters { return m.routers[router].counters }
 
+// Priority is a router's with its weights.
+func (m *Machine) Priority(router int) uint8 { return m.routers[router].priority }
+
 // Status is everything that is known about a router, for `vip explain`.
 type Status struct {
 	State    State
