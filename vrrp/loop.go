@@ -246,10 +246,17 @@ func (l *loop) step(e Event) {
 // receiveFrom empties the queue of a socket that has something.
 func (l *loop) receiveFrom(ready rawsock.Pollable) {
 	for _, p := range l.listening {
-		if p.owns(ready) {
-			p.receive(l)
-			return
+		switch {
+		case p.socket4 != nil && ready == rawsock.Pollable(p.socket4):
+			p.receivePackets(l, p.socket4, &p.routers4)
+		case p.socket6 != nil && ready == rawsock.Pollable(p.socket6):
+			p.receivePackets(l, p.socket6, &p.routers6)
+		case ready == rawsock.Pollable(p.neighbors):
+			p.receiveClaims(l)
+		default:
+			continue
 		}
+		return
 	}
 }
 

@@ -59,12 +59,6 @@ type port struct {
 	holders   map[netip.Addr]*instance
 }
 
-func (p *port) owns(ready rawsock.Pollable) bool {
-	return p.socket4 != nil && ready == rawsock.Pollable(p.socket4) ||
-		p.socket6 != nil && ready == rawsock.Pollable(p.socket6) ||
-		ready == rawsock.Pollable(p.neighbors)
-}
-
 // socket is the one of a router's family.
 func (p *port) socket(in *instance) *rawsock.Socket {
 	if in.core.is6() {
@@ -80,6 +74,10 @@ func (p *port) holder(addr netip.Addr) *instance { return p.holders[addr] }
 func (p *port) receive(l *loop) {
 	p.receivePackets(l, p.socket4, &p.routers4)
 	p.receivePackets(l, p.socket6, &p.routers6)
+	p.receiveClaims(l)
+}
+
+func (p *port) receiveClaims(l *loop) {
 	for range maxBatch {
 		claim, err := p.neighbors.Receive()
 		if err != nil {

@@ -90,29 +90,41 @@ func (p *Poller) Remove(s Pollable) error {
 // It does not allocate.
 func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) {
 	p.ready = p.ready[:0]
-	n, err := 0, error(unix.EINTR)
-	for err == unix.EINTR { // a signal of the runtime's is no reason to return
-		timeout, failed := p.arm(deadline)
-		if failed != nil {
-			return nil, fmt.Errorf("rawsock: set the timer: %w", failed)
+	for {
+		timeout, err := p.arm(deadline)
+		if err != nil {
+			return nil, fmt.Errorf("rawsock: set the timer: %w", err)
 		}
-		n, err = unix.EpollWait(p.epoll, p.events, timeout)
+		n, err := unix.EpollWait(p.epoll, p.events, timeout)
+		if err == unix.EINTR { // a signal of the runtime's is no reason to return
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rawsock: wait: %w", err)
+		}
+		if p.sort(p.events[:n]) || timeout == 0 || !deadline.IsZero() && !time.Now().Before(deadline) {
+			return p.ready, nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("rawsock: wait: %w", err)
-	}
-	for _, e := range p.events[:n] {
+}
+
+// sort lists what is ready, and tells whether there is more than the timer,
+// which may ring for a deadline that has moved since.
+func (p *Poller) sort(events []unix.EpollEvent) (more bool) {
+	for _, e := range events {
 		switch int(e.Fd) {
 		case p.timer:
 			p.rang, p.armed = true, time.Time{}
+			continue
 		case p.wake:
 			var count [8]byte
 			_, _ = unix.Read(p.wake, count[:])
 		default:
 			p.add(p.pollables[e.Fd])
 		}
+		more = true
 	}
-	return p.ready, nil
+	return more
 }
 
 // add lists what is ready, once.
@@ -138,7 +150,12 @@ func (p *Poller) arm(deadline time.Time) (int, error) {
 		}
 		spec.Value = unix.NsecToTimespec(left.Nanoseconds())
 	}
-	if deadline.Equal(p.armed) && !p.rang {
+	// One that is set for earlier may stay: a Backup's deadline moves with every
+	// advert, and a ring too soon is cheaper than a system call for each.
+	if !p.rang && !p.armed.IsZero() && (deadline.IsZero() || !deadline.Before(p.armed)) {
+		return -1, nil
+	}
+	if deadline.IsZero() && p.armed.IsZero() && !p.rang {
 		return -1, nil
 	}
 	p.armed, p.rang = deadline, false
