@@ -42,13 +42,8 @@ type loop struct {
 	everywhere Hooks
 	garbage    garbage
 	advert     Advert
-	buf        []byte
 	ended      bool
 }
-
-// maxPacket is more than the longest advert: 8 bytes, 255 addresses of 16
-// bytes and 8 of authentication.
-const maxPacket = 8 << 10
 
 // maxBatch bounds what is received from one socket before timers have their
 // turn: a flood must not keep us from advertising.
@@ -64,20 +59,21 @@ type mailbox struct {
 	queue  []func()
 	spare  []func()
 	closed bool
-	wake   func()
+	wake   func()        // called with mu held: never after close
+	ended  chan struct{} // closed by close
 }
+
+func newMailbox(wake func()) mailbox { return mailbox{wake: wake, ended: make(chan struct{})} }
 
 // post puts f in the queue; false: the loop has ended.
 func (m *mailbox) post(f func()) bool {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.closed {
-		m.mu.Unlock()
 		return false
 	}
 	m.queue = append(m.queue, f)
-	first := len(m.queue) == 1
-	m.mu.Unlock()
-	if first {
+	if len(m.queue) == 1 {
 		m.wake()
 	}
 	return true
@@ -96,10 +92,13 @@ func (m *mailbox) take() []func() {
 func (m *mailbox) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.closed {
+		close(m.ended)
+	}
 	m.closed, m.queue = true, nil
 }
 
-// do runs f on the loop and waits for it.
+// do runs f on the loop and waits for it, but not beyond the end of the loop.
 func (l *loop) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	if !l.mail.post(func() { defer close(done); f() }) {
@@ -108,6 +107,13 @@ func (l *loop) do(ctx context.Context, f func()) error {
 	select {
 	case <-done:
 		return nil
+	case <-l.mail.ended:
+		select {
+		case <-done: // it was the last
+			return nil
+		default:
+			return ErrStopped
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -217,8 +223,7 @@ func (l *loop) step(e Event) { l.act(l.machine.Step(e)) }
 // receiveFrom empties the queue of a socket that has something.
 func (l *loop) receiveFrom(ready rawsock.Pollable) {
 	for _, p := range l.listening {
-		if p.owns(ready) {
-			p.receive(l)
+		if p.receiveFrom(l, ready) {
 			return
 		}
 	}
@@ -294,6 +299,16 @@ func (l *loop) becomeRealtime() {
 	}
 	l.told.clear(conditionRealtime)
 	l.log.Info("adverts are sent on a thread of their own class", "scheduler", "SCHED_FIFO", "priority", l.realtime)
+}
+
+// changeRealtime follows a reload.
+func (l *loop) changeRealtime() {
+	if l.realtime == 0 {
+		if err := sched.Ordinary(); err != nil {
+			l.log.Warn("the thread keeps its class", "error", err)
+		}
+	}
+	l.becomeRealtime()
 }
 
 // setPatience decides how late is too late: when half of what keeps the next

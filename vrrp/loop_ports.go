@@ -58,12 +58,6 @@ type port struct {
 	holders   map[netip.Addr]*instance
 }
 
-func (p *port) owns(ready rawsock.Pollable) bool {
-	return p.socket4 != nil && ready == rawsock.Pollable(p.socket4) ||
-		p.socket6 != nil && ready == rawsock.Pollable(p.socket6) ||
-		ready == rawsock.Pollable(p.neighbors)
-}
-
 // socket is the one of a router's family.
 func (p *port) socket(in *instance) *rawsock.Socket {
 	if in.core.is6() {
@@ -79,6 +73,25 @@ func (p *port) holder(addr netip.Addr) *instance { return p.holders[addr] }
 func (p *port) receive(l *loop) {
 	p.receivePackets(l, p.socket4, &p.routers4)
 	p.receivePackets(l, p.socket6, &p.routers6)
+	p.receiveClaims(l)
+}
+
+// receiveFrom empties the queue of one socket; false: it is not the port's.
+func (p *port) receiveFrom(l *loop, ready rawsock.Pollable) bool {
+	switch {
+	case p.socket4 != nil && ready == rawsock.Pollable(p.socket4):
+		p.receivePackets(l, p.socket4, &p.routers4)
+	case p.socket6 != nil && ready == rawsock.Pollable(p.socket6):
+		p.receivePackets(l, p.socket6, &p.routers6)
+	case ready == rawsock.Pollable(p.neighbors):
+		p.receiveClaims(l)
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *port) receiveClaims(l *loop) {
 	for range maxBatch {
 		claim, err := p.neighbors.Receive()
 		if err != nil {
@@ -94,7 +107,7 @@ func (p *port) receivePackets(l *loop, socket *rawsock.Socket, byVRID *[256]*ins
 		return
 	}
 	for range maxBatch {
-		packet, err := socket.Receive(l.buf)
+		packet, err := socket.Next()
 		if err != nil {
 			l.receiveError(p, err)
 			return

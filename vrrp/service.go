@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -157,9 +156,4 @@ func (s *Service) Plan(ctx context.Context) ([]Change, error) {
 		return nil, err
 	}
 	return live.plan(ctx)
-}
-
-// indexOf finds a router by its name; -1.
-func indexOf(routers []RouterSettings, name string) int {
-	return slices.IndexFunc(routers, func(r RouterSettings) bool { return r.Name == name })
 }

@@ -3,7 +3,9 @@ package vrrp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -204,8 +206,8 @@ func readNumber(path string) (int, error) {
 	defer file.Close()
 	text := make([]byte, maxWatchedFile)
 	n, err := file.Read(text)
-	if n == 0 {
-		return 0, nil
+	if err != nil && !errors.Is(err, io.EOF) { // a directory, for one
+		return 0, err
 	}
 	fields := bytes.Fields(text[:n])
 	if len(fields) == 0 {

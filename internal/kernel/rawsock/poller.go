@@ -21,6 +21,7 @@ type Poller struct {
 	pollables map[int32]Pollable
 	armed     time.Time // what the timer is set to; zero: not set
 	rang      bool      // it rang since, and stays readable until it is set again
+	woken     bool
 	events    []unix.EpollEvent
 	ready     []Pollable
 }
@@ -89,30 +90,41 @@ func (p *Poller) Remove(s Pollable) error {
 // may turn out to be empty). A deadline in the past makes it look and return.
 // It does not allocate.
 func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) {
-	p.ready = p.ready[:0]
-	n, err := 0, error(unix.EINTR)
-	for err == unix.EINTR { // a signal of the runtime's is no reason to return
-		timeout, failed := p.arm(deadline)
-		if failed != nil {
-			return nil, fmt.Errorf("rawsock: set the timer: %w", failed)
+	p.ready, p.woken = p.ready[:0], false
+	for {
+		timeout, err := p.arm(deadline)
+		if err != nil {
+			return nil, fmt.Errorf("rawsock: set the timer: %w", err)
 		}
-		n, err = unix.EpollWait(p.epoll, p.events, timeout)
+		n, err := unix.EpollWait(p.epoll, p.events, timeout)
+		if err == unix.EINTR { // a signal of the runtime's is no reason to return
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rawsock: wait: %w", err)
+		}
+		p.sort(p.events[:n])
+		// The timer alone may have rung for a deadline that was put off since.
+		if timeout == 0 || len(p.ready) > 0 || p.woken || !deadline.IsZero() && time.Until(deadline) <= 0 {
+			return p.ready, nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("rawsock: wait: %w", err)
-	}
-	for _, e := range p.events[:n] {
+}
+
+// sort tells what events are about.
+func (p *Poller) sort(events []unix.EpollEvent) {
+	for _, e := range events {
 		switch int(e.Fd) {
 		case p.timer:
 			p.rang, p.armed = true, time.Time{}
 		case p.wake:
 			var count [8]byte
 			_, _ = unix.Read(p.wake, count[:])
+			p.woken = true
 		default:
 			p.add(p.pollables[e.Fd])
 		}
 	}
-	return p.ready, nil
 }
 
 // add lists what is ready, once.
@@ -129,6 +141,8 @@ func (p *Poller) add(s Pollable) {
 }
 
 // arm sets the timer, and gives epoll's time-out: 0 when it is time already.
+// A timer that rings too early is left alone: every packet puts a deadline off,
+// and one ring for many of them costs less.
 func (p *Poller) arm(deadline time.Time) (int, error) {
 	var spec unix.ItimerSpec // zero takes the timer off
 	if !deadline.IsZero() {
@@ -138,7 +152,7 @@ func (p *Poller) arm(deadline time.Time) (int, error) {
 		}
 		spec.Value = unix.NsecToTimespec(left.Nanoseconds())
 	}
-	if deadline.Equal(p.armed) && !p.rang {
+	if !p.rang && (deadline.Equal(p.armed) || !p.armed.IsZero() && (deadline.IsZero() || deadline.After(p.armed))) {
 		return -1, nil
 	}
 	p.armed, p.rang = deadline, false
