@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -67,6 +69,9 @@ func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) e
 		return fmt.Errorf("vrrp: guard: %w", err)
 	}
 	defer alive.Close()
+	if err := sign(alive); err != nil { // from now on an older guard is relieved
+		return fmt.Errorf("vrrp: guard: %w", err)
+	}
 	if g.listen(in) {
 		return nil
 	}
@@ -75,6 +80,13 @@ func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) e
 	}
 	return nil
 }
+
+const (
+	successorLimit   = 10 * time.Second // for a successor to have a guard of its own
+	lockEvery        = 5 * time.Millisecond
+	withdrawAttempts = 10
+	withdrawEvery    = 500 * time.Millisecond
+)
 
 type guard struct {
 	log  *slog.Logger
@@ -122,28 +134,63 @@ func (g *guard) take(word guardWord) (bye bool) {
 }
 
 // withdraw withdraws router by router, as the patience with each ends, until
-// a successor has taken over.
+// a successor has taken over. What fails is tried again: nobody else will.
 func (g *guard) withdraw(ctx context.Context) error {
 	died := time.Now()
-	var words []guardWord
-	for _, word := range g.held {
-		words = append(words, word)
-	}
-	slices.SortFunc(words, func(a, b guardWord) int { return int(a.Patience - b.Patience) })
+	words := slices.SortedFunc(maps.Values(g.held), func(a, b guardWord) int { return int(a.Patience - b.Patience) })
 	g.log.Warn("the process that held addresses is gone without a word", "routers", len(words))
-	for len(words) > 0 {
-		sleep(ctx, time.Until(died.Add(words[0].Patience)))
-		due := 1
+	for {
+		due := len(words)
+		if due > 0 { // without routers the journal may still have what was being removed
+			sleep(ctx, time.Until(died.Add(words[0].Patience)))
+			due = 1
+		}
 		for due < len(words) && (ctx.Err() != nil || !time.Now().Before(died.Add(words[due].Patience))) {
 			due++
 		}
-		adopted, err := g.withdrawNow(words[:due], due == len(words))
-		if err != nil || adopted {
+		lock, err := g.takeLock()
+		if err != nil || lock == nil {
 			return err
 		}
-		words = words[due:]
+		err = g.insist(words[:due], due == len(words))
+		lock.Close()
+		if words = words[due:]; len(words) == 0 {
+			return err
+		}
+		if err != nil {
+			g.log.Error("withdraw what was left", "error", err)
+		}
 	}
-	return nil
+}
+
+// takeLock takes the service's lock. It gives none when a successor is at work,
+// which is so once that has a guard of its own: one that ends before leaves
+// things to us, and who only looks who has the lock is no successor.
+func (g *guard) takeLock() (*os.File, error) {
+	for deadline := time.Now().Add(successorLimit); time.Now().Before(deadline); time.Sleep(lockEvery) {
+		if pid := signedBy(filepath.Join(g.dir, guardFile)); pid != os.Getpid() {
+			g.log.Info("a successor has taken over", "guard", pid)
+			return nil, nil
+		}
+		lock, err := lockExclusive(filepath.Join(g.dir, lockFile))
+		if !errors.Is(err, errLocked) {
+			return lock, err
+		}
+	}
+	g.log.Info("a successor has taken over", "guard", "none")
+	return nil, nil
+}
+
+// insist withdraws routers, and tries again what failed.
+func (g *guard) insist(words []guardWord, last bool) error {
+	for attempt := 1; ; attempt++ {
+		err := g.withdrawNow(words, last)
+		if err == nil || attempt == withdrawAttempts {
+			return err
+		}
+		g.log.Error("an address was not withdrawn, trying again", "error", err)
+		time.Sleep(withdrawEvery)
+	}
 }
 
 // sleep waits, or until ctx ends.
@@ -156,26 +203,18 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// withdrawNow takes the lock and withdraws routers; the last time whatever
-// else is in the journal, too. It is true when a successor has the lock.
-func (g *guard) withdrawNow(words []guardWord, last bool) (adopted bool, err error) {
-	lock, err := lockExclusive(filepath.Join(g.dir, lockFile))
-	if errors.Is(err, errLocked) {
-		g.log.Info("a successor has taken over")
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer lock.Close()
+// withdrawNow withdraws routers; the last time whatever else is in the
+// journal, too. The error is what is still there. The peers of those of which
+// the journal has nothing were told, or nothing was held.
+func (g *guard) withdrawNow(words []guardWord, last bool) error {
 	handle, err := link.Open()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer handle.Close()
 	journal, _, err := openJournal(g.dir, g.at)
 	if err != nil {
-		return false, err
+		return err
 	}
 	concerned := func(router string) bool {
 		return last || slices.ContainsFunc(words, func(w guardWord) bool { return w.Router == router })
@@ -194,12 +233,15 @@ func (g *guard) withdrawNow(words []guardWord, last bool) (adopted bool, err err
 		g.log.Warn("withdrew an address", "router", e.Router, "address", e.Prefix, "interface", e.Name)
 	}
 	failed = append(failed, journal.remove(gone))
-	for _, word := range words {
-		if err := word.part(); err != nil {
-			failed = append(failed, fmt.Errorf("router %s: say goodbye to the peers: %w", word.Router, err))
+	for i := range words {
+		if !slices.ContainsFunc(gone, func(e entry) bool { return e.Router == words[i].Router }) {
+			continue
+		}
+		if err := words[i].part(); err != nil {
+			g.log.Error("peers were not told, they notice by themselves", "router", words[i].Router, "error", err)
 		}
 	}
-	return false, errors.Join(failed...)
+	return errors.Join(failed...)
 }
 
 // part sends the adverts with priority 0.

@@ -19,6 +19,7 @@ const (
 	lockFile    = "lock"    // whoever changes addresses holds it; says who
 	guardFile   = "guard"   // every guard holds it, shared
 	restartFile = "restart" // the mark of `holdfast restart`
+	leftFile    = "left"    // until when a successor may adopt what a restart left
 	ordersFile  = "orders"  // what admins asked for, by Pull and Yield
 )
 
@@ -158,6 +159,30 @@ func restartMark(dir string) (grace time.Duration, ok bool) {
 		return 0, false
 	}
 	return min(time.Duration(given)*time.Millisecond, MaxGrace), true
+}
+
+// leaveFor writes that addresses stay for a successor that comes within grace.
+// The guard says the same for as long as it lives, but systemd may have ended
+// it (KillMode=control-group).
+func leaveFor(dir string, grace time.Duration) error {
+	up, err := uptime()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, leftFile), fmt.Appendf(nil, "%d\n", (up+grace).Milliseconds()))
+}
+
+// leftJustNow takes that word away and tells whether it still holds.
+func leftJustNow(dir string) bool {
+	path := filepath.Join(dir, leftFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	_ = os.Remove(path) // one that stays is too old soon
+	until, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+	up, failed := uptime()
+	return err == nil && failed == nil && up <= time.Duration(until)*time.Millisecond
 }
 
 // uptime is the time since the boot, which all processes count alike and

@@ -44,13 +44,8 @@ type loop struct {
 	stalls     int // since stallSaid
 	stallSaid  time.Time
 	advert     Advert
-	buf        []byte
 	ended      bool
 }
-
-// maxPacket is more than the longest advert: 8 bytes, 255 addresses of 16
-// bytes and 8 of authentication.
-const maxPacket = 8 << 10
 
 // maxBatch bounds what is received from one socket before timers have their
 // turn: a flood must not keep us from advertising.
@@ -66,20 +61,21 @@ type mailbox struct {
 	queue  []func()
 	spare  []func()
 	closed bool
-	wake   func()
+	wake   func()        // called with mu held: never after close
+	ended  chan struct{} // closed by close
 }
+
+func newMailbox(wake func()) mailbox { return mailbox{wake: wake, ended: make(chan struct{})} }
 
 // post puts f in the queue; false: the loop has ended.
 func (m *mailbox) post(f func()) bool {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.closed {
-		m.mu.Unlock()
 		return false
 	}
 	m.queue = append(m.queue, f)
-	first := len(m.queue) == 1
-	m.mu.Unlock()
-	if first {
+	if len(m.queue) == 1 {
 		m.wake()
 	}
 	return true
@@ -98,10 +94,13 @@ func (m *mailbox) take() []func() {
 func (m *mailbox) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.closed {
+		close(m.ended)
+	}
 	m.closed, m.queue = true, nil
 }
 
-// do runs f on the loop and waits for it.
+// do runs f on the loop and waits for it, but not beyond the end of the loop.
 func (l *loop) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	if !l.mail.post(func() { defer close(done); f() }) {
@@ -110,6 +109,13 @@ func (l *loop) do(ctx context.Context, f func()) error {
 	select {
 	case <-done:
 		return nil
+	case <-l.mail.ended:
+		select {
+		case <-done: // it was the last
+			return nil
+		default:
+			return ErrStopped
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -246,17 +252,9 @@ func (l *loop) step(e Event) {
 // receiveFrom empties the queue of a socket that has something.
 func (l *loop) receiveFrom(ready rawsock.Pollable) {
 	for _, p := range l.listening {
-		switch {
-		case p.socket4 != nil && ready == rawsock.Pollable(p.socket4):
-			p.receivePackets(l, p.socket4, &p.routers4)
-		case p.socket6 != nil && ready == rawsock.Pollable(p.socket6):
-			p.receivePackets(l, p.socket6, &p.routers6)
-		case ready == rawsock.Pollable(p.neighbors):
-			p.receiveClaims(l)
-		default:
-			continue
+		if p.receiveFrom(l, ready) {
+			return
 		}
-		return
 	}
 }
 
@@ -337,6 +335,16 @@ func (l *loop) becomeRealtime() {
 	}
 	l.told.clear(conditionRealtime)
 	l.log.Info("adverts are sent on a thread of their own class", "scheduler", "SCHED_FIFO", "priority", l.realtime)
+}
+
+// changeRealtime follows a reload.
+func (l *loop) changeRealtime() {
+	if l.realtime == 0 {
+		if err := sched.Ordinary(); err != nil {
+			l.log.Warn("the thread keeps its class", "error", err)
+		}
+	}
+	l.becomeRealtime()
 }
 
 // setPatience decides how late is too late: when half of what keeps the next

@@ -77,6 +77,21 @@ func (p *port) receive(l *loop) {
 	p.receiveClaims(l)
 }
 
+// receiveFrom empties the queue of one socket; false: it is not the port's.
+func (p *port) receiveFrom(l *loop, ready rawsock.Pollable) bool {
+	switch {
+	case p.socket4 != nil && ready == rawsock.Pollable(p.socket4):
+		p.receivePackets(l, p.socket4, &p.routers4)
+	case p.socket6 != nil && ready == rawsock.Pollable(p.socket6):
+		p.receivePackets(l, p.socket6, &p.routers6)
+	case ready == rawsock.Pollable(p.neighbors):
+		p.receiveClaims(l)
+	default:
+		return false
+	}
+	return true
+}
+
 func (p *port) receiveClaims(l *loop) {
 	for range maxBatch {
 		claim, err := p.neighbors.Receive()
@@ -93,7 +108,7 @@ func (p *port) receivePackets(l *loop, socket *rawsock.Socket, byVRID *[256]*ins
 		return
 	}
 	for range maxBatch {
-		packet, err := socket.Receive(l.buf)
+		packet, err := socket.Next()
 		if err != nil {
 			l.receiveError(p, err)
 			return

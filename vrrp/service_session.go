@@ -55,6 +55,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 			return nil
 		}
 	}
+	s.suspended.Store(false)
 	live, err := s.open()
 	if err != nil {
 		return err
@@ -171,10 +172,9 @@ func (v *session) make() error {
 	v.loop = &loop{
 		log: s.log, metrics: s.metrics, told: told, guard: v.guard, hooks: v.hooks, appliers: v.appliers,
 		poller: poller, ports: map[int]*port{}, table: newLinkTable(), realtime: v.settings.Realtime,
-		everywhere: v.settings.Hooks, buf: make([]byte, maxPacket),
-		garbage: newGarbage(),
+		everywhere: v.settings.Hooks,
+		garbage:    newGarbage(), mail: newMailbox(poller.Wake),
 	}
-	v.loop.mail.wake = poller.Wake
 	v.watch = newWatcher(s.commands, s.log, v.tracked)
 	return nil
 }
@@ -221,14 +221,16 @@ func (v *session) start(at origin) error {
 
 // adopt finds the routers whose addresses a predecessor left on the interface
 // where they belong, a moment ago, and removes everything else that is ours by
-// the journal. Without a guard that lives, or a mark that a restart is under
-// way, nobody knows how long ago that was: then nothing is adopted.
+// the journal. Without a guard that lives, or a predecessor's word that it left
+// them for a restart whose grace lasts, nobody knows how long ago that was:
+// then nothing is adopted.
 func (v *session) adopt(addrs []link.Addr) (adopted []int) {
+	fresh := leftJustNow(v.dir)
 	entries := v.journal.list()
 	if len(entries) == 0 {
 		return nil
 	}
-	fresh := guardAlive(v.dir)
+	fresh = fresh || guardAlive(v.dir)
 	log := v.service.log
 	var gone []entry
 	for _, e := range entries {
@@ -297,6 +299,9 @@ func (v *session) tracked(name string, up bool, value int) {
 // howToEnd tells whether a successor is to come.
 func (v *session) howToEnd() end {
 	if grace, ok := restartMark(v.dir); ok {
+		if err := leaveFor(v.dir, grace); err != nil {
+			v.service.log.Warn("a successor adopts only while the guard lives", "error", err)
+		}
 		v.service.suspended.Store(true)
 		v.loop.grace = grace
 		return restart
@@ -309,7 +314,8 @@ func (v *session) finish(how end, looped <-chan error) {
 	v.loop.mail.post(func() { v.loop.finish(how) })
 	<-looped
 	v.appliers.close() // with what they were told last
-	v.guard.leave(how == handOver)
+	// An address that could not be removed is the guard's to try again.
+	v.guard.leave(how == handOver && len(v.journal.list()) == 0)
 	ctx, cancel := context.WithTimeout(context.Background(), hookPatience)
 	defer cancel()
 	v.hooks.close(ctx, v.killHooks)
@@ -345,6 +351,10 @@ func (v *session) reconfigure(settings Settings) error {
 	}
 	v.loop.mail.post(func() {
 		v.loop.everywhere = settings.Hooks
+		if v.loop.realtime != settings.Realtime {
+			v.loop.realtime = settings.Realtime
+			v.loop.changeRealtime()
+		}
 		v.loop.reconfigure(settings.Routers, time.Now())
 	})
 	return nil

@@ -206,7 +206,7 @@ func readNumber(path string) (int, error) {
 	defer file.Close()
 	text := make([]byte, maxWatchedFile)
 	n, err := file.Read(text)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) { // a directory, for one
 		return 0, err
 	}
 	fields := bytes.Fields(text[:n])

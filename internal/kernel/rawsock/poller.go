@@ -21,6 +21,7 @@ type Poller struct {
 	pollables map[int32]Pollable
 	armed     time.Time // what the timer is set to; zero: not set
 	rang      bool      // it rang since, and stays readable until it is set again
+	woken     bool
 	events    []unix.EpollEvent
 	ready     []Pollable
 }
@@ -89,7 +90,7 @@ func (p *Poller) Remove(s Pollable) error {
 // may turn out to be empty). A deadline in the past makes it look and return.
 // It does not allocate.
 func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) {
-	p.ready = p.ready[:0]
+	p.ready, p.woken = p.ready[:0], false
 	for {
 		timeout, err := p.arm(deadline)
 		if err != nil {
@@ -102,15 +103,16 @@ func (p *Poller) Wait(deadline time.Time) ([]Pollable, error) {
 		if err != nil {
 			return nil, fmt.Errorf("rawsock: wait: %w", err)
 		}
-		if p.sort(p.events[:n]) || timeout == 0 || !deadline.IsZero() && !time.Now().Before(deadline) {
+		p.sort(p.events[:n])
+		// The timer alone may have rung for a deadline that was put off since.
+		if timeout == 0 || len(p.ready) > 0 || p.woken || !deadline.IsZero() && time.Until(deadline) <= 0 {
 			return p.ready, nil
 		}
 	}
 }
 
-// sort lists what is ready, and tells whether there is more than the timer,
-// which may ring for a deadline that has moved since.
-func (p *Poller) sort(events []unix.EpollEvent) (more bool) {
+// sort tells what events are about.
+func (p *Poller) sort(events []unix.EpollEvent) {
 	for _, e := range events {
 		switch int(e.Fd) {
 		case p.timer:
@@ -119,12 +121,11 @@ func (p *Poller) sort(events []unix.EpollEvent) (more bool) {
 		case p.wake:
 			var count [8]byte
 			_, _ = unix.Read(p.wake, count[:])
+			p.woken = true
 		default:
 			p.add(p.pollables[e.Fd])
 		}
-		more = true
 	}
-	return more
 }
 
 // add lists what is ready, once.
@@ -141,6 +142,8 @@ func (p *Poller) add(s Pollable) {
 }
 
 // arm sets the timer, and gives epoll's time-out: 0 when it is time already.
+// A timer that rings too early is left alone: every packet puts a deadline off,
+// and one ring for many of them costs less.
 func (p *Poller) arm(deadline time.Time) (int, error) {
 	var spec unix.ItimerSpec // zero takes the timer off
 	if !deadline.IsZero() {
@@ -150,12 +153,7 @@ func (p *Poller) arm(deadline time.Time) (int, error) {
 		}
 		spec.Value = unix.NsecToTimespec(left.Nanoseconds())
 	}
-	// One that is set for earlier may stay: a Backup's deadline moves with every
-	// advert, and a ring too soon is cheaper than a system call for each.
-	if !p.rang && !p.armed.IsZero() && (deadline.IsZero() || !deadline.Before(p.armed)) {
-		return -1, nil
-	}
-	if deadline.IsZero() && p.armed.IsZero() && !p.rang {
+	if !p.rang && (deadline.Equal(p.armed) || !p.armed.IsZero() && (deadline.IsZero() || deadline.After(p.armed))) {
 		return -1, nil
 	}
 	p.armed, p.rang = deadline, false

@@ -43,6 +43,7 @@ type Socket struct {
 	to6    unix.SockaddrInet6
 	source []byte // IPv6: the control message that names the source
 	in     received
+	batch  *batch // of Next; nil before its first call
 }
 
 // Open opens a socket in the calling thread's network namespace, bound to the
@@ -145,6 +146,22 @@ func (s *Socket) Receive(buf []byte) (Packet, error) {
 			return p, nil
 		}
 	}
+}
+
+// Next takes the oldest packet of the queue; ErrEmpty when there was none at
+// the last look, after which the next call looks again. It takes many packets
+// from the kernel at once; its Payload is good until the next call. What is
+// longer than batchPacket is dropped. It does not allocate, but for the first
+// call, and must not be mixed with Receive.
+func (s *Socket) Next() (Packet, error) {
+	if s.batch == nil {
+		s.batch = newBatch(s.ipv6)
+	}
+	p, err := s.batch.next(s.file)
+	if err != nil && err != ErrEmpty {
+		return Packet{}, fmt.Errorf("rawsock: %s: receive: %w", s.iface.Name, err)
+	}
+	return p, err
 }
 
 // Close closes it. A Poller must have forgotten it before.

@@ -30,3 +30,14 @@ func Realtime(priority int) error {
 	}
 	return nil
 }
+
+// Ordinary ends what Realtime began. It needs no privilege.
+func Ordinary() error {
+	err := unix.SchedSetAttr(0, &unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+	if err != nil {
+		return fmt.Errorf("sched: ordinary thread: %w", err)
+	}
+	return nil
+}

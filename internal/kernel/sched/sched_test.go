@@ -13,6 +13,8 @@ import (
 )
 
 func TestRealtimeIsTheThreadsOwn(t *testing.T) {
+	runtime.LockOSThread() // so that the other goroutine is on another thread
+	defer runtime.UnlockOSThread()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -32,9 +34,9 @@ func TestRealtimeIsTheThreadsOwn(t *testing.T) {
 		}
 	}()
 	<-done
-	attr, err := unix.SchedGetAttr(unix.Getpid(), 0)
+	attr, err := unix.SchedGetAttr(0, 0)
 	if err != nil || attr.Policy != unix.SCHED_NORMAL {
-		t.Errorf("the process: %+v, %v", attr, err)
+		t.Errorf("another thread: %+v, %v", attr, err)
 	}
 }
 
