@@ -22,35 +22,29 @@ func TestReconfigureAndQuestionsMayComeAtAnyTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := make(chan struct{})
-	var others sync.WaitGroup
-	for _, f := range []func(){
+	asked := []func(){
 		func() { _ = s.Reconfigure(absent("a", "b")) },
 		func() { _ = s.Reconfigure(absent("b")) },
 		func() { _, _ = s.Status(context.Background()) },
 		func() { _, _ = s.Plan(context.Background()) },
 		func() { _ = s.Pull(context.Background(), "a"); _ = s.Release(context.Background(), "a") },
 		func() { _, _ = s.Guard(), s.Suspended() },
-	} {
-		others.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
+	}
+	for range 20 {
+		var others sync.WaitGroup
+		for _, f := range asked { // before, while and after it runs
+			others.Go(func() {
+				for range 20 {
 					f()
 				}
-			}
-		})
-	}
-	for range 30 {
+			})
+		}
 		ctx, cancel := context.WithCancel(context.Background())
 		if err := s.Run(ctx, cancel); err != nil {
 			t.Error(err)
 		}
+		others.Wait()
 	}
-	close(stop)
-	others.Wait()
 }
 
 // absent are routers on an interface that there is not.
