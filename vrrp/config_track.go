@@ -163,7 +163,7 @@ func (d *vipDecoder) script(v *vip, at string, item *trackItem) {
 		d.take(v, at+".script", err)
 		return
 	}
-	item.name = "script " + strings.Join(words, " ")
+	item.name = scriptTrack + strings.Join(words, " ")
 	if len(words) == 0 || !filepath.IsAbs(words[0]) {
 		d.errorf(v, at+".script", "begins with no absolute path; write it as in [/usr/local/sbin/ok, -v]")
 	}

@@ -37,16 +37,20 @@ func loopOn(t *testing.T) (*loop, *instance) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	core := Router{
-		Name: "web", Version: 3, VRID: 51, Priority: 100, Interval: 100 * time.Millisecond, Preempt: true,
-		Source: netip.MustParseAddr("10.9.0.1"), Advertised: []netip.Addr{netip.MustParseAddr("10.9.0.100")},
-	}
+	core := loopRouter()
 	in := &instance{log: log, metrics: m.router("web"), settings: RouterSettings{Router: core, MinTTL: 255}, core: core}
 	in.port = &port{socket4: socket, users: []*instance{in}}
 	in.port.routers4[51] = in
 	l := &loop{log: log, metrics: m, told: &conditions{log: log}, garbage: newGarbage(), machine: NewMachine([]Router{core}), instances: []*instance{in}}
 	l.machine.Step(Event{Kind: Start, At: time.Now()})
 	return l, in
+}
+
+func loopRouter() Router {
+	return Router{
+		Name: "web", Version: 3, VRID: 51, Priority: 100, Interval: 100 * time.Millisecond, Preempt: true,
+		Source: netip.MustParseAddr("10.9.0.1"), Advertised: []netip.Addr{netip.MustParseAddr("10.9.0.100")},
+	}
 }
 
 func TestSendingAndReceivingAdvertsCostsNoMemory(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -121,7 +122,7 @@ func (w *watcher) checked(r check.Report) {
 	if !r.Transition {
 		return
 	}
-	up := r.Status != state.Critical
+	up := isUp(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if timer := w.late[r.ID]; timer != nil {
@@ -151,6 +152,15 @@ func (w *watcher) linkChanged(l *link.Link, gone bool) {
 			w.report(watch.Name, up, 0)
 		}
 	}
+}
+
+// scriptTrack begins the name of a script's track.
+const scriptTrack = "script "
+
+// isUp judges a check. A service with a warning still answers. A script says
+// no with any status but 0, as keepalived's do: `killall -0 nginx` ends with 1.
+func isUp(r check.Report) bool {
+	return r.Status == state.Passing || r.Status == state.Warning && !strings.HasPrefix(r.ID, scriptTrack)
 }
 
 // start asks about a file or a process until its end; w.mu is held.
