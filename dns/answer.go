@@ -3,6 +3,7 @@ package dns
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 
 	"github.com/miekg/dns"
 )
@@ -13,7 +14,10 @@ type answer struct {
 	zone     *zone  // nil: no zone of ours
 	set      *rrset // nil: nothing to answer with
 	negative bool   // the SOA goes along (RFC 2308 §2)
-	route    *route // not nil: whom to ask instead; the rest does not count
+	traits   *traits
+	why      *extended  // goes along where the client can read it (RFC 8914)
+	first    netip.Addr // the address to put first; zero: none
+	route    *route     // not nil: whom to ask instead; the rest does not count
 }
 
 // lookup finds the answer to a well-formed query. confirmed tells whether the
@@ -21,6 +25,9 @@ type answer struct {
 // a name that it lacks is SERVFAIL, so that the resolver tries the next
 // server, because "it does not exist" might be a lie.
 func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
+	if len(q.question) == 0 {
+		return answer{} // a cookie was all that was asked for
+	}
 	switch q.kind {
 	case dns.TypeOPT, dns.TypeTSIG, dns.TypeNXNAME: // never asked for
 		return answer{rcode: dns.RcodeFormatError}
@@ -36,32 +43,66 @@ func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
 		return answer{rcode: dns.RcodeRefused}
 	}
 	c, ok := t.match(q.name)
+	if c.zone == nil && q.kind == dns.TypePTR && t.virtual != nil {
+		// In no zone of ours, but an address that the catalog knows.
+		if n := t.virtual.names.get(q.name); n != nil && len(n.sets) > 0 {
+			return answer{zone: t.virtual, set: n.find(dns.TypePTR)}
+		}
+	}
 	if !ok {
-		return answer{rcode: dns.RcodeRefused}
+		return answer{rcode: dns.RcodeRefused, why: reasonNotOurs}
 	}
 	if c.route != nil {
 		return answer{route: c.route}
 	}
 	a := c.zone.answer(q)
+	if a.set == nil && c.zone.reverse && t.virtual != nil {
+		a = t.virtual.pointer(q, a)
+	}
 	if a.rcode == dns.RcodeNameError && c.zone.catalog && !confirmed(t) {
-		return answer{rcode: dns.RcodeServerFailure, zone: c.zone}
+		return answer{rcode: dns.RcodeServerFailure, zone: c.zone, why: reasonNotReady}
 	}
 	return a
 }
 
 // answer finds what the zone says: data, NODATA (the name exists) or NXDOMAIN.
 func (z *zone) answer(q *query) answer {
-	n := z.find(q.name, &q.scratch)
+	n := z.find(q)
 	switch {
 	case n == nil && q.class == dns.ClassCHAOS:
 		return answer{rcode: dns.RcodeRefused}
 	case n == nil:
 		return answer{rcode: dns.RcodeNameError, zone: z, negative: true}
-	case q.kind == dns.TypeANY && len(n.sets) > 0 && len(z.any.records) > 0:
-		return answer{zone: z, set: &z.any}
 	}
-	set := n.find(q.kind)
-	return answer{zone: z, set: set, negative: set == nil && q.class == dns.ClassINET}
+	a := answer{zone: z, traits: n.traits}
+	if n.traits != nil {
+		a.why = n.traits.why
+	}
+	switch {
+	case n.traits != nil && n.traits.denied:
+		a.rcode, a.negative = dns.RcodeNameError, true
+	case q.kind == dns.TypeANY && len(n.sets) > 0 && len(z.any.records) > 0:
+		a.set = &z.any
+	default:
+		a.set = n.find(q.kind)
+		a.negative = a.set == nil && q.class == dns.ClassINET
+	}
+	return a
+}
+
+// pointer adds to what a reverse zone of the cluster file says what the
+// catalog knows of the address: nodes and services that the file lacks.
+func (z *zone) pointer(q *query, a answer) answer {
+	n := z.names.get(q.name)
+	if n == nil {
+		return a
+	}
+	a.rcode = dns.RcodeSuccess
+	if a.set = n.find(q.kind); a.set == nil && q.kind == dns.TypeANY && len(n.sets) > 0 {
+		a.set = &z.any
+	}
+	a.negative = a.set == nil
+	return a
 }
 
 // packer turns answers into messages. It belongs to one goroutine at a time;
@@ -90,10 +131,7 @@ const maxPointer = 0x3fff
 // the answer that don't fit are left out and TC is set; additional ones are
 // left out silently (RFC 2181 §9).
 func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) []byte {
-	p.start, p.limit, p.glued = len(b), limit, p.glued[:0]
-	if q.edns {
-		p.limit -= optSize
-	}
+	p.start, p.limit, p.glued = len(b), limit-optRoom(q, a.why), p.glued[:0]
 	p.b = append(b, make([]byte, headerSize)...)
 	p.b = append(p.b, q.question...)
 
@@ -116,11 +154,11 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 			flags |= bitTC
 		}
 	}
-	if a.negative && p.append(originOffset(q, a.zone), &a.zone.negative, q, a.zone) {
+	if a.negative && p.negative(q, a) {
 		counts[2] = 1
 	}
 	if q.edns {
-		p.b = appendOPT(p.b, a.rcode, q.do)
+		p.b = appendOPT(p.b, q, a.rcode, a.why)
 		counts[3]++
 	}
 	head := p.b[p.start:]
@@ -136,6 +174,9 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 // answers appends the answer's set as far as it fits.
 func (p *packer) answers(q *query, a answer) (count uint16, whole bool) {
 	p.shuffle(len(a.set.records))
+	if a.first.IsValid() {
+		p.promote(a.set, a.first)
+	}
 	for _, i := range p.order {
 		r := &a.set.records[i]
 		at := len(p.b) - p.start
@@ -148,6 +189,20 @@ func (p *packer) answers(q *query, a answer) (count uint16, whole bool) {
 		count++
 	}
 	return count, true
+}
+
+// negative appends the SOA that says for how long "no" may be remembered: the
+// zone's, or with the time that the name has for itself.
+func (p *packer) negative(q *query, a answer) bool {
+	at := len(p.b)
+	if !p.append(originOffset(q, a.zone), &a.zone.negative, q, a.zone) {
+		return false
+	}
+	if a.traits != nil && a.traits.ownNegative {
+		binary.BigEndian.PutUint32(p.b[at+2+offsetTTL:], a.traits.negativeTTL)
+		binary.BigEndian.PutUint32(p.b[len(p.b)-4:], a.traits.negativeTTL) // MINIMUM is last
+	}
+	return true
 }
 
 // additional appends the addresses of the targets in the answer.
@@ -194,6 +249,16 @@ func (p *packer) shuffle(n int) {
 	}
 }
 
+// promote moves the record of an address to the front of the order.
+func (p *packer) promote(set *rrset, addr netip.Addr) {
+	for at, i := range p.order {
+		if set.records[i].isAddress(addr) {
+			p.order[0], p.order[at] = i, p.order[0]
+			return
+		}
+	}
+}
+
 // originOffset is where the origin of q's zone stands in the message: at the
 // end of the question's name.
 func originOffset(q *query, z *zone) int {
@@ -202,16 +267,4 @@ func originOffset(q *query, z *zone) int {
 
 func appendPointer(b []byte, offset int) []byte {
 	return append(b, 0xc0|byte(offset>>8), byte(offset))
-}
-
-// appendOPT appends our OPT (RFC 6891 §6.1.3): DO as it came (RFC 3225 §3),
-// version 0, no options.
-func appendOPT(b []byte, rcode int, do bool) []byte {
-	var z byte
-	if do {
-		z = 0x80
-	}
-	b = append(b, 0, 0, byte(dns.TypeOPT))
-	b = binary.BigEndian.AppendUint16(b, maxUDP)
-	return append(b, byte(rcode>>4), 0, z, 0, 0, 0)
 }

@@ -27,9 +27,12 @@ type compiler struct {
 	apex                            *node
 	soa                             soa
 
-	names *nameTable
-	units map[string]contribution
-	uses  map[name]use
+	names  *nameTable
+	units  map[string]contribution
+	uses   map[name]use
+	owners map[netip.Addr]map[string]name // who has an address, by unit
+	held   map[string][]netip.Addr        // the addresses of a unit
+	good   lastGood
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -72,6 +75,8 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 		c.fixed.forwards = true
 	}
 	c.fixed.server = identity(self)
+	c.fixed.homes = homes(file, self)
+	c.good = lastGood{}
 	c.reset()
 	return c, nil
 }
@@ -132,6 +137,7 @@ func (c *compiler) apexOf(servers []nameserver) {
 func (c *compiler) reset() {
 	c.units = map[string]contribution{}
 	c.uses = map[name]use{}
+	c.owners, c.held = map[netip.Addr]map[string]name{}, map[string][]netip.Addr{}
 	c.names = newNameTable(virtualShards)
 	edit := c.names.edit()
 	fixed := contribution{c.services: nil, c.nodes: nil, c.addrs: nil}
@@ -150,14 +156,14 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
 	for service := range services {
-		c.replace(edit, serviceUnit(service), c.service(snap, service))
+		c.compileService(edit, snap, service)
 	}
 	catalog, _ := snap.Nodes(nil)
 	for _, n := range catalog {
-		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+		c.compileNode(edit, snap, n.Name)
 	}
 	for _, n := range c.file.Nodes {
-		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+		c.compileNode(edit, snap, n.Name)
 	}
 	return c.publish(edit, snap)
 }
@@ -171,7 +177,7 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 		case state.TableService:
 			services[state.Fold(key.Name)] = true
 		case state.TableNode, state.TableMember:
-			c.replace(edit, nodeUnit(key.Name), c.node(snap, key.Name))
+			c.compileNode(edit, snap, key.Name)
 			onNode, _ := snap.NodeServices(nil, key.Name)
 			for _, s := range onNode {
 				services[state.Fold(s.Name)] = true
@@ -179,9 +185,21 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 		}
 	}
 	for service := range services {
-		c.replace(edit, serviceUnit(service), c.service(snap, service))
+		c.compileService(edit, snap, service)
 	}
 	return c.publish(edit, snap)
+}
+
+func (c *compiler) compileService(edit *nameEdit, snap *state.Snapshot, service string) {
+	unit := serviceUnit(service)
+	c.replace(edit, unit, c.service(snap, service))
+	c.hold(edit, unit, c.servicePointers(snap, service))
+}
+
+func (c *compiler) compileNode(edit *nameEdit, snap *state.Snapshot, host string) {
+	unit := nodeUnit(host)
+	c.replace(edit, unit, c.node(snap, host))
+	c.hold(edit, unit, c.nodePointers(snap, host))
 }
 
 func serviceUnit(service string) string { return "service/" + state.Fold(service) }
@@ -238,11 +256,13 @@ func (c *compiler) publish(edit *nameEdit, snap *state.Snapshot) *table {
 	if t.cuts[c.virtual].route != nil {
 		return &t // forwarded instead, while a site migrates
 	}
-	t.cuts = maps.Clone(t.cuts)
-	t.cuts[c.virtual] = cut{zone: &zone{
+	t.virtual = &zone{
 		origin: c.virtual, label: c.virtual.String(), names: edit.table, catalog: true,
 		negative: authority.negative(), any: anySet(authority.ttl), alias: c.datacenter(),
-	}}
+		addrs: c.addrs, addrsTTL: seconds(c.ttl),
+	}
+	t.cuts = maps.Clone(t.cuts)
+	t.cuts[c.virtual] = cut{zone: t.virtual}
 	return &t
 }
 

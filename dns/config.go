@@ -31,23 +31,29 @@ const (
 
 // section is the `dns:` section as it stands in the file.
 type section struct {
-	Listen         []string            `yaml:"listen"`
-	TTL            time.Duration       `yaml:"ttl"`
-	NegativeTTL    time.Duration       `yaml:"negative_ttl"`
-	ZoneTTL        time.Duration       `yaml:"zone_ttl"`
-	OnlyPassing    bool                `yaml:"only_passing"`
-	Forward        map[string][]string `yaml:"forward"`
-	ForwardTimeout time.Duration       `yaml:"forward_timeout"`
-	AllowRecursion []string            `yaml:"allow_recursion"`
+	Listen         []string                  `yaml:"listen"`
+	TTL            time.Duration             `yaml:"ttl"`
+	NegativeTTL    time.Duration             `yaml:"negative_ttl"`
+	ZoneTTL        time.Duration             `yaml:"zone_ttl"`
+	OnlyPassing    bool                      `yaml:"only_passing"`
+	NeverEmpty     bool                      `yaml:"never_empty"`
+	OwnFirst       bool                      `yaml:"own_first"`
+	Services       map[string]serviceSection `yaml:"services"`
+	Forward        map[string][]string       `yaml:"forward"`
+	ForwardTimeout time.Duration             `yaml:"forward_timeout"`
+	AllowRecursion []string                  `yaml:"allow_recursion"`
 }
 
 // settings is the section, understood.
 type settings struct {
-	listen         []netip.AddrPort // empty: all addresses
-	ttl            time.Duration    // of names in the virtual zone
-	negativeTTL    time.Duration    // of their absence
-	zoneTTL        time.Duration    // of the cluster's own and the reverse zones
-	onlyPassing    bool             // a warning is not healthy enough
+	listen         []netip.AddrPort          // empty: all addresses
+	ttl            time.Duration             // of names in the virtual zone
+	negativeTTL    time.Duration             // of their absence
+	zoneTTL        time.Duration             // of the cluster's own and the reverse zones
+	onlyPassing    bool                      // a warning is not healthy enough
+	neverEmpty     bool                      // without a healthy instance, the last ones are answered
+	ownFirst       bool                      // who runs an instance is given it first
+	rules          map[string]serviceSection // by folded name of the service
 	forward        map[name][]netip.AddrPort
 	forwardTimeout time.Duration
 	recursion      []netip.Prefix // nil: the cluster's networks
@@ -74,6 +80,9 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		negativeTTL:    d.ttl("negative_ttl", raw.NegativeTTL),
 		zoneTTL:        d.ttl("zone_ttl", raw.ZoneTTL),
 		onlyPassing:    raw.OnlyPassing,
+		neverEmpty:     raw.NeverEmpty,
+		ownFirst:       raw.OwnFirst,
+		rules:          d.serviceRules(raw.Services),
 		forwardTimeout: raw.ForwardTimeout,
 		forward:        d.forward(raw.Forward),
 		recursion:      d.prefixes("allow_recursion", raw.AllowRecursion),

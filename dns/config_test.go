@@ -23,6 +23,11 @@ func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
   negative_ttl: 2h
   zone_ttl: -1s
   forward_timeout: 50ms
+  services:
+    a.b: {ttl: 1s}
+    apt: {ttl: 1ms, negative_ttl: 2h}
+    NTP: {never_empty: true}
+    ntp: {never_empty: true}
   allow_recursion: [10.1.0.1/24, 10.1.0.0/24, all]
   forward:
     ".": []
@@ -69,7 +74,7 @@ func TestDefaultsOfTheSection(t *testing.T) {
 	}
 	want := settings{
 		zoneTTL: 5 * time.Minute, onlyPassing: true, forwardTimeout: 2 * time.Second,
-		forward: map[name][]netip.AddrPort{},
+		forward: map[name][]netip.AddrPort{}, rules: map[string]serviceSection{},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -92,7 +97,7 @@ func TestExampleOfTheREADME(t *testing.T) {
 	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
 		t.Error(err)
 	}
-	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "forward", "forward_timeout", "allow_recursion"} {
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "allow_recursion"} {
 		if !strings.Contains(example, "\n  "+key+":") {
 			t.Errorf("the example lacks %s", key)
 		}

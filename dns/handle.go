@@ -56,19 +56,56 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 		if !ok {
 			return out, nil
 		}
-		q.edns = q.edns && f == faultVersion // else an OPT is not sure
+		if q.edns = q.edns && f == faultVersion; !q.edns { // else an OPT is not sure
+			q.hasCookie = false
+		}
+		w.server.cookies.exchange(q, client, w.server.now())
 		return w.packer.pack(out, q, answer{rcode: rcode}, false, minUDP), nil
+	}
+	if q.hasCookie {
+		w.server.cookies.exchange(q, client, w.server.now())
 	}
 	trusted := t.trusts(client)
 	a := t.lookup(q, w.server.isConfirmed)
 	if a.route != nil && trusted && q.flags&bitRD != 0 {
 		return out, a.route
 	}
-	if a.route != nil || q.class == dns.ClassCHAOS && !trusted {
-		a = answer{rcode: dns.RcodeRefused}
-	}
+	a = w.finish(t, a, client, trusted)
 	w.counters.count(zoneLabel(a.zone), q.kind, a.rcode)
 	return w.packer.pack(out, q, a, t.forwards && trusted, w.limit(q)), nil
+}
+
+// finish turns what is not answered from the table into a refusal, and adds
+// what depends on the client or the moment.
+func (w *worker) finish(t *table, a answer, client netip.Addr, trusted bool) answer {
+	switch {
+	case a.route != nil && !trusted:
+		return answer{rcode: dns.RcodeRefused, why: reasonProhibited}
+	case a.route != nil:
+		return answer{rcode: dns.RcodeRefused, why: reasonNoRD}
+	case w.query.class == dns.ClassCHAOS && !trusted:
+		return answer{rcode: dns.RcodeRefused, why: reasonProhibited}
+	}
+	if a.zone != nil && a.zone.catalog && a.why == nil {
+		a.why = w.server.stale.Load()
+	}
+	if a.set != nil && a.traits != nil && a.traits.ownFirst {
+		a.first = t.home(client)
+	}
+	return a
+}
+
+// home is the address on the main network of the node that a client's address
+// belongs to, or the client's own.
+func (t *table) home(client netip.Addr) netip.Addr {
+	client = client.Unmap().WithZone("")
+	if addr, ok := t.homes[client]; ok {
+		return addr
+	}
+	if client.IsLoopback() {
+		return t.homes[netip.IPv6Loopback()]
+	}
+	return client
 }
 
 // limit is the most bytes of an answer to q.

@@ -57,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error)
 			Buckets: prometheus.ExponentialBuckets(1e-5, 4, 9), // 10 µs to 0.65 s
 		}),
 		names: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "holdfast_dns_virtual_names", Help: "Names in the virtual zone.",
+			Name: "holdfast_dns_virtual_names", Help: "Names made from the catalog: of the virtual zone, and of addresses.",
 		}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "holdfast_dns_tcp_connections", Help: "Open TCP connections.",

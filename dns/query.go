@@ -44,8 +44,14 @@ type query struct {
 	version uint8
 	do      bool
 
+	hasCookie bool   // RFC 7873
+	cookie    []byte // as it came: the client's, and ours behind it if any
+	known     bool   // the cookie was ours: the client's address is its own
+	reply     [cookieSize]byte
+
 	lowered [maxName]byte
 	scratch [maxName]byte
+	made    synthetic
 }
 
 // fault is why a packet is no question that can be looked up. The empty fault
@@ -60,6 +66,7 @@ const (
 	faultRecord   fault = "record"   // a record behind the question is broken
 	faultTrailing fault = "trailing" // bytes behind the last record
 	faultOPT      fault = "opt"      // more than one, not at the root, or broken (RFC 6891 §6.1)
+	faultCookie   fault = "cookie"   // of a length that there is not (RFC 7873 §5.2.2)
 	faultOpcode   fault = "opcode"   // anything but QUERY
 	faultVersion  fault = "ednsversion"
 )
@@ -82,6 +89,7 @@ func (f fault) rcode() (rcode int, ok bool) {
 func (q *query) parse(packet []byte) fault {
 	q.question, q.name, q.kind, q.class = nil, nil, 0, 0
 	q.edns, q.size, q.version, q.do = false, 0, 0, false
+	q.hasCookie, q.cookie, q.known = false, nil, false
 	if len(packet) < headerSize {
 		return faultShort
 	}
@@ -93,7 +101,11 @@ func (q *query) parse(packet []byte) fault {
 	if q.flags>>opcodeShift&opcodeMask != dns.OpcodeQuery {
 		return faultOpcode
 	}
-	if binary.BigEndian.Uint16(packet[4:]) != 1 {
+	switch binary.BigEndian.Uint16(packet[4:]) {
+	case 1:
+	case 0:
+		return q.parseCookieOnly(packet)
+	default:
 		return faultCount
 	}
 	at, ok := q.parseQuestion(packet)
@@ -104,6 +116,20 @@ func (q *query) parse(packet []byte) fault {
 		return f
 	}
 	if q.version != 0 {
+		return faultVersion
+	}
+	return ""
+}
+
+// parseCookieOnly reads a query without a question: who has a cookie may ask
+// for a fresh one that way (RFC 7873 §5.4); from others it is a fault.
+func (q *query) parseCookieOnly(packet []byte) fault {
+	f := q.parseRecords(packet, headerSize)
+	switch {
+	case f != "" || !q.hasCookie:
+		q.edns, q.hasCookie = false, false
+		return faultCount
+	case q.version != 0:
 		return faultVersion
 	}
 	return ""
@@ -162,13 +188,16 @@ func (q *query) parseRecords(packet []byte, at int) fault {
 		if binary.BigEndian.Uint16(fixed) != dns.TypeOPT {
 			continue
 		}
-		if i < additional || q.edns || packet[owner] != 0 || !optionsFit(fixed[10:10+size]) {
+		if i < additional || q.edns || packet[owner] != 0 {
 			return faultOPT
 		}
 		q.edns = true
 		q.size = binary.BigEndian.Uint16(fixed[2:])
 		q.version = fixed[5]
 		q.do = fixed[6]&0x80 != 0
+		if f := q.parseOptions(fixed[10 : 10+size]); f != "" {
+			return f
+		}
 	}
 	if at != len(packet) {
 		return faultTrailing
@@ -191,19 +220,6 @@ func skipName(packet []byte, at int) (int, bool) {
 		at += 1 + size
 	}
 	return 0, false
-}
-
-// optionsFit tells whether EDNS options fill their RDATA exactly; what they
-// say is ignored (RFC 6891 §6.1.2).
-func optionsFit(rdata []byte) bool {
-	for len(rdata) >= 4 {
-		size := 4 + int(binary.BigEndian.Uint16(rdata[2:]))
-		if size > len(rdata) {
-			return false
-		}
-		rdata = rdata[size:]
-	}
-	return len(rdata) == 0
 }
 
 // limit is the most bytes that an answer over UDP may have.

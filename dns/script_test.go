@@ -168,6 +168,11 @@ func show(m *dns.Msg, size int) string {
 	fmt.Fprintf(&out, "%s %s %s", dns.RcodeToString[m.Rcode], strings.Join(flags, " "), m.Question[0].Name)
 	if opt := m.IsEdns0(); opt != nil {
 		fmt.Fprintf(&out, " edns=%d do=%v", opt.UDPSize(), opt.Do())
+		for _, option := range opt.Option {
+			if why, ok := option.(*dns.EDNS0_EDE); ok {
+				fmt.Fprintf(&out, " why=%d %q", why.InfoCode, why.ExtraText)
+			}
+		}
 	}
 	if m.Truncated {
 		fmt.Fprintf(&out, " bytes=%d", size)

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/cluster"
@@ -57,6 +58,8 @@ type Server struct {
 	now       func() time.Time
 	rand      func() rand.Source
 	forwarder *forwarder
+	cookies   *cookieJar
+	stale     atomic.Pointer[extended] // nil while a leader confirms the state
 
 	table atomic.Pointer[table]
 	// A leader confirmed the state that tables from this version on are made
@@ -86,6 +89,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
+	s.cookies = newCookieJar()
 	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -124,6 +128,9 @@ func (s *Server) use(file *cluster.File) error {
 	defer s.mu.Unlock()
 	if s.compiler != nil && len(s.config.Listen) == 0 && !slices.Equal(s.compiler.listen, set.listen) {
 		s.log.Warn("dns.listen changed in the cluster file: it takes effect when the server is restarted")
+	}
+	if s.compiler != nil {
+		c.good = s.compiler.good
 	}
 	s.compiler = c
 	s.rebuild(s.state.Snapshot())
@@ -191,14 +198,35 @@ func (s *Server) publish(kind string, snap *state.Snapshot, compile func(*state.
 
 // follow keeps the table up with the state until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
 	for {
 		changed := s.state.Changed()
 		s.refresh()
+		s.judgeAge()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-second.C:
 		}
+	}
+}
+
+// staleAfter is how long no leader may have confirmed the state before answers
+// from it say so.
+const staleAfter = 10 * time.Second
+
+// judgeAge notes for how long no leader has confirmed what is answered.
+func (s *Server) judgeAge() {
+	age, ok := s.state.Snapshot().Age(s.now())
+	switch {
+	case !ok:
+		s.stale.Store(reasonUnconfirmed)
+	case age > staleAfter:
+		s.stale.Store(newExtended(dns.ExtendedErrorCodeStaleAnswer, fmt.Sprintf("no leader has confirmed this for %v", age.Truncate(time.Second))))
+	default:
+		s.stale.Store(nil)
 	}
 }
 

@@ -141,6 +141,7 @@ func (b *zoneBuilder) zone(c *compiler, servers []nameserver) *zone {
 	}
 	z := &zone{
 		origin: b.origin, label: b.origin.String(), names: newNameTable(1), inside: b.inside,
+		reverse:  b.origin.below(reverse4) || b.origin.below(reverse6),
 		negative: authority.negative(), any: anySet(ttl),
 	}
 	edit := z.names.edit()
