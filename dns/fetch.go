@@ -63,6 +63,7 @@ func (f *fetch) do(ctx context.Context) (wire []byte) {
 		return f.failure()
 	}
 	f.counters.count(f.route.label, f.query.kind, reply.Rcode)
+	f.counters.flush()
 	return wire
 }
 
@@ -80,6 +81,7 @@ func (f *fetch) relay(ctx context.Context, reply *dns.Msg) ([]byte, error) {
 // failure is SERVFAIL.
 func (f *fetch) failure() []byte {
 	f.counters.count(f.route.label, f.query.kind, dns.RcodeServerFailure)
+	f.counters.flush()
 	p := packer{rand: rand.New(rand.NewPCG(0, 0))} // has nothing to shuffle
 	return p.pack(nil, &f.query, answer{rcode: dns.RcodeServerFailure}, true, f.limit)
 }

@@ -39,12 +39,14 @@ func (w *worker) handle(out, packet []byte, client netip.Addr) (reply []byte, fo
 			reply, forward = out, nil
 		}
 	}()
-	started := time.Now()
-	reply, forward = w.answer(out, packet, client)
-	if len(reply) > len(out) {
-		w.server.metrics.local.Observe(time.Since(started).Seconds())
-	}
-	return reply, forward
+	return w.answer(out, packet, client)
+}
+
+// flush brings what was counted into the metrics, and the time that the last
+// batch took.
+func (w *worker) flush(took time.Duration) {
+	w.counters.flush()
+	w.server.metrics.local.Observe(took.Seconds())
 }
 
 func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) {

@@ -33,7 +33,7 @@ func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error)
 			Name: "holdfast_dns_queries_total", Help: "Questions answered, by zone or forwarded domain, type, rcode and transport.",
 		}, []string{"zone", "type", "rcode", "transport"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "holdfast_dns_response_duration_seconds", Help: "Time from a question's arrival to its answer, by where the answer came from: table or forwarder.",
+			Name: "holdfast_dns_response_duration_seconds", Help: "Time to answer: of a batch of queries from the table, or of one question from a forwarder.",
 			Buckets: prometheus.ExponentialBuckets(4e-6, 4, 12), // 4 µs to 17 s
 		}, []string{"source"}),
 		malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -94,29 +94,56 @@ type series struct {
 	rcode int
 }
 
-// counters remembers the series that one worker counts in, so that counting
-// costs one look-up. Types and rcodes are folded first: clients choose them.
+// counters counts for one worker. The path of a query adds to a number of its
+// own; flush brings the numbers into the metrics, once a batch. Types and
+// rcodes are folded first: clients choose them.
 type counters struct {
 	metrics   *metrics
 	transport string
-	known     map[series]prometheus.Counter
+	known     map[series]*pending
+	last      *pending // what was counted last: often the same
+	dirty     []*pending
+}
+
+// pending is what a series has counted since the last flush.
+type pending struct {
+	series
+	counter prometheus.Counter
+	n       int
 }
 
 func newCounters(m *metrics, transport string) *counters {
-	return &counters{metrics: m, transport: transport, known: map[series]prometheus.Counter{}}
+	return &counters{metrics: m, transport: transport, known: map[series]*pending{}}
 }
 
 func (c *counters) count(zone string, kind uint16, rcode int) {
 	s := series{zone, kind, rcode}
-	if typeLabel(kind) == otherType {
+	if c.last == nil || c.last.series != s {
+		c.last = c.find(s)
+	}
+	if c.last.n++; c.last.n == 1 {
+		c.dirty = append(c.dirty, c.last)
+	}
+}
+
+func (c *counters) find(s series) *pending {
+	if typeLabel(s.kind) == otherType {
 		s.kind = 0
 	}
-	counter, ok := c.known[s]
+	p, ok := c.known[s]
 	if !ok {
-		counter = c.metrics.queries.WithLabelValues(zone, typeLabel(s.kind), dns.RcodeToString[rcode], c.transport)
-		c.known[s] = counter
+		p = &pending{series: s, counter: c.metrics.queries.WithLabelValues(s.zone, typeLabel(s.kind), dns.RcodeToString[s.rcode], c.transport)}
+		c.known[s] = p
 	}
-	counter.Inc()
+	return p
+}
+
+func (c *counters) flush() {
+	for _, p := range c.dirty {
+		p.counter.Add(float64(p.n))
+		p.n = 0
+	}
+	c.dirty = c.dirty[:0]
 }
 
 const otherType = "other"

@@ -141,10 +141,12 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 		if err != nil {
 			return
 		}
+		started := time.Now()
 		reply, forward := w.handle(c.out[:0], packet, client)
 		if c.out = reply; len(reply) > 0 && c.write(reply) != nil {
 			return
 		}
+		w.flush(time.Since(started))
 		if forward == nil {
 			if len(reply) == 0 {
 				return // not DNS, or not a query: nothing to wait for
