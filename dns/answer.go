@@ -16,6 +16,7 @@ type answer struct {
 	negative bool   // the SOA goes along (RFC 2308 §2)
 	traits   *traits
 	why      *extended  // goes along where the client can read it (RFC 8914)
+	cut      bool       // TC, and no records
 	first    netip.Addr // the address to put first; zero: none
 	route    *route     // not nil: whom to ask instead; the rest does not count
 }
@@ -141,6 +142,9 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 	}
 	if recursion {
 		flags |= bitRA
+	}
+	if a.cut {
+		flags |= bitTC
 	}
 	var counts [4]uint16
 	if len(q.question) > 0 {

@@ -54,7 +54,7 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
-	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set)}
+	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set), rate: workerRate(set.rateLimit)}
 	if err := c.virtualNames(); err != nil {
 		return nil, err
 	}

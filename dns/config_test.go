@@ -23,6 +23,8 @@ func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
   negative_ttl: 2h
   zone_ttl: -1s
   forward_timeout: 50ms
+  cache: {megabytes: -1, max_ttl: 0s, stale: 1000h}
+  rate_limit: -1
   services:
     a.b: {ttl: 1s}
     apt: {ttl: 1ms, negative_ttl: 2h}
@@ -75,8 +77,9 @@ func TestDefaultsOfTheSection(t *testing.T) {
 	want := settings{
 		zoneTTL: 5 * time.Minute, onlyPassing: true, forwardTimeout: 2 * time.Second,
 		forward: map[name][]netip.AddrPort{}, rules: map[string]serviceSection{},
+		rateLimit: 100, cache: cacheSettings{bytes: 32 << 20, maxTTL: 24 * time.Hour, stale: 72 * time.Hour},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, cacheSettings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -97,7 +100,7 @@ func TestExampleOfTheREADME(t *testing.T) {
 	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
 		t.Error(err)
 	}
-	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "allow_recursion"} {
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "allow_recursion"} {
 		if !strings.Contains(example, "\n  "+key+":") {
 			t.Errorf("the example lacks %s", key)
 		}

@@ -17,6 +17,7 @@ type worker struct {
 	packer   packer
 	counters *counters
 	stream   bool // TCP: answers are not bounded by what the client announced
+	limiter  *limiter
 }
 
 func (s *Server) newWorker(transport string) *worker {
@@ -25,6 +26,7 @@ func (s *Server) newWorker(transport string) *worker {
 		packer:   packer{rand: rand.New(s.rand())},
 		counters: newCounters(s.metrics, transport),
 		stream:   transport == overTCP,
+		limiter:  newLimiter(),
 	}
 }
 
@@ -62,7 +64,7 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 			q.hasCookie = false
 		}
 		w.server.cookies.exchange(q, client, w.server.now())
-		return w.packer.pack(out, q, answer{rcode: rcode}, false, minUDP), nil
+		return w.bounded(out, answer{rcode: rcode}, client, t.trusts(client), false, minUDP), nil
 	}
 	if q.hasCookie {
 		w.server.cookies.exchange(q, client, w.server.now())
@@ -70,11 +72,61 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 	trusted := t.trusts(client)
 	a := t.lookup(q, w.server.isConfirmed)
 	if a.route != nil && trusted && q.flags&bitRD != 0 {
+		if reply := w.remembered(out, a.route); reply != nil {
+			return reply, nil
+		}
 		return out, a.route
 	}
 	a = w.finish(t, a, client, trusted)
 	w.counters.count(zoneLabel(a.zone), q.kind, a.rcode)
-	return w.packer.pack(out, q, a, t.forwards && trusted, w.limit(q)), nil
+	return w.bounded(out, a, client, trusted, t.forwards && trusted, w.limit(q)), nil
+}
+
+// bounded appends an answer, unless its like went to the client's network too
+// often: over UDP, for clients outside the cluster that have not shown that
+// their address is their own.
+func (w *worker) bounded(out []byte, a answer, client netip.Addr, trusted, recursion bool, limit int) []byte {
+	if rate := w.server.table.Load().rate; rate > 0 && !w.stream && !trusted && !w.query.known {
+		switch w.limiter.judge(client, &w.query, a, w.server.now(), rate) {
+		case judgeSlip:
+			w.server.metrics.slipped.Inc()
+			a = answer{rcode: a.rcode, zone: a.zone, cut: true}
+		case judgeDrop:
+			w.server.metrics.limited.Inc()
+			return out
+		}
+	}
+	return w.packer.pack(out, &w.query, a, recursion, limit)
+}
+
+// remembered appends what the cache knows; nil when forwarders must be asked.
+func (w *worker) remembered(out []byte, r *route) []byte {
+	s, q := w.server, &w.query
+	e := s.cache().get(q)
+	if e == nil {
+		return nil
+	}
+	now := s.now()
+	left := e.left(now)
+	var why *extended
+	switch {
+	case left > 0:
+		s.metrics.cached.hit.Inc()
+		if e.hits.Add(1) >= popular && left < time.Duration(e.ttl)*time.Second/prefetchShare && e.rcode != dns.RcodeServerFailure &&
+			e.refreshing.CompareAndSwap(false, true) {
+			if f := s.flights.Load(); f != nil {
+				f.refresh(r, q)
+			}
+		}
+	case e.failed.Load() > now.UnixNano() && s.cache().useful(e, now):
+		s.metrics.cached.stale.Inc()
+		why = staleReason(e)
+	default:
+		return nil
+	}
+	e.used.Store(now.Unix())
+	w.counters.count(r.label, q.kind, e.rcode)
+	return e.append(out, q, now, w.limit(q), why)
 }
 
 // finish turns what is not answered from the table into a refusal, and adds

@@ -20,14 +20,22 @@ type metrics struct {
 	names           prometheus.Gauge
 	connections     prometheus.Gauge
 	panics          prometheus.Counter
+	caches          *prometheus.CounterVec
 
-	local prometheus.Observer // duration of answers from the table
-	asked prometheus.Observer // duration of answers by forwarders
+	cached  cacheCounters
+	slipped prometheus.Counter  // answers cut for their rate
+	limited prometheus.Counter  // and those dropped for it
+	local   prometheus.Observer // duration of answers from the table
+	asked   prometheus.Observer // duration of answers by forwarders
 }
 
+// cacheCounters are the series of metrics.caches.
+type cacheCounters struct{ hit, miss, stale, joined, prefetch prometheus.Counter }
+
 // newMetrics makes the metrics and registers them. age gives the seconds
-// since this replica of the state was last known to be up to date.
-func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error) {
+// since this replica of the state was last known to be up to date, usage what
+// the cache holds and takes.
+func newMetrics(reg prometheus.Registerer, age func() float64, usage func() (entries, bytes int)) (*metrics, error) {
 	m := &metrics{
 		queries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_dns_queries_total", Help: "Questions answered, by zone or forwarded domain, type, rcode and transport.",
@@ -66,12 +74,27 @@ func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error)
 			Name: "holdfast_dns_panics_total", Help: "Questions whose handling panicked: bugs.",
 		}),
 	}
+	m.caches = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_cache_total", Help: "Questions for forwarders, by what became of them: hit, miss, stale, joined (another was under way) or prefetch.",
+	}, []string{"result"})
+	m.cached = cacheCounters{
+		hit: m.caches.WithLabelValues("hit"), miss: m.caches.WithLabelValues("miss"), stale: m.caches.WithLabelValues("stale"),
+		joined: m.caches.WithLabelValues("joined"), prefetch: m.caches.WithLabelValues("prefetch"),
+	}
+	m.slipped, m.limited = m.dropped.WithLabelValues("rate_cut"), m.dropped.WithLabelValues("rate")
+	cacheEntries := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "holdfast_dns_cache_entries", Help: "Answers of forwarders that are remembered.",
+	}, func() float64 { n, _ := usage(); return float64(n) })
+	cacheBytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "holdfast_dns_cache_bytes", Help: "Memory that the remembered answers take.",
+	}, func() float64 { _, n := usage(); return float64(n) })
 	tableAge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "holdfast_dns_table_age_seconds", Help: "Time since a leader last confirmed the state that answers are made from; NaN if none has since the start.",
 	}, age)
 	for _, c := range []prometheus.Collector{
 		m.queries, m.duration, m.malformed, m.dropped, m.forwarded, m.forwardDuration,
 		m.compiles, m.compileDuration, m.names, m.connections, m.panics, tableAge,
+		m.caches, cacheEntries, cacheBytes,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("dns: register metrics: %w", err)

@@ -32,6 +32,7 @@ const (
 // query is one question as it came in. Its slices alias the packet and the
 // query itself: it is read before either is used again, and never copied.
 type query struct {
+	packet   []byte
 	id       uint16
 	flags    uint16
 	question []byte // as received: QNAME, QTYPE, QCLASS
@@ -87,6 +88,7 @@ func (f fault) rcode() (rcode int, ok bool) {
 // parse reads a packet. After a fault that has an rcode, id and flags are
 // valid, and question when it is not empty; after faultVersion all of it is.
 func (q *query) parse(packet []byte) fault {
+	q.packet = packet
 	q.question, q.name, q.kind, q.class = nil, nil, 0, 0
 	q.edns, q.size, q.version, q.do = false, 0, 0, false
 	q.hasCookie, q.cookie, q.known = false, nil, false

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -60,6 +61,10 @@ type Server struct {
 	forwarder *forwarder
 	cookies   *cookieJar
 	stale     atomic.Pointer[extended] // nil while a leader confirms the state
+	caching   atomic.Pointer[cache]
+	flights   atomic.Pointer[flights] // of the Run under way; nil before the first
+	probe     loopProbe
+	reprobe   chan struct{} // the forwarders changed
 
 	table atomic.Pointer[table]
 	// A leader confirmed the state that tables from this version on are made
@@ -85,11 +90,11 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.rand = systemRand
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge, func() (int, int) { return s.cache().usage() }); err != nil {
 		return nil, err
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
-	s.cookies = newCookieJar()
+	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
 	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -132,14 +137,23 @@ func (s *Server) use(file *cluster.File) error {
 	if s.compiler != nil {
 		c.good = s.compiler.good
 	}
+	if s.compiler == nil || s.compiler.cache != set.cache || !maps.EqualFunc(s.compiler.forward, set.forward, slices.Equal) {
+		s.caching.Store(newCache(set.cache)) // others may say otherwise
+	}
 	s.compiler = c
 	s.rebuild(s.state.Snapshot())
 	if s.table.Load() == nil {
 		return errors.New("dns: the answers could not be compiled: see the log")
 	}
 	s.forwarder.forget()
+	select {
+	case s.reprobe <- struct{}{}:
+	default:
+	}
 	return nil
 }
+
+func (s *Server) cache() *cache { return s.caching.Load() }
 
 // uses tells whether questions go to a route, and not only did.
 func (s *Server) uses(r *route) bool { return s.table.Load().cuts[r.domain].route == r }
@@ -204,6 +218,7 @@ func (s *Server) follow(ctx context.Context) error {
 		changed := s.state.Changed()
 		s.refresh()
 		s.judgeAge()
+		s.cache().sweep(s.now())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -291,12 +306,15 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			}
 		})
 	}
+	forwarding := newFlights(ctx, &group, s)
+	s.flights.Store(forwarding)
 	start(s.follow)
+	start(forwarding.probe)
 	for _, conn := range sockets.udp {
-		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, &group) })
+		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, forwarding) })
 	}
 	for _, listener := range sockets.tcp {
-		start(func(ctx context.Context) error { return s.serveTCP(ctx, listener, &group) })
+		start(func(ctx context.Context) error { return s.serveTCP(ctx, listener, forwarding, &group) })
 	}
 	ready()
 	group.Wait()

@@ -18,8 +18,9 @@ type table struct {
 	server   *zone                     // class CH: who answers
 	homes    map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
 	trusted  []netip.Prefix
-	forwards bool   // some domain has forwarders
-	version  uint64 // of the snapshot it was made from
+	rate     float64 // of equal answers to strangers, per second and worker; 0: any
+	forwards bool    // some domain has forwarders
+	version  uint64  // of the snapshot it was made from
 }
 
 // cut is where responsibility changes hands in the tree of names: below it

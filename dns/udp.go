@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,8 +21,8 @@ const maxPacket = 4096
 const batchSize = 32
 
 // serveUDP answers what arrives at one socket until ctx ends and the socket is
-// closed. Questions for forwarders go on in goroutines of group.
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.WaitGroup) error {
+// closed. What needs forwarders goes on without it.
+func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, forwarding *flights) error {
 	w := s.newWorker(overUDP)
 	batch, err := sockopt.NewBatch(conn, batchSize, maxPacket, maxUDP)
 	if err != nil {
@@ -42,7 +41,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 		}
 		started := time.Now()
 		for i := range n {
-			s.answerUDP(ctx, group, w, conn, batch, i)
+			s.answerUDP(forwarding, w, conn, batch, i)
 		}
 		if failed := batch.Flush(); failed > 0 {
 			s.metrics.dropped.WithLabelValues("send").Add(float64(failed))
@@ -53,7 +52,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 
 // answerUDP queues the answer to one datagram of a batch, or sends its
 // question on.
-func (s *Server) answerUDP(ctx context.Context, group *sync.WaitGroup, w *worker, conn *net.UDPConn, batch *sockopt.Batch, i int) {
+func (s *Server) answerUDP(forwarding *flights, w *worker, conn *net.UDPConn, batch *sockopt.Batch, i int) {
 	packet, client := batch.Packet(i), batch.Client(i)
 	if client.Port() == 0 {
 		s.metrics.malformed.WithLabelValues("port").Inc()
@@ -64,11 +63,22 @@ func (s *Server) answerUDP(ctx context.Context, group *sync.WaitGroup, w *worker
 		batch.Reply(i, reply, replySource(batch.SourceRoom(), batch.Control(i)))
 	}
 	if forward != nil {
-		s.forwardUDP(ctx, group, udpQuestion{
-			conn: conn, client: zoned(client, batch.Zone(i)), route: forward,
-			packet: append([]byte(nil), packet...), source: replySource(nil, batch.Control(i)),
+		to, source := zoned(client, batch.Zone(i)), replySource(nil, batch.Control(i))
+		forwarding.ask(forward, append([]byte(nil), packet...), client.Addr(), overUDP, func(reply []byte) {
+			if reply != nil {
+				s.countSend(sendFrom(conn, reply, source, to))
+			}
 		})
 	}
+}
+
+// sendFrom sends one datagram; the worker's batch is the worker's.
+func sendFrom(conn *net.UDPConn, reply, source []byte, to netip.AddrPort) error {
+	sender, err := sockopt.NewSender(conn)
+	if err != nil {
+		return err
+	}
+	return sender.Send(reply, source, to)
 }
 
 // zoned gives a link-local address the interface it belongs to.
@@ -113,23 +123,4 @@ func (s *Server) countSend(err error) {
 	if err != nil {
 		s.metrics.dropped.WithLabelValues("send").Inc()
 	}
-}
-
-// udpQuestion is a question on its way to a forwarder.
-type udpQuestion struct {
-	conn   *net.UDPConn
-	client netip.AddrPort
-	route  *route
-	packet []byte
-	source []byte
-}
-
-func (s *Server) forwardUDP(ctx context.Context, group *sync.WaitGroup, u udpQuestion) {
-	s.forwardAsync(ctx, group, u.route, u.packet, overUDP, func(reply []byte) {
-		sender, err := sockopt.NewSender(u.conn) // the worker's is the worker's
-		if err == nil {
-			err = sender.Send(reply, u.source, u.client)
-		}
-		s.countSend(err)
-	})
 }
