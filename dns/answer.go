@@ -4,22 +4,31 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/miekg/dns"
 )
 
 // answer is what a table says to a query, before it is bytes.
 type answer struct {
-	rcode    int
-	zone     *zone  // nil: no zone of ours
-	set      *rrset // nil: nothing to answer with
-	negative bool   // the SOA goes along (RFC 2308 §2)
-	traits   *traits
-	why      *extended  // goes along where the client can read it (RFC 8914)
-	cut      bool       // TC, and no records
-	first    netip.Addr // the address to put first; zero: none
-	route    *route     // not nil: whom to ask instead; the rest does not count
+	rcode      int
+	zone       *zone  // nil: no zone of ours
+	set        *rrset // nil: nothing to answer with
+	negative   bool   // the SOA goes along (RFC 2308 §2)
+	traits     *traits
+	why        *extended        // goes along where the client can read it (RFC 8914)
+	cut        bool             // TC, and no records
+	first      netip.Addr       // the address to put first; zero: none
+	links      int              // sets in chain
+	chain      [maxLinks]*rrset // what the CNAME in set leads to, step by step
+	onward     *route           // who is asked for what the last CNAME leads to, in query.target
+	onwardLen  int              // of that name, in bytes
+	delegation *delegation      // others are responsible
+	route      *route           // not nil: whom to ask instead; the rest does not count
 }
+
+// maxLinks is how many CNAMEs are followed.
+const maxLinks = 8
 
 // lookup finds the answer to a well-formed query. confirmed tells whether the
 // table was made from a replica of the catalog that was up to date: until then
@@ -53,10 +62,19 @@ func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
 	if !ok {
 		return answer{rcode: dns.RcodeRefused, why: reasonNotOurs}
 	}
+	if d := c.delegation; d != nil {
+		if q.kind == dns.TypeDS && len(q.name) == len(d.origin) { // the parent's (RFC 4035 §3.1.4.1)
+			return answer{zone: d.parent, set: d.ds, negative: d.ds == nil}
+		}
+		return answer{zone: d.parent, delegation: d, route: c.route}
+	}
 	if c.route != nil {
 		return answer{route: c.route}
 	}
 	a := c.zone.answer(q)
+	if a.set != nil && a.set.kind == dns.TypeCNAME && q.kind != dns.TypeCNAME {
+		t.follow(q, &a, confirmed)
+	}
 	if a.set == nil && c.zone.reverse && t.virtual != nil {
 		a = t.virtual.pointer(q, a)
 	}
@@ -68,7 +86,7 @@ func (t *table) lookup(q *query, confirmed func(*table) bool) answer {
 
 // answer finds what the zone says: data, NODATA (the name exists) or NXDOMAIN.
 func (z *zone) answer(q *query) answer {
-	n := z.find(q)
+	n := z.find(q.name, q)
 	switch {
 	case n == nil && q.class == dns.ClassCHAOS:
 		return answer{rcode: dns.RcodeRefused}
@@ -85,10 +103,56 @@ func (z *zone) answer(q *query) answer {
 	case q.kind == dns.TypeANY && len(n.sets) > 0 && len(z.any.records) > 0:
 		a.set = &z.any
 	default:
-		a.set = n.find(q.kind)
+		if a.set = n.find(q.kind); a.set == nil {
+			a.set = n.find(dns.TypeCNAME)
+		}
 		a.negative = a.set == nil && q.class == dns.ClassINET
 	}
 	return a
+}
+
+// follow adds what a CNAME leads to, as far as this server knows it. The rcode
+// is that of the last name (RFC 6604 §3).
+func (t *table) follow(q *query, a *answer, confirmed func(*table) bool) {
+	for set := a.set; ; {
+		n := copy(q.target[:], set.records[0].wire[offsetData:])
+		for i := range q.target[:n] {
+			q.target[i] = lower(q.target[i]) // a length is no letter
+		}
+		target := q.target[:n]
+		c, ok := t.match(target)
+		switch {
+		case !ok || a.links == maxLinks:
+			return
+		case c.route != nil:
+			a.onward, a.onwardLen = c.route, n
+			return
+		case c.zone == nil:
+			return
+		}
+		at := c.zone.find(target, q)
+		if at == nil {
+			a.rcode = dns.RcodeNameError
+			if c.zone.catalog && !confirmed(t) {
+				a.rcode, a.why = dns.RcodeServerFailure, reasonNotReady
+			}
+			return
+		}
+		if set = at.find(q.kind); set == nil {
+			set = at.find(dns.TypeCNAME)
+		}
+		if set == a.set || slices.Contains(a.chain[:a.links], set) {
+			return // round and round
+		}
+		if set == nil || set.records[0].origins != [2]uint16{} { // packed for its own zone
+			return
+		}
+		a.chain[a.links] = set
+		a.links++
+		if set.kind != dns.TypeCNAME {
+			return
+		}
+	}
 }
 
 // pointer adds to what a reverse zone of the cluster file says what the
@@ -137,7 +201,7 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 	p.b = append(p.b, q.question...)
 
 	flags := bitQR | q.flags&(opcodeMask<<opcodeShift|bitRD|bitCD) | uint16(a.rcode&0xf)
-	if a.zone != nil && (a.rcode == dns.RcodeSuccess || a.rcode == dns.RcodeNameError) {
+	if a.zone != nil && a.delegation == nil && (a.rcode == dns.RcodeSuccess || a.rcode == dns.RcodeNameError) {
 		flags |= bitAA
 	}
 	if recursion {
@@ -158,7 +222,15 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 			flags |= bitTC
 		}
 	}
-	if a.negative && p.negative(q, a) {
+	switch {
+	case a.delegation != nil:
+		var whole bool
+		if counts[2], whole = p.referral(q, a.delegation); !whole {
+			flags |= bitTC
+		} else {
+			counts[3] = p.additional()
+		}
+	case a.negative && p.negative(q, a):
 		counts[2] = 1
 	}
 	if q.edns {
@@ -175,16 +247,33 @@ func (p *packer) pack(b []byte, q *query, a answer, recursion bool, limit int) [
 	return b
 }
 
-// answers appends the answer's set as far as it fits.
+// answers appends the answer's sets as far as they fit.
 func (p *packer) answers(q *query, a answer) (count uint16, whole bool) {
 	p.shuffle(len(a.set.records))
 	if a.first.IsValid() {
 		p.promote(a.set, a.first)
 	}
-	for _, i := range p.order {
-		r := &a.set.records[i]
+	owner := headerSize
+	last := a.set
+	for _, next := range a.chain[:a.links] { // last is a CNAME
 		at := len(p.b) - p.start
-		if !p.append(headerSize, r, q, a.zone) {
+		if !p.append(owner, &last.records[0], q, a.zone) {
+			return count, false
+		}
+		count++
+		owner, last = at+2+offsetData, next
+		p.shuffle(len(last.records))
+	}
+	more, whole := p.set(owner, last, q, a.zone)
+	return count + more, whole
+}
+
+// set appends records of one owner in p.order, as far as they fit.
+func (p *packer) set(owner int, set *rrset, q *query, z *zone) (count uint16, whole bool) {
+	for _, i := range p.order {
+		r := &set.records[i]
+		at := len(p.b) - p.start
+		if !p.append(owner, r, q, z) {
 			return count, false
 		}
 		if len(r.glue) > 0 {
@@ -193,6 +282,12 @@ func (p *packer) answers(q *query, a answer) (count uint16, whole bool) {
 		count++
 	}
 	return count, true
+}
+
+// referral appends the servers of a delegation.
+func (p *packer) referral(q *query, d *delegation) (count uint16, whole bool) {
+	p.shuffle(len(d.servers.records))
+	return p.set(headerSize+len(q.name)-len(d.origin), &d.servers, q, d.parent)
 }
 
 // negative appends the SOA that says for how long "no" may be remembered: the

@@ -325,7 +325,7 @@ func TestOneClientCannotTakeAllRoomForForwarding(t *testing.T) {
 	ask := func(client netip.Addr) (got []byte) {
 		r := newRoute(root, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, short)
 		done := make(chan []byte, 1)
-		fl.ask(r, packet(t, "www.example.com", dns.TypeA, withEDNS), client, overUDP, func(b []byte) { done <- b })
+		fl.ask(r, nil, packet(t, "www.example.com", dns.TypeA, withEDNS), client, overUDP, func(b []byte) { done <- b })
 		select {
 		case got = <-done:
 		case <-time.After(5 * time.Second):

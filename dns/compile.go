@@ -33,6 +33,11 @@ type compiler struct {
 	owners map[netip.Addr]map[string]name // who has an address, by unit
 	held   map[string][]netip.Addr        // the addresses of a unit
 	good   lastGood
+
+	bases    map[name]*zoneBase // zones of the file
+	zoneCuts map[name]cut       // these with their static records, and delegations
+	stored   storeRecords
+	routes   map[string]*route // of delegations
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -54,7 +59,7 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
-	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set), rate: workerRate(set.rateLimit)}
+	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set), rate: workerRate(set.rateLimit), transfer: set.transfer}
 	if err := c.virtualNames(); err != nil {
 		return nil, err
 	}
@@ -62,13 +67,14 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	if err != nil {
 		return nil, err
 	}
-	zones, err := c.fileZones(servers)
-	if err != nil {
+	if c.bases, err = c.fileZones(servers); err != nil {
 		return nil, err
 	}
-	for _, z := range zones {
-		c.fixed.cuts[z.origin] = cut{zone: z}
+	c.routes = map[string]*route{}
+	if err := c.checkStatics(); err != nil {
+		return nil, err
 	}
+	c.layFile()
 	c.apexOf(servers)
 	for domain, servers := range set.forward {
 		c.fixed.cuts[domain] = cut{route: newRoute(domain, servers, set.forwardTimeout)}
@@ -141,7 +147,8 @@ func (c *compiler) reset() {
 	c.names = newNameTable(virtualShards)
 	edit := c.names.edit()
 	fixed := contribution{c.services: nil, c.nodes: nil, c.addrs: nil}
-	for n := range c.fixed.cuts { // what leads to them exists (RFC 8020 §3)
+	origins := slices.AppendSeq(slices.Collect(maps.Keys(c.fixed.cuts)), maps.Keys(c.bases))
+	for _, n := range origins { // what leads to them exists (RFC 8020 §3)
 		for up := n.parent(); n.below(c.virtual) && up.below(c.virtual) && up != c.virtual; up = up.parent() {
 			fixed[up] = nil
 		}
@@ -153,6 +160,7 @@ func (c *compiler) reset() {
 // rebuild compiles the whole catalog.
 func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	c.reset()
+	c.overlay(snap, nil, true)
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
 	for service := range services {
@@ -170,6 +178,7 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 
 // update compiles what changed since the last table.
 func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
+	c.overlay(snap, changed, false)
 	edit := c.names.edit()
 	services := map[string]bool{}
 	for _, key := range changed {
@@ -253,15 +262,19 @@ func (c *compiler) publish(edit *nameEdit, snap *state.Snapshot) *table {
 
 	t := c.fixed
 	t.version = snap.Version()
+	t.cuts = maps.Clone(c.zoneCuts)
+	maps.Copy(t.cuts, c.fixed.cuts) // where forwarders were configured, they are asked
+	for _, c := range t.cuts {
+		t.forwards = t.forwards || c.route != nil
+	}
 	if t.cuts[c.virtual].route != nil {
 		return &t // forwarded instead, while a site migrates
 	}
 	t.virtual = &zone{
-		origin: c.virtual, label: c.virtual.String(), names: edit.table, catalog: true,
+		origin: c.virtual, label: c.virtual.String(), serial: authority.serial, names: edit.table, catalog: true,
 		negative: authority.negative(), any: anySet(authority.ttl), alias: c.datacenter(),
 		addrs: c.addrs, addrsTTL: seconds(c.ttl),
 	}
-	t.cuts = maps.Clone(t.cuts)
 	t.cuts[c.virtual] = cut{zone: t.virtual}
 	return &t
 }

@@ -44,6 +44,9 @@ type section struct {
 	Forward        map[string][]string       `yaml:"forward"`
 	ForwardTimeout time.Duration             `yaml:"forward_timeout"`
 	Cache          cacheSection              `yaml:"cache"`
+	Records        []string                  `yaml:"records"`
+	Zones          []string                  `yaml:"zones"`
+	Transfer       transferSection           `yaml:"transfer"`
 	RateLimit      int                       `yaml:"rate_limit"`
 	AllowRecursion []string                  `yaml:"allow_recursion"`
 }
@@ -91,6 +94,9 @@ type settings struct {
 	forward        map[name][]netip.AddrPort
 	forwardTimeout time.Duration
 	cache          cacheSettings
+	statics        []static // records of the file
+	zones          []name   // that hold static records alone
+	transfer       transferSettings
 	rateLimit      int            // equal answers per second to one network outside; 0: any number
 	recursion      []netip.Prefix // nil: the cluster's networks
 }
@@ -124,6 +130,9 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		forward:        d.forward(raw.Forward),
 		cache:          d.cache(raw.Cache),
 		rateLimit:      raw.RateLimit,
+		transfer:       d.transfer(raw.Transfer),
+		statics:        d.statics(raw.Records, seconds(max(0, raw.ZoneTTL))),
+		zones:          d.zones(raw.Zones),
 		recursion:      d.prefixes("allow_recursion", raw.AllowRecursion),
 		listen:         d.listen(raw.Listen),
 	}

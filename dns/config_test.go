@@ -25,6 +25,21 @@ func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
   forward_timeout: 50ms
   cache: {megabytes: -1, max_ttl: 0s, stale: 1000h}
   rate_limit: -1
+  zones: [hpc.example.com, lab.example.com, lab.example.com, "a..b"]
+  records:
+    - "www"
+    - "www A 10.1.0"
+    - "www SOA a b 1 2 3 4 5"
+    - "* A 10.1.0.1"
+    - "n[1-3] A 10.1.0.[1-2]"
+    - "www 900000 A 10.1.0.1"
+    - "www A 10.1.0.1 ; a comment"
+  transfer:
+    allow: [10.1.0.0/8, nobody]
+    notify: [10.1.0.50, "10.1.0.51 nokey"]
+    keys:
+      short: {algorithm: hmac-md5, secret: {file: /etc/key}}
+      none: {}
   services:
     a.b: {ttl: 1s}
     apt: {ttl: 1ms, negative_ttl: 2h}
@@ -77,9 +92,9 @@ func TestDefaultsOfTheSection(t *testing.T) {
 	want := settings{
 		zoneTTL: 5 * time.Minute, onlyPassing: true, forwardTimeout: 2 * time.Second,
 		forward: map[name][]netip.AddrPort{}, rules: map[string]serviceSection{},
-		rateLimit: 100, cache: cacheSettings{bytes: 32 << 20, maxTTL: 24 * time.Hour, stale: 72 * time.Hour},
+		transfer: transferSettings{keys: map[string]tsigKey{}}, rateLimit: 100, cache: cacheSettings{bytes: 32 << 20, maxTTL: 24 * time.Hour, stale: 72 * time.Hour},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, cacheSettings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, cacheSettings{}, transferSettings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -100,7 +115,7 @@ func TestExampleOfTheREADME(t *testing.T) {
 	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
 		t.Error(err)
 	}
-	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "allow_recursion"} {
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "records", "zones", "transfer", "allow_recursion"} {
 		if !strings.Contains(example, "\n  "+key+":") {
 			t.Errorf("the example lacks %s", key)
 		}

@@ -60,18 +60,31 @@ func newFlights(ctx context.Context, group *sync.WaitGroup, s *Server) *flights 
 	return &flights{server: s, ctx: ctx, group: group, open: map[flightKey]*flight{}, of: map[netip.Prefix]int{}}
 }
 
-// ask has a question answered by the route's forwarders and gives the reply to
-// send, which is called exactly once; with nil when the server ends. When
-// there is no room it does so at once: SERVFAIL, so that the client asks the
-// next server. packet, a good query, must not change any more.
-func (f *flights) ask(r *route, packet []byte, client netip.Addr, transport string, send func([]byte)) {
+// ask has a question, or what an alias of ours leads to instead, answered by
+// the route's forwarders and gives the reply to send, which is called exactly
+// once; with nil when the server ends. When there is no room it does so at
+// once: SERVFAIL, so that the client asks the next server. packet, a good
+// query, must not change any more.
+func (f *flights) ask(r *route, on *onward, packet []byte, client netip.Addr, transport string, send func([]byte)) {
 	w := waiter{query: new(query), client: client, transport: transport, limit: maxTCP, send: send}
 	w.query.parse(packet)
 	f.server.cookies.exchange(w.query, client, f.server.now())
 	if transport == overUDP {
 		w.limit = w.query.limit()
 	}
+	if on != nil {
+		var err error
+		if w, err = on.instead(w); err != nil {
+			f.answer(r, w, failureEntry(w.query, nil, f.server.now()), nil)
+			return
+		}
+	}
 	key := flightKey{r, cacheKey{name(w.query.name), w.query.kind, w.query.mode()}}
+	if e := f.server.cache().get(w.query); on != nil && e != nil && e.left(f.server.now()) > 0 {
+		f.server.metrics.cached.hit.Inc()
+		f.answer(r, w, e, nil)
+		return
+	}
 	if e, why := f.join(key, w); e != nil {
 		f.answer(r, w, e, why)
 	}

@@ -18,6 +18,8 @@ type worker struct {
 	counters *counters
 	stream   bool // TCP: answers are not bounded by what the client announced
 	limiter  *limiter
+	transfer bool    // the last packet asks for a whole zone, by TCP
+	onward   *onward // of the last packet: what is to be asked instead; nil: the question
 }
 
 func (s *Server) newWorker(transport string) *worker {
@@ -53,6 +55,7 @@ func (w *worker) flush(took time.Duration) {
 
 func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) {
 	q := &w.query
+	w.onward, w.transfer = nil, false
 	t := w.server.table.Load()
 	if f := q.parse(packet); f != "" {
 		w.server.metrics.malformed.WithLabelValues(string(f)).Inc()
@@ -69,6 +72,10 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 	if q.hasCookie {
 		w.server.cookies.exchange(q, client, w.server.now())
 	}
+	if w.stream && (q.kind == dns.TypeAXFR || q.kind == dns.TypeIXFR) && q.class == dns.ClassINET && t.transfer.any() {
+		w.transfer = true
+		return out, nil
+	}
 	trusted := t.trusts(client)
 	a := t.lookup(q, w.server.isConfirmed)
 	if a.route != nil && trusted && q.flags&bitRD != 0 {
@@ -77,8 +84,16 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 		}
 		return out, a.route
 	}
+	if a.onward != nil && trusted && q.flags&bitRD != 0 {
+		w.onward = &onward{target: name(q.target[:a.onwardLen]), prefix: w.packer.pack(nil, q, a, true, maxTCP)}
+		return out, a.onward
+	}
 	a = w.finish(t, a, client, trusted)
 	w.counters.count(zoneLabel(a.zone), q.kind, a.rcode)
+	if q.signed && len(t.transfer.keys) > 0 {
+		unsigned := w.packer.pack(nil, q, a, t.forwards && trusted, w.limit(q)-tsigRoom)
+		return append(out, w.signedReply(t, packet, unsigned)...), nil
+	}
 	return w.bounded(out, a, client, trusted, t.forwards && trusted, w.limit(q)), nil
 }
 
@@ -133,6 +148,9 @@ func (w *worker) remembered(out []byte, r *route) []byte {
 // what depends on the client or the moment.
 func (w *worker) finish(t *table, a answer, client netip.Addr, trusted bool) answer {
 	switch {
+	case a.delegation != nil:
+		a.route = nil // a referral
+		return a
 	case a.route != nil && !trusted:
 		return answer{rcode: dns.RcodeRefused, why: reasonProhibited}
 	case a.route != nil:

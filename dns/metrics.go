@@ -21,6 +21,8 @@ type metrics struct {
 	connections     prometheus.Gauge
 	panics          prometheus.Counter
 	caches          *prometheus.CounterVec
+	transfers       *prometheus.CounterVec
+	notifies        *prometheus.CounterVec
 
 	cached  cacheCounters
 	slipped prometheus.Counter  // answers cut for their rate
@@ -81,6 +83,12 @@ func newMetrics(reg prometheus.Registerer, age func() float64, usage func() (ent
 		hit: m.caches.WithLabelValues("hit"), miss: m.caches.WithLabelValues("miss"), stale: m.caches.WithLabelValues("stale"),
 		joined: m.caches.WithLabelValues("joined"), prefetch: m.caches.WithLabelValues("prefetch"),
 	}
+	m.transfers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_transfers_total", Help: "Zone transfers, by zone and result.",
+	}, []string{"zone", "result"})
+	m.notifies = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_notifies_total", Help: "NOTIFY messages to secondaries, by secondary and result.",
+	}, []string{"secondary", "result"})
 	m.slipped, m.limited = m.dropped.WithLabelValues("rate_cut"), m.dropped.WithLabelValues("rate")
 	cacheEntries := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "holdfast_dns_cache_entries", Help: "Answers of forwarders that are remembered.",
@@ -94,7 +102,7 @@ func newMetrics(reg prometheus.Registerer, age func() float64, usage func() (ent
 	for _, c := range []prometheus.Collector{
 		m.queries, m.duration, m.malformed, m.dropped, m.forwarded, m.forwardDuration,
 		m.compiles, m.compileDuration, m.names, m.connections, m.panics, tableAge,
-		m.caches, cacheEntries, cacheBytes,
+		m.caches, m.transfers, m.notifies, cacheEntries, cacheBytes,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("dns: register metrics: %w", err)

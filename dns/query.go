@@ -45,6 +45,7 @@ type query struct {
 	version uint8
 	do      bool
 
+	signed    bool   // with a TSIG, which is looked at elsewhere
 	hasCookie bool   // RFC 7873
 	cookie    []byte // as it came: the client's, and ours behind it if any
 	known     bool   // the cookie was ours: the client's address is its own
@@ -52,6 +53,7 @@ type query struct {
 
 	lowered [maxName]byte
 	scratch [maxName]byte
+	target  [maxName]byte // where an alias leads
 	made    synthetic
 }
 
@@ -91,7 +93,7 @@ func (q *query) parse(packet []byte) fault {
 	q.packet = packet
 	q.question, q.name, q.kind, q.class = nil, nil, 0, 0
 	q.edns, q.size, q.version, q.do = false, 0, 0, false
-	q.hasCookie, q.cookie, q.known = false, nil, false
+	q.signed, q.hasCookie, q.cookie, q.known = false, false, nil, false
 	if len(packet) < headerSize {
 		return faultShort
 	}
@@ -187,7 +189,8 @@ func (q *query) parseRecords(packet []byte, at int) fault {
 		if at > len(packet) {
 			return faultRecord
 		}
-		if binary.BigEndian.Uint16(fixed) != dns.TypeOPT {
+		if kind := binary.BigEndian.Uint16(fixed); kind != dns.TypeOPT {
+			q.signed = q.signed || kind == dns.TypeTSIG
 			continue
 		}
 		if i < additional || q.edns || packet[owner] != 0 {

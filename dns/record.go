@@ -88,6 +88,22 @@ func (n *node) finish() {
 	}
 }
 
+// levelTTLs gives the records of a set one TTL, the least (RFC 2181 §5.2).
+func (n *node) levelTTLs() {
+	for _, set := range n.sets {
+		least := uint32(1<<32 - 1)
+		for _, r := range set.records {
+			least = min(least, binary.BigEndian.Uint32(r.wire[offsetTTL:]))
+		}
+		for i, r := range set.records {
+			if binary.BigEndian.Uint32(r.wire[offsetTTL:]) != least {
+				set.records[i].wire = bytes.Clone(r.wire) // others share it
+				binary.BigEndian.PutUint32(set.records[i].wire[offsetTTL:], least)
+			}
+		}
+	}
+}
+
 // isAddress tells whether the record is the A or AAAA of an address.
 func (r *record) isAddress(addr netip.Addr) bool {
 	if addr.Is4() {
@@ -96,6 +112,12 @@ func (r *record) isAddress(addr netip.Addr) bool {
 	}
 	a := addr.As16()
 	return r.kind() == dns.TypeAAAA && bytes.Equal(r.wire[offsetData:], a[:])
+}
+
+// saysTheSame tells whether two records of one type differ in their TTL at
+// most.
+func (r *record) saysTheSame(other record) bool {
+	return bytes.Equal(r.wire[offsetLength:], other.wire[offsetLength:])
 }
 
 func (r *record) kind() uint16 { return binary.BigEndian.Uint16(r.wire) }

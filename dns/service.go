@@ -45,9 +45,14 @@ type Deps struct {
 	File    *cluster.File
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
-	Board   *health.Board      // nil: conditions go nowhere
-	Now     func() time.Time   // nil: time.Now
-	Rand    func() rand.Source // a new source for each worker; nil: seeded by the system
+	Board   *health.Board // nil: conditions go nowhere
+	// Proposer writes records; nil: they can't be changed here.
+	Proposer state.Proposer
+	// Leads tells whether this node leads the store, and so sees to what
+	// one node must: serials and notifications. nil: never.
+	Leads func() bool
+	Now   func() time.Time   // nil: time.Now
+	Rand  func() rand.Source // a new source for each worker; nil: seeded by the system
 }
 
 // Server answers DNS queries. Its methods may be called from any goroutine.
@@ -58,11 +63,15 @@ type Server struct {
 	metrics   *metrics
 	now       func() time.Time
 	rand      func() rand.Source
+	proposer  state.Proposer
+	leads     func() bool
 	forwarder *forwarder
 	cookies   *cookieJar
 	stale     atomic.Pointer[extended] // nil while a leader confirms the state
 	caching   atomic.Pointer[cache]
 	flights   atomic.Pointer[flights] // of the Run under way; nil before the first
+	transfers chan struct{}           // those under way
+	notices   map[noticeKey]*notice   // of lead
 	probe     loopProbe
 	reprobe   chan struct{} // the forwarders changed
 
@@ -82,7 +91,8 @@ type Server struct {
 // ValidateSection. It starts nothing. The error is a section or a name that
 // can't be served, or metrics that are registered already.
 func New(config Config, deps Deps) (*Server, error) {
-	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand}
+	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand,
+		proposer: deps.Proposer, leads: deps.Leads}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -95,6 +105,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
 	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
+	s.transfers, s.notices = make(chan struct{}, maxTransfers), map[noticeKey]*notice{}
 	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -124,6 +135,9 @@ func (s *Server) use(file *cluster.File) error {
 	set, err := decode(file, file.Section(Section))
 	if err != nil {
 		return fmt.Errorf("dns: section of %s: %w", file.Path, err)
+	}
+	if err := set.transfer.loadKeys(); err != nil {
+		return err
 	}
 	c, err := newCompiler(file, set, s.config.Node)
 	if err != nil {
@@ -179,7 +193,7 @@ func (s *Server) refresh() {
 		return
 	}
 	relevant := slices.ContainsFunc(changed, func(k state.Key) bool {
-		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember
+		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember || isZoneKey(k)
 	})
 	if !relevant {
 		t := *s.table.Load()
@@ -310,6 +324,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	s.flights.Store(forwarding)
 	start(s.follow)
 	start(forwarding.probe)
+	start(s.lead)
 	for _, conn := range sockets.udp {
 		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, forwarding) })
 	}

@@ -18,6 +18,7 @@ type table struct {
 	server   *zone                     // class CH: who answers
 	homes    map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
 	trusted  []netip.Prefix
+	transfer transferSettings
 	rate     float64 // of equal answers to strangers, per second and worker; 0: any
 	forwards bool    // some domain has forwarders
 	version  uint64  // of the snapshot it was made from
@@ -26,14 +27,16 @@ type table struct {
 // cut is where responsibility changes hands in the tree of names: below it
 // answers come from the zone or, where forwarders were configured, from them.
 type cut struct {
-	zone  *zone
-	route *route
+	zone       *zone
+	delegation *delegation // to others; with a route where their addresses are known
+	route      *route
 }
 
 // zone is one zone that this server is authoritative for.
 type zone struct {
 	origin   name
 	label    string // presentation form, for metrics
+	serial   uint32
 	names    *nameTable
 	negative record
 	any      rrset
@@ -59,7 +62,7 @@ type zone struct {
 func (t *table) match(lowered []byte) (cut, bool) {
 	for rest := lowered; ; rest = rest[1+int(rest[0]):] {
 		c, ok := t.cuts[name(rest)]
-		if ok && (c.route != nil || c.zone.holds(lowered)) {
+		if ok && (c.zone == nil || c.zone.holds(lowered)) {
 			return c, true
 		}
 		if len(rest) == 1 {
@@ -86,10 +89,9 @@ func (z *zone) holds(lowered []byte) bool {
 	return false
 }
 
-// find returns what the zone has at the name asked for; nil when it does not
-// exist. Where the zone has an alias, it finds the name without.
-func (z *zone) find(q *query) *node {
-	lowered := q.name
+// find returns what the zone has at a name; nil when it does not exist. Where
+// the zone has an alias, it finds the name without. q lends its memory.
+func (z *zone) find(lowered []byte, q *query) *node {
 	if front, ok := z.withoutAlias(lowered); ok {
 		if front == 0 {
 			return &emptyNonTerminal // of the alias itself

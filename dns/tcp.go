@@ -147,6 +147,12 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 			return
 		}
 		w.flush(time.Since(started))
+		if w.transfer {
+			if s.transfer(ctx, c, packet, client) != nil {
+				return
+			}
+			continue
+		}
 		if forward == nil {
 			if len(reply) == 0 {
 				return // not DNS, or not a query: nothing to wait for
@@ -159,7 +165,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 			return
 		}
 		pending.Add(1)
-		forwarding.ask(forward, append([]byte(nil), packet...), client, overTCP, func(reply []byte) {
+		forwarding.ask(forward, w.onward, append([]byte(nil), packet...), client, overTCP, func(reply []byte) {
 			go func() { // a client that does not read holds up nobody else
 				defer pending.Done()
 				if reply != nil {

@@ -64,7 +64,7 @@ func (s *Server) answerUDP(forwarding *flights, w *worker, conn *net.UDPConn, ba
 	}
 	if forward != nil {
 		to, source := zoned(client, batch.Zone(i)), replySource(nil, batch.Control(i))
-		forwarding.ask(forward, append([]byte(nil), packet...), client.Addr(), overUDP, func(reply []byte) {
+		forwarding.ask(forward, w.onward, append([]byte(nil), packet...), client.Addr(), overUDP, func(reply []byte) {
 			if reply != nil {
 				s.countSend(sendFrom(conn, reply, source, to))
 			}
