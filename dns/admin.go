@@ -33,6 +33,9 @@ func (s *Server) Handler() http.Handler {
 		}
 		writeJSON(w, text)
 	})
+	mux.HandleFunc("GET /v1/dns/cache", forDomain(func(below name) any { return s.CacheDump(below) }))
+	mux.HandleFunc("DELETE /v1/dns/cache", forDomain(func(below name) any { return map[string]int{"removed": s.CacheFlush(below)} }))
+	mux.HandleFunc("GET /v1/dns/cache/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.CacheStats()) })
 	return mux
 }
 

@@ -3,6 +3,7 @@ package dns
 import (
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -387,5 +388,34 @@ func TestCachedAnswersDoNotAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { w.handle(out, asked, loopback) }); n != 0 {
 			t.Errorf("%q: %v allocations", asked[12:], n)
 		}
+	}
+}
+
+func TestCacheIsShownAndFlushed(t *testing.T) {
+	c := newCaching(t, 5*time.Second, newUpstream(t, zoneOf(t)))
+	for _, n := range []string{"www.example.com", "absent.example.com", "www.example.org"} {
+		c.query(n, dns.TypeA)
+	}
+	c.query("www.example.com", dns.TypeA)
+	do := func(method, path string) string {
+		w := httptest.NewRecorder()
+		c.fixture.server.Handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		return strings.TrimSpace(w.Body.String())
+	}
+	dump := c.fixture.server.CacheDump("\x07example\x03com\x00")
+	if len(dump) != 2 || dump[0].Name != "absent.example.com." || dump[0].Rcode != "NXDOMAIN" || dump[1].Hits != 1 || dump[1].Records != 1 || dump[1].Domain != "." || dump[1].Left < 50 {
+		t.Errorf("%+v", dump)
+	}
+	if got := do("GET", "/v1/dns/cache/stats"); !strings.Contains(got, `"entries":3`) {
+		t.Errorf("%s", got)
+	}
+	if got := do("DELETE", "/v1/dns/cache?below=example.com"); got != `{"removed":2}` {
+		t.Errorf("%s", got)
+	}
+	if got := do("GET", "/v1/dns/cache"); strings.Contains(got, "example.com") || !strings.Contains(got, "www.example.org.") {
+		t.Errorf("%s", got)
+	}
+	if got := do("DELETE", "/v1/dns/cache?below=a..b"); !strings.Contains(got, "no domain name") {
+		t.Errorf("%s", got)
 	}
 }
