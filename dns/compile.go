@@ -60,6 +60,9 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
 	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set), rate: workerRate(set.rateLimit), transfer: set.transfer}
+	for _, network := range file.Networks {
+		c.fixed.networks = append(c.fixed.networks, network.Prefix)
+	}
 	if err := c.virtualNames(); err != nil {
 		return nil, err
 	}

@@ -101,8 +101,8 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 // often: over UDP, for clients outside the cluster that have not shown that
 // their address is their own.
 func (w *worker) bounded(out []byte, a answer, client netip.Addr, trusted, recursion bool, limit int) []byte {
-	if rate := w.server.table.Load().rate; rate > 0 && !w.stream && !trusted && !w.query.known {
-		switch w.limiter.judge(client, &w.query, a, w.server.now(), rate) {
+	if t := w.server.table.Load(); t.rate > 0 && !w.stream && !trusted && !w.query.known && !contains(t.networks, client) {
+		switch w.limiter.judge(client, &w.query, a, w.server.now(), t.rate) {
 		case judgeSlip:
 			w.server.metrics.slipped.Inc()
 			a = answer{rcode: a.rcode, zone: a.zone, cut: true}
@@ -197,9 +197,14 @@ func zoneLabel(z *zone) string {
 
 // trusts tells whether a client may have questions forwarded.
 func (t *table) trusts(client netip.Addr) bool {
-	client = client.Unmap().WithZone("")
-	for _, p := range t.trusted {
-		if p.Contains(client) {
+	return contains(t.trusted, client)
+}
+
+// contains tells whether an address is in one of the networks.
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range networks {
+		if p.Contains(addr) {
 			return true
 		}
 	}

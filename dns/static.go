@@ -132,8 +132,19 @@ func parseStatic(text, domain string, ttl uint32) (static, error) {
 		return static{}, errors.New("wildcards are not served")
 	}
 	h.Name = strings.ToLower(h.Name)
+	// The library takes an update's "name type" without data for a record.
+	if again, err := dns.NewRR(rr.String()); err != nil || again == nil || !dns.IsDuplicate(rr, again) {
+		return static{}, fmt.Errorf("the data is not that of a record of type %s", dns.TypeToString[h.Rrtype])
+	}
 	n, err := wireName(h.Name)
-	return static{owner: n, rr: rr}, err
+	if err != nil {
+		return static{}, err
+	}
+	s := static{owner: n, rr: rr}
+	if _, err := s.record(); err != nil {
+		return static{}, fmt.Errorf("the data can't be packed: %w", err)
+	}
+	return s, nil
 }
 
 func typeNames() string {

@@ -100,6 +100,7 @@ func TestRecordsThatCannotBeServedAreRefused(t *testing.T) {
 		"@ NS ns.example.com.":                  "origin",
 		"www A 10.1.0.1\nevil A 10.1.0.2":       "one line",
 		"n[1-3] A 10.1.0.[1-2]":                 "2 items for 3",
+		"www MX":                                "data",
 		"$INCLUDE /etc/shadow":                  "one line",
 		"www TXT " + strings.Repeat("x", 400):   "more than 400",
 		strings.Repeat("a", 64) + " A 10.1.0.1": "",

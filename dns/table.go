@@ -17,7 +17,8 @@ type table struct {
 	virtual  *zone                     // of the catalog; nil while it is forwarded
 	server   *zone                     // class CH: who answers
 	homes    map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
-	trusted  []netip.Prefix
+	trusted  []netip.Prefix            // who may have questions forwarded
+	networks []netip.Prefix            // of the cluster
 	transfer transferSettings
 	rate     float64 // of equal answers to strangers, per second and worker; 0: any
 	forwards bool    // some domain has forwarders

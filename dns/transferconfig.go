@@ -124,14 +124,5 @@ func (t *transferSettings) allows(client netip.Addr, signed bool) bool {
 	if !t.any() || len(t.keys) > 0 && !signed {
 		return false
 	}
-	if len(t.allow) == 0 {
-		return true
-	}
-	client = client.Unmap().WithZone("")
-	for _, p := range t.allow {
-		if p.Contains(client) {
-			return true
-		}
-	}
-	return false
+	return len(t.allow) == 0 || contains(t.allow, client)
 }

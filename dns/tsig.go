@@ -32,7 +32,7 @@ func (t *transferSettings) verify(packet []byte) (*signed, error) {
 	s := &signed{key: dns.CanonicalName(tsig.Hdr.Name), tsig: tsig, mac: tsig.MAC, set: t}
 	key, known := t.keys[s.key]
 	if !known || dns.CanonicalName(tsig.Algorithm) != key.algorithm {
-		s.rcode = dns.RcodeBadKey
+		s.rcode, tsig.Algorithm = dns.RcodeBadKey, dns.HmacSHA256 // theirs may be no name at all
 		return s, nil
 	}
 	err := dns.TsigVerify(packet, key.secret, "", false)
