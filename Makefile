@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -64,6 +64,10 @@ deps: ## install the Debian packages that are missing (needs root only then)
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@hack/fuzz $(FUZZTIME)
+
+bench-dns: build ## DNS beside BIND, Unbound, Knot, NSD and a bare echo; writes build/bench/dns.json
+	@$(STATIC) go build -trimpath -o build/bench-dns ./bench/dns
+	@build/bench-dns $(BENCHFLAGS)
 
 clean: ## remove what was built
 	@rm -rf build

@@ -1,12 +1,13 @@
 package dns
 
 import (
+	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
-	"holdfast/cluster"
+	"github.com/miekg/dns"
+
 	"holdfast/internal/state"
 )
 
@@ -18,26 +19,32 @@ import (
 // _tcp always means all instances, _udp those tagged "udp" where there are any.
 // Each has A, AAAA, SRV and TXT of the instances that are healthy. A service
 // without a healthy instance has no names, as with Consul: NXDOMAIN, not an
-// empty answer. One whose name holds a dot, or begins with an underscore, has
+// empty answer, unless its rules say never_empty. One whose name holds a dot, or begins with an underscore, has
 // none either: in front of a dot stands a tag, and _x._y is RFC 2782's.
 func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	all, _ := snap.Instances(nil, service)
 	label := state.Fold(service)
-	if len(all) == 0 || strings.Contains(label, ".") || strings.HasPrefix(label, "_") {
+	if len(all) == 0 {
+		c.good.forget(label)
 		return nil
 	}
-	ttl := c.serviceTTL(label)
+	if strings.Contains(label, ".") || strings.HasPrefix(label, "_") {
+		return nil
+	}
+	r := c.rulesOf(label)
 	out := contribution{}
 	tags := byTag(all)
-	if n := c.instances(out, snap.Healthy(all, c.onlyPassing), ttl); n != nil {
+	if n := c.answering(snap, r, label, "", all); n != nil {
 		c.put(out, n, c.services, label)
 		c.put(out, n, c.services, "_"+label, "_tcp")
 		if tags["udp"] == nil {
 			c.put(out, n, c.services, "_"+label, "_udp")
 		}
+	} else {
+		c.put(out, c.denied(r, service, all), c.services, label)
 	}
 	for tag, tagged := range tags {
-		n := c.instances(out, snap.Healthy(tagged, c.onlyPassing), ttl)
+		n := c.answering(snap, r, label, tag, tagged)
 		if n == nil {
 			continue
 		}
@@ -49,15 +56,40 @@ func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	return out
 }
 
-// serviceTTL is what the cluster file says of a service, or of all of them.
-func (c *compiler) serviceTTL(service string) uint32 {
-	i := slices.IndexFunc(c.file.Services, func(s cluster.Service) bool {
-		return s.TTL > 0 && strings.EqualFold(s.Name, service)
-	})
-	if i >= 0 {
-		return seconds(c.file.Services[i].TTL)
+// answering makes the node of a service's instances, all or those with a tag,
+// that answers are given from; nil when there is none.
+func (c *compiler) answering(snap *state.Snapshot, r rules, service, tag string, all []state.Instance) *node {
+	chosen := snap.Healthy(all, r.onlyPassing)
+	var why *extended
+	if r.neverEmpty {
+		if len(chosen) > 0 {
+			c.good.remember(service, tag, chosen)
+		} else {
+			last, known := c.good.among(service, tag, all)
+			chosen, why = alive(snap, last), newExtended(dns.ExtendedErrorCodeStaleAnswer, neverEmptyReason(service, known))
+		}
 	}
-	return seconds(c.ttl)
+	n := c.instances(chosen, r.ttl)
+	if n != nil {
+		n.traits = r.traits(why)
+	}
+	return n
+}
+
+func neverEmptyReason(service string, known bool) string {
+	if known {
+		return "no instance of " + service + " is healthy: these were the last that were"
+	}
+	return "no instance of " + service + " is healthy, nor was since this server's start: these are all"
+}
+
+// denied makes the node of a service that exists and has no healthy instance:
+// NXDOMAIN, with the reason.
+func (c *compiler) denied(r rules, service string, all []state.Instance) *node {
+	reason := fmt.Sprintf("%s has no healthy instance: %d of %d fail their checks", service, len(all), len(all))
+	n := &node{traits: r.traits(newExtended(dns.ExtendedErrorCodeOther, reason))}
+	n.traits.denied = true
+	return n
 }
 
 func byTag(all []state.Instance) map[string][]state.Instance {
@@ -75,8 +107,8 @@ func byTag(all []state.Instance) map[string][]state.Instance {
 }
 
 // instances makes the records of a set of instances; nil when none of them
-// has an address. Targets of SRV that are no node's name are added to out.
-func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uint32) *node {
+// has an address.
+func (c *compiler) instances(healthy []state.Instance, ttl uint32) *node {
 	n := &node{}
 	glued := map[name]bool{}
 	for _, i := range healthy {
@@ -86,7 +118,7 @@ func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uin
 		}
 		n.addAddress(addr, ttl)
 		n.add(txtRecord(classIN, ttl, describe(i)))
-		target, ok := c.target(out, i, addr)
+		target, ok := c.target(i, addr)
 		if !ok {
 			continue
 		}
@@ -107,15 +139,13 @@ func (c *compiler) instances(out contribution, healthy []state.Instance, ttl uin
 // target is a name that resolves to where an instance is: its node's or, when
 // the instance has an address of its own, that address spelled in hexadecimal
 // below addr, as Consul does it.
-func (c *compiler) target(out contribution, i state.Instance, addr netip.Addr) (name, bool) {
+func (c *compiler) target(i state.Instance, addr netip.Addr) (name, bool) {
 	if addr == i.Node.Address.Unmap() {
 		if n, ok := c.nodes.child(strings.Split(state.Fold(i.Node.Name), ".")...); ok {
 			return n, true
 		}
 	}
-	at := &node{}
-	at.addAddress(addr, seconds(c.ttl))
-	return c.put(out, at, c.addrs, hexadecimal(addr))
+	return c.addrs.child(hexadecimal(addr))
 }
 
 func hexadecimal(addr netip.Addr) string {

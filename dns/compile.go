@@ -27,9 +27,17 @@ type compiler struct {
 	apex                            *node
 	soa                             soa
 
-	names *nameTable
-	units map[string]contribution
-	uses  map[name]use
+	names  *nameTable
+	units  map[string]contribution
+	uses   map[name]use
+	owners map[netip.Addr]map[string]name // who has an address, by unit
+	held   map[string][]netip.Addr        // the addresses of a unit
+	good   lastGood
+
+	bases    map[name]*zoneBase // zones of the file
+	zoneCuts map[name]cut       // these with their static records, and delegations
+	stored   storeRecords
+	routes   map[string]*route // of delegations
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -51,7 +59,10 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
-	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set)}
+	c.fixed = table{cuts: map[name]cut{}, trusted: trusted(file, set), rate: workerRate(set.rateLimit), transfer: set.transfer}
+	for _, network := range file.Networks {
+		c.fixed.networks = append(c.fixed.networks, network.Prefix)
+	}
 	if err := c.virtualNames(); err != nil {
 		return nil, err
 	}
@@ -59,19 +70,22 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	if err != nil {
 		return nil, err
 	}
-	zones, err := c.fileZones(servers)
-	if err != nil {
+	if c.bases, err = c.fileZones(servers); err != nil {
 		return nil, err
 	}
-	for _, z := range zones {
-		c.fixed.cuts[z.origin] = cut{zone: z}
+	c.routes = map[string]*route{}
+	if err := c.checkStatics(); err != nil {
+		return nil, err
 	}
+	c.layFile()
 	c.apexOf(servers)
 	for domain, servers := range set.forward {
 		c.fixed.cuts[domain] = cut{route: newRoute(domain, servers, set.forwardTimeout)}
 		c.fixed.forwards = true
 	}
 	c.fixed.server = identity(self)
+	c.fixed.homes = homes(file, self)
+	c.good = lastGood{}
 	c.reset()
 	return c, nil
 }
@@ -132,10 +146,12 @@ func (c *compiler) apexOf(servers []nameserver) {
 func (c *compiler) reset() {
 	c.units = map[string]contribution{}
 	c.uses = map[name]use{}
+	c.owners, c.held = map[netip.Addr]map[string]name{}, map[string][]netip.Addr{}
 	c.names = newNameTable(virtualShards)
 	edit := c.names.edit()
 	fixed := contribution{c.services: nil, c.nodes: nil, c.addrs: nil}
-	for n := range c.fixed.cuts { // what leads to them exists (RFC 8020 §3)
+	origins := slices.AppendSeq(slices.Collect(maps.Keys(c.fixed.cuts)), maps.Keys(c.bases))
+	for _, n := range origins { // what leads to them exists (RFC 8020 §3)
 		for up := n.parent(); n.below(c.virtual) && up.below(c.virtual) && up != c.virtual; up = up.parent() {
 			fixed[up] = nil
 		}
@@ -147,23 +163,25 @@ func (c *compiler) reset() {
 // rebuild compiles the whole catalog.
 func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	c.reset()
+	c.overlay(snap, nil, true)
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
 	for service := range services {
-		c.replace(edit, serviceUnit(service), c.service(snap, service))
+		c.compileService(edit, snap, service)
 	}
 	catalog, _ := snap.Nodes(nil)
 	for _, n := range catalog {
-		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+		c.compileNode(edit, snap, n.Name)
 	}
 	for _, n := range c.file.Nodes {
-		c.replace(edit, nodeUnit(n.Name), c.node(snap, n.Name))
+		c.compileNode(edit, snap, n.Name)
 	}
 	return c.publish(edit, snap)
 }
 
 // update compiles what changed since the last table.
 func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
+	c.overlay(snap, changed, false)
 	edit := c.names.edit()
 	services := map[string]bool{}
 	for _, key := range changed {
@@ -171,7 +189,7 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 		case state.TableService:
 			services[state.Fold(key.Name)] = true
 		case state.TableNode, state.TableMember:
-			c.replace(edit, nodeUnit(key.Name), c.node(snap, key.Name))
+			c.compileNode(edit, snap, key.Name)
 			onNode, _ := snap.NodeServices(nil, key.Name)
 			for _, s := range onNode {
 				services[state.Fold(s.Name)] = true
@@ -179,9 +197,21 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 		}
 	}
 	for service := range services {
-		c.replace(edit, serviceUnit(service), c.service(snap, service))
+		c.compileService(edit, snap, service)
 	}
 	return c.publish(edit, snap)
+}
+
+func (c *compiler) compileService(edit *nameEdit, snap *state.Snapshot, service string) {
+	unit := serviceUnit(service)
+	c.replace(edit, unit, c.service(snap, service))
+	c.hold(edit, unit, c.servicePointers(snap, service))
+}
+
+func (c *compiler) compileNode(edit *nameEdit, snap *state.Snapshot, host string) {
+	unit := nodeUnit(host)
+	c.replace(edit, unit, c.node(snap, host))
+	c.hold(edit, unit, c.nodePointers(snap, host))
 }
 
 func serviceUnit(service string) string { return "service/" + state.Fold(service) }
@@ -235,14 +265,20 @@ func (c *compiler) publish(edit *nameEdit, snap *state.Snapshot) *table {
 
 	t := c.fixed
 	t.version = snap.Version()
+	t.cuts = maps.Clone(c.zoneCuts)
+	maps.Copy(t.cuts, c.fixed.cuts) // where forwarders were configured, they are asked
+	for _, c := range t.cuts {
+		t.forwards = t.forwards || c.route != nil
+	}
 	if t.cuts[c.virtual].route != nil {
 		return &t // forwarded instead, while a site migrates
 	}
-	t.cuts = maps.Clone(t.cuts)
-	t.cuts[c.virtual] = cut{zone: &zone{
-		origin: c.virtual, label: c.virtual.String(), names: edit.table, catalog: true,
+	t.virtual = &zone{
+		origin: c.virtual, label: c.virtual.String(), serial: authority.serial, names: edit.table, catalog: true,
 		negative: authority.negative(), any: anySet(authority.ttl), alias: c.datacenter(),
-	}}
+		addrs: c.addrs, addrsTTL: seconds(c.ttl),
+	}
+	t.cuts[c.virtual] = cut{zone: t.virtual}
 	return &t
 }
 

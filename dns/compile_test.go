@@ -181,13 +181,21 @@ func TestSerialsNeedNoClock(t *testing.T) {
 		return m.Answer[0].(*dns.SOA).Serial
 	}
 	c := newCatalog(t)
-	f := newFixture(t, testCluster(t, ""), c)
-	g := newFixture(t, testCluster(t, ""), newCatalog(t))
-	if a, b := serial(f, "hpc.example.com"), serial(g, "hpc.example.com"); a != b {
-		t.Errorf("two nodes with one file: %d and %d", a, b)
+	f, g := newFixture(t, testCluster(t, ""), c), newFixture(t, testCluster(t, ""), c)
+	note := func(sum string) {
+		c.apply(state.PutDocument{Verb: state.Set, Document: state.Document{Kind: kindFile, Key: "sum", Value: []byte(sum)}})
 	}
-	if a, b := serial(f, "hpc.example.com"), serial(newFixture(t, testCluster(t, "# changed\n"), c), "hpc.example.com"); a == b {
-		t.Errorf("two files with one serial: %d", a)
+	for before := uint32(0); before < 4; before++ { // whichever file it is, also one that was before
+		note([]string{"a", "b"}[before%2])
+		c.node("fbservice1", "10.1.0.1", fmt.Sprintf("n%d:1", before)) // no change of the file's zones
+		a, b := serial(f, "hpc.example.com"), serial(g, "hpc.example.com")
+		if a != b || a <= before {
+			t.Errorf("two nodes with one store: %d and %d, after %d", a, b, before)
+		}
+		note([]string{"a", "b"}[before%2]) // what is noted already
+		if again := serial(f, "hpc.example.com"); again != a {
+			t.Errorf("nothing changed, and the serial went from %d to %d", a, again)
+		}
 	}
 	last := serial(f, "virtual")
 	for i := range 10 {

@@ -27,29 +27,77 @@ const (
 	// (resolv.conf(5)), so that the second forwarder's answer still counts.
 	defaultForwardTimeout = 2 * time.Second
 	maxForwarders         = 8 // of one domain
+	defaultRateLimit      = 100
+	maxRateLimit          = 1_000_000
 )
 
 // section is the `dns:` section as it stands in the file.
 type section struct {
-	Listen         []string            `yaml:"listen"`
-	TTL            time.Duration       `yaml:"ttl"`
-	NegativeTTL    time.Duration       `yaml:"negative_ttl"`
-	ZoneTTL        time.Duration       `yaml:"zone_ttl"`
-	OnlyPassing    bool                `yaml:"only_passing"`
-	Forward        map[string][]string `yaml:"forward"`
-	ForwardTimeout time.Duration       `yaml:"forward_timeout"`
-	AllowRecursion []string            `yaml:"allow_recursion"`
+	Listen         []string                  `yaml:"listen"`
+	TTL            time.Duration             `yaml:"ttl"`
+	NegativeTTL    time.Duration             `yaml:"negative_ttl"`
+	ZoneTTL        time.Duration             `yaml:"zone_ttl"`
+	OnlyPassing    bool                      `yaml:"only_passing"`
+	NeverEmpty     bool                      `yaml:"never_empty"`
+	OwnFirst       bool                      `yaml:"own_first"`
+	Services       map[string]serviceSection `yaml:"services"`
+	Forward        map[string][]string       `yaml:"forward"`
+	ForwardTimeout time.Duration             `yaml:"forward_timeout"`
+	Cache          cacheSection              `yaml:"cache"`
+	Records        []string                  `yaml:"records"`
+	Zones          []string                  `yaml:"zones"`
+	Transfer       transferSection           `yaml:"transfer"`
+	RateLimit      int                       `yaml:"rate_limit"`
+	AllowRecursion []string                  `yaml:"allow_recursion"`
+}
+
+// cacheSection is `dns: cache:`.
+type cacheSection struct {
+	Megabytes int           `yaml:"megabytes"`
+	MaxTTL    time.Duration `yaml:"max_ttl"`
+	Stale     time.Duration `yaml:"stale"`
+}
+
+// Bounds and defaults of the cache.
+const (
+	defaultCacheMegabytes = 32
+	maxCacheMegabytes     = 4096
+	defaultCacheTTL       = 24 * time.Hour
+	maxCacheTTL           = 7 * 24 * time.Hour // RFC 8767 §4
+	defaultCacheStale     = 3 * 24 * time.Hour // RFC 8767 §5
+	maxCacheStale         = 30 * 24 * time.Hour
+)
+
+func (d *decoder) cache(raw cacheSection) cacheSettings {
+	if raw.Megabytes < 0 || raw.Megabytes > maxCacheMegabytes {
+		d.errorf("cache.megabytes", "%d is out of range: 0 (no cache) to %d", raw.Megabytes, maxCacheMegabytes)
+	}
+	if raw.MaxTTL < time.Second || raw.MaxTTL > maxCacheTTL || raw.MaxTTL%time.Second != 0 {
+		d.errorf("cache.max_ttl", "%v is out of range: whole seconds, 1s to %v", raw.MaxTTL, maxCacheTTL)
+	}
+	if raw.Stale < 0 || raw.Stale > maxCacheStale {
+		d.errorf("cache.stale", "%v is out of range: 0s (off) to %v", raw.Stale, maxCacheStale)
+	}
+	return cacheSettings{bytes: raw.Megabytes << 20, maxTTL: raw.MaxTTL, stale: raw.Stale}
 }
 
 // settings is the section, understood.
 type settings struct {
-	listen         []netip.AddrPort // empty: all addresses
-	ttl            time.Duration    // of names in the virtual zone
-	negativeTTL    time.Duration    // of their absence
-	zoneTTL        time.Duration    // of the cluster's own and the reverse zones
-	onlyPassing    bool             // a warning is not healthy enough
+	listen         []netip.AddrPort          // empty: all addresses
+	ttl            time.Duration             // of names in the virtual zone
+	negativeTTL    time.Duration             // of their absence
+	zoneTTL        time.Duration             // of the cluster's own and the reverse zones
+	onlyPassing    bool                      // a warning is not healthy enough
+	neverEmpty     bool                      // without a healthy instance, the last ones are answered
+	ownFirst       bool                      // who runs an instance is given it first
+	rules          map[string]serviceSection // by folded name of the service
 	forward        map[name][]netip.AddrPort
 	forwardTimeout time.Duration
+	cache          cacheSettings
+	statics        []static // records of the file
+	zones          []name   // that hold static records alone
+	transfer       transferSettings
+	rateLimit      int            // equal answers per second to one network outside; 0: any number
 	recursion      []netip.Prefix // nil: the cluster's networks
 }
 
@@ -62,7 +110,8 @@ func ValidateSection(file *cluster.File, s cluster.Section) error {
 
 // decode reads the section with its defaults; it reports all mistakes at once.
 func decode(file *cluster.File, s cluster.Section) (settings, error) {
-	raw := section{ZoneTTL: defaultZoneTTL, OnlyPassing: true, ForwardTimeout: defaultForwardTimeout}
+	raw := section{ZoneTTL: defaultZoneTTL, OnlyPassing: true, ForwardTimeout: defaultForwardTimeout,
+		RateLimit: defaultRateLimit, Cache: cacheSection{Megabytes: defaultCacheMegabytes, MaxTTL: defaultCacheTTL, Stale: defaultCacheStale}}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
 			return settings{}, err
@@ -74,13 +123,24 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		negativeTTL:    d.ttl("negative_ttl", raw.NegativeTTL),
 		zoneTTL:        d.ttl("zone_ttl", raw.ZoneTTL),
 		onlyPassing:    raw.OnlyPassing,
+		neverEmpty:     raw.NeverEmpty,
+		ownFirst:       raw.OwnFirst,
+		rules:          d.serviceRules(raw.Services),
 		forwardTimeout: raw.ForwardTimeout,
 		forward:        d.forward(raw.Forward),
+		cache:          d.cache(raw.Cache),
+		rateLimit:      raw.RateLimit,
+		transfer:       d.transfer(raw.Transfer),
+		statics:        d.statics(raw.Records, seconds(max(0, raw.ZoneTTL))),
+		zones:          d.zones(raw.Zones),
 		recursion:      d.prefixes("allow_recursion", raw.AllowRecursion),
 		listen:         d.listen(raw.Listen),
 	}
 	if raw.ForwardTimeout < minForwardTimeout || raw.ForwardTimeout > maxForwardTimeout {
 		d.errorf("forward_timeout", "%v is out of range: %v to %v", raw.ForwardTimeout, minForwardTimeout, maxForwardTimeout)
+	}
+	if raw.RateLimit < 0 || raw.RateLimit > maxRateLimit {
+		d.errorf("rate_limit", "%d is out of range: 0 (none) to %d answers per second", raw.RateLimit, maxRateLimit)
 	}
 	if len(d.errs) > 0 {
 		return settings{}, d.errs

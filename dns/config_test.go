@@ -23,6 +23,28 @@ func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
   negative_ttl: 2h
   zone_ttl: -1s
   forward_timeout: 50ms
+  cache: {megabytes: -1, max_ttl: 0s, stale: 1000h}
+  rate_limit: -1
+  zones: [hpc.example.com, lab.example.com, lab.example.com, "a..b"]
+  records:
+    - "www"
+    - "www A 10.1.0"
+    - "www SOA a b 1 2 3 4 5"
+    - "* A 10.1.0.1"
+    - "n[1-3] A 10.1.0.[1-2]"
+    - "www 900000 A 10.1.0.1"
+    - "www A 10.1.0.1 ; a comment"
+  transfer:
+    allow: [10.1.0.0/8, nobody]
+    notify: [10.1.0.50, "10.1.0.51 nokey"]
+    keys:
+      short: {algorithm: hmac-md5, secret: {file: /etc/key}}
+      none: {}
+  services:
+    a.b: {ttl: 1s}
+    apt: {ttl: 1ms, negative_ttl: 2h}
+    NTP: {never_empty: true}
+    ntp: {never_empty: true}
   allow_recursion: [10.1.0.1/24, 10.1.0.0/24, all]
   forward:
     ".": []
@@ -69,9 +91,10 @@ func TestDefaultsOfTheSection(t *testing.T) {
 	}
 	want := settings{
 		zoneTTL: 5 * time.Minute, onlyPassing: true, forwardTimeout: 2 * time.Second,
-		forward: map[name][]netip.AddrPort{},
+		forward: map[name][]netip.AddrPort{}, rules: map[string]serviceSection{},
+		transfer: transferSettings{keys: map[string]tsigKey{}}, rateLimit: 100, cache: cacheSettings{bytes: 32 << 20, maxTTL: 24 * time.Hour, stale: 72 * time.Hour},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, cacheSettings{}, transferSettings{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -92,7 +115,7 @@ func TestExampleOfTheREADME(t *testing.T) {
 	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
 		t.Error(err)
 	}
-	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "forward", "forward_timeout", "allow_recursion"} {
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "records", "zones", "transfer", "allow_recursion"} {
 		if !strings.Contains(example, "\n  "+key+":") {
 			t.Errorf("the example lacks %s", key)
 		}

@@ -165,7 +165,9 @@ func packet(t testing.TB, name string, kind uint16, change ...func(*dns.Msg)) []
 
 // raw gives what the server answers to bytes; nil for nothing.
 func (f *fixture) raw(packet []byte, client netip.Addr, transport string) []byte {
-	reply, _ := f.server.newWorker(transport).handle(nil, packet, client)
+	w := f.server.newWorker(transport)
+	reply, _ := w.handle(nil, packet, client)
+	w.counters.flush()
 	return reply
 }
 

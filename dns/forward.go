@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -29,6 +30,9 @@ const (
 // conditionForwarders is raised while no forwarder of some domain answers.
 const conditionForwarders = "dns.forwarders"
 
+// conditionLoop is raised when a forwarder sends our questions back to us.
+const conditionLoop = "dns.loop"
+
 // route is a domain with those who are asked about it.
 type route struct {
 	domain    name
@@ -36,6 +40,8 @@ type route struct {
 	upstreams []*upstream
 	timeout   time.Duration // of one try
 	large     turn
+	asked     atomic.Uint64
+	credit    atomic.Int64 // for hedges; see mayHedge
 }
 
 // turn lets one goroutine at a time work on replies of more than maxReply
@@ -56,6 +62,7 @@ func (t turn) end() { <-t }
 
 func newRoute(domain name, servers []netip.AddrPort, timeout time.Duration) *route {
 	r := &route{domain: domain, label: domain.String(), timeout: timeout, large: make(turn, 1)}
+	r.credit.Store(maxCredit)
 	for _, s := range servers {
 		r.upstreams = append(r.upstreams, &upstream{addr: s, label: s.String(), large: r.large})
 	}
@@ -68,18 +75,69 @@ func (r *route) silent(now time.Time) bool {
 	return !slices.ContainsFunc(r.upstreams, func(u *upstream) bool { return u.downUntil.Load() <= now.UnixNano() })
 }
 
-// tries lists whom to ask, in order: as configured, those that lately did not
-// answer behind the others. A single forwarder is asked twice, for UDP loses
-// packets.
+// How forwarders are chosen by what they take. Small differences are noise,
+// and the configured order stands.
+const (
+	slowFactor   = 2 // slower than the fastest by this and slowMargin: asked later
+	slowMargin   = 5 * time.Millisecond
+	exploreEvery = 32 // of so many questions one is also put to another, to measure it
+	minHedge     = 20 * time.Millisecond
+	hedgeCost    = 10  // of the credit that each question adds one to: hedges are a tenth
+	maxCredit    = 100 // ten hedges in a row
+)
+
+// tries lists whom to ask, in order: as configured, but those that are much
+// slower than the fastest later, and those that lately did not answer last;
+// those that lead back to us not at all. A single forwarder is asked twice, for UDP loses packets.
 func (r *route) tries(now time.Time) []*upstream {
+	fastest := time.Duration(0)
+	for _, u := range r.upstreams {
+		took := time.Duration(u.latency.Load())
+		if took > 0 && !u.down(now) && (fastest == 0 || took < fastest) {
+			fastest = took
+		}
+	}
+	rank := func(u *upstream) int {
+		return 2*boolInt(u.down(now)) + boolInt(time.Duration(u.latency.Load()) > slowFactor*fastest+slowMargin)
+	}
 	order := slices.Clone(r.upstreams)
-	slices.SortStableFunc(order, func(a, b *upstream) int {
-		return boolInt(a.downUntil.Load() > now.UnixNano()) - boolInt(b.downUntil.Load() > now.UnixNano())
-	})
+	slices.SortStableFunc(order, func(a, b *upstream) int { return rank(a) - rank(b) })
+	order = slices.DeleteFunc(order, func(u *upstream) bool { return u.looping.Load() })
 	if len(order) == 1 {
 		order = append(order, order[0])
 	}
 	return order
+}
+
+func (u *upstream) down(now time.Time) bool { return u.downUntil.Load() > now.UnixNano() }
+
+// hedgeAfter is how long the first forwarder is waited for before the second
+// is asked too: well beyond what it takes mostly.
+func (r *route) hedgeAfter(u *upstream) time.Duration {
+	took := time.Duration(u.latency.Load())
+	if took == 0 {
+		return r.timeout / 2
+	}
+	return min(max(3*took+slowMargin, minHedge), r.timeout/2)
+}
+
+// earn counts a question; every so often it tells to explore.
+func (r *route) earn() (explore bool) {
+	if r.credit.Add(1) > maxCredit {
+		r.credit.Store(maxCredit)
+	}
+	return r.asked.Add(1)%exploreEvery == exploreEvery/2
+}
+
+// mayHedge tells whether a question may be put to a second forwarder before
+// the first has failed: for a tenth of the questions, so that forwarders that
+// are all slow are not asked twice as much.
+func (r *route) mayHedge() bool {
+	if r.credit.Add(-hedgeCost) < 0 {
+		r.credit.Add(hedgeCost)
+		return false
+	}
+	return true
 }
 
 func boolInt(b bool) int {
@@ -100,12 +158,13 @@ type forwarder struct {
 
 	mu     sync.Mutex
 	silent map[*route]string // what its forwarders failed with
+	looped map[*route]string // who sent our own questions back
 }
 
 func newForwarder(log *slog.Logger, m *metrics, board *health.Board, now func() time.Time, inUse func(*route) bool) *forwarder {
 	return &forwarder{
 		log: log, metrics: m, board: board, now: now, inUse: inUse,
-		slots: make(chan struct{}, maxForwarding), silent: map[*route]string{},
+		slots: make(chan struct{}, maxForwarding), silent: map[*route]string{}, looped: map[*route]string{},
 	}
 }
 
@@ -121,33 +180,24 @@ func (f *forwarder) acquire() bool {
 
 func (f *forwarder) release() { <-f.slots }
 
-// resolve asks the route's forwarders in turn until one of them has an answer:
-// data, NODATA or NXDOMAIN. It blocks for at most two timeouts of the route,
-// or until ctx ends. An error means that none had.
+// resolve asks the route's forwarders until one of them has an answer: data,
+// NODATA or NXDOMAIN. The next is asked when one has failed, or takes much
+// longer than it mostly does; the first answer counts. It blocks for at most
+// two timeouts of the route, or until ctx ends, and leaves nothing behind. An
+// error means that none had an answer.
 func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, error) {
+	race := &race{forwarder: f, route: r, query: q, order: r.tries(f.now()), results: make(chan outcome, maxForwarders)}
+	defer race.running.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*r.timeout)
 	defer cancel()
-	var failures []error
-	heard := false
-	for _, u := range r.tries(f.now()) {
-		reply, err := f.try(ctx, r, u, q)
-		if err == nil {
-			f.spoke(r)
-			return reply, nil
-		}
-		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, ctx.Err() // we are ending: no forwarder's fault
-		}
-		var refusal *rcodeError
-		heard = heard || errors.As(err, &refusal)
-		failures = append(failures, fmt.Errorf("%s: %w", u.label, err))
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	err := errors.Join(failures...)
+	reply, err := race.run(ctx)
 	switch {
-	case heard:
+	case err == nil:
+		f.spoke(r)
+		return reply, nil
+	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, ctx.Err() // we are ending: no forwarder's fault
+	case race.heard:
 		f.spoke(r) // it lives, though it had no answer to this question
 	case r.silent(f.now()):
 		f.fellSilent(r, err)
@@ -156,7 +206,10 @@ func (f *forwarder) resolve(ctx context.Context, r *route, q *query) (*dns.Msg, 
 }
 
 // rcodeError is a reply that is no answer.
-type rcodeError struct{ rcode int }
+type rcodeError struct {
+	rcode int
+	why   *extended // the forwarder's reason; nil: it gave none
+}
 
 func (e *rcodeError) Error() string { return "answered " + dns.RcodeToString[e.rcode] }
 
@@ -172,13 +225,18 @@ func (f *forwarder) try(ctx context.Context, r *route, u *upstream, q *query) (*
 		reply, err = u.ask(ctx, q, false) // a server older than EDNS (RFC 6891 §6.2.2)
 	}
 	f.metrics.forwardDuration.WithLabelValues(u.label).Observe(time.Since(started).Seconds())
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		u.measured(time.Since(started), false)
+		return nil, err // another was faster, or we are ending
+	}
 	if u.heard.Load() != heard {
 		u.downUntil.Store(0)
+		u.measured(time.Since(started), err == nil)
 	} else {
 		u.downUntil.Store(f.now().Add(holdDown).UnixNano())
 	}
 	if err == nil && !isAnswer(reply) {
-		err = &rcodeError{reply.Rcode}
+		err = &rcodeError{reply.Rcode, extendedOf(reply)}
 	}
 	f.metrics.forwarded.WithLabelValues(u.label, resultOf(err)).Inc()
 	if err != nil {
@@ -235,25 +293,55 @@ func (f *forwarder) spoke(r *route) {
 	f.raise()
 }
 
+// showLoops raises or clears the condition for a route whose forwarders lead
+// back to us.
+func (f *forwarder) showLoops(r *route) {
+	var looping []string
+	for _, u := range r.upstreams {
+		if u.looping.Load() {
+			looping = append(looping, u.label)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, had := f.looped[r]
+	switch {
+	case len(looping) == 0 || !f.inUse(r):
+		delete(f.looped, r)
+	default:
+		if !had {
+			f.log.Warn("forwarders send our own questions back to us: they are not asked any more", "domain", r.label, "forwarders", looping)
+		}
+		f.looped[r] = strings.Join(looping, ", ")
+	}
+	f.raise()
+}
+
 // forget drops what is known of routes that a new cluster file replaced.
 func (f *forwarder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.silent, func(r *route, _ string) bool { return !f.inUse(r) })
+	for _, known := range []map[*route]string{f.silent, f.looped} {
+		maps.DeleteFunc(known, func(r *route, _ string) bool { return !f.inUse(r) })
+	}
 	f.raise()
 }
 
-// raise shows the condition as it is now; f.mu is held.
+// raise shows the conditions as they are now; f.mu is held.
 func (f *forwarder) raise() {
-	if len(f.silent) == 0 {
-		f.board.Clear(conditionForwarders)
+	f.show(conditionForwarders, f.silent, "no forwarder answers for %s: names outside the cluster do not resolve. Check the link to them, or dns.forward in the cluster file")
+	f.show(conditionLoop, f.looped, "forwarders for %s send this server's own questions back to it, and are not asked any more: take this cluster out of what they forward to, or them out of dns.forward")
+}
+
+func (f *forwarder) show(condition string, routes map[*route]string, message string) {
+	if len(routes) == 0 {
+		f.board.Clear(condition)
 		return
 	}
 	var parts []string
-	for r, failed := range f.silent {
-		parts = append(parts, fmt.Sprintf("%s (%s)", r.label, failed))
+	for r, detail := range routes {
+		parts = append(parts, fmt.Sprintf("%s (%s)", r.label, detail))
 	}
 	slices.Sort(parts)
-	f.board.Raise(conditionForwarders, health.Error, "no forwarder answers for "+strings.Join(parts, ", ")+
-		": names outside the cluster do not resolve. Check the link to them, or dns.forward in the cluster file")
+	f.board.Raise(condition, health.Error, fmt.Sprintf(message, strings.Join(parts, ", ")))
 }

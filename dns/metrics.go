@@ -20,20 +20,30 @@ type metrics struct {
 	names           prometheus.Gauge
 	connections     prometheus.Gauge
 	panics          prometheus.Counter
+	caches          *prometheus.CounterVec
+	transfers       *prometheus.CounterVec
+	notifies        *prometheus.CounterVec
 
-	local prometheus.Observer // duration of answers from the table
-	asked prometheus.Observer // duration of answers by forwarders
+	cached  cacheCounters
+	slipped prometheus.Counter  // answers cut for their rate
+	limited prometheus.Counter  // and those dropped for it
+	local   prometheus.Observer // duration of answers from the table
+	asked   prometheus.Observer // duration of answers by forwarders
 }
 
+// cacheCounters are the series of metrics.caches.
+type cacheCounters struct{ hit, miss, stale, joined, prefetch prometheus.Counter }
+
 // newMetrics makes the metrics and registers them. age gives the seconds
-// since this replica of the state was last known to be up to date.
-func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error) {
+// since this replica of the state was last known to be up to date, usage what
+// the cache holds and takes.
+func newMetrics(reg prometheus.Registerer, age func() float64, usage func() (entries, bytes int)) (*metrics, error) {
 	m := &metrics{
 		queries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_dns_queries_total", Help: "Questions answered, by zone or forwarded domain, type, rcode and transport.",
 		}, []string{"zone", "type", "rcode", "transport"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "holdfast_dns_response_duration_seconds", Help: "Time from a question's arrival to its answer, by where the answer came from: table or forwarder.",
+			Name: "holdfast_dns_response_duration_seconds", Help: "Time to answer: of a batch of queries from the table, or of one question from a forwarder.",
 			Buckets: prometheus.ExponentialBuckets(4e-6, 4, 12), // 4 µs to 17 s
 		}, []string{"source"}),
 		malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -57,7 +67,7 @@ func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error)
 			Buckets: prometheus.ExponentialBuckets(1e-5, 4, 9), // 10 µs to 0.65 s
 		}),
 		names: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "holdfast_dns_virtual_names", Help: "Names in the virtual zone.",
+			Name: "holdfast_dns_virtual_names", Help: "Names made from the catalog: of the virtual zone, and of addresses.",
 		}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "holdfast_dns_tcp_connections", Help: "Open TCP connections.",
@@ -66,12 +76,33 @@ func newMetrics(reg prometheus.Registerer, age func() float64) (*metrics, error)
 			Name: "holdfast_dns_panics_total", Help: "Questions whose handling panicked: bugs.",
 		}),
 	}
+	m.caches = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_cache_total", Help: "Questions for forwarders, by what became of them: hit, miss, stale, joined (another was under way) or prefetch.",
+	}, []string{"result"})
+	m.cached = cacheCounters{
+		hit: m.caches.WithLabelValues("hit"), miss: m.caches.WithLabelValues("miss"), stale: m.caches.WithLabelValues("stale"),
+		joined: m.caches.WithLabelValues("joined"), prefetch: m.caches.WithLabelValues("prefetch"),
+	}
+	m.transfers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_transfers_total", Help: "Zone transfers, by zone and result.",
+	}, []string{"zone", "result"})
+	m.notifies = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_dns_notifies_total", Help: "NOTIFY messages to secondaries, by secondary and result.",
+	}, []string{"secondary", "result"})
+	m.slipped, m.limited = m.dropped.WithLabelValues("rate_cut"), m.dropped.WithLabelValues("rate")
+	cacheEntries := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "holdfast_dns_cache_entries", Help: "Answers of forwarders that are remembered.",
+	}, func() float64 { n, _ := usage(); return float64(n) })
+	cacheBytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "holdfast_dns_cache_bytes", Help: "Memory that the remembered answers take.",
+	}, func() float64 { _, n := usage(); return float64(n) })
 	tableAge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "holdfast_dns_table_age_seconds", Help: "Time since a leader last confirmed the state that answers are made from; NaN if none has since the start.",
 	}, age)
 	for _, c := range []prometheus.Collector{
 		m.queries, m.duration, m.malformed, m.dropped, m.forwarded, m.forwardDuration,
 		m.compiles, m.compileDuration, m.names, m.connections, m.panics, tableAge,
+		m.caches, m.transfers, m.notifies, cacheEntries, cacheBytes,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("dns: register metrics: %w", err)
@@ -94,29 +125,56 @@ type series struct {
 	rcode int
 }
 
-// counters remembers the series that one worker counts in, so that counting
-// costs one look-up. Types and rcodes are folded first: clients choose them.
+// counters counts for one worker. The path of a query adds to a number of its
+// own; flush brings the numbers into the metrics, once a batch. Types and
+// rcodes are folded first: clients choose them.
 type counters struct {
 	metrics   *metrics
 	transport string
-	known     map[series]prometheus.Counter
+	known     map[series]*pending
+	last      *pending // what was counted last: often the same
+	dirty     []*pending
+}
+
+// pending is what a series has counted since the last flush.
+type pending struct {
+	series
+	counter prometheus.Counter
+	n       int
 }
 
 func newCounters(m *metrics, transport string) *counters {
-	return &counters{metrics: m, transport: transport, known: map[series]prometheus.Counter{}}
+	return &counters{metrics: m, transport: transport, known: map[series]*pending{}}
 }
 
 func (c *counters) count(zone string, kind uint16, rcode int) {
 	s := series{zone, kind, rcode}
-	if typeLabel(kind) == otherType {
+	if c.last == nil || c.last.series != s {
+		c.last = c.find(s)
+	}
+	if c.last.n++; c.last.n == 1 {
+		c.dirty = append(c.dirty, c.last)
+	}
+}
+
+func (c *counters) find(s series) *pending {
+	if typeLabel(s.kind) == otherType {
 		s.kind = 0
 	}
-	counter, ok := c.known[s]
+	p, ok := c.known[s]
 	if !ok {
-		counter = c.metrics.queries.WithLabelValues(zone, typeLabel(s.kind), dns.RcodeToString[rcode], c.transport)
-		c.known[s] = counter
+		p = &pending{series: s, counter: c.metrics.queries.WithLabelValues(s.zone, typeLabel(s.kind), dns.RcodeToString[s.rcode], c.transport)}
+		c.known[s] = p
 	}
-	counter.Inc()
+	return p
+}
+
+func (c *counters) flush() {
+	for _, p := range c.dirty {
+		p.counter.Add(float64(p.n))
+		p.n = 0
+	}
+	c.dirty = c.dirty[:0]
 }
 
 const otherType = "other"

@@ -50,6 +50,8 @@ func TestMetricsPassTheLinterAndStandInTheREADME(t *testing.T) {
 	f.server.metrics.dropped.WithLabelValues("send")
 	f.server.metrics.forwarded.WithLabelValues("192.0.2.53:53", "answered")
 	f.server.metrics.forwardDuration.WithLabelValues("192.0.2.53:53")
+	f.server.metrics.transfers.WithLabelValues("hpc.example.com.", "sent")
+	f.server.metrics.notifies.WithLabelValues("192.0.2.53:53", "heard")
 	problems, err := testutil.GatherAndLint(f.registry)
 	if err != nil || len(problems) > 0 {
 		t.Errorf("%v %v", problems, err)

@@ -32,6 +32,7 @@ const (
 // query is one question as it came in. Its slices alias the packet and the
 // query itself: it is read before either is used again, and never copied.
 type query struct {
+	packet   []byte
 	id       uint16
 	flags    uint16
 	question []byte // as received: QNAME, QTYPE, QCLASS
@@ -44,8 +45,16 @@ type query struct {
 	version uint8
 	do      bool
 
+	signed    bool   // with a TSIG, which is looked at elsewhere
+	hasCookie bool   // RFC 7873
+	cookie    []byte // as it came: the client's, and ours behind it if any
+	known     bool   // the cookie was ours: the client's address is its own
+	reply     [cookieSize]byte
+
 	lowered [maxName]byte
 	scratch [maxName]byte
+	target  [maxName]byte // where an alias leads
+	made    synthetic
 }
 
 // fault is why a packet is no question that can be looked up. The empty fault
@@ -60,6 +69,7 @@ const (
 	faultRecord   fault = "record"   // a record behind the question is broken
 	faultTrailing fault = "trailing" // bytes behind the last record
 	faultOPT      fault = "opt"      // more than one, not at the root, or broken (RFC 6891 §6.1)
+	faultCookie   fault = "cookie"   // of a length that there is not (RFC 7873 §5.2.2)
 	faultOpcode   fault = "opcode"   // anything but QUERY
 	faultVersion  fault = "ednsversion"
 )
@@ -80,8 +90,10 @@ func (f fault) rcode() (rcode int, ok bool) {
 // parse reads a packet. After a fault that has an rcode, id and flags are
 // valid, and question when it is not empty; after faultVersion all of it is.
 func (q *query) parse(packet []byte) fault {
+	q.packet = packet
 	q.question, q.name, q.kind, q.class = nil, nil, 0, 0
 	q.edns, q.size, q.version, q.do = false, 0, 0, false
+	q.signed, q.hasCookie, q.cookie, q.known = false, false, nil, false
 	if len(packet) < headerSize {
 		return faultShort
 	}
@@ -93,7 +105,11 @@ func (q *query) parse(packet []byte) fault {
 	if q.flags>>opcodeShift&opcodeMask != dns.OpcodeQuery {
 		return faultOpcode
 	}
-	if binary.BigEndian.Uint16(packet[4:]) != 1 {
+	switch binary.BigEndian.Uint16(packet[4:]) {
+	case 1:
+	case 0:
+		return q.parseCookieOnly(packet)
+	default:
 		return faultCount
 	}
 	at, ok := q.parseQuestion(packet)
@@ -104,6 +120,20 @@ func (q *query) parse(packet []byte) fault {
 		return f
 	}
 	if q.version != 0 {
+		return faultVersion
+	}
+	return ""
+}
+
+// parseCookieOnly reads a query without a question: who has a cookie may ask
+// for a fresh one that way (RFC 7873 §5.4); from others it is a fault.
+func (q *query) parseCookieOnly(packet []byte) fault {
+	f := q.parseRecords(packet, headerSize)
+	switch {
+	case f != "" || !q.hasCookie:
+		q.edns, q.hasCookie = false, false
+		return faultCount
+	case q.version != 0:
 		return faultVersion
 	}
 	return ""
@@ -159,16 +189,20 @@ func (q *query) parseRecords(packet []byte, at int) fault {
 		if at > len(packet) {
 			return faultRecord
 		}
-		if binary.BigEndian.Uint16(fixed) != dns.TypeOPT {
+		if kind := binary.BigEndian.Uint16(fixed); kind != dns.TypeOPT {
+			q.signed = q.signed || kind == dns.TypeTSIG
 			continue
 		}
-		if i < additional || q.edns || packet[owner] != 0 || !optionsFit(fixed[10:10+size]) {
+		if i < additional || q.edns || packet[owner] != 0 {
 			return faultOPT
 		}
 		q.edns = true
 		q.size = binary.BigEndian.Uint16(fixed[2:])
 		q.version = fixed[5]
 		q.do = fixed[6]&0x80 != 0
+		if f := q.parseOptions(fixed[10 : 10+size]); f != "" {
+			return f
+		}
 	}
 	if at != len(packet) {
 		return faultTrailing
@@ -191,19 +225,6 @@ func skipName(packet []byte, at int) (int, bool) {
 		at += 1 + size
 	}
 	return 0, false
-}
-
-// optionsFit tells whether EDNS options fill their RDATA exactly; what they
-// say is ignored (RFC 6891 §6.1.2).
-func optionsFit(rdata []byte) bool {
-	for len(rdata) >= 4 {
-		size := 4 + int(binary.BigEndian.Uint16(rdata[2:]))
-		if size > len(rdata) {
-			return false
-		}
-		rdata = rdata[size:]
-	}
-	return len(rdata) == 0
 }
 
 // limit is the most bytes that an answer over UDP may have.

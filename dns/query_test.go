@@ -9,6 +9,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"holdfast/internal/state"
 )
 
 // with gives a good query with bytes changed.
@@ -235,7 +237,9 @@ func TestEveryOrderIsAsLikely(t *testing.T) {
 func TestQueryPathDoesNotAllocate(t *testing.T) {
 	c := newCatalog(t)
 	c.services4()
-	f := newFixture(t, testCluster(t, ""), c)
+	c.node("fbservice5", "10.1.0.5", "down:80")
+	c.check("fbservice5", "service:down", state.Critical)
+	f := newFixture(t, testCluster(t, "dns: {own_first: true}\n"), c)
 	w := f.server.newWorker(overUDP)
 	out := make([]byte, 0, maxUDP)
 	withEDNS := func(m *dns.Msg) { m.SetEdns0(1232, true) }
@@ -246,6 +250,10 @@ func TestQueryPathDoesNotAllocate(t *testing.T) {
 		packet(t, "nosuch.service.virtual", dns.TypeAAAA),
 		packet(t, "1.0.1.10.in-addr.arpa", dns.TypePTR),
 		packet(t, "www.example.com", dns.TypeA),
+		packet(t, "apt.service.virtual", dns.TypeA, withCookie("0123456789abcdef")),
+		packet(t, "0a010001.addr.virtual", dns.TypeA),
+		packet(t, "down.service.virtual", dns.TypeA, withEDNS), // with a reason
+		packet(t, "4.3.2.1.in-addr.arpa", dns.TypePTR, withEDNS),
 	} {
 		if n := testing.AllocsPerRun(100, func() { w.handle(out, asked, loopback) }); n != 0 {
 			t.Errorf("%q: %v allocations", asked[12:], n)

@@ -33,7 +33,19 @@ type rrset struct {
 
 // node is what a name has. A node without sets is an empty non-terminal
 // (RFC 8020 §1): it exists, and has no data.
-type node struct{ sets []rrset }
+type node struct {
+	sets   []rrset
+	traits *traits // nil: none
+}
+
+// traits are what answers about a name have beside records.
+type traits struct {
+	denied      bool // NXDOMAIN: the name is here for its reason alone
+	why         *extended
+	ownFirst    bool   // who runs an instance is given it first
+	ownNegative bool   // negativeTTL counts, not the zone's
+	negativeTTL uint32 // seconds
+}
 
 // find returns the set of a type; nil when the node has none.
 func (n *node) find(kind uint16) *rrset {
@@ -74,6 +86,38 @@ func (n *node) finish() {
 		slices.SortStableFunc(set.records, func(a, b record) int { return bytes.Compare(a.wire, b.wire) })
 		set.records = slices.CompactFunc(set.records, func(a, b record) bool { return bytes.Equal(a.wire, b.wire) })
 	}
+}
+
+// levelTTLs gives the records of a set one TTL, the least (RFC 2181 §5.2).
+func (n *node) levelTTLs() {
+	for _, set := range n.sets {
+		least := uint32(1<<32 - 1)
+		for _, r := range set.records {
+			least = min(least, binary.BigEndian.Uint32(r.wire[offsetTTL:]))
+		}
+		for i, r := range set.records {
+			if binary.BigEndian.Uint32(r.wire[offsetTTL:]) != least {
+				set.records[i].wire = bytes.Clone(r.wire) // others share it
+				binary.BigEndian.PutUint32(set.records[i].wire[offsetTTL:], least)
+			}
+		}
+	}
+}
+
+// isAddress tells whether the record is the A or AAAA of an address.
+func (r *record) isAddress(addr netip.Addr) bool {
+	if addr.Is4() {
+		a := addr.As4()
+		return r.kind() == dns.TypeA && bytes.Equal(r.wire[offsetData:], a[:])
+	}
+	a := addr.As16()
+	return r.kind() == dns.TypeAAAA && bytes.Equal(r.wire[offsetData:], a[:])
+}
+
+// saysTheSame tells whether two records of one type differ in their TTL at
+// most.
+func (r *record) saysTheSame(other record) bool {
+	return bytes.Equal(r.wire[offsetLength:], other.wire[offsetLength:])
 }
 
 func (r *record) kind() uint16 { return binary.BigEndian.Uint16(r.wire) }

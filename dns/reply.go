@@ -1,10 +1,10 @@
 package dns
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -13,6 +13,9 @@ import (
 var (
 	// errMalformed is a reply that was meant for us and could not be read.
 	errMalformed = errors.New("malformed reply")
+	// errFolded is a reply that does not keep the case of our question: from
+	// a server that folds names, or forged.
+	errFolded = errors.New("the reply does not keep the case of the question")
 	// errStray is a message that is no reply to our question: late or forged.
 	errStray = errors.New("no reply to the question")
 )
@@ -27,7 +30,9 @@ func upstreamQuery(q *query, edns bool) (*dns.Msg, error) {
 	}
 	m := &dns.Msg{Question: asked, MsgHdr: dns.MsgHdr{
 		Id: dns.Id(), RecursionDesired: true,
-		AuthenticatedData: q.flags&bitAD != 0, CheckingDisabled: q.flags&bitCD != 0,
+		// AD asks for the forwarder's verdict (RFC 6840 §5.7), which is kept
+		// for those who ask for it later.
+		AuthenticatedData: true, CheckingDisabled: q.flags&bitCD != 0,
 	}}
 	if edns {
 		m.SetEdns0(maxUDP, q.do)
@@ -44,12 +49,32 @@ func (q *query) message() ([]dns.Question, error) {
 	return []dns.Question{{Name: n, Qtype: q.kind, Qclass: q.class}}, nil
 }
 
+// mixCase gives a name letters of random case (draft-vixie-dnsext-dns0x20): a
+// bit more to guess for each. name is in presentation form, whose escapes have
+// no letters.
+func mixCase(name string, random func() uint64) string {
+	b := []byte(name)
+	var bits uint64
+	for i, c := range b {
+		if i%64 == 0 {
+			bits = random()
+		}
+		if c = lower(c); 'a' <= c && c <= 'z' && bits>>(i%64)&1 == 1 {
+			c -= 'a' - 'A'
+		}
+		b[i] = c
+	}
+	return string(b)
+}
+
 // readReply reads a forwarder's reply to asked, all of it. The error is
-// errStray or wraps errMalformed.
+// errStray or wraps errMalformed; or errFolded, with a reply that is good but
+// for the case of its question.
 func readReply(wire []byte, asked *dns.Msg) (*dns.Msg, error) {
 	if len(wire) < headerSize || binary.BigEndian.Uint16(wire) != asked.Id {
 		return nil, errStray // before anything is spent on it
 	}
+	wire, exact := foldQuestion(wire, asked)
 	m := new(dns.Msg)
 	err := m.Unpack(wire)
 	if !repliesTo(m, asked) {
@@ -64,7 +89,26 @@ func readReply(wire []byte, asked *dns.Msg) (*dns.Msg, error) {
 			return nil, fmt.Errorf("%w: %d records in section %d, %d announced", errMalformed, len(section), i+1, n)
 		}
 	}
+	if len(m.Question) > 0 && !exact {
+		return m, errFolded
+	}
 	return m, nil
+}
+
+// foldQuestion tells whether a reply repeats the question byte for byte, and
+// gives it with the name in lower case, so that names in it that point at the
+// question's don't come out in our random case.
+func foldQuestion(wire []byte, asked *dns.Msg) (folded []byte, exact bool) {
+	var sent [maxName]byte
+	n, err := dns.PackDomainName(asked.Question[0].Name, sent[:], 0, nil, false)
+	if err != nil || len(wire) < headerSize+n || !bytes.Equal(wire[headerSize:headerSize+n], sent[:n]) {
+		return wire, false
+	}
+	folded = bytes.Clone(wire)
+	for i := headerSize; i < headerSize+n; i++ {
+		folded[i] = lower(folded[i]) // a length is no letter
+	}
+	return folded, true
 }
 
 // repliesTo tells whether m replies to asked: same ID, same question (RFC 5452
@@ -85,51 +129,4 @@ func repliesTo(m, asked *dns.Msg) bool {
 // Anything else is a reason to ask another forwarder.
 func isAnswer(m *dns.Msg) bool {
 	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
-}
-
-// relay packs a forwarder's answer for the client: its own ID, flags and
-// question, and the records that fit into limit bytes (at least minUDP).
-func relay(m *dns.Msg, q *query, limit int) ([]byte, error) {
-	asked, err := q.message()
-	if err != nil {
-		return nil, err
-	}
-	out := &dns.Msg{
-		MsgHdr: dns.MsgHdr{
-			Id: q.id, Response: true, Rcode: m.Rcode, RecursionAvailable: true,
-			RecursionDesired: q.flags&bitRD != 0, CheckingDisabled: q.flags&bitCD != 0,
-			AuthenticatedData: m.AuthenticatedData && (q.do || q.flags&bitAD != 0), // RFC 6840 §5.8
-		},
-		Question: asked,
-		Answer:   m.Answer, Ns: m.Ns, Extra: endToEnd(m.Extra),
-	}
-	answers, authority := len(out.Answer), len(out.Ns)
-	if q.edns {
-		out.SetEdns0(maxUDP, q.do)
-	}
-	out.Truncate(limit)
-	// Of what is needed (RFC 2181 §9): the answer, or the authority that
-	// stands in its place. Truncate speaks of additional records too.
-	out.Truncated = len(out.Answer) < answers || answers == 0 && len(out.Ns) < authority
-	out.Compress = true
-	wire, err := out.Pack()
-	if err == nil && len(wire) > limit {
-		err = fmt.Errorf("%d bytes, %d fit", len(wire), limit)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("dns: pack a forwarder's answer: %w", err)
-	}
-	return wire, nil
-}
-
-// endToEnd leaves out what concerns the two ends of a hop only: the OPT
-// (RFC 6891 §6.1.1) and signatures of the message, which is another now.
-func endToEnd(additional []dns.RR) []dns.RR {
-	return slices.DeleteFunc(slices.Clone(additional), func(rr dns.RR) bool {
-		switch rr.Header().Rrtype {
-		case dns.TypeOPT, dns.TypeTSIG, dns.TypeSIG:
-			return true
-		}
-		return false
-	})
 }

@@ -108,6 +108,12 @@ func (s *script) run(words []string) string {
 		s.f.gossip(args...)
 	case "deregister": // NODE [SERVICE ...]
 		s.f.apply(state.Deregister{Node: args[0], Services: args[1:]})
+	case "record": // OWNER TYPE|TTL DATA ...: one in the store
+		kind, ttl, _ := strings.Cut(args[1], "|")
+		key := strings.Join(append([]string{args[0], kind}, args[2:]...), " ")
+		s.f.apply(state.PutDocument{Verb: state.Set, Document: state.Document{Kind: kindRecord, Key: key, Value: []byte(ttl)}})
+	case "unrecord": // OWNER TYPE DATA ...
+		s.f.apply(state.PutDocument{Verb: state.Delete, Document: state.Document{Kind: kindRecord, Key: strings.Join(args, " ")}})
 	case "query": // NAME TYPE [edns=SIZE] [do] [cd] [norec] [tcp] [from=ADDRESS] [class=CLASS]
 		return s.query(args)
 	default:
@@ -147,7 +153,11 @@ func (s *script) query(args []string) string {
 		s.t.Fatal(err)
 	}
 	s.f.server.refresh()
-	reply, forward := s.f.server.newWorker(transport).handle(nil, wire, client)
+	w := s.f.server.newWorker(transport)
+	reply, forward := w.handle(nil, wire, client)
+	if forward != nil && w.onward != nil {
+		return "forward " + forward.label + " for " + w.onward.target.String() + " after\n" + show(s.f.unpack(w.onward.prefix), 0)
+	}
 	if forward != nil {
 		return "forward " + forward.label
 	}
@@ -168,6 +178,11 @@ func show(m *dns.Msg, size int) string {
 	fmt.Fprintf(&out, "%s %s %s", dns.RcodeToString[m.Rcode], strings.Join(flags, " "), m.Question[0].Name)
 	if opt := m.IsEdns0(); opt != nil {
 		fmt.Fprintf(&out, " edns=%d do=%v", opt.UDPSize(), opt.Do())
+		for _, option := range opt.Option {
+			if why, ok := option.(*dns.EDNS0_EDE); ok {
+				fmt.Fprintf(&out, " why=%d %q", why.InfoCode, why.ExtraText)
+			}
+		}
 	}
 	if m.Truncated {
 		fmt.Fprintf(&out, " bytes=%d", size)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -21,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/cluster"
@@ -43,9 +45,14 @@ type Deps struct {
 	File    *cluster.File
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
-	Board   *health.Board      // nil: conditions go nowhere
-	Now     func() time.Time   // nil: time.Now
-	Rand    func() rand.Source // a new source for each worker; nil: seeded by the system
+	Board   *health.Board // nil: conditions go nowhere
+	// Proposer writes records; nil: they can't be changed here.
+	Proposer state.Proposer
+	// Leads tells whether this node leads the store, and so sees to what
+	// one node must: serials and notifications. nil: never.
+	Leads func() bool
+	Now   func() time.Time   // nil: time.Now
+	Rand  func() rand.Source // a new source for each worker; nil: seeded by the system
 }
 
 // Server answers DNS queries. Its methods may be called from any goroutine.
@@ -56,7 +63,17 @@ type Server struct {
 	metrics   *metrics
 	now       func() time.Time
 	rand      func() rand.Source
+	proposer  state.Proposer
+	leads     func() bool
 	forwarder *forwarder
+	cookies   *cookieJar
+	stale     atomic.Pointer[extended] // nil while a leader confirms the state
+	caching   atomic.Pointer[cache]
+	flights   atomic.Pointer[flights] // of the Run under way; nil before the first
+	transfers chan struct{}           // those under way
+	notices   map[noticeKey]*notice   // of lead
+	probe     loopProbe
+	reprobe   chan struct{} // the forwarders changed
 
 	table atomic.Pointer[table]
 	// A leader confirmed the state that tables from this version on are made
@@ -74,7 +91,8 @@ type Server struct {
 // ValidateSection. It starts nothing. The error is a section or a name that
 // can't be served, or metrics that are registered already.
 func New(config Config, deps Deps) (*Server, error) {
-	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand}
+	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand,
+		proposer: deps.Proposer, leads: deps.Leads}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -82,10 +100,12 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.rand = systemRand
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.stateAge, func() (int, int) { return s.cache().usage() }); err != nil {
 		return nil, err
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
+	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
+	s.transfers, s.notices = make(chan struct{}, maxTransfers), map[noticeKey]*notice{}
 	s.confirmed.Store(unconfirmed)
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -116,6 +136,9 @@ func (s *Server) use(file *cluster.File) error {
 	if err != nil {
 		return fmt.Errorf("dns: section of %s: %w", file.Path, err)
 	}
+	if err := set.transfer.loadKeys(); err != nil {
+		return err
+	}
 	c, err := newCompiler(file, set, s.config.Node)
 	if err != nil {
 		return err
@@ -125,14 +148,26 @@ func (s *Server) use(file *cluster.File) error {
 	if s.compiler != nil && len(s.config.Listen) == 0 && !slices.Equal(s.compiler.listen, set.listen) {
 		s.log.Warn("dns.listen changed in the cluster file: it takes effect when the server is restarted")
 	}
+	if s.compiler != nil {
+		c.good = s.compiler.good
+	}
+	if s.compiler == nil || s.compiler.cache != set.cache || !maps.EqualFunc(s.compiler.forward, set.forward, slices.Equal) {
+		s.caching.Store(newCache(set.cache)) // others may say otherwise
+	}
 	s.compiler = c
 	s.rebuild(s.state.Snapshot())
 	if s.table.Load() == nil {
 		return errors.New("dns: the answers could not be compiled: see the log")
 	}
 	s.forwarder.forget()
+	select {
+	case s.reprobe <- struct{}{}:
+	default:
+	}
 	return nil
 }
+
+func (s *Server) cache() *cache { return s.caching.Load() }
 
 // uses tells whether questions go to a route, and not only did.
 func (s *Server) uses(r *route) bool { return s.table.Load().cuts[r.domain].route == r }
@@ -158,7 +193,7 @@ func (s *Server) refresh() {
 		return
 	}
 	relevant := slices.ContainsFunc(changed, func(k state.Key) bool {
-		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember
+		return k.Table == state.TableService || k.Table == state.TableNode || k.Table == state.TableMember || isZoneKey(k)
 	})
 	if !relevant {
 		t := *s.table.Load()
@@ -191,14 +226,36 @@ func (s *Server) publish(kind string, snap *state.Snapshot, compile func(*state.
 
 // follow keeps the table up with the state until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
 	for {
 		changed := s.state.Changed()
 		s.refresh()
+		s.judgeAge()
+		s.cache().sweep(s.now())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-second.C:
 		}
+	}
+}
+
+// staleAfter is how long no leader may have confirmed the state before answers
+// from it say so.
+const staleAfter = 10 * time.Second
+
+// judgeAge notes for how long no leader has confirmed what is answered.
+func (s *Server) judgeAge() {
+	age, ok := s.state.Snapshot().Age(s.now())
+	switch {
+	case !ok:
+		s.stale.Store(reasonUnconfirmed)
+	case age > staleAfter:
+		s.stale.Store(newExtended(dns.ExtendedErrorCodeStaleAnswer, fmt.Sprintf("no leader has confirmed this for %v", age.Truncate(time.Second))))
+	default:
+		s.stale.Store(nil)
 	}
 }
 
@@ -263,12 +320,16 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			}
 		})
 	}
+	forwarding := newFlights(ctx, &group, s)
+	s.flights.Store(forwarding)
 	start(s.follow)
+	start(forwarding.probe)
+	start(s.lead)
 	for _, conn := range sockets.udp {
-		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, &group) })
+		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, forwarding) })
 	}
 	for _, listener := range sockets.tcp {
-		start(func(ctx context.Context) error { return s.serveTCP(ctx, listener, &group) })
+		start(func(ctx context.Context) error { return s.serveTCP(ctx, listener, forwarding, &group) })
 	}
 	ready()
 	group.Wait()

@@ -1,32 +1,43 @@
 package dns
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"hash/maphash"
 	"maps"
 	"net/netip"
+
+	"github.com/miekg/dns"
 )
 
 // table is everything that a query is answered from. It is immutable: the
 // query path loads one pointer and reads, and no answer mixes two states.
 type table struct {
-	cuts     map[name]cut // zone origins and forwarded domains
-	server   *zone        // class CH: who answers
-	trusted  []netip.Prefix
-	forwards bool   // some domain has forwarders
-	version  uint64 // of the snapshot it was made from
+	cuts     map[name]cut              // zone origins and forwarded domains
+	virtual  *zone                     // of the catalog; nil while it is forwarded
+	server   *zone                     // class CH: who answers
+	homes    map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
+	trusted  []netip.Prefix            // who may have questions forwarded
+	networks []netip.Prefix            // of the cluster
+	transfer transferSettings
+	rate     float64 // of equal answers to strangers, per second and worker; 0: any
+	forwards bool    // some domain has forwarders
+	version  uint64  // of the snapshot it was made from
 }
 
 // cut is where responsibility changes hands in the tree of names: below it
 // answers come from the zone or, where forwarders were configured, from them.
 type cut struct {
-	zone  *zone
-	route *route
+	zone       *zone
+	delegation *delegation // to others; with a route where their addresses are known
+	route      *route
 }
 
 // zone is one zone that this server is authoritative for.
 type zone struct {
 	origin   name
 	label    string // presentation form, for metrics
+	serial   uint32
 	names    *nameTable
 	negative record
 	any      rrset
@@ -36,6 +47,12 @@ type zone struct {
 	// alias is a label (or labels) in wire form that may stand before the
 	// origin and changes nothing: Consul's datacenter.
 	alias string
+	// reverse tells that names of the zone are those of addresses.
+	reverse bool
+	// addrs, in the virtual zone, is the name below which addresses spelled
+	// in hexadecimal are names.
+	addrs    name
+	addrsTTL uint32
 	// catalog tells that names come from the replicated state: what is
 	// missing may be unknown instead of non-existent.
 	catalog bool
@@ -46,7 +63,7 @@ type zone struct {
 func (t *table) match(lowered []byte) (cut, bool) {
 	for rest := lowered; ; rest = rest[1+int(rest[0]):] {
 		c, ok := t.cuts[name(rest)]
-		if ok && (c.route != nil || c.zone.holds(lowered)) {
+		if ok && (c.zone == nil || c.zone.holds(lowered)) {
 			return c, true
 		}
 		if len(rest) == 1 {
@@ -73,22 +90,64 @@ func (z *zone) holds(lowered []byte) bool {
 	return false
 }
 
-// find returns what the zone has at a name; nil when it does not exist.
-// scratch takes the name without its alias, where it has one.
-func (z *zone) find(lowered []byte, scratch *[maxName]byte) *node {
-	if z.alias == "" || len(lowered) < len(z.origin)+len(z.alias) {
-		return z.names.get(lowered)
+// find returns what the zone has at a name; nil when it does not exist. Where
+// the zone has an alias, it finds the name without. q lends its memory.
+func (z *zone) find(lowered []byte, q *query) *node {
+	if front, ok := z.withoutAlias(lowered); ok {
+		if front == 0 {
+			return &emptyNonTerminal // of the alias itself
+		}
+		n := copy(q.scratch[:], lowered[:front])
+		n += copy(q.scratch[n:], z.origin)
+		lowered = q.scratch[:n]
 	}
-	front := len(lowered) - len(z.origin) - len(z.alias)
-	if string(lowered[front:front+len(z.alias)]) != z.alias || !onLabel(lowered, front) {
-		return z.names.get(lowered)
+	n := z.names.get(lowered)
+	if n == nil && z.addrs != "" {
+		return z.spelled(lowered, &q.made)
 	}
-	if front == 0 {
-		return &emptyNonTerminal // of the alias itself
+	return n
+}
+
+// withoutAlias tells how many bytes of a name stand before the alias.
+func (z *zone) withoutAlias(lowered []byte) (front int, ok bool) {
+	front = len(lowered) - len(z.origin) - len(z.alias)
+	if z.alias == "" || front < 0 {
+		return 0, false
 	}
-	n := copy(scratch[:], lowered[:front])
-	n += copy(scratch[n:], z.origin)
-	return z.names.get(scratch[:n])
+	return front, string(lowered[front:front+len(z.alias)]) == z.alias && onLabel(lowered, front)
+}
+
+// synthetic is room for a node that is made for one answer.
+type synthetic struct {
+	node    node
+	sets    [1]rrset
+	records [1]record
+	wire    [offsetData + 16]byte
+}
+
+// spelled makes the node of an address that the first label spells (8 or 32
+// hexadecimal digits), directly below z.addrs; nil when it spells none.
+func (z *zone) spelled(lowered []byte, room *synthetic) *node {
+	size := int(lowered[0])
+	if size != 8 && size != 32 || len(lowered) != 1+size+len(z.addrs) || string(lowered[1+size:]) != string(z.addrs) {
+		return nil
+	}
+	data := room.wire[offsetData : offsetData+size/2]
+	if _, err := hex.Decode(data, lowered[1:1+size]); err != nil {
+		return nil
+	}
+	kind := dns.TypeA
+	if size == 32 {
+		kind = dns.TypeAAAA
+	}
+	binary.BigEndian.PutUint16(room.wire[:], kind)
+	binary.BigEndian.PutUint16(room.wire[2:], dns.ClassINET)
+	binary.BigEndian.PutUint32(room.wire[offsetTTL:], z.addrsTTL)
+	binary.BigEndian.PutUint16(room.wire[offsetLength:], uint16(len(data)))
+	room.records[0] = record{wire: room.wire[:offsetData+len(data)]}
+	room.sets[0] = rrset{kind: kind, records: room.records[:]}
+	room.node = node{sets: room.sets[:]}
+	return &room.node
 }
 
 // onLabel tells whether a label begins at an offset of a name: bytes within a

@@ -23,7 +23,7 @@ const (
 )
 
 // serveTCP accepts connections until ctx ends and the listener is closed.
-func (s *Server) serveTCP(ctx context.Context, listener net.Listener, group *sync.WaitGroup) error {
+func (s *Server) serveTCP(ctx context.Context, listener net.Listener, forwarding *flights, group *sync.WaitGroup) error {
 	open := connections{of: map[netip.Prefix]int{}}
 	for {
 		conn, err := listener.Accept()
@@ -52,7 +52,7 @@ func (s *Server) serveTCP(ctx context.Context, listener net.Listener, group *syn
 		group.Go(func() {
 			defer open.remove(client)
 			defer s.metrics.connections.Dec()
-			s.serveConn(ctx, conn, client)
+			s.serveConn(ctx, conn, client, forwarding)
 		})
 	}
 }
@@ -124,7 +124,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // serveConn answers the questions of one connection, as many as come, until it
 // idles, breaks, or ctx ends. Answers of forwarders overtake each other
 // (RFC 7766 §7).
-func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr) {
+func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr, forwarding *flights) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	var pending sync.WaitGroup
@@ -141,9 +141,17 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 		if err != nil {
 			return
 		}
+		started := time.Now()
 		reply, forward := w.handle(c.out[:0], packet, client)
 		if c.out = reply; len(reply) > 0 && c.write(reply) != nil {
 			return
+		}
+		w.flush(time.Since(started))
+		if w.transfer {
+			if s.transfer(ctx, c, packet, client) != nil {
+				return
+			}
+			continue
 		}
 		if forward == nil {
 			if len(reply) == 0 {
@@ -156,9 +164,15 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 		case <-ctx.Done():
 			return
 		}
-		s.forwardAsync(ctx, &pending, forward, append([]byte(nil), packet...), overTCP, func(reply []byte) {
-			_ = c.write(reply)
-			<-c.slots
+		pending.Add(1)
+		forwarding.ask(forward, w.onward, append([]byte(nil), packet...), client, overTCP, func(reply []byte) {
+			go func() { // a client that does not read holds up nobody else
+				defer pending.Done()
+				if reply != nil {
+					_ = c.write(reply)
+				}
+				<-c.slots
+			}()
 		})
 	}
 }

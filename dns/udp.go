@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
+	"time"
 
 	"holdfast/internal/kernel/sockopt"
 )
@@ -16,20 +16,20 @@ import (
 // malformed by it.
 const maxPacket = 4096
 
+// batchSize is how many queries are read, and answered, with one system call
+// each. More than are waiting don't come, so that it costs a query no time.
+const batchSize = 32
+
 // serveUDP answers what arrives at one socket until ctx ends and the socket is
-// closed. Questions for forwarders go on in goroutines of group.
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.WaitGroup) error {
+// closed. What needs forwarders goes on without it.
+func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, forwarding *flights) error {
 	w := s.newWorker(overUDP)
-	sender, err := sockopt.NewSender(conn)
+	batch, err := sockopt.NewBatch(conn, batchSize, maxPacket, maxUDP)
 	if err != nil {
 		return fmt.Errorf("dns: %v: %w", conn.LocalAddr(), err)
 	}
-	packet := make([]byte, maxPacket)
-	oob := make([]byte, sockopt.PacketInfoSize)
-	out := make([]byte, 0, maxPacket)
-	source := make([]byte, 0, sockopt.PacketInfoSize)
 	for {
-		n, oobn, _, client, err := conn.ReadMsgUDPAddrPort(packet, oob)
+		n, err := batch.Receive()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -39,22 +39,58 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, group *sync.Wa
 			}
 			return fmt.Errorf("dns: read from %v: %w", conn.LocalAddr(), err)
 		}
-		if client.Port() == 0 {
-			s.metrics.malformed.WithLabelValues("port").Inc()
-			continue
+		started := time.Now()
+		for i := range n {
+			s.answerUDP(forwarding, w, conn, batch, i)
 		}
-		source = replySource(source[:0], oob[:oobn])
-		reply, forward := w.handle(out, packet[:n], client.Addr())
-		if len(reply) > 0 {
-			s.countSend(sender.Send(reply, source, client))
+		if failed := batch.Flush(); failed > 0 {
+			s.metrics.dropped.WithLabelValues("send").Add(float64(failed))
 		}
-		if forward != nil {
-			s.forwardUDP(ctx, group, udpQuestion{
-				conn: conn, client: client, route: forward,
-				packet: append([]byte(nil), packet[:n]...), source: append([]byte(nil), source...),
-			})
-		}
+		w.flush(time.Since(started))
 	}
+}
+
+// answerUDP queues the answer to one datagram of a batch, or sends its
+// question on.
+func (s *Server) answerUDP(forwarding *flights, w *worker, conn *net.UDPConn, batch *sockopt.Batch, i int) {
+	packet, client := batch.Packet(i), batch.Client(i)
+	if client.Port() == 0 {
+		s.metrics.malformed.WithLabelValues("port").Inc()
+		return
+	}
+	reply, forward := w.handle(batch.Room(), packet, client.Addr())
+	if len(reply) > 0 {
+		batch.Reply(i, reply, replySource(batch.SourceRoom(), batch.Control(i)))
+	}
+	if forward != nil {
+		to, source := zoned(client, batch.Zone(i)), replySource(nil, batch.Control(i))
+		forwarding.ask(forward, w.onward, append([]byte(nil), packet...), client.Addr(), overUDP, func(reply []byte) {
+			if reply != nil {
+				s.countSend(sendFrom(conn, reply, source, to))
+			}
+		})
+	}
+}
+
+// sendFrom sends one datagram; the worker's batch is the worker's.
+func sendFrom(conn *net.UDPConn, reply, source []byte, to netip.AddrPort) error {
+	sender, err := sockopt.NewSender(conn)
+	if err != nil {
+		return err
+	}
+	return sender.Send(reply, source, to)
+}
+
+// zoned gives a link-local address the interface it belongs to.
+func zoned(client netip.AddrPort, index uint32) netip.AddrPort {
+	if index == 0 || !client.Addr().IsLinkLocalUnicast() {
+		return client
+	}
+	link, err := net.InterfaceByIndex(int(index))
+	if err != nil {
+		return client // it is gone: so is the client
+	}
+	return netip.AddrPortFrom(client.Addr().WithZone(link.Name), client.Port())
 }
 
 // transient tells whether an error of a read concerns one datagram and not the
@@ -87,23 +123,4 @@ func (s *Server) countSend(err error) {
 	if err != nil {
 		s.metrics.dropped.WithLabelValues("send").Inc()
 	}
-}
-
-// udpQuestion is a question on its way to a forwarder.
-type udpQuestion struct {
-	conn   *net.UDPConn
-	client netip.AddrPort
-	route  *route
-	packet []byte
-	source []byte
-}
-
-func (s *Server) forwardUDP(ctx context.Context, group *sync.WaitGroup, u udpQuestion) {
-	s.forwardAsync(ctx, group, u.route, u.packet, overUDP, func(reply []byte) {
-		sender, err := sockopt.NewSender(u.conn) // the worker's is the worker's
-		if err == nil {
-			err = sender.Send(reply, u.source, u.client)
-		}
-		s.countSend(err)
-	})
 }

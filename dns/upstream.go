@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,19 +30,47 @@ type upstream struct {
 	large     turn          // of the route
 	downUntil atomic.Int64  // Unix nanoseconds; asked last until then
 	heard     atomic.Uint64 // replies to our questions, of any content
+	latency   atomic.Int64  // nanoseconds, smoothed; 0: not measured yet
+	folds     atomic.Bool   // does not keep the case of questions
+	looping   atomic.Bool   // leads back to us
+	probed    atomic.Bool   // the last probe came back
+}
+
+// measured takes the time of one reply into the smoothed latency (RFC 6298
+// §2); at least that long when the reply was not waited for.
+func (u *upstream) measured(took time.Duration, replied bool) {
+	old := time.Duration(u.latency.Load())
+	switch {
+	case old == 0:
+		u.latency.Store(int64(max(took, 1)))
+	case replied:
+		u.latency.Store(int64(max(old+(took-old)/8, 1)))
+	case took > old:
+		u.latency.Store(int64(took))
+	}
 }
 
 // ask puts q's question to the forwarder: over UDP from a new socket, whose
-// port the kernel chose at random; over TCP when the reply was truncated
-// (RFC 7766 §5) or forged ones come in its place. It blocks until ctx ends.
+// port the kernel chose at random, in letters of random case; over TCP when
+// the reply was truncated (RFC 7766 §5), or may be forged. It blocks until ctx
+// ends.
 func (u *upstream) ask(ctx context.Context, q *query, edns bool) (*dns.Msg, error) {
 	m, err := upstreamQuery(q, edns)
 	if err != nil {
 		return nil, err
 	}
+	if u.folds.Load() {
+		m.Question[0].Name = strings.ToLower(m.Question[0].Name)
+	} else {
+		m.Question[0].Name = mixCase(m.Question[0].Name, rand.Uint64)
+	}
 	reply, err := u.exchange(ctx, "udp", m)
-	if errors.Is(err, errStray) || err == nil && reply.Truncated {
+	if errors.Is(err, errStray) || errors.Is(err, errFolded) || err == nil && reply.Truncated {
 		reply, err = u.exchange(ctx, "tcp", m)
+		if errors.Is(err, errFolded) { // over TCP it is its own word
+			u.folds.Store(true)
+			err = nil
+		}
 	}
 	if err == nil && reply.Truncated {
 		err = fmt.Errorf("%w: truncated over TCP", errMalformed)

@@ -139,7 +139,7 @@ func relayingWithin(t testing.TB, timeout time.Duration, upstreams ...*fakeUpstr
 	for _, u := range upstreams {
 		list = append(list, fmt.Sprintf("%q", u.addr))
 	}
-	file := testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%s]}, forward_timeout: %v}\n", strings.Join(list, ", "), timeout))
+	file := testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%s]}, forward_timeout: %v, cache: {megabytes: 0}}\n", strings.Join(list, ", "), timeout))
 	f := newFixtureListening(t, file, newCatalog(t), loopbackPort)
 	return f, serve(t, f)
 }

@@ -1,8 +1,6 @@
 package dns
 
 import (
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -122,12 +120,12 @@ func (b *zoneBuilder) at(n name) *node {
 	return b.nodes[n]
 }
 
-// zone ends the collection.
-func (b *zoneBuilder) zone(c *compiler, servers []nameserver) *zone {
+// base ends the collection.
+func (b *zoneBuilder) base(c *compiler, servers []nameserver) *zoneBase {
 	ttl := seconds(c.zoneTTL)
 	authority := soa{
 		origin: b.origin, primary: primary(servers, b.origin), mailbox: mailbox(b.origin),
-		serial: fileSerial(c.file), ttl: ttl, minimum: min(ttl, maxFileNegative),
+		ttl: ttl, minimum: min(ttl, maxFileNegative),
 	}
 	if c.file.Domain != "" {
 		if domain, err := parseName(c.file.Domain); err == nil {
@@ -135,13 +133,13 @@ func (b *zoneBuilder) zone(c *compiler, servers []nameserver) *zone {
 		}
 	}
 	apex := b.at(b.origin)
-	apex.add(authority.record(ttl))
 	for _, s := range servers {
 		apex.add(s.record(ttl, b.origin))
 	}
-	z := &zone{
-		origin: b.origin, label: b.origin.String(), names: newNameTable(1), inside: b.inside,
-		negative: authority.negative(), any: anySet(ttl),
+	z := zone{
+		origin: b.origin, label: b.origin.String(), names: newNameTable(shardsFor(len(b.nodes))), inside: b.inside,
+		reverse: b.origin.below(reverse4) || b.origin.below(reverse6),
+		any:     anySet(ttl),
 	}
 	edit := z.names.edit()
 	for n, data := range b.nodes {
@@ -149,18 +147,17 @@ func (b *zoneBuilder) zone(c *compiler, servers []nameserver) *zone {
 		edit.set(n, data)
 	}
 	z.names = edit.table
-	return z
+	return &zoneBase{zone: z, soa: authority}
 }
 
-// fileSerial is the same on every node that runs the same file and changes
-// with it. It is a digest, not a count: no clock of a node that boots in 1970
-// goes into it, and nobody transfers these zones, who would need an order.
-func fileSerial(file *cluster.File) uint32 {
-	sum, err := hex.DecodeString(file.Sum)
-	if err != nil || len(sum) < 4 {
-		return 1
+// shardsFor is how many shards a table has so that a change copies a few
+// hundred names: a power of two.
+func shardsFor(names int) int {
+	shards := 1
+	for shards < virtualShards && names/shards > 256 {
+		shards *= 2
 	}
-	return max(1, binary.BigEndian.Uint32(sum))
+	return shards
 }
 
 // host is a name of the cluster's zone with its address.
@@ -200,9 +197,9 @@ func (c *compiler) hosts() ([]host, error) {
 	return list, errs
 }
 
-// fileZones compiles the cluster's own zone and the reverse zones of its
-// networks.
-func (c *compiler) fileZones(servers []nameserver) ([]*zone, error) {
+// fileZones compiles the cluster's own zone, the reverse zones of its networks
+// and the zones of static records alone.
+func (c *compiler) fileZones(servers []nameserver) (map[name]*zoneBase, error) {
 	hosts, err := c.hosts()
 	if err != nil {
 		return nil, err
@@ -221,6 +218,9 @@ func (c *compiler) fileZones(servers []nameserver) ([]*zone, error) {
 		domain = newZoneBuilder(origin)
 		builders = append(builders, domain)
 	}
+	for _, origin := range c.zones {
+		builders = append(builders, newZoneBuilder(origin))
+	}
 	ttl := seconds(c.zoneTTL)
 	for _, h := range hosts {
 		if domain != nil {
@@ -234,16 +234,16 @@ func (c *compiler) fileZones(servers []nameserver) ([]*zone, error) {
 	for _, b := range builders {
 		cuts = append(cuts, b.origin)
 	}
-	var zones []*zone
+	bases := map[name]*zoneBase{}
 	for _, b := range builders {
 		for _, n := range cuts { // what leads to them exists (RFC 8020 §3)
 			if n != b.origin && n.below(b.origin) {
 				b.at(n.parent())
 			}
 		}
-		zones = append(zones, b.zone(c, servers))
+		bases[b.origin] = b.base(c, servers)
 	}
-	return zones, nil
+	return bases, nil
 }
 
 // reverseBuilders makes a builder for each reverse zone of the networks.

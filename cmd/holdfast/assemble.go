@@ -14,6 +14,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/discovery"
 	"holdfast/dns"
+	"holdfast/internal/admin"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
@@ -84,7 +85,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if members, err = c.newMembers(base, replica, store, nodeID, services, commands); err != nil {
 		return nil, err
 	}
-	names, err := c.newNames(base, replica)
+	names, err := c.newNames(base, replica, store)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	}
 	tasks := []run.Task{store, members, door}
 	if slices.Contains(file.Role(base.self.Role).Run, "dns") {
-		tasks = append(tasks, names)
+		socket, err := c.newNamesAdmin(base, names, httpConfig.AdminGroups)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, names, socket)
 	}
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
@@ -158,14 +163,24 @@ func scripts(services []discovery.ServiceDefinition) []string {
 	return programs
 }
 
-func (c *agentCmd) newNames(base *foundation, replica *state.Store) (*dns.Server, error) {
+func (c *agentCmd) newNames(base *foundation, replica *state.Store, store *raftstore.Store) (*dns.Server, error) {
 	listen, err := addrPorts(c.DNSListen)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
 	}
 	return dns.New(dns.Config{Node: base.self.Name, Listen: listen}, dns.Deps{
 		State: replica, File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
+		Proposer: store, Leads: func() bool {
+			leader, _, ok := store.Leader()
+			return ok && leader == base.self.Name
+		},
 	})
+}
+
+// newNamesAdmin answers `holdfast dns`.
+func (c *agentCmd) newNamesAdmin(base *foundation, names *dns.Server, groups []uint32) (*admin.Server, error) {
+	return admin.New(admin.Config{Unit: "dns", Path: filepath.Join(c.RunDir, "dns.sock"), GIDs: groups},
+		admin.Deps{Handler: names.Handler(), Log: base.log, Metrics: base.registry})
 }
 
 // httpConfig is where the API answers and within which limits.

@@ -45,6 +45,7 @@ func (n *node) run(t *testing.T, stdin string, args ...string) (stdout string, s
 	t.Helper()
 	var out, errOut bytes.Buffer
 	t.Setenv("HOLDFAST_SOCKET", filepath.Join(n.dir, "run", "core.sock"))
+	t.Setenv("HOLDFAST_DNS_SOCKET", filepath.Join(n.dir, "run", "dns.sock"))
 	status = execute(t.Context(), args, strings.NewReader(stdin), &out, &errOut)
 	return out.String() + errOut.String(), status
 }
@@ -192,6 +193,7 @@ func TestCommandsOnARunningNode(t *testing.T) {
 			t.Errorf("leadership was handed to nobody: %d %s", status, out)
 		}
 	})
+	t.Run("dns", func(t *testing.T) { n.testDNS(t) })
 	t.Run("snapshot", func(t *testing.T) {
 		path := filepath.Join(n.dir, "s.snap")
 		n.expect(t, exitOK, "", "kv", "put", "kept", "yes")
@@ -277,6 +279,7 @@ func TestUsage(t *testing.T) {
 		"raft list-peers", "raft remove-peer", "raft transfer-leader", "raft stats",
 		"snapshot save", "snapshot restore", "snapshot inspect",
 		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
+		"dns record add", "dns record del", "dns record list", "dns zone", "dns check", "dns cache dump", "dns cache flush", "dns cache stats",
 	} {
 		n.expect(t, exitOK, "Example", append(strings.Fields(line), "--help")...)
 	}
