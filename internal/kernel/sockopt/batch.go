@@ -29,7 +29,7 @@ type Datagram struct {
 	Payload []byte
 	From    netip.AddrPort // without the zone of a link-local address
 	To      netip.Addr     // zero: the socket lacks PacketInfo
-	Arrived int64          // nanoseconds since 1970 by the kernel; 0: the socket lacks Timestamps
+	Arrived int64          // nanoseconds since 1970 by the kernel; 0: it does not know (the socket lacks Timestamps, or just got them)
 }
 
 // Batch receives datagrams, several a system call, and answers each of them
