@@ -67,15 +67,18 @@ func (w *worker) answer(i int) {
 		return
 	}
 	// T3 is taken at the last moment, for each reply of a batch anew.
+	w.batch.Prepare(i, w.out[:r.size], r.pair)
 	left := ntp.FromUnixNano(w.server.now().UnixNano())
 	if r.stamp {
 		ntp.PutTransmit(&w.out, left)
 	}
+	if err := w.batch.Send(i); err != nil {
+		w.server.metrics.failed.Inc()
+		return
+	}
 	if r.pair {
 		w.core.pairs.put(r.client, r.arrived, left)
-	}
-	if err := w.batch.Reply(i, w.out[:r.size], r.pair); err != nil {
-		w.server.metrics.failed.Inc()
+		w.batch.ReadDepartures()
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 )
 
@@ -34,6 +35,7 @@ func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
 		"api":  api.ValidateSection,
 		"dns":  dns.ValidateSection,
+		"ntp":  ntpproxy.ValidateSection,
 		"raft": raftstore.ValidateSection,
 		"services": func(f *cluster.File, _ cluster.Section) error {
 			return discovery.ValidateServices(f)
@@ -84,9 +86,13 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
+	clock, err := c.newNTP(base)
+	if err != nil {
+		return nil, err
+	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, commands: commands,
+		board: base.board, log: base.log, members: members, names: names, clock: clock, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	door, err := newAPI(base, httpConfig, replica, store, leave, reload)
@@ -96,6 +102,9 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	tasks := []run.Task{store, members, door}
 	if slices.Contains(file.Role(base.self.Role).Run, "dns") {
 		tasks = append(tasks, names)
+	}
+	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
+		tasks = append(tasks, clock)
 	}
 	return &agent{tasks: tasks, reload: reload}, nil
 }

@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/state"
+	"holdfast/ntpproxy"
 )
 
 // conditionRestart: the cluster file has changes that wait for a restart.
@@ -24,7 +25,7 @@ const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
-var applied = map[string]bool{"services": true, "dns": true, "vips": true, "nodes": true, "networks": true, "domain": true}
+var applied = map[string]bool{"services": true, "dns": true, "ntp": true, "vips": true, "nodes": true, "networks": true, "domain": true}
 
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {
@@ -36,6 +37,7 @@ type reloader struct {
 	log     *slog.Logger
 	members *discovery.Agent
 	names   *dns.Server
+	clock   *ntpproxy.Server
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
@@ -89,6 +91,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 		return api.ReloadReport{}, fmt.Errorf("take over the services of %s: %w", r.path, err)
 	}
 	r.names.SetFile(file)
+	r.clock.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
 	r.mu.Lock()
 	r.loaded = time.Now()

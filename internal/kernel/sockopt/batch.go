@@ -68,6 +68,7 @@ type slot struct {
 	reply   unix.Msghdr
 	out     unix.Iovec
 	control []byte
+	stamp   bool
 }
 
 // Room for control messages: the address, the time, and what surrounds them.
@@ -82,7 +83,7 @@ const (
 // longer is cut. It takes the socket over, closed or not. departed, which may
 // be nil, is told of the replies sent with stamp: the packet as it went to the
 // network, headers first, and when, in nanoseconds since 1970. It is called
-// from within Receive and Reply and must not keep the packet.
+// from within Receive and ReadDepartures and must not keep the packet.
 func NewBatch(conn *net.UDPConn, n, size int, departed func(packet []byte, left int64)) (*Batch, error) {
 	file, err := conn.File()
 	if err := errors.Join(err, conn.Close()); err != nil {
@@ -114,7 +115,7 @@ func (b *Batch) Stop() {
 	_ = unix.Shutdown(int(b.fd), unix.SHUT_RD)
 }
 
-// Close closes the socket. Nobody may be in Receive or Reply.
+// Close closes the socket. Nobody may use the Batch any more.
 func (b *Batch) Close() error { return b.file.Close() }
 
 // Receive waits for datagrams and returns how many there are, at least one.
@@ -133,7 +134,7 @@ func (b *Batch) Receive() (int, error) {
 	case errno != 0:
 		return 0, errno
 	}
-	b.readDepartures()
+	b.ReadDepartures()
 	return int(n), nil
 }
 
@@ -186,10 +187,11 @@ func walk(oob []byte, f func(level, kind int32, data []byte)) {
 	}
 }
 
-// Reply answers the i-th datagram, for which Datagram was called before. With
-// stamp the kernel tells departed when the reply left. The error is EAGAIN
-// when the socket has no room, else sendmsg(2)'s.
-func (b *Batch) Reply(i int, payload []byte, stamp bool) error {
+// Prepare readies the reply to the i-th datagram, for which Datagram was called
+// before, so that nothing is left to do for Send but to send; until then the
+// payload may change in place. With stamp the kernel tells departed when the
+// reply left.
+func (b *Batch) Prepare(i int, payload []byte, stamp bool) {
 	s := &b.slots[i]
 	s.control = s.control[:0]
 	if s.to.IsValid() && !s.to.IsMulticast() {
@@ -213,23 +215,26 @@ func (b *Batch) Reply(i int, payload []byte, stamp bool) error {
 		s.reply.Control = &s.control[0]
 	}
 	s.reply.SetControllen(len(s.control))
-	if errno := b.sendNow(&s.reply); errno != 0 {
-		return errno
-	}
-	if stamp {
-		b.unread = min(b.unread+1, maxUnread)
-		b.readDepartures() // most network drivers know it by now
-	}
-	return nil
+	s.stamp = stamp
 }
 
-// sendNow uses RawSyscall: with MSG_DONTWAIT it returns at once, and telling
-// Go's scheduler would cost more than it brings.
-func (b *Batch) sendNow(m *unix.Msghdr) unix.Errno {
+// Send sends the reply that Prepare readied. The error is EAGAIN when the
+// socket has no room, else sendmsg(2)'s.
+func (b *Batch) Send(i int) error {
+	s := &b.slots[i]
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, b.fd, uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT)
-		if errno != unix.EINTR {
+		// RawSyscall: with MSG_DONTWAIT it returns at once, and telling Go's
+		// scheduler would cost more than it brings.
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, b.fd, uintptr(unsafe.Pointer(&s.reply)), unix.MSG_DONTWAIT)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
 			return errno
+		default:
+			if s.stamp {
+				b.unread = min(b.unread+1, maxUnread)
+			}
+			return nil
 		}
 	}
 }
@@ -237,8 +242,10 @@ func (b *Batch) sendNow(m *unix.Msghdr) unix.Errno {
 // maxUnread bounds the system calls for times that never come.
 const maxUnread = 64
 
-// readDepartures reads the times at which stamped replies left.
-func (b *Batch) readDepartures() {
+// ReadDepartures tells departed the times at which stamped replies left, as far
+// as the kernel knows them; most network drivers do as soon as Send returns.
+// Receive calls it too.
+func (b *Batch) ReadDepartures() {
 	for b.unread > 0 {
 		var iov unix.Iovec
 		iov.Base = &b.looped[0]

@@ -39,9 +39,11 @@ func echoing(t *testing.T, network, address string, stamp bool, seen func(sockop
 				if seen != nil {
 					seen(d)
 				}
-				if err := b.Reply(i, d.Payload, stamp); err != nil {
+				b.Prepare(i, d.Payload, stamp)
+				if err := b.Send(i); err != nil {
 					t.Errorf("reply to %v: %v", d.From, err)
 				}
+				b.ReadDepartures()
 			}
 		}
 	}()
@@ -179,9 +181,11 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 		if n, err := b.Receive(); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		if err := b.Reply(0, b.Datagram(0).Payload, true); err != nil {
+		b.Prepare(0, b.Datagram(0).Payload, true)
+		if err := b.Send(0); err != nil {
 			t.Fatal(err)
 		}
+		b.ReadDepartures()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
