@@ -48,6 +48,9 @@ type fixture struct {
 	kernel   atomic.Pointer[clock.State] // nil: it fails
 }
 
+// nobody answers there; the machine's own chronyd is not to be asked.
+var nobody = netip.MustParseAddrPort("127.0.0.1:1")
+
 // synchronised is a clock that chronyd keeps well.
 var synchronised = clock.State{Synchronised: true, MaxError: 3 * time.Millisecond, EstError: 20 * time.Microsecond}
 
@@ -61,7 +64,7 @@ func newFixture(t testing.TB, file *cluster.File, listen ...string) *fixture {
 	}
 	var err error
 	f.server, err = New(config, Deps{
-		File: file, Log: slog.New(slog.DiscardHandler), Metrics: f.registry, Board: f.board,
+		File: file, Log: slog.New(slog.DiscardHandler), Metrics: f.registry, Board: f.board, Chrony: nobody,
 		Kernel: func() (clock.State, error) {
 			if k := f.kernel.Load(); k != nil {
 				return *k, nil

@@ -40,6 +40,7 @@ type Deps struct {
 	Board   *health.Board               // nil: conditions go nowhere
 	Now     func() time.Time            // the clock that is served; nil: time.Now
 	Kernel  func() (clock.State, error) // nil: clock.Read
+	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
 }
 
 // Server answers NTP clients. Its methods may be called from any goroutine.
@@ -50,6 +51,7 @@ type Server struct {
 	metrics *metrics
 	now     func() time.Time
 	kernel  func() (clock.State, error)
+	chrony  netip.AddrPort
 	started time.Time
 
 	policy   atomic.Pointer[policy]
@@ -66,7 +68,10 @@ type Server struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
-		now: deps.Now, kernel: deps.Kernel, started: time.Now(),
+		now: deps.Now, kernel: deps.Kernel, chrony: deps.Chrony, started: time.Now(),
+	}
+	if !s.chrony.IsValid() {
+		s.chrony = chronyAddr
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -223,7 +228,8 @@ func (s *Server) watch(ctx context.Context) {
 // conditionUnsynchronised: nobody sets the clock that is served.
 const conditionUnsynchronised = "ntp.unsynchronised"
 
-// observe takes the kernel's word on how the clock stands.
+// observe takes the kernel's word on how the clock stands, and chronyd's if
+// there is one.
 func (s *Server) observe() {
 	now := s.now()
 	k, err := s.kernel()
@@ -232,6 +238,9 @@ func (s *Server) observe() {
 		s.log.Error("the kernel does not tell how its clock stands: not synchronised is what clients are told", "error", err)
 	} else {
 		standing = fromKernel(k, s.settings.Load().stratum, now)
+		if t, err := askChrony(s.chrony, rand.Uint32()); err == nil { // else another daemon keeps the clock, or none
+			standing = standing.with(t)
+		}
 	}
 	was := s.Standing()
 	s.replace(func(p *policy) { p.standing = standing })

@@ -74,3 +74,22 @@ func fromKernel(k clock.State, stratum uint8, now time.Time) Standing {
 	}
 	return s
 }
+
+// with is what chronyd says of the clock beside what the kernel does. The
+// worse of the two decides whether the clock is synchronised: the kernel's may
+// be kept by another, and chronyd stays synchronised for the kernel when its
+// sources are gone.
+func (s Standing) with(t tracking) Standing {
+	switch {
+	case s.Stratum == 0:
+		return s
+	case t.Stratum == 0:
+		return unsynchronised(s.At)
+	}
+	s.Stratum, s.Reference, s.Set = t.Stratum, t.Reference, t.Set
+	s.RootDelay, s.RootDispersion = t.RootDelay, t.RootDispersion
+	if s.Leap == ntp.LeapNone {
+		s.Leap = t.Leap
+	}
+	return s
+}

@@ -44,6 +44,7 @@ func serveMain(ctx context.Context, listen string) error {
 	}
 	s, err := ntpproxy.New(ntpproxy.Config{Listen: []netip.AddrPort{addr}}, ntpproxy.Deps{
 		File: cluster.Single("bench", addr.Addr()), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Chrony: netip.MustParseAddrPort("127.0.0.1:1"), // not the machine's own
 		Kernel: func() (clock.State, error) {
 			k, err := clock.Read()
 			k.Synchronised, k.MaxError = true, time.Millisecond
