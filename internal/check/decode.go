@@ -36,6 +36,7 @@ type spec struct {
 	HTTP    string          `yaml:"http"`
 	HTTPS   string          `yaml:"https"`
 	TCP     cluster.Section `yaml:"tcp"`
+	NTP     cluster.Section `yaml:"ntp"`
 	Script  cluster.Section `yaml:"script"`
 	Process string          `yaml:"process"`
 	TTL     time.Duration   `yaml:"ttl"`
@@ -59,7 +60,7 @@ var fileKeys = map[string]string{"interval": "every", "check": "", "id": ""}
 //	check: [{tcp: true}, {process: sshd, every: 30s}]
 //
 // http and https take a path, on the service's own address and port, or a
-// whole URL; tcp takes true, for the service's own address and port, or
+// whole URL; tcp and ntp take true, for the service's own address and port, or
 // host:port. The zero Section is no check. Errors are cluster.Errors with
 // positions. The definitions have their defaults.
 func Decode(section cluster.Section, target Target) ([]Definition, error) {
@@ -114,6 +115,9 @@ func decodeOne(section cluster.Section, target Target) (Definition, error) {
 	if d.TCP, err = hostPort(s.TCP, target); err != nil {
 		note(err)
 	}
+	if d.NTP, err = hostPort(s.NTP, target); err != nil {
+		note(err)
+	}
 	if d.Script, err = texts(s.Script); err != nil {
 		note(err)
 	}
@@ -151,7 +155,7 @@ func (t Target) hostPort() string {
 	return net.JoinHostPort(t.Address.String(), strconv.Itoa(int(t.Port)))
 }
 
-// hostPort reads the value of tcp: true or an address.
+// hostPort reads the value of tcp and of ntp: true or an address.
 func hostPort(section cluster.Section, target Target) (string, error) {
 	if section.IsZero() {
 		return "", nil

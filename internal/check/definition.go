@@ -1,4 +1,4 @@
-// Package check probes services: TCP, HTTP(S), script, process, TTL. A probe
+// Package check probes services: TCP, HTTP(S), NTP, script, process, TTL. A probe
 // gives a result; a Machine makes a state out of results (rise, fall, TTL);
 // a Runner repeats probes and reports what changed.
 package check
@@ -40,7 +40,7 @@ const (
 	maxBodyLength = 64 << 10
 )
 
-// Definition says how a check is made. Exactly one of TCP, HTTP, Script,
+// Definition says how a check is made. Exactly one of TCP, HTTP, NTP, Script,
 // Process and TTL is set.
 type Definition struct {
 	ID        string // unique on the node; "service:<service ID>" unless said
@@ -49,6 +49,7 @@ type Definition struct {
 	ServiceID string // "" speaks of the node
 
 	TCP     string // host:port
+	NTP     string // host:port
 	HTTP    string // URL, http or https
 	Method  string // of HTTP; GET unless said
 	Header  map[string][]string
@@ -82,7 +83,7 @@ type Result struct {
 	Took   time.Duration
 }
 
-// Type is the kind of the check as the catalog names it: "tcp", "http",
+// Type is the kind of the check as the catalog names it: "tcp", "http", "ntp",
 // "script", "process", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
 	kinds := [...]struct {
@@ -91,6 +92,7 @@ func (d Definition) Type() string {
 	}{
 		{"tcp", d.TCP != ""},
 		{"http", d.HTTP != ""},
+		{"ntp", d.NTP != ""},
 		{"script", len(d.Script) > 0},
 		{"process", d.Process != ""},
 		{"ttl", d.TTL != 0},
@@ -183,11 +185,15 @@ func (d Definition) validateIdentity(wrong *mistakes) {
 func (d Definition) validateKind(wrong *mistakes) {
 	switch d.Type() {
 	case "":
-		wrong.add("check", "needs exactly one of http, tcp, script, process and ttl")
+		wrong.add("check", "needs exactly one of http, tcp, ntp, script, process and ttl")
 		return
 	case "tcp":
 		if err := checkHostPort(d.TCP); err != nil {
 			wrong.add("tcp", "%q %s", d.TCP, err)
+		}
+	case "ntp":
+		if err := checkHostPort(d.NTP); err != nil {
+			wrong.add("ntp", "%q %s", d.NTP, err)
 		}
 	case "http":
 		d.validateHTTP(wrong)

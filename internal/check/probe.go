@@ -30,6 +30,8 @@ func NewProbe(d Definition, commands Commander) (Probe, error) {
 		return tcpProbe{address: d.TCP, limit: d.Timeout}, nil
 	case "http":
 		return newHTTPProbe(d)
+	case "ntp":
+		return ntpProbe{address: d.NTP, limit: d.Timeout}, nil
 	case "script":
 		return scriptProbe{argv: d.Script, limit: d.Timeout, commands: commands}, nil
 	case "process":
