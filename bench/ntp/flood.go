@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -20,6 +21,18 @@ const (
 	floodSockets = 4
 	floodWindow  = 16
 )
+
+// drownMain floods a server, and prints how many requests were sent and how
+// many answered.
+func drownMain(server string, d time.Duration) error {
+	at, err := netip.ParseAddrPort(server)
+	if err != nil {
+		return err
+	}
+	sent, answered, err := floodFor(at, d)
+	fmt.Println(sent, answered)
+	return err
+}
 
 // floodFor floods for a time, and tells how many requests were sent and how
 // many answered.

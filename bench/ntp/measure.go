@@ -57,8 +57,16 @@ func serveMain(ctx context.Context, listen string) error {
 	return s.Run(ctx, func() {})
 }
 
-// start starts a server and returns when it answers.
-func (b *bench) start(ctx context.Context, server string) (*exec.Cmd, netip.AddrPort, error) {
+// pinned makes a command run on one processor only.
+func pinned(cmd *exec.Cmd, processor string) *exec.Cmd {
+	cmd.Args = append([]string{"taskset", "-c", processor}, cmd.Args...)
+	cmd.Path, cmd.Err = "/usr/bin/taskset", nil
+	return cmd
+}
+
+// start starts a server, on one processor or on all (""), and returns when it
+// answers.
+func (b *bench) start(ctx context.Context, server, processor string) (*exec.Cmd, netip.AddrPort, error) {
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ports[server])
 	var cmd *exec.Cmd
 	if server == ours {
@@ -70,6 +78,9 @@ func (b *bench) start(ctx context.Context, server string) (*exec.Cmd, netip.Addr
 	} else {
 		config := fmt.Sprintf("local stratum 4\nallow 127.0.0.0/8\nport %d\ncmdport 0\nbindcmdaddress /\nbindaddress 127.0.0.1\npidfile %s/server.pid\n", at.Port(), b.dir)
 		cmd = b.chrony(ctx, "server", config)
+	}
+	if processor != "" {
+		cmd = pinned(cmd, processor)
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, at, err
@@ -123,11 +134,6 @@ func stop(cmd *exec.Cmd) {
 
 // measure makes one round of one server.
 func (b *bench) measure(ctx context.Context, server string, counts bool) error {
-	cmd, at, err := b.start(ctx, server)
-	if err != nil {
-		return err
-	}
-	defer stop(cmd)
 	note := func(name string, value float64) {
 		if !counts {
 			return
@@ -137,6 +143,26 @@ func (b *bench) measure(ctx context.Context, server string, counts bool) error {
 		}
 		b.found[server][name] = append(b.found[server][name], value)
 	}
+	if err := b.accuracy(ctx, server, note); err != nil {
+		return err
+	}
+	cmd, at, err := b.start(ctx, server, "0")
+	if err != nil {
+		return err
+	}
+	defer stop(cmd)
+	answers, err := b.drown(ctx, cmd, at, "1")
+	note("answers per second of CPU, on a processor of its own", answers.perCPU)
+	return err
+}
+
+// accuracy is what clients see, idle and flooded.
+func (b *bench) accuracy(ctx context.Context, server string, note func(string, float64)) error {
+	cmd, at, err := b.start(ctx, server, "")
+	if err != nil {
+		return err
+	}
+	defer stop(cmd)
 	for _, mode := range []struct{ label, option string }{{"idle", ""}, {"idle, interleaved", "xleave"}} {
 		err := b.watch(ctx, at, mode.option, func() error { return sleep(ctx, b.idle) }, func(p50, p99 float64) {
 			note("offset p50, "+mode.label, p50)
@@ -147,30 +173,56 @@ func (b *bench) measure(ctx context.Context, server string, counts bool) error {
 		}
 	}
 	return b.watch(ctx, at, "", func() error {
-		before, err := cpu(cmd.Process.Pid)
+		answers, err := b.drown(ctx, cmd, at, "")
 		if err != nil {
 			return err
 		}
-		started := time.Now()
-		sent, answered, err := floodFor(at, b.flood)
-		if err != nil {
-			return err
-		}
-		took := time.Since(started)
-		after, err := cpu(cmd.Process.Pid)
-		if err != nil {
-			return err
-		}
+		note("answers per second of CPU, beside the flood", answers.perCPU)
+		note("answers per second, closed loop", answers.perSecond)
+		note("lost in the flood", answers.lost)
 		rss, err := memory(cmd.Process.Pid)
-		note("answers per second of CPU", float64(answered)/(after-before).Seconds())
-		note("answers per second, closed loop", float64(answered)/took.Seconds())
-		note("lost in the flood", 100*float64(sent-answered)/float64(sent))
 		note("memory (RSS) after the flood", rss)
 		return err
 	}, func(p50, p99 float64) {
 		note("offset p50, flooded", p50)
 		note("offset p99, flooded", p99)
 	})
+}
+
+// answers are how a server bore a flood.
+type answers struct{ perCPU, perSecond, lost float64 }
+
+// drown floods a server from a process of its own, on one processor or on all.
+func (b *bench) drown(ctx context.Context, server *exec.Cmd, at netip.AddrPort, processor string) (answers, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return answers{}, err
+	}
+	flooder := exec.CommandContext(ctx, self, "-drown", at.String(), "-flood", b.flood.String())
+	if processor != "" {
+		flooder = pinned(flooder, processor)
+	}
+	before, err := cpu(server.Process.Pid)
+	if err != nil {
+		return answers{}, err
+	}
+	out, err := flooder.Output()
+	if err != nil {
+		return answers{}, fmt.Errorf("flood: %w", err)
+	}
+	after, err := cpu(server.Process.Pid)
+	if err != nil {
+		return answers{}, err
+	}
+	var sent, answered int64
+	if _, err := fmt.Sscan(string(out), &sent, &answered); err != nil {
+		return answers{}, fmt.Errorf("flood: %w", err)
+	}
+	return answers{
+		perCPU:    float64(answered) / (after - before).Seconds(),
+		perSecond: float64(answered) / b.flood.Seconds(),
+		lost:      100 * float64(sent-answered) / float64(sent),
+	}, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
