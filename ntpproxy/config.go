@@ -22,15 +22,21 @@ const (
 	defaultBurst   = 16
 	maxBurst       = 1000
 	defaultStratum = 4
+	// More than a healthy pair of nodes on one network ever differs by, less
+	// than what breaks Kerberos, make and logs.
+	defaultAgree = 10 * time.Millisecond
+	minAgree     = 100 * time.Microsecond
+	maxAgree     = 10 * time.Second
 )
 
 // section is the `ntp:` section as it stands in the file.
 type section struct {
-	Listen  []string     `yaml:"listen"`
-	Allow   []string     `yaml:"allow"`
-	Deny    []string     `yaml:"deny"`
-	Limit   limitSection `yaml:"limit"`
-	Stratum int          `yaml:"stratum"`
+	Listen  []string      `yaml:"listen"`
+	Allow   []string      `yaml:"allow"`
+	Deny    []string      `yaml:"deny"`
+	Limit   limitSection  `yaml:"limit"`
+	Stratum int           `yaml:"stratum"`
+	Agree   time.Duration `yaml:"agree"`
 }
 
 type limitSection struct {
@@ -43,7 +49,9 @@ type settings struct {
 	listen  []netip.AddrPort // empty: all addresses
 	access  access
 	limit   limitSection
-	stratum uint8 // of a clock that only the kernel vouches for
+	stratum uint8         // of a clock that only the kernel vouches for
+	agree   time.Duration // how far the nodes' clocks may be apart
+	peers   []peer
 }
 
 // ValidateSection checks the `ntp:` section of a cluster file; a file without
@@ -57,7 +65,7 @@ func ValidateSection(file *cluster.File, s cluster.Section) error {
 func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
-		Stratum: defaultStratum,
+		Stratum: defaultStratum, Agree: defaultAgree,
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -70,6 +78,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		access:  access{own: members(file), allow: d.prefixes("allow", raw.Allow), deny: d.prefixes("deny", raw.Deny)},
 		limit:   raw.Limit,
 		stratum: uint8(raw.Stratum),
+		agree:   raw.Agree,
 	}
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
 		d.errorf("limit.interval", "%v is out of range: %v to %v", raw.Limit.Interval, minInterval, maxInterval)
@@ -79,6 +88,9 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	}
 	if raw.Stratum < 2 || raw.Stratum > ntp.MaxStratum {
 		d.errorf("stratum", "%d is out of range: 2 to %d", raw.Stratum, ntp.MaxStratum)
+	}
+	if raw.Agree < minAgree || raw.Agree > maxAgree {
+		d.errorf("agree", "%v is out of range: %v to %v", raw.Agree, minAgree, maxAgree)
 	}
 	if len(d.errs) > 0 {
 		return settings{}, d.errs

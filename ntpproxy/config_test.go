@@ -25,6 +25,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
   deny: [all]
   limit: {interval: 0s, burst: 0}
   stratum: 16
+  agree: 0s
 `
 	_, err = cluster.Parse("cluster.yaml", []byte(head+wrong), map[string]cluster.SectionValidator{Section: ValidateSection})
 	if err == nil {
@@ -34,7 +35,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
 		"ntp.listen[1]: 10.1.0.1:123 stands here twice", `ntp.listen[2]: "nowhere" is no address`,
 		`ntp.allow[0]: "192.0.2.1/24" is no network`, `ntp.deny[0]: "all" is no network`,
 		"ntp.limit.interval: 0s is out of range: 1ms to 1h0m0s", "ntp.limit.burst: 0 is out of range: 1 to 1000",
-		"ntp.stratum: 16 is out of range: 2 to 15",
+		"ntp.stratum: 16 is out of range: 2 to 15", "ntp.agree: 0s is out of range: 100µs to 10s",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the errors lack %q:\n%v", want, err)
@@ -73,7 +74,7 @@ func TestExampleInTheREADMEIsValid(t *testing.T) {
 	file := parseFile(t, head+example)
 	keys := file.Section(Section).Keys()
 	slices.Sort(keys)
-	if diff := cmp.Diff([]string{"allow", "deny", "limit", "listen", "stratum"}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"agree", "allow", "deny", "limit", "listen", "stratum"}, keys); diff != "" {
 		t.Errorf("keys of the example (-want +got):\n%s", diff)
 	}
 }

@@ -14,6 +14,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	failed   prometheus.Counter
 	panics   prometheus.Counter
+	offsets  *prometheus.GaugeVec // of the other nodes
 
 	byOutcome [outcomes]prometheus.Counter // of requests
 }
@@ -31,6 +32,9 @@ func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() 
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "holdfast_ntp_panics_total", Help: "Datagrams whose handling panicked: bugs.",
 		}),
+		offsets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "holdfast_ntp_node_offset_seconds", Help: "How far another service node's clock is ahead of this one's, by node.",
+		}, []string{"node"}),
 	}
 	gauge := func(name, help string, value func(ntp.Packet) float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
@@ -39,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() 
 		})
 	}
 	collectors := []prometheus.Collector{
-		m.requests, m.failed, m.panics,
+		m.requests, m.failed, m.panics, m.offsets,
 		gauge("holdfast_ntp_stratum", "Stratum that is served; 16 when the clock is not synchronised.", func(p ntp.Packet) float64 {
 			if p.Stratum == 0 {
 				return ntp.MaxStratum + 1

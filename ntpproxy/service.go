@@ -23,10 +23,12 @@ import (
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
 )
 
 // Config is what a Server is told.
 type Config struct {
+	Node string // this node's name; its own clock is not compared with itself
 	// Listen are the addresses served; port 0 takes a free one. Empty: those
 	// of the cluster file's `ntp: listen:`, or port 123 of all addresses.
 	Listen []netip.AddrPort
@@ -52,6 +54,7 @@ type Server struct {
 	now     func() time.Time
 	kernel  func() (clock.State, error)
 	chrony  netip.AddrPort
+	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
 
 	policy   atomic.Pointer[policy]
@@ -68,7 +71,7 @@ type Server struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
-		now: deps.Now, kernel: deps.Kernel, chrony: deps.Chrony, started: time.Now(),
+		now: deps.Now, kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
 	}
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr
@@ -115,6 +118,7 @@ func (s *Server) use(file *cluster.File) error {
 	if err != nil {
 		return fmt.Errorf("ntpproxy: section of %s: %w", file.Path, err)
 	}
+	set.peers = peersOf(file, s.config.Node)
 	old := s.settings.Swap(&set)
 	s.replace(func(p *policy) {
 		p.access = set.access
@@ -198,6 +202,7 @@ func (s *Server) work(ctx context.Context, workers []*worker, ready func()) erro
 		})
 	}
 	group.Go(func() { s.watch(ctx) })
+	group.Go(func() { s.compare(ctx) })
 	ready()
 	<-ctx.Done()
 	for _, w := range workers {

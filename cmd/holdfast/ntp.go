@@ -12,7 +12,7 @@ func (c *agentCmd) newNTP(base *foundation) (*ntpproxy.Server, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--ntp-listen: %w", err)}
 	}
-	return ntpproxy.New(ntpproxy.Config{Listen: listen}, ntpproxy.Deps{
+	return ntpproxy.New(ntpproxy.Config{Node: base.self.Name, Listen: listen}, ntpproxy.Deps{
 		File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
 	})
 }
