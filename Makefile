@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-ntp bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -59,8 +59,12 @@ test-quick: ## all tests that need no lab hosts, without lint and the race detec
 lint: deps ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
 	@hack/lint $(PACKAGES)
 
-deps: ## install the Debian packages that are missing (needs root only then)
+deps: ## install the Debian packages that are missing (needs root only then), unpack the peers of tests
 	@hack/deps
+	@hack/peers
+
+bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server, beside chronyd
+	@go run ./bench/ntp
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@hack/fuzz $(FUZZTIME)

@@ -67,6 +67,7 @@ type storedCheck struct {
 	Notes           string              `json:"notes,omitempty"`
 	Service         string              `json:"service,omitempty"`
 	TCP             string              `json:"tcp,omitempty"`
+	NTP             string              `json:"ntp,omitempty"`
 	HTTP            string              `json:"http,omitempty"`
 	Method          string              `json:"method,omitempty"`
 	Header          map[string][]string `json:"header,omitempty"`
@@ -172,7 +173,7 @@ func (s storedService) definition() ServiceDefinition {
 func storeCheck(d check.Definition) storedCheck {
 	return storedCheck{
 		ID: d.ID, Name: d.Name, Notes: d.Notes, Service: d.ServiceID,
-		TCP: d.TCP, HTTP: d.HTTP, Method: d.Method, Header: d.Header, Body: d.Body,
+		TCP: d.TCP, NTP: d.NTP, HTTP: d.HTTP, Method: d.Method, Header: d.Header, Body: d.Body,
 		ServerName: d.TLS.ServerName, CAFile: d.TLS.CAFile, SkipVerify: d.TLS.SkipVerify,
 		Process: d.Process, TTL: duration(d.TTL),
 		Interval: duration(d.Interval), Timeout: duration(d.Timeout), Rise: d.Rise, Fall: d.Fall,
@@ -183,7 +184,7 @@ func storeCheck(d check.Definition) storedCheck {
 func (c storedCheck) definition() check.Definition {
 	return check.Definition{
 		ID: c.ID, Name: c.Name, Notes: c.Notes, ServiceID: c.Service,
-		TCP: c.TCP, HTTP: c.HTTP, Method: c.Method, Header: c.Header, Body: c.Body,
+		TCP: c.TCP, NTP: c.NTP, HTTP: c.HTTP, Method: c.Method, Header: c.Header, Body: c.Body,
 		TLS:     check.TLS{ServerName: c.ServerName, CAFile: c.CAFile, SkipVerify: c.SkipVerify},
 		Process: c.Process, TTL: time.Duration(c.TTL),
 		Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout), Rise: c.Rise, Fall: c.Fall,

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 	"holdfast/vrrp"
 )
@@ -36,6 +37,7 @@ func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
 		"api":        api.ValidateSection,
 		"dns":        dns.ValidateSection,
+		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
 		"vips":       vrrp.ValidateVIPs,
 		vrrp.Section: vrrp.ValidateSection,
@@ -93,9 +95,13 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
+	clock, err := c.newNTP(base)
+	if err != nil {
+		return nil, err
+	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, network: net, commands: commands,
+		board: base.board, log: base.log, members: members, names: names, clock: clock, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin)
@@ -109,6 +115,9 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 			return nil, err
 		}
 		tasks = append(tasks, names, socket)
+	}
+	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
+		tasks = append(tasks, clock)
 	}
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.

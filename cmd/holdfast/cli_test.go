@@ -91,7 +91,7 @@ func (n *node) start(t *testing.T, name string) {
 		n.done <- execute(ctx, []string{
 			"agent", "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", name, "--data-dir", filepath.Join(n.dir, "data"),
 			"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", name),
-			"--dns-listen", n.addr + ":5353", "--http-listen", n.addr + ":8500",
+			"--dns-listen", n.addr + ":5353", "--ntp-listen", n.addr + ":1123", "--http-listen", n.addr + ":8500",
 		}, strings.NewReader(""), n.log, n.log)
 	}()
 	t.Cleanup(func() {
@@ -116,7 +116,7 @@ func (n *node) writeFile(t *testing.T, services string) {
 cluster: cli
 domain: hpc.example.com
 networks: {main: {prefix: %s/24}}
-roles: {service: {voters: 1, run: [dns]}}
+roles: {service: {voters: 1, run: [dns, ntp]}}
 nodes: {fbservice1: {role: service, addresses: {main: %s}}}
 services: {%s}
 `, strings.TrimSuffix(n.addr, "1")+"0", n.addr, services)
@@ -181,6 +181,13 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		n.expect(t, exitOK, "", "kv", "delete", "--recurse", "a/")
 		if out := n.expect(t, exitOK, "[]", "kv", "list", "a/", "--json"); !json.Valid([]byte(out)) {
 			t.Errorf("kv list --json prints %s", out)
+		}
+	})
+	t.Run("ntp", func(t *testing.T) {
+		// Whether this machine's clock is synchronised is not ours to say.
+		out, status := n.run(t, "", "ntp", "status", "--json", n.addr+":1123")
+		if status != exitOK && status != exitDegraded || !strings.Contains(out, `"leap"`) {
+			t.Errorf("exit status %d: %s", status, out)
 		}
 	})
 	t.Run("raft", func(t *testing.T) {

@@ -43,6 +43,7 @@ type cli struct {
 	Status   statusCmd   `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
 	Members  membersCmd  `cmd:"" help:"List the members of the gossip as this node sees them."`
 	Services servicesCmd `cmd:"" help:"List services with their instances and health."`
+	NTP      ntpCmd      `cmd:"" name:"ntp" help:"Look at the cluster's time servers."`
 	KV       kvCmd       `cmd:"" name:"kv" help:"Read and write keys."`
 	Raft     raftCmd     `cmd:"" help:"Look at Raft and change its membership."`
 	Snapshot snapshotCmd `cmd:"" help:"Save, restore and inspect snapshots of the store."`

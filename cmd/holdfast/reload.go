@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/state"
+	"holdfast/ntpproxy"
 	"holdfast/vrrp"
 )
 
@@ -26,7 +27,7 @@ const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
-var applied = map[string]bool{"services": true, "dns": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
+var applied = map[string]bool{"services": true, "dns": true, "ntp": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
 
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {
@@ -39,6 +40,7 @@ type reloader struct {
 	members *discovery.Agent
 	names   *dns.Server
 	network *network
+	clock   *ntpproxy.Server
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
@@ -96,6 +98,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 		return api.ReloadReport{}, fmt.Errorf("take over the virtual addresses of %s: %w", r.path, err)
 	}
 	r.names.SetFile(file)
+	r.clock.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
 	r.mu.Lock()
 	r.loaded = time.Now()

@@ -54,7 +54,7 @@ func importRules() []importRule {
 			ours:        func(from, imported string) bool { return !within(imported, from) },
 			why:         "the schema and the kernel's packages are leaves: they import nothing of ours",
 		}, {
-			except: []string{"vrrp", "lb", "nfsha", "deploy", "ntpproxy", "cmd", "lab", "chaos", "internal/kernel"},
+			except: []string{"vrrp", "lb", "nfsha", "deploy", "ntpproxy", "cmd", "lab", "chaos", "bench", "internal/kernel"},
 			ours:   func(_, imported string) bool { return within(imported, kernelState()...) },
 			why:    "only vrrp, lb, nfsha, deploy and ntpproxy change the kernel's state",
 		}, {

@@ -38,6 +38,7 @@ type spec struct {
 	TCP     cluster.Section `yaml:"tcp"`
 	DNS     cluster.Section `yaml:"dns"`
 	Query   string          `yaml:"query"`
+	NTP     cluster.Section `yaml:"ntp"`
 	Script  cluster.Section `yaml:"script"`
 	Process string          `yaml:"process"`
 	TTL     time.Duration   `yaml:"ttl"`
@@ -61,7 +62,7 @@ var fileKeys = map[string]string{"interval": "every", "check": "", "id": ""}
 //	check: [{tcp: true}, {process: sshd, every: 30s}]
 //
 // http and https take a path, on the service's own address and port, or a
-// whole URL; tcp takes true, for the service's own address and port, or
+// whole URL; tcp and ntp take true, for the service's own address and port, or
 // host:port; dns takes true or address:port, and query a name and a type, as
 // in "example.com A". The zero Section is no check. Errors are cluster.Errors with
 // positions. The definitions have their defaults.
@@ -120,6 +121,9 @@ func decodeOne(section cluster.Section, target Target) (Definition, error) {
 	if d.DNS, err = hostPort(s.DNS, target); err != nil {
 		note(err)
 	}
+	if d.NTP, err = hostPort(s.NTP, target); err != nil {
+		note(err)
+	}
 	if d.Script, err = texts(s.Script); err != nil {
 		note(err)
 	}
@@ -157,7 +161,7 @@ func (t Target) hostPort() string {
 	return net.JoinHostPort(t.Address.String(), strconv.Itoa(int(t.Port)))
 }
 
-// hostPort reads the value of tcp: true or an address.
+// hostPort reads the value of tcp and of ntp: true or an address.
 func hostPort(section cluster.Section, target Target) (string, error) {
 	if section.IsZero() {
 		return "", nil

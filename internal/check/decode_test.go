@@ -59,6 +59,7 @@ func TestDecode(t *testing.T) {
 		{`{tcp: true, rise: 2, fall: 3, name: port, notes: why}`, []Definition{with(Definition{
 			Name: "port", Notes: "why", TCP: "10.1.0.1:3142", Rise: 2, Fall: 3,
 		})}},
+		{`{ntp: true}`, []Definition{with(Definition{Name: "apt ntp", NTP: "10.1.0.1:3142"})}},
 		{`{tcp: "127.0.0.1:22", initial: passing}`, []Definition{with(Definition{
 			Name: "apt tcp", TCP: "127.0.0.1:22", Initial: state.Passing,
 		})}},
@@ -118,6 +119,7 @@ func TestDecodeNamesEveryMistakeWithItsPosition(t *testing.T) {
 		{`{http: /, every: 1ms, fall: 1000}`, []string{"check.every|1ms is not within 100ms to 24h", "check.fall|1000"}},
 		{`{http: /, every: 10}`, []string{"check.every|"}},
 		{`{tcp: false}`, []string{"check.tcp|leave the key out"}},
+		{`{ntp: "x"}`, []string{"check.ntp|is not host:port"}},
 		{`{tcp: "x"}`, []string{"check.tcp|is not host:port"}},
 		{`{tcp: [1]}`, []string{"check.tcp|"}},
 		{`{script: [check]}`, []string{"check.script|absolute path"}},

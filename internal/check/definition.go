@@ -1,4 +1,4 @@
-// Package check probes services: TCP, HTTP(S), DNS, script, process, TTL. A probe
+// Package check probes services: TCP, HTTP(S), DNS, NTP, script, process, TTL. A probe
 // gives a result; a Machine makes a state out of results (rise, fall, TTL);
 // a Runner repeats probes and reports what changed.
 package check
@@ -40,7 +40,7 @@ const (
 	maxBodyLength = 64 << 10
 )
 
-// Definition says how a check is made. Exactly one of TCP, HTTP, DNS, Script,
+// Definition says how a check is made. Exactly one of TCP, HTTP, DNS, NTP, Script,
 // Process and TTL is set.
 type Definition struct {
 	ID        string // unique on the node; "service:<service ID>" unless said
@@ -49,6 +49,7 @@ type Definition struct {
 	ServiceID string // "" speaks of the node
 
 	TCP     string // host:port
+	NTP     string // host:port
 	HTTP    string // URL, http or https
 	Method  string // of HTTP; GET unless said
 	Header  map[string][]string
@@ -85,7 +86,7 @@ type Result struct {
 }
 
 // Type is the kind of the check as the catalog names it: "tcp", "http",
-// "dns", "script", "process", "ttl"; "" when none or several are set.
+// "dns", "ntp", "script", "process", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
 	kinds := [...]struct {
 		name string
@@ -94,6 +95,7 @@ func (d Definition) Type() string {
 		{"tcp", d.TCP != ""},
 		{"http", d.HTTP != ""},
 		{"dns", d.DNS != ""},
+		{"ntp", d.NTP != ""},
 		{"script", len(d.Script) > 0},
 		{"process", d.Process != ""},
 		{"ttl", d.TTL != 0},
@@ -189,11 +191,15 @@ func (d Definition) validateIdentity(wrong *mistakes) {
 func (d Definition) validateKind(wrong *mistakes) {
 	switch d.Type() {
 	case "":
-		wrong.add("check", "needs exactly one of http, tcp, dns, script, process and ttl")
+		wrong.add("check", "needs exactly one of http, tcp, dns, ntp, script, process and ttl")
 		return
 	case "tcp":
 		if err := checkHostPort(d.TCP); err != nil {
 			wrong.add("tcp", "%q %s", d.TCP, err)
+		}
+	case "ntp":
+		if err := checkHostPort(d.NTP); err != nil {
+			wrong.add("ntp", "%q %s", d.NTP, err)
 		}
 	case "http":
 		d.validateHTTP(wrong)

@@ -32,6 +32,8 @@ func NewProbe(d Definition, commands Commander) (Probe, error) {
 		return newHTTPProbe(d)
 	case "dns":
 		return newDNSProbe(d)
+	case "ntp":
+		return ntpProbe{address: d.NTP, limit: d.Timeout}, nil
 	case "script":
 		return scriptProbe{argv: d.Script, limit: d.Timeout, commands: commands}, nil
 	case "process":

@@ -66,7 +66,7 @@ type Check struct {
 	ServiceID   string   `codec:"service,omitempty"`
 	ServiceName string   `codec:"service_name,omitempty"` // filled by Apply from the service
 	ServiceTags []string `codec:"service_tags,omitempty"` // likewise
-	Type        string   `codec:"type,omitempty"`         // "http", "tcp", "script", "ttl", "process"; "" unknown
+	Type        string   `codec:"type,omitempty"`         // "http", "tcp", "ntp", "script", "ttl", "process"; "" unknown
 
 	CreateIndex uint64 `codec:"create,omitempty"`
 	ModifyIndex uint64 `codec:"modify,omitempty"`

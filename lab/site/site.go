@@ -46,7 +46,7 @@ type Site struct {
 // Close it.
 func New(ctx context.Context, o Options) (*Site, error) {
 	// Sections of services are for the program to check, not for us.
-	file, err := cluster.Load(o.File, map[string]cluster.SectionValidator{"api": nil, "dns": nil, "raft": nil, "vrrp": nil})
+	file, err := cluster.Load(o.File, map[string]cluster.SectionValidator{"api": nil, "dns": nil, "ntp": nil, "raft": nil, "vrrp": nil})
 	if err != nil {
 		return nil, err
 	}

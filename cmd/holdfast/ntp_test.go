@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/ntp"
+)
+
+// timeServer answers every request with a packet, its times and origin filled in.
+func timeServer(t *testing.T, p ntp.Packet) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			request, err := ntp.Parse(buf[:n])
+			if err != nil {
+				continue
+			}
+			now := ntp.FromTime(time.Now().Add(40 * time.Millisecond))
+			p.Version, p.Mode, p.Origin, p.Receive, p.Transmit = ntp.Version, ntp.ModeServer, request.Transmit, now, now
+			var out [ntp.Size]byte
+			p.Put(&out)
+			_, _ = conn.WriteTo(out[:], from) // the test may be over
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+func TestNTPStatusShowsWhatClientsSee(t *testing.T) {
+	good := timeServer(t, ntp.Packet{Stratum: 3, ReferenceID: ntp.Reference{192, 0, 2, 1}, RootDispersion: ntp.FromDuration(time.Millisecond)})
+	lost := timeServer(t, ntp.Packet{Leap: ntp.LeapUnknown, ReferenceID: ntp.KissInit})
+	status := func(args ...string) (string, int) {
+		var out bytes.Buffer
+		status := execute(t.Context(), append([]string{"ntp", "status", "--timeout", "300ms"}, args...), strings.NewReader(""), &out, &out)
+		return out.String(), status
+	}
+	if out, code := status(good); code != exitOK || !strings.Contains(out, "192.0.2.1") || !strings.Contains(out, "synchronised") {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	if out, code := status(good, lost); code != exitDegraded || !strings.Contains(out, "not synchronised") {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	if out, code := status("127.0.0.1:1"); code != exitDegraded || !strings.Contains(out, "refused") {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	out, code := status("--json", good)
+	var reports []ntpReport
+	if err := json.Unmarshal([]byte(out), &reports); err != nil || code != exitOK {
+		t.Fatalf("exit status %d, %v: %s", code, err, out)
+	}
+	if r := reports[0]; r.Stratum != 3 || r.Offset < 20*time.Millisecond || r.Offset > 60*time.Millisecond || r.MaxError < time.Millisecond {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestNTPStatusAsksTheNodesOfTheFileThatServeTheTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster.yaml")
+	write := func(units string) ntpStatusCmd {
+		t.Helper()
+		text := strings.ReplaceAll(`schema: 1
+cluster: c
+domain: hpc.example.com
+networks: {main: {prefix: 192.0.2.0/24}}
+roles: {service: {voters: 1, run: [UNITS]}, compute: {}}
+nodes:
+  fb[1-2]: {role: service, addresses: {main: "192.0.2.[1-2]"}}
+  cn1: {role: compute, addresses: {main: 192.0.2.9}}
+`, "UNITS", units)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return ntpStatusCmd{ClusterFile: path}
+	}
+	c := write("dns, ntp")
+	targets, err := c.targets()
+	if err != nil || len(targets) != 2 || targets[1] != (ntpTarget{"fb2", "192.0.2.2:123"}) {
+		t.Errorf("%v, %v", targets, err)
+	}
+	c = write("dns")
+	if _, err := c.targets(); err == nil || !strings.Contains(err.Error(), "serves the time") {
+		t.Errorf("no node serves: %v", err)
+	}
+}

@@ -1,0 +1,267 @@
+package sockopt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Timestamps makes the kernel tell, beside each datagram, when it arrived, and
+// makes it able to tell when one left (SO_TIMESTAMPING, with the clock of the
+// system: no hardware is asked). A Stamped reads both.
+func Timestamps(network, address string, conn syscall.RawConn) error {
+	return set(conn, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPING_NEW,
+			unix.SOF_TIMESTAMPING_RX_SOFTWARE|unix.SOF_TIMESTAMPING_SOFTWARE)
+	}, network, address, "SO_TIMESTAMPING")
+}
+
+// Datagram is what a Stamped received. It is valid until the next Receive.
+type Datagram struct {
+	Payload []byte
+	From    netip.AddrPort // without the zone of a link-local address
+	To      netip.Addr     // zero: the socket lacks PacketInfo
+	Arrived int64          // nanoseconds since 1970 by the kernel; 0: it does not know (the socket lacks Timestamps, or just got them)
+}
+
+// Stamped receives datagrams, several a system call, and answers each of them
+// alone: to where it came from, from the address that it was sent to. It does
+// not allocate, and never waits for room to send (see Sender). But for Stop it
+// belongs to one goroutine, whose thread waits in the kernel: going through
+// Go's poller costs as much as a datagram itself.
+type Stamped struct {
+	file     *os.File
+	fd       uintptr
+	stopped  atomic.Bool
+	messages []mmsghdr
+	slots    []slot
+
+	unread    int // replies sent with stamp, whose time of leaving was not read yet
+	departed  func(packet []byte, left int64)
+	looped    []byte // one of our own packets, which the kernel gives back
+	loopedOOB []byte
+}
+
+// mmsghdr is the kernel's struct mmsghdr (recvmmsg(2)).
+type mmsghdr struct {
+	header unix.Msghdr
+	length uint32
+	_      [unsafe.Sizeof(uintptr(0)) - 4]byte
+}
+
+// slot is the room for one datagram.
+type slot struct {
+	name    unix.RawSockaddrInet6 // large enough for IPv4's
+	in      unix.Iovec
+	buf     []byte
+	oob     []byte
+	to      netip.Addr
+	index   int // of the interface it came in on
+	reply   unix.Msghdr
+	out     unix.Iovec
+	control []byte
+	stamp   bool
+}
+
+// Room for control messages: the address, the time, and what surrounds them.
+const (
+	receiveControl = 160
+	replyControl   = 80
+	// headersSize is what precedes the payload in a packet on its way out.
+	headersSize = 128
+)
+
+// NewStamped makes a Stamped of at most n datagrams of at most size bytes; what is
+// longer is cut. It takes the socket over, closed or not. departed, which may
+// be nil, is told of the replies sent with stamp: the packet as it went to the
+// network, headers first, and when, in nanoseconds since 1970. It is called
+// from within Receive and ReadDepartures and must not keep the packet.
+func NewStamped(conn *net.UDPConn, n, size int, departed func(packet []byte, left int64)) (*Stamped, error) {
+	file, err := conn.File()
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return nil, fmt.Errorf("sockopt: batch: %w", err)
+	}
+	b := &Stamped{
+		file: file, fd: file.Fd(), departed: departed, // Fd makes the socket a blocking one
+		messages: make([]mmsghdr, n), slots: make([]slot, n),
+		looped: make([]byte, headersSize+size), loopedOOB: make([]byte, receiveControl),
+	}
+	for i := range b.slots {
+		s, m := &b.slots[i], &b.messages[i].header
+		s.buf, s.oob, s.control = make([]byte, size), make([]byte, receiveControl), make([]byte, 0, replyControl)
+		s.in.Base = &s.buf[0]
+		s.in.SetLen(size)
+		m.Name, m.Iov, m.Control = (*byte)(unsafe.Pointer(&s.name)), &s.in, &s.oob[0]
+		m.SetIovlen(1)
+		s.reply.Name, s.reply.Iov = m.Name, &s.out
+		s.reply.SetIovlen(1)
+	}
+	return b, nil
+}
+
+// Stop ends Receive, also one that waits. It may be called from any goroutine,
+// before Close.
+func (b *Stamped) Stop() {
+	b.stopped.Store(true)
+	// ENOTCONN, and whoever waits is woken all the same (inet_shutdown()).
+	_ = unix.Shutdown(int(b.fd), unix.SHUT_RD)
+}
+
+// Close closes the socket. Nobody may use the Stamped any more.
+func (b *Stamped) Close() error { return b.file.Close() }
+
+// Receive waits for datagrams and returns how many there are, at least one.
+// After Stop the error is net.ErrClosed; others are recvmmsg(2)'s and may
+// speak of one datagram only.
+func (b *Stamped) Receive() (int, error) {
+	for i := range b.messages {
+		m := &b.messages[i].header
+		m.Namelen = uint32(unsafe.Sizeof(b.slots[i].name))
+		m.SetControllen(receiveControl)
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, b.fd, uintptr(unsafe.Pointer(&b.messages[0])), uintptr(len(b.messages)), unix.MSG_WAITFORONE, 0, 0)
+	switch {
+	case b.stopped.Load():
+		return 0, net.ErrClosed
+	case errno != 0:
+		return 0, errno
+	}
+	b.ReadDepartures()
+	return int(n), nil
+}
+
+// Datagram is the i-th of what Receive received.
+func (b *Stamped) Datagram(i int) Datagram {
+	s, m := &b.slots[i], &b.messages[i]
+	d := Datagram{Payload: s.buf[:m.length], From: addrPort(&s.name)}
+	s.to, s.index = netip.Addr{}, 0
+	walk(s.oob[:m.header.Controllen], func(level, kind int32, data []byte) {
+		switch {
+		case level == unix.SOL_SOCKET && kind == unix.SO_TIMESTAMPING_NEW && len(data) >= sizeofTimestamp:
+			d.Arrived = nanoseconds(data)
+		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
+			s.to, s.index = netip.AddrFrom4([4]byte(data[8:12])), int(binary.NativeEndian.Uint32(data))
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= sizeofPktinfo6:
+			s.to, s.index = netip.AddrFrom16([16]byte(data[:16])).Unmap(), int(binary.NativeEndian.Uint32(data[16:]))
+		}
+	})
+	d.To = s.to
+	return d
+}
+
+// sizeofTimestamp is the first of the three struct __kernel_timespec that make
+// up struct scm_timestamping64: the software's.
+const sizeofTimestamp = 16
+
+func nanoseconds(timespec []byte) int64 {
+	return int64(binary.NativeEndian.Uint64(timespec))*1e9 + int64(binary.NativeEndian.Uint64(timespec[8:]))
+}
+
+// addrPort reads a socket address of either family.
+func addrPort(name *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
+	if name.Family == unix.AF_INET {
+		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), port)
+}
+
+// walk calls f for each control message; one that is cut short ends it.
+func walk(oob []byte, f func(level, kind int32, data []byte)) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		length, level, kind, ok := header(oob)
+		if !ok {
+			return
+		}
+		f(level, kind, oob[unix.CmsgLen(0):length])
+		oob = oob[min(len(oob), unix.CmsgSpace(length-unix.CmsgLen(0))):]
+	}
+}
+
+// Prepare readies the reply to the i-th datagram, for which Datagram was called
+// before, so that nothing is left to do for Send but to send; until then the
+// payload may change in place. With stamp the kernel tells departed when the
+// reply left.
+func (b *Stamped) Prepare(i int, payload []byte, stamp bool) {
+	s := &b.slots[i]
+	s.control = s.control[:0]
+	if s.to.IsValid() && !s.to.IsMulticast() {
+		index := 0
+		if s.to.IsLinkLocalUnicast() {
+			index = s.index
+		}
+		s.control = AppendSource(s.control, s.to, index)
+	}
+	if stamp {
+		var flags []byte
+		// The old name: kernels before 6.3 know no other here.
+		s.control, flags = appendHeader(s.control, unix.SOL_SOCKET, unix.SO_TIMESTAMPING, 4)
+		binary.NativeEndian.PutUint32(flags, unix.SOF_TIMESTAMPING_TX_SOFTWARE)
+	}
+	s.out.Base = &payload[0]
+	s.out.SetLen(len(payload))
+	s.reply.Namelen = b.messages[i].header.Namelen
+	s.reply.Control = nil
+	if len(s.control) > 0 {
+		s.reply.Control = &s.control[0]
+	}
+	s.reply.SetControllen(len(s.control))
+	s.stamp = stamp
+}
+
+// Send sends the reply that Prepare readied. The error is EAGAIN when the
+// socket has no room, else sendmsg(2)'s.
+func (b *Stamped) Send(i int) error {
+	s := &b.slots[i]
+	for {
+		// RawSyscall: with MSG_DONTWAIT it returns at once, and telling Go's
+		// scheduler would cost more than it brings.
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, b.fd, uintptr(unsafe.Pointer(&s.reply)), unix.MSG_DONTWAIT)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return errno
+		default:
+			if s.stamp {
+				b.unread = min(b.unread+1, maxUnread)
+			}
+			return nil
+		}
+	}
+}
+
+// maxUnread bounds the system calls for times that never come.
+const maxUnread = 64
+
+// ReadDepartures tells departed the times at which stamped replies left, as far
+// as the kernel knows them; most network drivers do as soon as Send returns.
+// Receive calls it too.
+func (b *Stamped) ReadDepartures() {
+	for b.unread > 0 {
+		var iov unix.Iovec
+		iov.Base = &b.looped[0]
+		iov.SetLen(len(b.looped))
+		m := unix.Msghdr{Iov: &iov, Control: &b.loopedOOB[0]}
+		m.SetIovlen(1)
+		m.SetControllen(len(b.loopedOOB))
+		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, b.fd, uintptr(unsafe.Pointer(&m)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if errno != 0 {
+			return
+		}
+		b.unread--
+		walk(b.loopedOOB[:m.Controllen], func(level, kind int32, data []byte) {
+			if level == unix.SOL_SOCKET && kind == unix.SO_TIMESTAMPING_NEW && len(data) >= sizeofTimestamp && b.departed != nil {
+				b.departed(b.looped[:n], nanoseconds(data))
+			}
+		})
+	}
+}

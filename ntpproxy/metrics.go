@@ -1,0 +1,69 @@
+package ntpproxy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/ntp"
+)
+
+// metrics are what the README lists.
+type metrics struct {
+	requests *prometheus.CounterVec
+	failed   prometheus.Counter
+	panics   prometheus.Counter
+	offsets  *prometheus.GaugeVec // of the other nodes
+
+	byOutcome [outcomes]prometheus.Counter // of requests
+}
+
+// newMetrics makes the metrics and registers them. standing tells how the
+// clock stands.
+func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() time.Time) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "holdfast_ntp_requests_total", Help: "Datagrams received, by what became of them.",
+		}, []string{"outcome"}),
+		failed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "holdfast_ntp_send_failures_total", Help: "Replies that the kernel would not send.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "holdfast_ntp_panics_total", Help: "Datagrams whose handling panicked: bugs.",
+		}),
+		offsets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "holdfast_ntp_node_offset_seconds", Help: "How far another service node's clock is ahead of this one's, by node.",
+		}, []string{"node"}),
+	}
+	gauge := func(name, help string, value func(ntp.Packet) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			s := standing()
+			return value(s.header(now()))
+		})
+	}
+	collectors := []prometheus.Collector{
+		m.requests, m.failed, m.panics, m.offsets,
+		gauge("holdfast_ntp_stratum", "Stratum that is served; 16 when the clock is not synchronised.", func(p ntp.Packet) float64 {
+			if p.Stratum == 0 {
+				return ntp.MaxStratum + 1
+			}
+			return float64(p.Stratum)
+		}),
+		gauge("holdfast_ntp_root_dispersion_seconds", "Greatest error of the clock against its source that is served.", func(p ntp.Packet) float64 {
+			return p.RootDispersion.Duration().Seconds()
+		}),
+		gauge("holdfast_ntp_root_delay_seconds", "Time of the way to the source of time and back.", func(p ntp.Packet) float64 {
+			return p.RootDelay.Duration().Seconds()
+		}),
+	}
+	for _, c := range collectors {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("ntpproxy: register metrics: %w", err)
+		}
+	}
+	for o := range m.byOutcome {
+		m.byOutcome[o] = m.requests.WithLabelValues(outcome(o).String())
+	}
+	return m, nil
+}

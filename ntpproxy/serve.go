@@ -1,0 +1,110 @@
+package ntpproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"holdfast/internal/kernel/sockopt"
+	"holdfast/internal/ntp"
+)
+
+// worker answers what arrives at one socket; it belongs to one goroutine.
+type worker struct {
+	server *Server
+	batch  *sockopt.Stamped
+	core   responder
+	out    [ntp.Size]byte
+}
+
+func (s *Server) newWorker(conn *net.UDPConn) (*worker, error) {
+	w := &worker{server: s, core: responder{pairs: &s.pairs}}
+	var err error
+	w.batch, err = sockopt.NewStamped(conn, batchSize, maxDatagram, w.departed)
+	return w, err
+}
+
+// serve answers until Stop.
+func (w *worker) serve() error {
+	for {
+		n, err := w.batch.Receive()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil && !transient(err):
+			return fmt.Errorf("ntpproxy: receive: %w", err)
+		}
+		w.core.prepare(w.server.policy.Load(), w.server.now(), w.server.elapsed())
+		for i := range n {
+			w.answer(i)
+		}
+	}
+}
+
+// answer answers one datagram of the batch. A panic is a bug that costs its
+// datagram only.
+func (w *worker) answer(i int) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			w.server.metrics.panics.Inc()
+			w.server.log.Error("handling a datagram panicked: please report this bug", "panic", bug, "stack", string(debug.Stack()))
+		}
+	}()
+	d := w.batch.Datagram(i)
+	if d.From.Port() == 0 {
+		w.server.metrics.byOutcome[dropShort].Inc()
+		return
+	}
+	if d.Arrived == 0 {
+		d.Arrived = w.server.now().UnixNano()
+	}
+	r := w.core.respond(&w.out, d.Payload, d.From.Addr(), d.Arrived)
+	w.server.metrics.byOutcome[r.outcome].Inc()
+	if r.size == 0 {
+		return
+	}
+	// T3 is taken at the last moment, for each reply of a batch anew.
+	w.batch.Prepare(i, w.out[:r.size], r.pair)
+	left := ntp.FromUnixNano(w.server.now().UnixNano())
+	if r.stamp {
+		ntp.PutTransmit(&w.out, left)
+	}
+	if err := w.batch.Send(i); err != nil {
+		w.server.metrics.failed.Inc()
+		return
+	}
+	if r.pair {
+		w.core.pairs.put(r.client, r.arrived, left)
+		w.batch.ReadDepartures()
+	}
+}
+
+// maxDeparture is how long after it was stamped a reply leaves at most; what
+// the kernel says beyond that speaks of a clock that was stepped.
+const maxDeparture = 10 * time.Millisecond
+
+// departed takes the kernel's word for when a reply left.
+func (w *worker) departed(packet []byte, left int64) {
+	if len(packet) < ntp.Size {
+		return
+	}
+	p, err := ntp.Parse(packet[len(packet)-ntp.Size:])
+	if err != nil {
+		return
+	}
+	w.core.pairs.correct(p.Receive, ntp.FromUnixNano(left), maxDeparture)
+}
+
+// transient tells whether an error of a receive concerns one datagram and not
+// the socket: ICMP errors, and want of memory.
+func transient(err error) bool {
+	for _, e := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

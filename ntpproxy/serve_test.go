@@ -1,0 +1,256 @@
+package ntpproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
+)
+
+// eventually polls until the condition holds.
+func eventually(t testing.TB, what string, limit time.Duration, holds func() bool) {
+	t.Helper()
+	for started := time.Now(); !holds(); runtime.Gosched() {
+		if time.Since(started) > limit {
+			t.Fatalf("%s: not within %v", what, limit)
+		}
+	}
+}
+
+// ask asks from a connected socket, which takes no reply from elsewhere. A
+// datagram may be lost, also on loopback (seen on a loaded machine, seconds
+// after network namespaces were torn down): it is sent again, and that is said.
+func ask(t testing.TB, server netip.AddrPort) ntp.Answer {
+	t.Helper()
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	buf := make([]byte, 100)
+	for range 3 {
+		left := time.Now()
+		_ = conn.SetDeadline(left.Add(2 * time.Second))
+		if _, err := conn.Write(request(nil)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Logf("%v: %v: asked again", server, err)
+			continue
+		}
+		a, err := ntp.Match(buf[:n], 0x1234567890abcdef, left, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	t.Fatalf("%v answers none of three requests", server)
+	return ntp.Answer{}
+}
+
+func TestTimeIsServedOnEveryKindOfAddress(t *testing.T) {
+	for _, test := range []struct{ listen, ask string }{
+		{"127.0.0.1:0", "127.0.0.1"}, {"0.0.0.0:0", "127.0.0.53"}, {"[::1]:0", "::1"}, {"[::]:0", "::1"},
+	} {
+		listen := netip.MustParseAddrPort(test.listen)
+		if listen.Addr().Is6() && !hasIPv6() {
+			t.Logf("listening on %s: this machine has no IPv6", listen)
+			continue
+		}
+		f := newFixture(t, testCluster(t), test.listen)
+		at := f.serve(t)
+		a := ask(t, netip.AddrPortFrom(netip.MustParseAddr(test.ask), at.Port()))
+		// Client and server read one clock: the true offset is 0.
+		if !a.Synchronised() || a.Offset.Abs() > a.Delay || a.Delay < 0 {
+			t.Errorf("on %s: offset %v, delay %v, stratum %d", listen, a.Offset, a.Delay, a.Stratum)
+		}
+	}
+}
+
+func hasIPv6() bool {
+	conn, err := net.ListenPacket("udp6", "[::1]:0")
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
+}
+
+func TestLostSynchronisationIsServedAndACondition(t *testing.T) {
+	f := newFixture(t, testCluster(t), "127.0.0.1:0")
+	at := f.serve(t)
+	if a := ask(t, at); a.Stratum != 4 || len(f.board.Conditions()) != 0 {
+		t.Errorf("stratum %d, conditions %v", a.Stratum, f.board.Conditions())
+	}
+	for name, state := range map[string]*clock.State{"nobody sets the clock": {}, "the kernel fails": nil} {
+		f.kernel.Store(state)
+		f.server.observe()
+		if a := ask(t, at); a.Leap != ntp.LeapUnknown || a.Stratum != 0 {
+			t.Errorf("%s: leap %v, stratum %d", name, a.Leap, a.Stratum)
+		}
+		if c := f.board.Conditions(); len(c) != 1 || c[0].Name != conditionUnsynchronised {
+			t.Errorf("%s: conditions %v", name, c)
+		}
+	}
+	f.kernel.Store(&synchronised)
+	eventually(t, "the kernel's clock is looked at again", 5*time.Second, func() bool { return ask(t, at).Stratum == 4 })
+	if c := f.board.Conditions(); len(c) != 0 {
+		t.Errorf("conditions %v", c)
+	}
+}
+
+func TestNewClusterFileIsFollowedAtOnce(t *testing.T) {
+	f := newFixture(t, testCluster(t), "127.0.0.1:0")
+	at := f.serve(t)
+	f.server.SetFile(testCluster(t, "deny: [192.0.2.66/32]", "deny: [127.0.0.1/32]\n  stratum: 7"))
+	f.server.observe()
+	conn, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 100)
+	if _, err := conn.Write(request(nil)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := conn.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ntp.Match(buf[:n], 0x1234567890abcdef, time.Now(), time.Now())
+	if kiss, ok := errors.AsType[*ntp.KissError](err); !ok || kiss.Code != ntp.KissDeny {
+		t.Errorf("denied now, and answered with %v", err)
+	}
+	if s := f.server.Standing(); s.Stratum != 7 {
+		t.Errorf("stratum %d, want 7", s.Stratum)
+	}
+}
+
+func TestPortInUseIsAnErrorThatSaysWhatToDo(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	f := newFixture(t, testCluster(t), "127.0.0.1:0", conn.LocalAddr().String())
+	err = f.server.Run(context.Background(), func() { t.Error("ready") })
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "port 0") {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
+	f := newFixture(t, testCluster(t), "127.0.0.1:0")
+	before := runtime.NumGoroutine()
+	for range 3 {
+		ctx, cancel := context.WithCancel(context.Background())
+		if err := f.server.Run(ctx, cancel); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "goroutines end", 5*time.Second, func() bool { return runtime.NumGoroutine() <= before })
+	if addrs := f.server.Addrs(); len(addrs) != 0 {
+		t.Errorf("still listening on %v", addrs)
+	}
+}
+
+// After a power failure every node asks at once: iburst, eight requests in a
+// row. Each of 2,000 clients has an address of its own in 127.0.0.0/8.
+func TestBootStormOfTheWholeClusterIsServedInSeconds(t *testing.T) {
+	const clients, requests, parallel = 2000, 8, 50
+	f := newFixture(t, testCluster(t), "127.0.0.1:0")
+	at := f.serve(t)
+	started := time.Now()
+	todo := make(chan int)
+	var group sync.WaitGroup
+	for range parallel {
+		group.Go(func() {
+			for i := range todo {
+				if err := iburst(at, fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250), requests); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range clients {
+		todo <- i
+	}
+	close(todo)
+	group.Wait()
+	took := time.Since(started)
+	t.Logf("%d clients, %d requests each: %v", clients, requests, took)
+	if took > 10*time.Second {
+		t.Errorf("took %v, more than 10 s", took)
+	}
+	if n := f.counted(t, served); n < clients*requests {
+		t.Errorf("%v served", n)
+	}
+}
+
+// iburst asks from an address, and asks again what was not answered within a
+// second, as a client does.
+func iburst(server netip.AddrPort, from string, requests int) error {
+	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)}, net.UDPAddrFromAddrPort(server))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	buf := make([]byte, 100)
+	for lost := 0; requests > 0; {
+		if _, err := conn.Write(request(nil)); err != nil {
+			return err
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := conn.Read(buf)
+		if err != nil {
+			if lost++; lost > 8 {
+				return fmt.Errorf("%s: %w", from, err)
+			}
+			continue
+		}
+		if _, err := ntp.Match(buf[:n], 0x1234567890abcdef, time.Now(), time.Now()); err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+		requests--
+	}
+	return nil
+}
+
+func TestMetricsPassTheLinterAndStandInTheREADME(t *testing.T) {
+	f := newFixture(t, testCluster(t), "127.0.0.1:0")
+	ask(t, f.serve(t))
+	f.server.metrics.offsets.WithLabelValues("fbservice2")
+	problems, err := testutil.GatherAndLint(f.registry)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, _ := f.registry.Gather()
+	for _, family := range families {
+		if !strings.Contains(string(readme), "`"+family.GetName()+"`") {
+			t.Errorf("README.md lacks %s", family.GetName())
+		}
+	}
+	for o := range outcomes {
+		if !strings.Contains(string(readme), "`"+outcome(o).String()+"`") {
+			t.Errorf("README.md lacks the outcome %s", outcome(o))
+		}
+	}
+}

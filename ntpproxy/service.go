@@ -1,0 +1,277 @@
+// Package ntpproxy is the cluster's NTP server.
+//
+// A worker for each socket receives requests in batches, with the kernel's
+// time of arrival, and answers each alone. What an answer depends on, the
+// clock's standing above all, is behind one atomic pointer.
+package ntpproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/internal/health"
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
+)
+
+// Config is what a Server is told.
+type Config struct {
+	Node string // this node's name; its own clock is not compared with itself
+	// Listen are the addresses served; port 0 takes a free one. Empty: those
+	// of the cluster file's `ntp: listen:`, or port 123 of all addresses.
+	Listen []netip.AddrPort
+}
+
+// Deps is what a Server needs.
+type Deps struct {
+	File    *cluster.File
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Board   *health.Board               // nil: conditions go nowhere
+	Now     func() time.Time            // the clock that is served; nil: time.Now
+	Kernel  func() (clock.State, error) // nil: clock.Read
+	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
+}
+
+// Server answers NTP clients. Its methods may be called from any goroutine.
+type Server struct {
+	config  Config
+	log     *slog.Logger
+	board   *health.Board
+	metrics *metrics
+	now     func() time.Time
+	kernel  func() (clock.State, error)
+	chrony  netip.AddrPort
+	ask     func(ctx context.Context, server string) (ntp.Answer, error)
+	started time.Time
+
+	policy   atomic.Pointer[policy]
+	settings atomic.Pointer[settings]
+	pairs    pairs
+
+	mu    sync.Mutex // below, and whoever replaces the policy
+	addrs []netip.AddrPort
+}
+
+// New makes a server from a cluster file that Parse accepted with
+// ValidateSection. It starts nothing. The error is a section that can't be
+// served, or metrics that are registered already.
+func New(config Config, deps Deps) (*Server, error) {
+	s := &Server{
+		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
+		now: deps.Now, kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
+	}
+	if !s.chrony.IsValid() {
+		s.chrony = chronyAddr
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.kernel == nil {
+		s.kernel = clock.Read
+	}
+	var err error
+	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now); err != nil {
+		return nil, err
+	}
+	s.policy.Store(&policy{standing: unsynchronised(s.now()), precision: precision(s.now)})
+	if err := s.use(deps.File); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// String is the task's name.
+func (s *Server) String() string { return "ntp" }
+
+// elapsed is a time that never goes back, whatever the clock does.
+func (s *Server) elapsed() time.Duration { return time.Since(s.started) }
+
+// SetFile makes the server follow another cluster file at once. A file that
+// can't be served is logged and the one before stays. Listening addresses
+// change at the next Run.
+func (s *Server) SetFile(file *cluster.File) {
+	before := s.settings.Load()
+	if err := s.use(file); err != nil {
+		s.log.Error("cluster file not taken over; the one before stays in use", "sum", file.Sum, "error", err)
+		return
+	}
+	if len(s.config.Listen) == 0 && !slices.Equal(before.listen, s.settings.Load().listen) {
+		s.log.Warn("ntp.listen changed in the cluster file: it takes effect when the server is restarted")
+	}
+}
+
+func (s *Server) use(file *cluster.File) error {
+	set, err := decode(file, file.Section(Section))
+	if err != nil {
+		return fmt.Errorf("ntpproxy: section of %s: %w", file.Path, err)
+	}
+	set.peers = peersOf(file, s.config.Node)
+	old := s.settings.Swap(&set)
+	s.replace(func(p *policy) {
+		p.access = set.access
+		if old == nil || old.limit != set.limit {
+			p.limiter = newLimiter(set.limit.Interval, set.limit.Burst, rand.Uint64())
+		}
+	})
+	return nil
+}
+
+// replace puts a changed copy of the policy in use.
+func (s *Server) replace(change func(*policy)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := *s.policy.Load()
+	change(&p)
+	s.policy.Store(&p)
+}
+
+// Standing is what the server says of its clock now.
+func (s *Server) Standing() Standing { return s.policy.Load().standing }
+
+// Addrs are the addresses that Run listens on; empty unless it serves.
+func (s *Server) Addrs() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.addrs)
+}
+
+func (s *Server) setAddrs(addrs []netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addrs = addrs
+}
+
+// Run serves until ctx ends, then returns nil. It calls ready when all
+// addresses are served; that one can't be is an error.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	sockets, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	var workers []*worker
+	var addrs []netip.AddrPort
+	defer func() {
+		for _, w := range workers {
+			_ = w.batch.Close() // nothing is left to be lost
+		}
+	}()
+	for _, socket := range sockets {
+		w, failed := s.newWorker(socket.conn)
+		if err = errors.Join(err, failed); failed == nil {
+			workers = append(workers, w)
+		}
+		if !slices.Contains(addrs, socket.addr) {
+			addrs = append(addrs, socket.addr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("ntpproxy: %w", err)
+	}
+	s.observe()
+	s.setAddrs(addrs)
+	defer s.setAddrs(nil)
+	s.log.Info("serving", "addresses", addrs, "stratum", s.Standing().Stratum)
+	return s.work(ctx, workers, ready)
+}
+
+// work runs the workers until ctx ends or one fails.
+func (s *Server) work(ctx context.Context, workers []*worker, ready func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	failed := make(chan error, len(workers))
+	for _, w := range workers {
+		group.Go(func() {
+			if err := w.serve(); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+	group.Go(func() { s.watch(ctx) })
+	group.Go(func() { s.compare(ctx) })
+	ready()
+	<-ctx.Done()
+	for _, w := range workers {
+		w.batch.Stop()
+	}
+	group.Wait()
+	close(failed)
+	return <-failed
+}
+
+// watchEvery is how often the kernel's clock is looked at.
+const watchEvery = time.Second
+
+// watch keeps the standing up with the kernel's clock until ctx ends.
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.observe()
+		}
+	}
+}
+
+// conditionUnsynchronised: nobody sets the clock that is served.
+const conditionUnsynchronised = "ntp.unsynchronised"
+
+// observe takes the kernel's word on how the clock stands, and chronyd's if
+// there is one.
+func (s *Server) observe() {
+	now := s.now()
+	k, err := s.kernel()
+	standing := unsynchronised(now)
+	if err != nil {
+		s.log.Error("the kernel does not tell how its clock stands: not synchronised is what clients are told", "error", err)
+	} else {
+		standing = fromKernel(k, s.settings.Load().stratum, now)
+		if t, err := askChrony(s.chrony, rand.Uint32()); err == nil { // else another daemon keeps the clock, or none
+			standing = standing.with(t)
+		}
+	}
+	was := s.Standing()
+	s.replace(func(p *policy) { p.standing = standing })
+	if was.Leap != standing.Leap || was.Stratum != standing.Stratum {
+		s.log.Info("the clock's standing changed", "leap", standing.Leap.String(), "stratum", standing.Stratum, "root_dispersion", standing.RootDispersion)
+	}
+	if standing.Stratum == 0 {
+		s.board.Raise(conditionUnsynchronised, health.Warning,
+			"the clock of this node is not synchronised, and clients are told so: start the daemon that keeps it (chronyd ...), or see that it reaches its sources")
+		return
+	}
+	s.board.Clear(conditionUnsynchronised)
+}
+
+// precision is how exactly the clock can be read, in log2 seconds (RFC 5905
+// §7.3): the least that two readings in a row differ.
+func precision(now func() time.Time) int8 {
+	least := time.Second
+	for range 100 {
+		first := now()
+		for range 100 {
+			if step := now().Sub(first); step > 0 {
+				least = min(least, step)
+				break
+			}
+		}
+	}
+	return int8(math.Round(math.Log2(least.Seconds())))
+}
