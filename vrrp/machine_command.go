@@ -109,8 +109,10 @@ func (m *Machine) release(g *group, at time.Time) {
 
 // stalled: what a Backup should have heard while we did not run may be lost,
 // so it does not act on that silence: it asks, and waits for one more advert.
-// An Active sends at once (Tick follows); if it was silent for longer than its
-// peers wait, neighbours may have been told otherwise.
+// Nothing is lost of what was queued, so a stall that is short beside the
+// interval hides nothing; and who resigned has said it. An Active sends at once
+// (Tick follows); if it was silent for longer than its peers wait, neighbours
+// may have been told otherwise.
 func (m *Machine) stalled(e Event) {
 	if !m.running {
 		return
@@ -118,7 +120,7 @@ func (m *Machine) stalled(e Event) {
 	for _, r := range m.routers {
 		switch r.group.state {
 		case Backup:
-			if r.expired || r.downAt.After(e.At) || r.asks >= maxAsks {
+			if r.expired || r.cause != silence || r.downAt.After(e.At) || 2*e.Stall < r.interval || r.asks >= maxAsks {
 				continue
 			}
 			m.give(Action{Kind: Ask, Router: r.index})
