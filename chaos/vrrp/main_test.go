@@ -53,8 +53,14 @@ type bench struct {
 
 func newBench(t *testing.T, o routers.Options) *bench {
 	t.Helper()
+	return newBenchOf(t, o, binary)
+}
+
+// newBenchOf is newBench with another holdfast.
+func newBenchOf(t *testing.T, o routers.Options, program string) *bench {
+	t.Helper()
 	keepalived.Require(t)
-	o.Binary = binary
+	o.Binary = program
 	o.Lab = func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil }
 	s, err := routers.New(t.Context(), o)
 	if err != nil {

@@ -167,7 +167,9 @@ func TestPairOfKeepalivedIsSeenOnTheWire(t *testing.T) {
 
 	// Killed as a whole it goes on answering, which is what we are better at.
 	second := start(hosts[0], 100)
-	active(time.Now(), a, false)
+	returned := time.Now()
+	active(returned, a, false)
+	answers(returned, vip, a) // it advertises before it has the address
 	killed := time.Now()
 	if err := second.Kill(); err != nil {
 		t.Error(err)

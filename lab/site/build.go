@@ -20,8 +20,13 @@ func Build(ctx context.Context, dir string) (string, error) {
 	return build(ctx, filepath.Join(dir, "holdfast"))
 }
 
+// ClockJump is when, after its start, the clock of a program of Build1970 is
+// set forward by a day.
+const ClockJump = 5 * time.Second
+
 // Build1970 builds a program whose wall clock runs from the first minute of
-// 1970 at the build, as that of a machine without a clock battery does: no
+// 1970 at the build, as that of a machine without a clock battery does, and is
+// set forward by a day some seconds after the start, as by a time daemon: no
 // namespace can set the real-time clock, so the standard library's time.Now
 // is built with an offset. All other parts are the same.
 func Build1970(ctx context.Context, dir string) (string, error) {
@@ -40,7 +45,8 @@ func Build1970(ctx context.Context, dir string) (string, error) {
 	}
 	// Whole days, so that the build cache serves a day's runs.
 	offset := time.Now().Truncate(24 * time.Hour).Unix()
-	changed := strings.Replace(string(source), call, fmt.Sprintf("%s\tsec -= %d\n", call, offset), 1)
+	changed := strings.Replace(string(source), call, fmt.Sprintf(
+		"%s\tsec -= %d\n\tif mono-startNano > %d {\n\t\tsec += 24 * 60 * 60\n\t}\n", call, offset, ClockJump.Nanoseconds()), 1)
 	replacement := filepath.Join(dir, "time.go")
 	if err := os.WriteFile(replacement, []byte(changed), 0o600); err != nil {
 		return "", err
