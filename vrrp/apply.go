@@ -42,7 +42,7 @@ func (all *appliers) get(on link.Link) (*applier, error) {
 	a := &applier{
 		all: all, link: on, neighbors: neighbors, log: all.log.With("interface", on.Name),
 		wake: make(chan struct{}, 1), wanted: map[netip.Prefix]bool{},
-		verifications: rate.NewLimiter(10, 5),
+		verifications: rate.NewLimiter(rate.Every(verifyPause), verifyBurst),
 	}
 	all.byIndex[on.Index] = a
 	all.running.Go(a.run)
@@ -460,11 +460,18 @@ func (a *applier) reopen(on link.Link) {
 	}
 }
 
+// Who removes addresses again and again is answered at once so often, then
+// after pauses: we don't keep a machine busy with a quarrel.
+const (
+	verifyBurst = 5
+	verifyPause = 100 * time.Millisecond
+)
+
 // putBack looks which addresses are missing and adds them again. Where
 // somebody removes them again and again, it gives him pauses.
 func (a *applier) putBack(now time.Time) {
-	if wait := a.verifications.ReserveN(now, 1).DelayFrom(now); wait > 0 {
-		a.verifyAt = now.Add(wait)
+	if !a.verifications.AllowN(now, 1) {
+		a.verifyAt = now.Add(verifyPause)
 		return
 	}
 	a.verifyAt = time.Time{}

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	guardTellLimit  = 500 * time.Millisecond // for a guard that does not read
+	guardTellLimit  = 5 * time.Second // for a guard that does not read; one that starts on a busy machine does so late
 	guardByeLimit   = time.Second
 	guardMinBackoff = 50 * time.Millisecond
 	guardMaxBackoff = 10 * time.Second
@@ -149,7 +149,7 @@ func (g *guardian) attend(restarts int) (err error, ended bool) {
 	defer sound.Stop()
 	all := true
 	for {
-		if err := g.tell(child, all); err != nil {
+		if err := g.tell(child, all, guardTellLimit); err != nil {
 			child.Kill()
 			return err, false
 		}
@@ -168,12 +168,12 @@ func (g *guardian) attend(restarts int) (err error, ended bool) {
 	}
 }
 
-func (g *guardian) tell(child *command.Companion, all bool) error {
+func (g *guardian) tell(child *command.Companion, all bool, limit time.Duration) error {
 	lines, err := g.take(all)
 	if err != nil || len(lines) == 0 {
 		return err
 	}
-	if err := child.Tell(lines, guardTellLimit); err != nil {
+	if err := child.Tell(lines, limit); err != nil {
 		return fmt.Errorf("tell the guard what is held: %w", err)
 	}
 	return nil
@@ -181,7 +181,7 @@ func (g *guardian) tell(child *command.Companion, all bool) error {
 
 // part leaves the guard: to its end, or to what it is there for.
 func (g *guardian) part(child *command.Companion, e ending) {
-	_ = g.tell(child, false) // one that does not hear it withdraws what the journal has
+	_ = g.tell(child, false, guardByeLimit) // one that does not hear it withdraws what the journal has
 	g.report.Store(&GuardReport{})
 	if !e.goodbye {
 		child.Leave()
@@ -189,7 +189,7 @@ func (g *guardian) part(child *command.Companion, e ending) {
 	}
 	line, err := json.Marshal(guardWord{Op: guardBye})
 	if err == nil {
-		_ = child.Tell(append(line, '\n'), guardTellLimit)
+		_ = child.Tell(append(line, '\n'), guardByeLimit)
 	}
 	child.Leave()
 	select {

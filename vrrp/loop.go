@@ -37,6 +37,7 @@ type loop struct {
 	dirty      bool      // where routers belong is to be looked at again
 	recheck    time.Time // and at this time anyway; zero: never
 	patience   time.Duration
+	words      map[string]Event // the last about each tracked thing
 	realtime   int
 	grace      time.Duration // of the restart that ends the loop
 	everywhere Hooks

@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 )
@@ -9,12 +10,16 @@ import (
 func (l *loop) newInstance(settings RouterSettings) *instance {
 	l.dirty = true
 	return &instance{
-		log:      l.log.With("router", settings.Name, "vrid", settings.VRID),
+		log:      l.logOf(&settings),
 		metrics:  l.metrics.router(settings.Name),
 		settings: settings,
 		core:     coreOf(&settings, l.table.find(&settings)),
 		applied:  &applied{errs: map[netip.Prefix]string{}, present: map[netip.Prefix]bool{}},
 	}
+}
+
+func (l *loop) logOf(settings *RouterSettings) *slog.Logger {
+	return l.log.With("router", settings.Name, "vrid", settings.VRID)
 }
 
 // linkTrack is the name under which the machine tracks the interface of a

@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -83,7 +84,7 @@ func (l *loop) lookAtLink(in *instance, now time.Time) {
 func (l *loop) countLink(in *instance, up bool, debounce time.Duration, now time.Time) {
 	if in.settle.see(up, debounce, now) {
 		in.log.Info("interface", "counts_as_up", up, "interface", in.spot.link.Name, "reason", in.spot.why)
-		l.step(Event{Kind: Tracked, At: now, Name: linkTrack(in.settings.Name), Up: up})
+		l.tracked(Event{Kind: Tracked, At: now, Name: linkTrack(in.settings.Name), Up: up})
 	}
 }
 
@@ -108,7 +109,7 @@ func (l *loop) renew(before []*instance, now time.Time) {
 	l.gone = l.gone[:0]
 	for _, router := range gone {
 		in := before[slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == router.Name })]
-		l.gone = append(l.gone, in.last(router))
+		l.gone = append(l.gone, l.last(in, router))
 	}
 	l.act(actions)
 	for _, in := range before {
@@ -120,14 +121,39 @@ func (l *loop) renew(before []*instance, now time.Time) {
 	for _, p := range l.listening {
 		p.index(l)
 	}
+	l.tellAgain(cores, now)
+}
+
+// tracked passes word about a tracked thing on, and keeps it.
+func (l *loop) tracked(word Event) {
+	l.words[word.Name] = word
+	l.step(word)
+}
+
+// tellAgain tells the machine what is known about tracked things: it may have
+// routers that are new to them. For the others it is no news. What nobody
+// tracks any more is forgotten.
+func (l *loop) tellAgain(cores []Router, now time.Time) {
+	named := map[string]bool{}
+	for i := range cores {
+		for _, t := range cores[i].Tracks {
+			named[t.Name] = true
+		}
+	}
+	maps.DeleteFunc(l.words, func(name string, _ Event) bool { return !named[name] })
+	for _, word := range l.words {
+		word.At = now
+		l.step(word)
+	}
 }
 
 // last is a router as it was, for its last adverts: another VRID or version
 // under the same name is another virtual router to the peers.
-func (in *instance) last(core Router) *instance {
+func (l *loop) last(in *instance, core Router) *instance {
 	was := *in
 	was.index, was.core, was.packets = -1, core, packets{}
-	in.state = Initialize // of the one that begins
+	in.state, in.dropped = Initialize, [drops]uint64{} // of the one that begins
+	in.log = l.logOf(&in.settings)
 	return &was
 }
 

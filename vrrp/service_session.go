@@ -173,7 +173,7 @@ func (v *session) make() error {
 		log: s.log, metrics: s.metrics, told: told, guard: v.guard, hooks: v.hooks, appliers: v.appliers,
 		poller: poller, ports: map[int]*port{}, table: newLinkTable(), realtime: v.settings.Realtime,
 		everywhere: v.settings.Hooks,
-		garbage:    newGarbage(), mail: newMailbox(poller.Wake),
+		garbage:    newGarbage(), mail: newMailbox(poller.Wake), words: map[string]Event{},
 	}
 	v.watch = newWatcher(s.commands, s.log, v.tracked)
 	return nil
@@ -292,7 +292,7 @@ func (v *session) follow(ctx context.Context) error {
 // tracked passes word about a tracked thing on.
 func (v *session) tracked(name string, up bool, value int) {
 	v.loop.mail.post(func() {
-		v.loop.step(Event{Kind: Tracked, At: time.Now(), Name: name, Up: up, Value: value})
+		v.loop.tracked(Event{Kind: Tracked, At: time.Now(), Name: name, Up: up, Value: value})
 	})
 }
 

@@ -75,13 +75,19 @@ var vip = netip.MustParseAddr("10.9.0.100")
 // newBed makes hosts n1, n2 ... Nothing is started.
 func newBed(t *testing.T, hosts int, vips string) *bed {
 	t.Helper()
+	return newBedOf(t, hosts, bedFile+vips)
+}
+
+// newBedOf is newBed with the whole of a cluster file.
+func newBedOf(t *testing.T, hosts int, file string) *bed {
+	t.Helper()
 	t.Parallel()
 	b := &bed{T: t, lab: lab.NewTest(t, lab.Options{Networks: []string{"lan"}, Expose: []string{binary}})}
 	for i := range hosts {
 		host, err := b.lab.AddHost(fmt.Sprintf("n%d", i+1), lab.On("lan", fmt.Sprintf("10.9.0.%d/24", i+1)))
 		b.must(err)
 		n := &node{bed: b, host: host}
-		n.configure(vips)
+		b.must(n.host.Write("/etc/holdfast/cluster.yaml", []byte(file)))
 		b.nodes = append(b.nodes, n)
 	}
 	return b

@@ -50,7 +50,7 @@ func moveOnce(ctx context.Context, s *routers.Site, n int) (lost, took float64, 
 	if n%2 == 0 {
 		err = from.Yield(ctx, 0)
 	} else {
-		err = from.Return(ctx, 0)
+		err = to.Return(ctx, 0) // who handed it over is who takes it back
 	}
 	if err != nil {
 		return 0, 0, err
