@@ -3,9 +3,11 @@ package dns
 import (
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -93,7 +95,13 @@ func TestQueriesAreCountedByZoneTypeRcodeAndTransport(t *testing.T) {
 		{[]string{"hpc.example.com.", "AAAA", "NXDOMAIN", "tcp"}, 1},
 		{[]string{"none", "other", "REFUSED", "udp"}, 1},
 	} {
-		if got := metric(t, f, "holdfast_dns_queries_total", want.labels...); got != want.n {
+		// A query is counted after its reply was sent.
+		deadline := time.Now().Add(5 * time.Second)
+		got := metric(t, f, "holdfast_dns_queries_total", want.labels...)
+		for ; got != want.n && time.Now().Before(deadline); got = metric(t, f, "holdfast_dns_queries_total", want.labels...) {
+			runtime.Gosched()
+		}
+		if got != want.n {
 			t.Errorf("%v: %v, want %v", want.labels, got, want.n)
 		}
 	}

@@ -49,9 +49,31 @@ func Actives(events []Event, r Router) []Span {
 			b.end(e.From, e.At)
 			continue
 		}
+		b.handOver(e.From, e.At, r.Interval+r.Interval/2)
 		b.add(e.From, e.At)
 	}
 	return b.spans()
+}
+
+// handOver ends the span of a host that was silent for longer than it may be
+// while another advertised: it had given way, and came back.
+func (b *spanBuilder) handOver(by MAC, at time.Time, silent time.Duration) {
+	s := b.open[by]
+	if s == nil || at.Sub(s.End) <= silent {
+		return
+	}
+	for other, o := range b.open {
+		if other != by && o.End.After(s.End) {
+			b.close(by)
+			return
+		}
+	}
+	for _, o := range b.done {
+		if o.By != by && o.End.After(s.End) {
+			b.close(by)
+			return
+		}
+	}
 }
 
 // Answering lists when who said that it has the address, to an asker or to
