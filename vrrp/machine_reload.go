@@ -23,8 +23,8 @@ func (m *Machine) Reconfigure(routers []Router, at time.Time) (actions []Action,
 			r := old[k]
 			old = slices.Delete(slices.Clone(old), k, k+1)
 			*c = change{kept: true, before: r.Router, group: r.group}
+			r.index = i // first: what it gives counts by the new list
 			m.adapt(r, config)
-			r.index = i
 			m.routers = append(m.routers, r)
 			continue
 		}
@@ -75,6 +75,9 @@ func (m *Machine) adapt(r *router, config Router) {
 		if !r.listed(p.address) {
 			m.forget(r, p)
 		}
+	}
+	if !r.listed(r.active) {
+		r.active, adopted = netip.Addr{}, false
 	}
 	if !adopted || r.Version == 2 {
 		r.interval = config.Interval

@@ -108,10 +108,10 @@ func (r *router) why(at time.Time) (reason string, peer netip.Addr) {
 	switch {
 	case r.cause == commanded:
 		return "pulled here", r.active
-	case r.cause == resigned:
-		return fmt.Sprintf("%s gave up (priority 0)", r.active), r.active
 	case !r.active.IsValid():
 		return fmt.Sprintf("nobody advertised for %s", at.Sub(r.restarted).Round(time.Millisecond)), netip.Addr{}
+	case r.cause == resigned:
+		return fmt.Sprintf("%s gave up (priority 0)", r.active), r.active
 	case r.cause == better:
 		theirs := uint8(0)
 		if p := r.peer(r.active); p != nil {
