@@ -59,8 +59,26 @@ func (d *vipDecoder) checkGroups(vips []vip) {
 			d.errorf(v, "sync", "%s and %s are in group %s and prefer other nodes; let them prefer the same one", head.Name, v.Name, name)
 		case !maps.Equal(head.given, v.given):
 			d.errorf(v, "sync", "%s and %s are in group %s and have other priorities; give them the same", head.Name, v.Name, name)
+		case !sameWeights(head, v):
+			d.errorf(v, "sync", "%s and %s are in group %s and have other weights in track: two nodes could each be the better one for half of the group; give them the same, or weight 0", head.Name, v.Name, name)
 		}
 	}
+}
+
+// sameWeights tells whether what is tracked moves the priorities of both alike.
+func sameWeights(a, b *vip) bool {
+	weighing := func(v *vip) []trackItem {
+		return slices.DeleteFunc(slices.Clone(v.items), func(t trackItem) bool { return t.weight == 0 })
+	}
+	theirs := weighing(b)
+	for _, item := range weighing(a) {
+		i := slices.IndexFunc(theirs, item.sameAs)
+		if i < 0 {
+			return false
+		}
+		theirs = slices.Delete(theirs, i, i+1)
+	}
+	return len(theirs) == 0
 }
 
 func sameMembers(a, b *vip) bool {

@@ -34,6 +34,12 @@ type trackItem struct {
 	weight int
 }
 
+// sameAs tells whether two items track the same with the same weight.
+func (t trackItem) sameAs(other trackItem) bool {
+	return t.Interface == other.Interface && t.Service == other.Service && t.File == other.File && t.Process == other.Process &&
+		t.Script.Equal(other.Script) && t.Check.Equal(other.Check) && t.weight == other.weight && t.Reverse == other.Reverse
+}
+
 // kinds gives the keys of an item that say what it is.
 func (t *trackSection) kinds() []string {
 	var kinds []string

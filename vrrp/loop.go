@@ -354,15 +354,6 @@ func (l *loop) setPatience() {
 	const least, most = 5 * time.Millisecond, time.Second
 	l.patience = most
 	for _, in := range l.instances {
-		l.patience = min(l.patience, max(least, skew(&in.core)/2))
+		l.patience = min(l.patience, max(least, skewTime(in.core.Version, in.core.Priority, in.core.Interval)/2))
 	}
-}
-
-// skew is the router's Skew_Time (RFC 9568 §6.1, RFC 3768 §6.1).
-func skew(r *Router) time.Duration {
-	base := r.Interval
-	if r.Version == 2 {
-		base = time.Second
-	}
-	return time.Duration(256-int(r.Priority)) * base / 256
 }

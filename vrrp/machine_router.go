@@ -68,12 +68,13 @@ func (r *router) authType() uint8 {
 
 // skew is Skew_Time: in version 3 a share of the Active's interval (RFC 9568
 // §6.1), in version 2 of a second whatever the interval (RFC 3768 §6.1).
-func (r *router) skew() time.Duration {
-	unit := r.interval
-	if r.Version == 2 {
-		unit = time.Second
+func (r *router) skew() time.Duration { return skewTime(r.Version, r.priority, r.interval) }
+
+func skewTime(version, priority uint8, interval time.Duration) time.Duration {
+	if version == 2 {
+		interval = time.Second
 	}
-	return time.Duration(256-int(r.priority)) * unit / 256
+	return time.Duration(256-int(priority)) * interval / 256
 }
 
 // down is Active_Down_Interval.
