@@ -14,7 +14,7 @@ import (
 func TestFiftyKillsLoseNoAcknowledgedWrite(t *testing.T) {
 	t.Parallel()
 	s := startedSite(t)
-	random := seeded(t)
+	random := chaos.Seeded(t)
 	writes := &chaos.Writes{
 		Store:  anyNode{s.Nodes, func(n int) int { return int(time.Now().UnixNano()/1e6) % n }},
 		Prefix: "kills/", Writers: 4, Timeout: 5 * time.Second,
@@ -171,7 +171,7 @@ func TestPowerCutOfAllAndStartIn1970FormTheSameCluster(t *testing.T) {
 	working, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
 	writes.Run(working)
-	random := seeded(t)
+	random := chaos.Seeded(t)
 	for round := range 2 {
 		if err := s.PowerOffAll(); err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
@@ -134,19 +133,6 @@ func within(t *testing.T, bound time.Duration, what string, try func(context.Con
 
 func without(nodes []*site.Node, dead ...*site.Node) []*site.Node {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n *site.Node) bool { return slices.Contains(dead, n) })
-}
-
-// seeded returns a generator whose seed is in the log; CHAOS_SEED repeats a run.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if given := os.Getenv("CHAOS_SEED"); given != "" {
-		if _, err := fmt.Sscan(given, &seed); err != nil {
-			t.Fatalf("CHAOS_SEED: %v", err)
-		}
-	}
-	t.Logf("CHAOS_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // anyNode is a chaos.Store over all nodes: a write goes to one after the

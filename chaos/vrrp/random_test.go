@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/chaos"
 	"holdfast/lab/routers"
 	"holdfast/lab/wire"
 )
@@ -31,25 +32,12 @@ func TestRandomFaultsNeverMakeTwoActives(t *testing.T) {
 			t.Parallel()
 			o := settings{version: 3, interval: 200 * time.Millisecond}.options(kinds...)
 			b := newBench(t, o)
-			r := &rampage{bench: b, rand: seeded(t)}
+			r := &rampage{bench: b, rand: chaos.Seeded(t)}
 			b.start()
 			r.run(duration)
 			r.judge()
 		})
 	}
-}
-
-// seeded returns a generator whose seed is in the log; CHAOS_SEED repeats a run.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if given := os.Getenv("CHAOS_SEED"); given != "" {
-		if _, err := fmt.Sscan(given, &seed); err != nil {
-			t.Fatalf("CHAOS_SEED: %v", err)
-		}
-	}
-	t.Logf("CHAOS_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // rampage is what happened to a site.

@@ -15,14 +15,7 @@ import (
 // nameServer answers on a port of loopback, UDP and TCP, until the test ends.
 func nameServer(t *testing.T, answer dns.HandlerFunc) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", conn.LocalAddr().String())
-	if err != nil {
-		t.Skipf("the port is taken for TCP: %v", err)
-	}
+	conn, listener := bothTransports(t)
 	for _, server := range []*dns.Server{{PacketConn: conn, Handler: answer}, {Listener: listener, Handler: answer}} {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
@@ -31,6 +24,25 @@ func nameServer(t *testing.T, answer dns.HandlerFunc) string {
 		t.Cleanup(func() { _ = server.Shutdown() })
 	}
 	return conn.LocalAddr().String()
+}
+
+// bothTransports listens on one port for UDP and TCP: one that is free for UDP
+// may be taken for TCP, and then another is tried.
+func bothTransports(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 20 {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := net.Listen("tcp", conn.LocalAddr().String())
+		if err == nil {
+			return conn, listener
+		}
+		_ = conn.Close()
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
 }
 
 func TestDNSProbeCountsOnlyAnswersThatHelp(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ func echoing(t *testing.T, network, address string, stamp bool, seen func(sockop
 	t.Helper()
 	conn, err := listen(t, network, address, sockopt.PacketInfo, sockopt.Timestamps)
 	if err != nil {
-		if network == "udp6" {
+		if network == "udp6" && os.Getenv("CI") == "" {
 			t.Skip("no IPv6 here")
 		}
 		t.Fatal(err)
