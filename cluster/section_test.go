@@ -286,3 +286,24 @@ func TestListOfSections(t *testing.T) {
 		t.Errorf("%d checks", len(checks))
 	}
 }
+
+func TestAddressesAndNetworksOfASection(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.1.0.1": "10.1.0.1:53", "10.1.0.1:5353": "10.1.0.1:5353", "2001:db8::1": "[2001:db8::1]:53",
+		"[2001:db8::1]:99": "[2001:db8::1]:99", "::ffff:10.1.0.1": "10.1.0.1:53",
+		"10.1.0.1:0": "", "10.1.0": "", "name:53": "", "": "",
+	} {
+		got, err := ParseAddrPort(text, 53)
+		if (err == nil) != (want != "") || err == nil && got.String() != want {
+			t.Errorf("%q: %v, %v, want %q", text, got, err, want)
+		}
+	}
+	list, mistakes := Section{}.AddrPorts("listen", []string{"10.1.0.1", "x", "10.1.0.1:53", "10.1.0.2"}, 53)
+	if len(list) != 2 || len(mistakes) != 2 {
+		t.Errorf("%v, %v", list, mistakes)
+	}
+	networks, mistakes := Section{}.Prefixes("allow", []string{"10.1.0.0/24", "10.1.0.1/24", "fd00::/8"})
+	if len(networks) != 2 || len(mistakes) != 1 {
+		t.Errorf("%v, %v", networks, mistakes)
+	}
+}

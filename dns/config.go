@@ -167,48 +167,19 @@ func (d *decoder) ttl(key string, v time.Duration) time.Duration {
 }
 
 func (d *decoder) listen(raw []string) []netip.AddrPort {
-	var list []netip.AddrPort
-	for i, s := range raw {
-		at := fmt.Sprintf("listen[%d]", i)
-		addr, err := parseAddrPort(s)
-		switch {
-		case err != nil:
-			d.errorf(at, "%v", err)
-		case slices.Contains(list, addr):
-			d.errorf(at, "%v stands here twice", addr)
-		default:
-			list = append(list, addr)
-		}
-	}
+	list, mistakes := d.section.AddrPorts("listen", raw, Port)
+	d.errs = append(d.errs, mistakes...)
 	return list
 }
 
-// parseAddrPort reads "10.1.0.1", "10.1.0.1:53", "2001:db8::1" or
-// "[2001:db8::1]:53".
-func parseAddrPort(s string) (netip.AddrPort, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(addr.Unmap(), Port), nil
-	}
-	if p, err := netip.ParseAddrPort(s); err == nil && p.Port() != 0 {
-		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port()), nil
-	}
-	return netip.AddrPort{}, fmt.Errorf("%q is no address: write an IP, or IP:port with a port from 1 to 65535", s)
-}
-
+// prefixes tells a list that is empty (nobody) from one that is not there.
 func (d *decoder) prefixes(key string, raw []string) []netip.Prefix {
 	if raw == nil {
 		return nil
 	}
-	list := []netip.Prefix{}
-	for i, s := range raw {
-		p, err := netip.ParsePrefix(s)
-		if err != nil || p != p.Masked() {
-			d.errorf(fmt.Sprintf("%s[%d]", key, i), "%q is no network: write a prefix such as 10.1.0.0/24, host bits zero", s)
-			continue
-		}
-		list = append(list, p)
-	}
-	return list
+	list, mistakes := d.section.Prefixes(key, raw)
+	d.errs = append(d.errs, mistakes...)
+	return append([]netip.Prefix{}, list...)
 }
 
 func (d *decoder) forward(raw map[string][]string) map[name][]netip.AddrPort {
@@ -235,7 +206,7 @@ func (d *decoder) forwarders(at string, raw []string) []netip.AddrPort {
 	list := []netip.AddrPort{}
 	for i, s := range raw {
 		at := fmt.Sprintf("%s[%d]", at, i)
-		addr, err := parseAddrPort(s)
+		addr, err := cluster.ParseAddrPort(s, Port)
 		switch {
 		case err != nil:
 			d.errorf(at, "%v", err)

@@ -83,7 +83,7 @@ func (d *decoder) transfer(raw transferSection) transferSettings {
 	for i, s := range raw.Notify {
 		at := fmt.Sprintf("transfer.notify[%d]", i)
 		addr, key, signed := strings.Cut(s, " ")
-		to, err := parseAddrPort(addr)
+		to, err := cluster.ParseAddrPort(addr, Port)
 		switch {
 		case err != nil:
 			d.errorf(at, "%v; a key's name may follow", err)

@@ -1,9 +1,7 @@
 package ntpproxy
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"holdfast/cluster"
@@ -118,43 +116,13 @@ func (d *decoder) errorf(key, format string, args ...any) {
 }
 
 func (d *decoder) listen(raw []string) []netip.AddrPort {
-	var list []netip.AddrPort
-	for i, s := range raw {
-		at := fmt.Sprintf("listen[%d]", i)
-		addr, err := parseAddrPort(s)
-		switch {
-		case err != nil:
-			d.errorf(at, "%v", err)
-		case slices.Contains(list, addr):
-			d.errorf(at, "%v stands here twice", addr)
-		default:
-			list = append(list, addr)
-		}
-	}
+	list, mistakes := d.section.AddrPorts("listen", raw, ntp.Port)
+	d.errs = append(d.errs, mistakes...)
 	return list
 }
 
-// parseAddrPort reads "10.1.0.1", "10.1.0.1:123", "2001:db8::1" or
-// "[2001:db8::1]:123".
-func parseAddrPort(s string) (netip.AddrPort, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(addr.Unmap(), ntp.Port), nil
-	}
-	if p, err := netip.ParseAddrPort(s); err == nil && p.Port() != 0 {
-		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port()), nil
-	}
-	return netip.AddrPort{}, fmt.Errorf("%q is no address: write an IP, or IP:port with a port from 1 to 65535", s)
-}
-
 func (d *decoder) prefixes(key string, raw []string) []netip.Prefix {
-	var list []netip.Prefix
-	for i, s := range raw {
-		p, err := netip.ParsePrefix(s)
-		if err != nil || p != p.Masked() {
-			d.errorf(fmt.Sprintf("%s[%d]", key, i), "%q is no network: write a prefix such as 192.0.2.0/24, host bits zero", s)
-			continue
-		}
-		list = append(list, p)
-	}
+	list, mistakes := d.section.Prefixes(key, raw)
+	d.errs = append(d.errs, mistakes...)
 	return list
 }
