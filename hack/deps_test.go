@@ -64,6 +64,9 @@ func newMachine(t *testing.T) machine {
 	for _, tool := range []string{"make", "gcc", "ip", "nft", "dig", "ps", "curl", "nsenter", "keepalived"} {
 		m.script("/usr/local/sbin/"+tool, "#!/bin/sh\n")
 	}
+	// dpkg knows every package but those that the test takes away.
+	m.script("/usr/local/sbin/dpkg-query", "#!/bin/sh\nfor name; do :; done\n[ -e /run/gone-$name ] || printf installed\n")
+	m.sh("[ -e /usr/bin/python3 ] || ln -s /bin/true /usr/bin/python3")
 	m.write("/usr/include/stdlib.h", "")
 	m.write("/etc/ssl/certs/ca-certificates.crt", "")
 	m.sh("rm -f /usr/bin/ping /bin/ping /usr/sbin/policy-rc.d; cp /bin/true /usr/bin/ping.away")
@@ -201,4 +204,14 @@ func TestDepsWantsTheGoOfTheModule(t *testing.T) {
 	}
 	status, text := m.run("nobody")
 	m.expect(status, text, 1, "Go is missing: install Go 1.26")
+}
+
+func TestALibraryOfAPeerThatIsMissingIsNamed(t *testing.T) {
+	m := newMachine(t)
+	m.sh("mv /usr/bin/ping.away /usr/bin/ping; touch /run/gone-libseccomp2")
+	status, text := m.run("root", "--check")
+	m.expect(status, text, 1, "missing Debian packages: libseccomp2")
+	m.sh("rm /run/gone-libseccomp2")
+	status, text = m.run("root", "--check")
+	m.expect(status, text, 0, "")
 }
