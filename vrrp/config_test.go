@@ -132,7 +132,7 @@ func TestWhatTheFileDoesNotSayHasItsDefault(t *testing.T) {
 		Home: netip.MustParseAddr("10.1.0.2"), Network: "administration", MinTTL: 255,
 		Nodes:    map[netip.Addr]string{netip.MustParseAddr("10.1.0.1"): "fbservice1", netip.MustParseAddr("10.1.0.3"): "fbservice3"},
 		Order:    set.Routers[0].Order,
-		Announce: Announcements{Repeat: 5, Every: time.Second},
+		Announce: Announcements{Repeat: 5, Every: time.Second, Refresh: time.Minute},
 		Hooks:    Hooks{Timeout: 30 * time.Second},
 	}
 	equal(t, "router", want, set.Routers[0])

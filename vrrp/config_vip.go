@@ -113,7 +113,7 @@ func (d *vipDecoder) decode(v *vip) {
 	v.section = vipSection{
 		Preempt:  true,
 		MinTTL:   maxTTL,
-		Announce: announceSection{Repeat: 5, Every: time.Second},
+		Announce: announceSection{Repeat: 5, Every: time.Second, Refresh: time.Minute},
 		Notify:   notifySection{},
 	}
 	if v.Address.IsValid() {

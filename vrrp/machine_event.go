@@ -256,7 +256,8 @@ func (m *Machine) receiveActive(r *router, p *peer, at time.Time) {
 		if a.Priority != 0 {
 			m.yieldTo(r, p, at, fmt.Sprintf("yielded, %s took over", p.address))
 		}
-	case a.Priority == 0:
+	case a.Priority == 0: // it was Active as well, and has misled the neighbours
+		r.announceAt = at.Add(min(r.Interval, announceEvery))
 		if r.owesAnswer(p, at) {
 			m.advertise(r, at)
 		}
@@ -281,23 +282,30 @@ func (r *router) owesAnswer(p *peer, at time.Time) bool {
 	return true
 }
 
-// yieldTo makes a group Backup of who outranks a member.
+// yieldTo makes a group Backup of who outranks a member. One that was Active
+// unheard, across a partition, has misled the neighbours: so its last advert
+// goes out, and the other, hearing a lesser one, tells them anew (as keepalived
+// does). One that yielded has said so already.
 func (m *Machine) yieldTo(r *router, p *peer, at time.Time, reason string) {
+	if r.group.yieldUntil.IsZero() {
+		m.send(r, r.priority, r.Interval)
+	}
 	r.active, r.interval = p.address, p.advert.Interval
 	m.leave(r.group, Backup, r, at, r.group.tell(r, reason), p.address)
 }
 
 // defend answers another Active that is to give way: it must hear us at once,
 // and the neighbours that it misled must be told anew: now, and once more when
-// it has heard us.
+// nothing was heard of it for an interval: it may have gone on until it heard
+// us, and what we said before may have reached nobody.
 func (m *Machine) defend(r *router, p *peer, at time.Time) {
+	r.announceAt = at.Add(min(r.Interval, announceEvery))
 	if !r.owesAnswer(p, at) {
 		return
 	}
 	m.advertise(r, at)
 	if at.Sub(r.opposed) > 3*max(r.Interval, p.advert.Interval) || at.Sub(r.announced) >= announceEvery {
 		m.announce(r, at)
-		r.announceAt = at.Add(min(r.Interval, announceEvery))
 	}
 	r.opposed = at
 }

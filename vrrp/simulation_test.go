@@ -23,6 +23,8 @@ type simulation struct {
 	settings []Router        // of all nodes, without Priority and Source
 	doubled  []time.Time     // by router: since when two hold it; zero: not
 	missing  []time.Time     // by router: since when nobody does
+	misled   []time.Time     // by router: since when clients believe another than the Active
+	told     []int           // by router: whose announcement clients heard last; -1: nobody's, or he is dead, or his last advert may have been lost: then the refresh puts it right
 	history  []string
 }
 
@@ -47,7 +49,8 @@ type flight struct {
 
 func newSimulation(seed uint64, nodes int, routers []Router) *simulation {
 	s := &simulation{rand: rand.New(rand.NewPCG(seed, 7)), now: epoch, wholeAt: epoch, cut: map[[2]int]bool{}, settings: routers,
-		doubled: make([]time.Time, len(routers)), missing: make([]time.Time, len(routers))}
+		doubled: make([]time.Time, len(routers)), missing: make([]time.Time, len(routers)),
+		misled: make([]time.Time, len(routers)), told: slices.Repeat([]int{-1}, len(routers))}
 	for i := range nodes {
 		s.nodes = append(s.nodes, &simNode{index: i, held: make([]bool, len(routers))})
 		s.boot(s.nodes[i])
@@ -84,10 +87,27 @@ func (s *simulation) act(n *simNode, actions []Action) {
 			n.held[a.Router] = true
 		case Withdraw:
 			n.held[a.Router] = false
+		case Announce:
+			if s.heard(n) {
+				s.told[a.Router] = n.index
+			}
 		case Became:
+			if a.From == Active && (s.lossy > 0 || len(s.cut) > 0) || a.To == Active && !s.heard(n) {
+				s.told[a.Router] = -1
+			}
 			s.history = append(s.history, fmt.Sprintf("%v node %d router %d: %v -> %v: %s", s.now.Sub(epoch), n.index, a.Router, a.From, a.To, a.Reason))
 		}
 	}
+}
+
+// heard tells whether the clients hear a node: they are where its peers are.
+func (s *simulation) heard(n *simNode) bool {
+	for cut := range s.cut {
+		if cut[0] == n.index {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *simulation) send(n *simNode, a Action) {
@@ -175,6 +195,11 @@ func (s *simulation) fault() {
 	switch s.rand.IntN(9) {
 	case 0: // power
 		n.up = !n.up
+		for i := range s.told {
+			if s.told[i] == n.index {
+				s.told[i] = -1
+			}
+		}
 		if n.up {
 			clear(n.held)
 			s.boot(n)
@@ -279,6 +304,7 @@ func TestAfterEveryFaultThereIsOneActive(t *testing.T) {
 				s.disturb()
 				clear(s.doubled)
 				clear(s.missing)
+				clear(s.misled)
 			}
 			if t.Failed() {
 				t.Fatalf("seed %d:\n%s", seed, s.story())
@@ -316,6 +342,10 @@ func (s *simulation) checkSingle(t *testing.T, seed int) {
 		able := slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.able(i) })
 		since(&s.doubled[i], len(actives) > 1, s.now)
 		since(&s.missing[i], len(actives) == 0 && able, s.now)
+		since(&s.misled[i], len(actives) == 1 && s.told[i] >= 0 && s.told[i] != actives[0], s.now)
+		if d := s.lasted(s.misled[i]); d > 2*r.Interval+announceEvery {
+			t.Errorf("seed %d, %v: %s is held by %v, and clients believe node %d for %v of peace", seed, s.now.Sub(epoch), r.Name, actives, s.told[i], d)
+		}
 		// The other one is heard at its next advert at the latest.
 		if d := s.lasted(s.doubled[i]); d > r.Interval+2*maxDelay {
 			t.Errorf("seed %d, %v: %s is held by %v for %v of peace", seed, s.now.Sub(epoch), r.Name, actives, d)
