@@ -1,0 +1,2 @@
+// Package vm makes virtual machines for tests.
+package vm
