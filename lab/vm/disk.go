@@ -121,20 +121,27 @@ func (d *Disk) Flush() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stats.Flushes++
-	return d.settle(d.cache, d.medium, slices.Collect(maps.Keys(d.dirty)))
+	return d.settle(d.cache, d.medium, slices.Sorted(maps.Keys(d.dirty)))
 }
 
-// settle copies sectors, which then are the same in both.
+// settle copies sectors, in order, which then are the same in both.
 func (d *Disk) settle(from, to *os.File, sectors []int64) error {
-	var buf [sector]byte
-	for _, s := range sectors {
-		if _, err := from.ReadAt(buf[:], s*sector); err != nil {
+	for len(sectors) > 0 {
+		run := 1 // sectors that follow each other are copied at once
+		for run < len(sectors) && sectors[run] == sectors[0]+int64(run) {
+			run++
+		}
+		buf := make([]byte, run*sector)
+		if _, err := from.ReadAt(buf, sectors[0]*sector); err != nil {
 			return err
 		}
-		if _, err := to.WriteAt(buf[:], s*sector); err != nil {
+		if _, err := to.WriteAt(buf, sectors[0]*sector); err != nil {
 			return err
 		}
-		delete(d.dirty, s)
+		for _, s := range sectors[:run] {
+			delete(d.dirty, s)
+		}
+		sectors = sectors[run:]
 	}
 	return nil
 }

@@ -97,13 +97,13 @@ func TestDiskIsSavedToAFile(t *testing.T) {
 
 // The whole chain: the machine's page cache, its file system, the disk's cache.
 func TestPowerCutLosesWhatWasNotSyncedAndKeepsTheRest(t *testing.T) {
-	files := NewTestDisk(t, DiskOptions{Size: 64 << 20})
+	files := NewTestDisk(t, DiskOptions{Size: 16 << 20})
 	raw := NewTestDisk(t, DiskOptions{Size: 1 << 20})
 	m := NewTest(t, Options{CPUs: 1, Modules: []string{"ext4"}, Disks: []*Disk{files, raw}})
 	run(t, m, `
 		# Nothing is written back by its age: the power cut comes before.
 		echo 0 >/proc/sys/vm/dirty_writeback_centisecs
-		mkfs.ext4 -q -E lazy_itable_init=0 /dev/vda
+		mkfs.ext4 -q /dev/vda
 		mkdir /srv/data && mount -o commit=300 /dev/vda /srv/data
 		cd /srv/data
 		echo new >replaced; sync .; sync -f .
