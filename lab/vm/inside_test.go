@@ -13,9 +13,10 @@ import (
 // One machine, and in it what most of its users do: hosts of package lab, with
 // what the host's own kernel may lack.
 func TestInside(t *testing.T) {
-	Inside(t, Options{Modules: []string{"ip_vs_rr", "sch_netem", "nft_numgen"}}, func(t *testing.T) {
+	Inside(t, Options{Modules: []string{"ip_vs_rr", "sch_netem", "nfsd", "nfsv4"}}, func(t *testing.T) {
 		t.Run("environment", testEnvironmentInside)
 		t.Run("ipvs", testIPVSBetweenHostsInside)
+		t.Run("nfs", testNFSBetweenHostsInside)
 	})
 }
 
@@ -36,32 +37,21 @@ func testEnvironmentInside(t *testing.T) {
 func testIPVSBetweenHostsInside(t *testing.T) {
 	const vip = "10.1.0.100"
 	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}})
-	host := func(name, address string) *lab.Host {
-		h, err := l.AddHost(name, lab.On("adm", address+"/24"))
-		must(t, err)
-		return h
-	}
-	shell := func(h *lab.Host, script string) string {
-		t.Helper()
-		out, err := h.Run(limited(t), "sh", "-ec", script)
-		must(t, err)
-		return out
-	}
-	client := host("client", "10.1.0.9")
-	director := host("f1", "10.1.0.1")
-	shell(director, "ip addr add "+vip+"/32 dev eth0")
-	servers := []*lab.Host{director, host("f2", "10.1.0.2"), host("f3", "10.1.0.3")}
+	client := host(t, l, "client", "10.1.0.9")
+	director := host(t, l, "f1", "10.1.0.1")
+	shell(t, director, "ip addr add "+vip+"/32 dev eth0")
+	servers := []*lab.Host{director, host(t, l, "f2", "10.1.0.2"), host(t, l, "f3", "10.1.0.3")}
 	for _, h := range servers[1:] {
-		shell(h, `echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore
+		shell(t, h, `echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore
 			echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce
 			ip addr add `+vip+`/32 dev lo`)
 	}
-	shell(director, "ipvsadm -A -t "+vip+":22 -s rr")
+	shell(t, director, "ipvsadm -A -t "+vip+":22 -s rr")
 	for _, h := range servers {
 		serveName(t, h, vip+":22")
-		shell(director, "ipvsadm -a -g -t "+vip+":22 -r "+h.Addr("adm").String())
+		shell(t, director, "ipvsadm -a -g -t "+vip+":22 -r "+h.Addr("adm").String())
 	}
-	if table := shell(director, "ipvsadm -Ln"); strings.Count(table, "Route   1") != 3 || strings.Count(table, "->") != 4 {
+	if table := shell(t, director, "ipvsadm -Ln"); strings.Count(table, "Route   1") != 3 || strings.Count(table, "->") != 4 {
 		t.Errorf("ipvsadm shows\n%s", table)
 	}
 	answers := make(map[string]int)
@@ -76,6 +66,46 @@ func testIPVSBetweenHostsInside(t *testing.T) {
 	if err := director.Delay("adm", 20*time.Millisecond); err != nil {
 		t.Errorf("netem, which the machine's kernel has: %v", err)
 	}
+}
+
+// The machine's NFS server in one host, its client in another: each network
+// namespace has a server of its own.
+func testNFSBetweenHostsInside(t *testing.T) {
+	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}})
+	server, client := host(t, l, "server", "10.1.0.1"), host(t, l, "client", "10.1.0.2")
+	shell(t, server, `
+		mkdir -p /srv/data /run/rpc_pipefs
+		mount -t tmpfs data /srv/data && echo there >/srv/data/file
+		mount -t nfsd nfsd /proc/fs/nfsd
+		mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs
+		echo "-3 +4" >/proc/fs/nfsd/versions
+		touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+		nfsdcld # which says that no client is to be waited for: no grace period
+		rpc.mountd -N 3
+		exportfs -o rw,sync,no_subtree_check,no_root_squash,fsid=0 10.1.0.0/24:/srv/data
+		echo 2 >/proc/fs/nfsd/threads`)
+	out := shell(t, client, `
+		mount -t nfs4 -o vers=4.2 10.1.0.1:/ /mnt
+		cat /mnt/file
+		echo back >/mnt/answer
+		umount /mnt`)
+	if answer := shell(t, server, "cat /srv/data/answer; echo 0 >/proc/fs/nfsd/threads"); out != "there\n" || answer != "back\n" {
+		t.Errorf("the client read %q, the server %q", out, answer)
+	}
+}
+
+func host(t *testing.T, l *lab.Lab, name, address string) *lab.Host {
+	t.Helper()
+	h, err := l.AddHost(name, lab.On("adm", address+"/24"))
+	must(t, err)
+	return h
+}
+
+func shell(t *testing.T, h *lab.Host, script string) string {
+	t.Helper()
+	out, err := h.Run(limited(t), "sh", "-ec", script)
+	must(t, err)
+	return out
 }
 
 // serveName answers every connection with the host's name.
