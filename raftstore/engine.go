@@ -14,7 +14,6 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/internal/durable"
@@ -40,7 +39,10 @@ type engine struct {
 	advertise string
 	record    *recordFile
 	bolt      *raftboltdb.BoltStore
-	logs      raft.LogStore // what raft reads and writes: a cache before a watchdog before bolt
+	checked   *checkedLog   // bolt's entries, with their checksums
+	stable    checkedStable // bolt's terms and votes, with theirs
+	logs      raft.LogStore // what raft reads and writes: a cache before a watchdog before checked
+	snapshots raft.SnapshotStore
 	net       *network
 	trans     *transport
 	raft      *raft.Raft
@@ -50,6 +52,7 @@ type engine struct {
 	tracker   *tracker
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
+	damage    chan error             // found on the disk; ends the engine
 	questions gate                   // whether we lead
 
 	cancel   context.CancelFunc
@@ -63,7 +66,7 @@ type engine struct {
 // open takes the files and the port and makes Raft; nothing is left open when
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
-	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64)}
+	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64), damage: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -82,6 +85,12 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 		return nil, err
 	}
 	if err := e.noteLog(); err != nil {
+		return nil, err
+	}
+	if err := e.openSnapshots(); err != nil {
+		return nil, err
+	}
+	if err := e.examine(); err != nil {
 		return nil, err
 	}
 	if err := e.listen(ctx); err != nil {
@@ -116,21 +125,26 @@ func (e *engine) missLog() error {
 // process out.
 func (e *engine) openLog() (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
-	e.bolt, err = raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		// Without these a log that once was large makes every write slow.
-		BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-	})
+	e.bolt, err = openBolt(path)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
+	}
+	if errors.Is(err, ErrDamaged) {
+		return e.refuse(err)
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	guarded := &watchdog{LogStore: e.bolt, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers}
-	if e.store.disk != nil {
-		guarded.LogStore = e.store.disk(e.bolt)
+	if err := markFormat(e.bolt); errors.Is(err, ErrDamaged) {
+		return e.refuse(err)
+	} else if err != nil {
+		return fmt.Errorf("the log %s: %w; wipe the whole data directory %s, then the others take this server back under a new ID", path, err, e.store.config.DataDir)
 	}
+	e.checked, e.stable = &checkedLog{LogStore: e.bolt, onDamage: e.damaged}, checkedStable{e.bolt}
+	if e.store.disk != nil {
+		e.checked.LogStore = e.store.disk(e.bolt)
+	}
+	guarded := &watchdog{LogStore: e.checked, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
 	return err
 }
@@ -140,7 +154,7 @@ func (e *engine) openLog() (err error) {
 func (e *engine) noteLog() error {
 	c, r := e.store.config, e.record.get()
 	if r.ClusterID == "" {
-		used, err := raft.HasExistingState(e.bolt, e.bolt, raft.NewDiscardSnapshotStore())
+		used, err := raft.HasExistingState(e.checked, e.stable, raft.NewDiscardSnapshotStore())
 		if err != nil {
 			return fmt.Errorf("look into the log in %s: %w", c.dir(), err)
 		}
@@ -233,13 +247,18 @@ func (e *engine) announce() {
 	}
 }
 
-func (e *engine) makeRaft() error {
-	s := e.store
-	log := newRaftLog(s.log, &e.quiet)
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(s.config.dir(), keepSnapshots, log)
+func (e *engine) openSnapshots() error {
+	files, err := raft.NewFileSnapshotStoreWithLogger(e.store.config.dir(), keepSnapshots, newRaftLog(e.store.log, &e.quiet))
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
+	e.snapshots = snapshotStore{files}
+	return nil
+}
+
+func (e *engine) makeRaft() (err error) {
+	s := e.store
+	log := newRaftLog(s.log, &e.quiet)
 	e.trans = &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
@@ -254,7 +273,7 @@ func (e *engine) makeRaft() error {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
-	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, e.bolt, snapshotStore{snapshots}, e.trans); err != nil {
+	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, e.stable, e.snapshots, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	e.running.Store(e.raft)
@@ -272,7 +291,7 @@ func (e *engine) makeRaft() error {
 // start runs the engine's goroutines; the channel gives what made one fail.
 func (e *engine) start(ctx context.Context) <-chan error {
 	ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	e.group.Go(func() {
 		if err := e.net.serve(); err != nil {
 			failed <- err
@@ -286,6 +305,13 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	e.group.Go(func() {
 		if err := e.formStore(ctx); err != nil {
 			failed <- err
+		}
+	})
+	e.group.Go(func() {
+		select {
+		case err := <-e.damage:
+			failed <- err
+		case <-ctx.Done():
 		}
 	})
 	e.group.Go(func() { e.watch(ctx) })

@@ -23,6 +23,7 @@ type metrics struct {
 	changes      *prometheus.CounterVec
 	badSnapshots prometheus.Counter
 	hungWrites   prometheus.Counter
+	damages      prometheus.Counter
 }
 
 // newMetrics registers the store's metrics; a second registration (Run's
@@ -54,6 +55,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		changes:      prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
 		badSnapshots: prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
 		hungWrites:   prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+		damages:      prometheus.NewCounter(counter("damages_total", "Times that the log, the votes or a snapshot was not what had been written.")),
 	}
 	for _, code := range refusals() {
 		m.refused.WithLabelValues(code.String())
@@ -64,7 +66,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
-		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites,
+		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages,
 	} {
 		errs = append(errs, r.Register(c))
 	}

@@ -161,7 +161,7 @@ func TestMetricsAreLintedAndInTheREADME(t *testing.T) {
 			t.Errorf("README.md does not list %s", f.GetName())
 		}
 	}
-	for _, c := range []string{conditionNoLeader, conditionHalted, conditionOtherStore, conditionDisk, conditionInsecure, conditionRefused, conditionRestore} {
+	for _, c := range []string{conditionNoLeader, conditionHalted, conditionOtherStore, conditionDisk, conditionInsecure, conditionRefused, conditionRestore, conditionDamaged} {
 		if !bytes.Contains(readme, []byte("`"+c+"`")) {
 			t.Errorf("README.md does not list the condition %s", c)
 		}

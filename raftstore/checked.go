@@ -1,0 +1,171 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	bbolterrors "go.etcd.io/bbolt/errors"
+)
+
+// ErrDamaged: what the disk gives back is not what was written to it.
+var ErrDamaged = errors.New("the disk gave back something else than was written")
+
+// sumSize is the length of a checksum: CRC-32C, as in iSCSI and ext4. It finds
+// every burst of up to 32 flipped bits.
+const sumSize = 4
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// sumOf is the checksum of an entry: of all that makes Raft and the state what
+// they are. When it was appended is for people.
+func sumOf(entry *raft.Log, extensions []byte) uint32 {
+	var head [25]byte
+	binary.LittleEndian.PutUint64(head[0:], entry.Index)
+	binary.LittleEndian.PutUint64(head[8:], entry.Term)
+	binary.LittleEndian.PutUint64(head[16:], uint64(len(entry.Data)))
+	head[24] = byte(entry.Type)
+	sum := crc32.Update(0, castagnoli(), head[:])
+	sum = crc32.Update(sum, castagnoli(), entry.Data)
+	return crc32.Update(sum, castagnoli(), extensions)
+}
+
+// checkedLog keeps a checksum with each entry, behind its extensions, and takes
+// none back that does not have it: bolt checks its own pages, and not what
+// stands on them. Raft never sees the checksums, nor do other servers.
+type checkedLog struct {
+	raft.LogStore
+	onDamage func(error) // called with every ErrDamaged; must not block
+}
+
+// StoreLog implements raft.LogStore.
+func (c *checkedLog) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (c *checkedLog) StoreLogs(entries []*raft.Log) error {
+	sealed := make([]raft.Log, len(entries))
+	pointers := make([]*raft.Log, len(entries))
+	for i, entry := range entries {
+		sealed[i] = *entry // the caller's is in a cache, and on its way to others
+		sealed[i].Extensions = binary.LittleEndian.AppendUint32(slices.Clip(entry.Extensions), sumOf(entry, entry.Extensions))
+		pointers[i] = &sealed[i]
+	}
+	return c.LogStore.StoreLogs(pointers)
+}
+
+// GetLog implements raft.LogStore. ErrDamaged: the entry is there and is not
+// what was written.
+func (c *checkedLog) GetLog(index uint64, entry *raft.Log) error {
+	err := c.read(index, entry)
+	if errors.Is(err, ErrDamaged) && c.onDamage != nil {
+		c.onDamage(err)
+	}
+	return err
+}
+
+func (c *checkedLog) read(index uint64, entry *raft.Log) error {
+	err := c.LogStore.GetLog(index, entry)
+	if errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("log entry %d: %w: %w", index, ErrDamaged, err)
+	}
+	if entry.Index != index {
+		return fmt.Errorf("log entry %d: %w: it says that it is entry %d", index, ErrDamaged, entry.Index)
+	}
+	at := len(entry.Extensions) - sumSize
+	if at < 0 {
+		return fmt.Errorf("log entry %d: %w: it has no checksum", index, ErrDamaged)
+	}
+	want := binary.LittleEndian.Uint32(entry.Extensions[at:])
+	entry.Extensions = entry.Extensions[:at:at]
+	if at == 0 {
+		entry.Extensions = nil // as it was given
+	}
+	if got := sumOf(entry, entry.Extensions); got != want {
+		return fmt.Errorf("log entry %d: %w: its checksum is %08x and was %08x", index, ErrDamaged, got, want)
+	}
+	return nil
+}
+
+// checkedStable keeps a checksum with each value: the term and the vote, on
+// which rests that nobody votes twice.
+type checkedStable struct{ bolt raft.StableStore }
+
+func stableSum(key, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli()), castagnoli(), value)
+}
+
+// Set implements raft.StableStore.
+func (c checkedStable) Set(key, value []byte) error {
+	return c.bolt.Set(key, binary.LittleEndian.AppendUint32(slices.Clone(value), stableSum(key, value)))
+}
+
+// Get implements raft.StableStore; its error for what was never set is the one
+// that Raft knows.
+func (c checkedStable) Get(key []byte) ([]byte, error) {
+	value, err := c.bolt.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	at := len(value) - sumSize
+	if at < 0 || binary.LittleEndian.Uint32(value[at:]) != stableSum(key, value[:at]) {
+		return nil, fmt.Errorf("%q: %w", key, ErrDamaged)
+	}
+	return value[:at:at], nil
+}
+
+// SetUint64 implements raft.StableStore.
+func (c checkedStable) SetUint64(key []byte, value uint64) error {
+	return c.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+// GetUint64 implements raft.StableStore.
+func (c checkedStable) GetUint64(key []byte) (uint64, error) {
+	value, err := c.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("%q: %w: %d bytes, and a number has 8", key, ErrDamaged, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}
+
+// The format of the log, kept in it: one whose entries have no checksums can't
+// be told from one whose checksums are damaged.
+const logFormat = 1
+
+func formatKey() []byte { return []byte("holdfast log format") }
+
+// markFormat writes the format into a new log, and refuses a log that has
+// another.
+func markFormat(bolt *raftboltdb.BoltStore) error {
+	return soundly(func() error { return markSound(bolt) })
+}
+
+func markSound(bolt *raftboltdb.BoltStore) error {
+	stable := checkedStable{bolt}
+	format, err := stable.GetUint64(formatKey())
+	switch {
+	case err == nil && format == logFormat:
+		return nil
+	case err == nil:
+		return fmt.Errorf("its format is %d, and this version reads %d: install the version that wrote it", format, logFormat)
+	case !errors.Is(err, raftboltdb.ErrKeyNotFound):
+		return fmt.Errorf("read its format: %w", err)
+	}
+	used, err := raft.HasExistingState(bolt, bolt, raft.NewDiscardSnapshotStore())
+	if err != nil {
+		return fmt.Errorf("look into it: %w", err)
+	}
+	if used {
+		return errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
+	}
+	return stable.SetUint64(formatKey(), logFormat)
+}
