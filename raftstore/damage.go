@@ -30,9 +30,9 @@ func (e *engine) damaged(err error) {
 // examine reads everything that this server would stand on: a damage is found
 // before anybody is served from it.
 func (e *engine) examine() error {
-	err := examineLog(e.checked, e.stable)
+	covered, err := e.examineSnapshot()
 	if err == nil {
-		err = e.examineSnapshot()
+		err = examineLog(e.checked, e.stable, covered)
 	}
 	if errors.Is(err, ErrDamaged) {
 		return e.refuse(err)
@@ -84,67 +84,85 @@ func openBolt(path string) (bolt *raftboltdb.BoltStore, err error) {
 	return bolt, err
 }
 
-// examineLog reads every entry and what Raft keeps beside them.
-func examineLog(log *checkedLog, stable checkedStable) error {
-	return soundly(func() error { return examineEntries(log, stable) })
+// examineLog reads every entry and what Raft keeps beside them. Up to covered,
+// what a snapshot has, entries may be missing: a restored one leaves a hole.
+func examineLog(log *checkedLog, stable checkedStable, covered uint64) error {
+	return soundly(func() error {
+		term, err := examineEntries(log, covered)
+		if err != nil {
+			return err
+		}
+		return examineVotes(stable, term)
+	})
 }
 
-func examineEntries(log *checkedLog, stable checkedStable) error {
+// examineEntries returns the term of the last one.
+func examineEntries(log *checkedLog, covered uint64) (term uint64, err error) {
 	first, err := log.FirstIndex()
 	if err != nil {
-		return fmt.Errorf("the log: %w: %w", ErrDamaged, err)
+		return 0, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
 	last, err := log.LastIndex()
 	if err != nil {
-		return fmt.Errorf("the log: %w: %w", ErrDamaged, err)
+		return 0, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
-	term := uint64(0)
+	if last > covered && first > covered+1 {
+		return 0, fmt.Errorf("log entry %d: %w: it is missing between the snapshot, which ends with %d, and the log, which begins with %d", covered+1, ErrDamaged, covered, first)
+	}
 	for index := first; index <= last && last > 0; index++ {
 		var entry raft.Log
 		err := log.read(index, &entry)
 		if errors.Is(err, raft.ErrLogNotFound) {
+			if index <= covered {
+				continue
+			}
 			err = fmt.Errorf("log entry %d: %w: it is missing between %d and %d", index, ErrDamaged, first, last)
 		}
 		if err == nil && entry.Term < term {
 			err = fmt.Errorf("log entry %d: %w: its term %d is lower than that before it, %d", index, ErrDamaged, entry.Term, term)
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 		term = entry.Term
 	}
-	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} { // hashicorp/raft's
-		current, err := stable.GetUint64([]byte(key))
+	return term, nil
+}
+
+// examineVotes looks at hashicorp/raft's term and vote.
+func examineVotes(stable checkedStable, least uint64) error {
+	current, err := stable.GetUint64([]byte("CurrentTerm"))
+	if err == nil && current < least {
+		return fmt.Errorf("the votes: %w: the term is %d, and the log has entries of %d", ErrDamaged, current, least)
+	}
+	_, err2 := stable.GetUint64([]byte("LastVoteTerm"))
+	_, err3 := stable.Get([]byte("LastVoteCand"))
+	for _, err := range []error{err, err2, err3} { // what was never set is no damage
 		if errors.Is(err, ErrDamaged) {
 			return fmt.Errorf("the votes: %w", err)
 		}
-		if key == "CurrentTerm" && err == nil && current < term {
-			return fmt.Errorf("the votes: %w: the term is %d, and the log has entries of %d", ErrDamaged, current, term)
-		}
-	}
-	if _, err := stable.Get([]byte("LastVoteCand")); errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("the votes: %w", err)
 	}
 	return nil
 }
 
 // examineSnapshot reads the newest snapshot, whose checksum hashicorp/raft
-// keeps. An older one would not do in its place: the log begins after it.
-func (e *engine) examineSnapshot() error {
+// keeps, and returns the last entry that it has. An older one would not do in
+// its place: the log begins after it.
+func (e *engine) examineSnapshot() (covered uint64, err error) {
 	list, err := e.snapshots.List()
 	if err != nil {
-		return fmt.Errorf("list the snapshots: %w", err)
+		return 0, fmt.Errorf("list the snapshots: %w", err)
 	}
 	if len(list) == 0 {
-		return nil
+		return 0, nil
 	}
-	_, r, err := e.snapshots.Open(list[0].ID) // compares the checksum
+	meta, r, err := e.snapshots.Open(list[0].ID) // compares the checksum
 	if err != nil {
-		return fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
+		return 0, fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
 	}
 	_, err = io.Copy(io.Discard, r)
 	if err := errors.Join(err, r.Close()); err != nil {
-		return fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
+		return 0, fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
 	}
-	return nil
+	return meta.Index, nil
 }

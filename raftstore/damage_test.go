@@ -63,7 +63,7 @@ func reread(path string) (err error) {
 	if err := markFormat(bolt); err != nil {
 		return err
 	}
-	if err := examineLog(log, stable); err != nil {
+	if err := examineLog(log, stable, 6); err != nil {
 		return err
 	}
 	entries, term := written()
@@ -232,4 +232,41 @@ func FuzzCheckBolt(f *testing.F) {
 		// Sound or not: it must come back, without a panic and in bounded memory.
 		_ = checkBolt(bytes.NewReader(data), int64(len(data)))
 	})
+}
+
+// Restoring a snapshot leaves a hole in the log of the leader, which is none of
+// the disk's doing.
+func TestRestoredSnapshotsHoleIsNoDamage(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"].start()
+	h.leader()
+	o.put("k", "1")
+	var saved bytes.Buffer
+	if err := o.store.SaveSnapshot(t.Context(), &saved); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.store.RestoreSnapshot(t.Context(), &saved); err != nil {
+		t.Fatal(err)
+	}
+	o.put("k", "2")
+	o.stop()
+	o.start()
+	h.leader()
+	h.everywhere("k", "2")
+}
+
+func TestLogThatDoesNotReachItsSnapshotIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), logName)
+	writeLog(t, path) // entries 7 to 306
+	bolt, err := openBolt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bolt.Close()
+	for covered, want := range map[uint64]string{6: "", 5: "log entry 6", 0: "log entry 1", 400: ""} {
+		err := examineLog(&checkedLog{LogStore: bolt}, checkedStable{bolt}, covered)
+		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("with a snapshot up to %d: %v, want %q", covered, err, want)
+		}
+	}
 }
