@@ -95,7 +95,7 @@ func (r *rampage) fault(kind string, m *routers.Member) {
 		}
 		r.must(m.Start())
 	case "term":
-		r.must(m.Stop(ctx))
+		r.must(m.End(ctx))
 		r.wait(pause)
 		r.must(m.Start())
 	case "pause":

@@ -82,6 +82,23 @@ func (m *Member) Stop(ctx context.Context) error {
 	return m.proc.Stop(ctx)
 }
 
+// End sends SIGTERM and waits until the daemon has ended, however it did: one
+// that is told in its first moments, before it takes signals, dies of it.
+func (m *Member) End(ctx context.Context) error {
+	if m.Kind == Keepalived {
+		return m.peer.Stop(ctx)
+	}
+	if err := m.Terminate(); err != nil {
+		return err
+	}
+	select {
+	case <-m.proc.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Terminate sends SIGTERM and does not wait.
 func (m *Member) Terminate() error { return m.proc.Signal(syscall.SIGTERM) }
 
