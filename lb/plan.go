@@ -220,7 +220,7 @@ func (t *turn) local() {
 
 // roles is what a director needs.
 func (t *turn) roles() {
-	if !slices.ContainsFunc(t.settings.Services, func(s Service) bool { return s.Director }) {
+	if !slices.ContainsFunc(t.settings.Services, func(s VirtualService) bool { return s.Director }) {
 		return
 	}
 	for vip, part := range t.Planner.roles {
@@ -249,12 +249,12 @@ func (t *turn) directs(vip string) bool {
 
 func (t *turn) leaving(vip string) bool { return t.now.Before(t.Planner.roles[vip].leaving) }
 
-func (t *turn) remark(s *Service, format string, args ...any) {
+func (t *turn) remark(s *VirtualService, format string, args ...any) {
 	t.plan.Remarks = append(t.plan.Remarks, Remark{s.Name, fmt.Sprintf(format, args...)})
 }
 
 // service adds a virtual service to the plan.
-func (t *turn) service(s *Service) {
+func (t *turn) service(s *VirtualService) {
 	v := ipvs.Service{
 		Key: s.key(), Scheduler: s.Scheduler, Flags: s.Flags,
 		Persistence: s.Persistence, Granularity: s.Granularity,
@@ -285,7 +285,7 @@ func (t *turn) service(s *Service) {
 
 // usable tells which nodes count as up: those that the checks say, or the last
 // ones that were when the checks say none and gossip disagrees.
-func (t *turn) usable(s *Service) map[string]bool {
+func (t *turn) usable(s *VirtualService) map[string]bool {
 	m := t.services[s.Name]
 	up := map[string]bool{}
 	for _, r := range s.Servers {
@@ -308,7 +308,7 @@ func (t *turn) usable(s *Service) map[string]bool {
 
 // quorum tells whether the sorry server takes over, and remembers whether the
 // quorum is lost.
-func (t *turn) quorum(s *Service, use map[string]bool) (sorry bool) {
+func (t *turn) quorum(s *VirtualService, use map[string]bool) (sorry bool) {
 	m := t.services[s.Name]
 	weight := 0
 	for _, r := range s.Servers {
@@ -336,7 +336,7 @@ func (t *turn) quorum(s *Service, use map[string]bool) (sorry bool) {
 }
 
 // weight is a server's weight now, and whether it stands in the table at all.
-func (t *turn) weight(s *Service, r Server, up bool) (weight int, there bool) {
+func (t *turn) weight(s *VirtualService, r Server, up bool) (weight int, there bool) {
 	switch {
 	case !up:
 		return 0, s.Inhibit || t.drained[r.Node]

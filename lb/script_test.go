@@ -120,8 +120,8 @@ func (s *script) run(words []string) {
 	}
 }
 
-func (s *script) service(name string) *Service {
-	i := slices.IndexFunc(s.settings.Services, func(v Service) bool { return v.Name == name })
+func (s *script) service(name string) *VirtualService {
+	i := slices.IndexFunc(s.settings.Services, func(v VirtualService) bool { return v.Name == name })
 	if i < 0 {
 		s.t.Fatalf("no service %s", name)
 	}
@@ -199,10 +199,10 @@ func describe(p Plan) (lines []string) {
 
 // scriptService reads NAME VIP ADDR:PORT SERVER=WEIGHT,... and options. The
 // servers are f1, f2 ... with the addresses 10.1.0.1, 10.1.0.2 ...
-func scriptService(t *testing.T, words []string) Service {
+func scriptService(t *testing.T, words []string) VirtualService {
 	t.Helper()
 	addr := netip.MustParseAddrPort(words[3])
-	s := Service{
+	s := VirtualService{
 		Name: words[1], VIP: words[2], Director: true, Addr: addr.Addr(), Port: addr.Port(), Protocol: ipvs.TCP,
 		Scheduler:   option(t, words, "scheduler", "wlc", func(s string) (string, error) { return s, nil }),
 		Persistence: option(t, words, "persistence", 0, time.ParseDuration),

@@ -11,7 +11,7 @@ import (
 // Settings are the cluster file's word for one node, understood.
 type Settings struct {
 	Node     string
-	Services []Service
+	Services []VirtualService
 	Sync     Sync
 	// Handover is how long a director that lost its address goes on forwarding
 	// what still comes to it.
@@ -24,9 +24,9 @@ type Sync struct {
 	ID   uint8      // 1–255
 }
 
-// Service is a virtual service: an address that others hold by turns, and the
+// VirtualService is a virtual service: an address that others hold by turns, and the
 // real servers behind it.
-type Service struct {
+type VirtualService struct {
 	Name        string
 	VIP         string // whose holder directs
 	Director    bool   // this node may hold it
@@ -44,19 +44,19 @@ type Service struct {
 	Hysteresis  int        // less than Quorum
 	Inhibit     bool       // what fails stays in the table with weight 0: its sessions go on
 	SlowStart   time.Duration
-	Check       check.Definition // of each server, its target left out; zero: none
 }
 
 // Server is a real server of a service.
 type Server struct {
 	Node         string
 	Addr         netip.Addr
-	Weight       int    // 1–65535
-	Upper, Lower uint32 // connections; 0: no bound
+	Weight       int              // 1–65535
+	Upper, Lower uint32           // connections; 0: no bound
+	Check        check.Definition // without an ID: none
 }
 
 // key is the service in the kernel.
-func (s *Service) key() ipvs.Key {
+func (s *VirtualService) key() ipvs.Key {
 	if s.Mark != 0 {
 		return ipvs.ByMark(s.Mark, s.Addr.Is6())
 	}
