@@ -41,6 +41,7 @@ type loop struct {
 	realtime   int
 	grace      time.Duration // of the restart that ends the loop
 	everywhere Hooks
+	holds      func(router string, holds bool) // may be nil
 	garbage    garbage
 	stalls     int // since stallSaid
 	stallSaid  time.Time

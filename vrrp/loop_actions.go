@@ -21,6 +21,7 @@ func (l *loop) act(actions []Action) {
 			continue
 		case Hold:
 			in.lingers = false
+			l.tellHolds(in, true)
 			if in.applier != nil {
 				in.applier.hold(in)
 			}
@@ -147,6 +148,13 @@ func (l *loop) withdraw(in *instance, linger time.Duration) {
 		in.applier.withdraw(in.settings.Name, linger)
 	}
 	in.lingers = linger > 0
+	l.tellHolds(in, false)
+}
+
+func (l *loop) tellHolds(in *instance, holds bool) {
+	if l.holds != nil {
+		l.holds(in.settings.Name, holds)
+	}
 }
 
 // ask asks who has the router's addresses. The answers come as claims.

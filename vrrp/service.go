@@ -32,6 +32,10 @@ type Deps struct {
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	Board    *health.Board // nil: conditions go nowhere
+	// Holds is told that a router's addresses are about to be put on the
+	// interface, or to be taken away. It is called on the loop's thread and
+	// must return within microseconds; nil: nobody is told.
+	Holds func(router string, holds bool)
 }
 
 // Service is the virtual routers of a node. It is a run.Task; its methods may
@@ -43,6 +47,7 @@ type Service struct {
 	metrics  *metrics
 	board    *health.Board
 	guard    atomic.Pointer[GuardReport]
+	holds    func(router string, holds bool)
 
 	mu       sync.Mutex
 	settings Settings
@@ -60,7 +65,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{
 		config: config, commands: deps.Commands, log: deps.Log.With("service", "vrrp"),
-		board: deps.Board, settings: config.Settings,
+		board: deps.Board, settings: config.Settings, holds: deps.Holds,
 	}
 	s.guard.Store(&GuardReport{})
 	s.wanted = make(chan struct{})

@@ -172,8 +172,8 @@ func (v *session) make() error {
 	v.loop = &loop{
 		log: s.log, metrics: s.metrics, told: told, guard: v.guard, hooks: v.hooks, appliers: v.appliers,
 		poller: poller, ports: map[int]*port{}, table: newLinkTable(), realtime: v.settings.Realtime,
-		everywhere: v.settings.Hooks,
-		garbage:    newGarbage(), mail: newMailbox(poller.Wake), words: map[string]Event{},
+		everywhere: v.settings.Hooks, holds: s.holds,
+		garbage: newGarbage(), mail: newMailbox(poller.Wake), words: map[string]Event{},
 	}
 	v.watch = newWatcher(s.commands, s.log, v.tracked)
 	return nil

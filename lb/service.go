@@ -1,0 +1,336 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/check"
+	"holdfast/internal/health"
+	"holdfast/internal/kernel/ipvs"
+	"holdfast/internal/kernel/link"
+	"holdfast/internal/kernel/sysctl"
+	"holdfast/internal/state"
+)
+
+// again is how often the plan is applied although nothing happened: somebody
+// may have changed the kernel's tables.
+const again = 10 * time.Second
+
+// Config is what a Service is told.
+type Config struct {
+	RunDir   string // below /run; what is ours in the kernel is written down in its "lb" folder
+	Settings Settings
+}
+
+// Deps is what a Service needs.
+type Deps struct {
+	Commands check.Commander // runs script checks; nil: none
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Board    *health.Board // nil: conditions go nowhere
+	// Suspended tells at the end whether a successor comes that adopts what
+	// is there; nil: none does.
+	Suspended func() bool
+}
+
+// Service is the load balancer of a node: a run.Task. Its methods may be
+// called from any goroutine.
+type Service struct {
+	config  Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *metrics
+	wake    chan struct{} // 1: a plan is due
+
+	mu       sync.Mutex
+	settings Settings
+	planner  *Planner
+	holds    map[string]bool // VIPs, as they were told before and while it runs
+	net      *sysctl.Net     // while it runs
+}
+
+// New makes a service of settings that SettingsFrom gave. It starts nothing.
+func New(config Config, deps Deps) (*Service, error) {
+	if config.RunDir == "" {
+		return nil, errors.New("lb: no run directory given")
+	}
+	m, err := newMetrics(deps.Metrics)
+	return &Service{
+		config: config, deps: deps, log: deps.Log.With("service", "lb"), metrics: m, wake: make(chan struct{}, 1),
+		settings: config.Settings, planner: NewPlanner(config.Settings), holds: map[string]bool{},
+	}, err
+}
+
+// String is the task's name.
+func (s *Service) String() string { return "lb" }
+
+// Holds tells that the addresses of a VIP are about to be put on this node's
+// interface, or are being taken away. Whoever moves them calls it before: then
+// the director directs before the first client knows. That is one write to
+// /proc, made on the caller's thread: microseconds. The rest follows.
+func (s *Service) Holds(vip string, holds bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds[vip] == holds {
+		return
+	}
+	s.holds[vip] = holds
+	role := Standby
+	if holds {
+		role = Active
+	}
+	s.planner.Role(vip, role, time.Now())
+	if holds && s.net != nil && s.directs(vip) {
+		if _, err := s.net.Set(BackupOnly, 0); err != nil {
+			s.log.Error("direct at once", "vip", vip, "error", err)
+		}
+	}
+	s.nudge()
+}
+
+// directs tells whether a VIP has services that this node may direct.
+func (s *Service) directs(vip string) bool {
+	for _, v := range s.settings.Services {
+		if v.VIP == vip && v.Director {
+			return true
+		}
+	}
+	return false
+}
+
+// Alive tells which nodes gossip sees alive.
+func (s *Service) Alive(nodes []string) { s.tell(func(p *Planner) { p.Alive(nodes) }) }
+
+// Drain tells which nodes get nobody new.
+func (s *Service) Drain(nodes []string) { s.tell(func(p *Planner) { p.Drained(nodes) }) }
+
+func (s *Service) tell(f func(*Planner)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.planner)
+	s.nudge()
+}
+
+func (s *Service) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // a plan is due already
+	}
+}
+
+// Plan is what the kernel should have now.
+func (s *Service) Plan() Plan {
+	p, _ := s.plan(time.Now())
+	return p
+}
+
+func (s *Service) plan(now time.Time) (Plan, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.planner.Plan(now)
+}
+
+// Run balances until ctx ends. Then it forwards for the handover's time what
+// still comes to an address that it held, and takes away what is its own; or
+// leaves all of it to a successor when Suspended says so. Without services it
+// does nothing and needs no privilege. It calls ready once the kernel has what
+// it should have.
+func (s *Service) Run(ctx context.Context, ready func()) error {
+	if len(s.settings.Services) == 0 {
+		ready()
+		<-ctx.Done()
+		return nil
+	}
+	a, end, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer end()
+	checks := check.NewRunner(check.Deps{Commands: s.deps.Commands, Log: s.log, Report: s.checked})
+	if err := checks.Set(s.definitions()); err != nil {
+		return fmt.Errorf("lb: %w", err)
+	}
+	var probing sync.WaitGroup
+	probing.Go(func() { checks.Run(ctx) })
+	defer probing.Wait()
+	next := s.turn(a)
+	ready()
+	for {
+		timer := time.NewTimer(min(again, time.Until(next)))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return s.leave(a)
+		case <-s.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+		next = s.turn(a)
+	}
+}
+
+// open opens the kernel in the network namespace of this process.
+func (s *Service) open() (_ *applier, end func(), err error) {
+	dir := filepath.Join(s.config.RunDir, "lb")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	a := &applier{sync: s.settings.Sync.Addr}
+	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), strings.TrimSpace(string(boot))); err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	handle, err := ipvs.Open()
+	if err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	owner, broken, err := ipvs.NewOwner(handle, dir)
+	if err != nil {
+		handle.Close()
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	if broken > 0 {
+		s.log.Warn("lines of the journal can't be read", "path", dir, "lines", broken)
+	}
+	links, err := link.Open()
+	if err != nil {
+		handle.Close()
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	net, err := sysctl.Open()
+	if err != nil {
+		handle.Close()
+		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close()))
+	}
+	a.tables, a.addresses, a.sysctls = owner, links, &prompt{net, s}
+	s.setNet(net)
+	return a, func() {
+		s.setNet(nil)
+		handle.Close()
+		if err := errors.Join(links.Close(), net.Close()); err != nil {
+			s.log.Debug("close", "error", err)
+		}
+	}, nil
+}
+
+func (s *Service) setNet(n *sysctl.Net) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.net = n
+}
+
+// prompt are the sysctls, of which BackupOnly is set to what is right at the
+// moment of the write: Holds may have set it since the plan was made.
+type prompt struct {
+	*sysctl.Net
+	service *Service
+}
+
+func (p *prompt) Set(name string, value int) (bool, error) {
+	if name != BackupOnly {
+		return p.Net.Set(name, value)
+	}
+	p.service.mu.Lock()
+	defer p.service.mu.Unlock()
+	if plan, _ := p.service.planner.Plan(time.Now()); plan.Directs {
+		value = 0
+	}
+	return p.Net.Set(name, value)
+}
+
+// turn applies the plan of this moment, and tells when the next one is due.
+func (s *Service) turn(a *applier) time.Time {
+	now := time.Now()
+	plan, next := s.plan(now)
+	changes, err := a.apply(plan)
+	if len(changes) > 0 {
+		s.log.Info("applied", "directs", plan.Directs, "changes", changes, "took", time.Since(now))
+	}
+	s.told(plan, err)
+	s.metrics.applied(plan, len(changes), err)
+	if next.IsZero() {
+		return now.Add(again)
+	}
+	return next
+}
+
+const (
+	conditionKernel  = "lb.kernel"
+	conditionServers = "lb.servers"
+)
+
+// told raises and clears the conditions.
+func (s *Service) told(plan Plan, err error) {
+	if err != nil {
+		s.deps.Board.Raise(conditionKernel, health.Error, err.Error())
+	} else {
+		s.deps.Board.Clear(conditionKernel)
+	}
+	var texts []string
+	for _, r := range plan.Remarks {
+		texts = append(texts, r.Service+": "+r.Text)
+	}
+	if len(texts) > 0 {
+		s.deps.Board.Raise(conditionServers, health.Warning, strings.Join(texts, "; "))
+	} else {
+		s.deps.Board.Clear(conditionServers)
+	}
+}
+
+// leave withdraws, once clients had the time to find the next director.
+func (s *Service) leave(a *applier) error {
+	if s.deps.Suspended != nil && s.deps.Suspended() {
+		s.log.Info("left to a successor")
+		return nil
+	}
+	s.mu.Lock()
+	for vip := range s.holds {
+		s.planner.Role(vip, Standby, time.Now())
+	}
+	s.mu.Unlock()
+	for next := s.turn(a); s.Plan().Directs; next = s.turn(a) {
+		<-time.After(time.Until(next))
+	}
+	changes, err := a.apply(Plan{})
+	s.log.Info("withdrawn", "changes", changes)
+	return err
+}
+
+// definitions are the checks of all servers, with their names as IDs.
+func (s *Service) definitions() (all []check.Definition) {
+	for i := range s.settings.Services {
+		v := &s.settings.Services[i]
+		if !v.Director {
+			continue
+		}
+		for _, r := range v.Servers {
+			if r.Check.ID != "" {
+				all = append(all, r.Check)
+			}
+		}
+	}
+	return all
+}
+
+// checked takes a check's result: a director acts on its own.
+func (s *Service) checked(r check.Report) {
+	service, node, ok := strings.Cut(r.ID, " ")
+	if !ok || !r.Transition {
+		return
+	}
+	up := r.Status != state.Critical
+	s.log.Info("real server", "name", service, "node", node, "up", up, "output", r.Output)
+	s.tell(func(p *Planner) { p.Check(service, node, up, r.At) })
+}
