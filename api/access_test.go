@@ -131,8 +131,6 @@ func TestTokenGivesEveryRight(t *testing.T) {
 func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 	c := newCell(t)
 	for path, want := range map[string]string{
-		"/v1/session/create":                "/v1/session/create: sessions are not offered yet",
-		"/v1/txn":                           "transactions are not offered",
 		"/v1/acl/tokens":                    "there are no ACLs",
 		"/v1/connect/ca/roots":              "the service mesh is not offered",
 		"/v1/agent/connect/ca/leaf/x":       "the service mesh is not offered",

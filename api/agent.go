@@ -31,8 +31,9 @@ func (s *Server) agentSelf(c *call) error {
 			"Server":            s.config.Server,
 			"Version":           s.config.Version,
 			"Revision":          "",
+			"SessionTTLMin":     s.config.SessionTTLMin, // Patroni reads it when its TTL was refused
 		},
-		"DebugConfig": map[string]any{},
+		"DebugConfig": map[string]any{"SessionTTLMin": s.config.SessionTTLMin},
 		"Member":      s.memberOf(own),
 		"Meta":        meta,
 		"Stats":       s.stats(snap),

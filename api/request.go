@@ -257,6 +257,23 @@ func encode(v any, pretty bool) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
+// conflict answers with 409 and JSON.
+func (s *Server) conflict(c *call, v any) error {
+	data, err := encode(v, c.args.Has("pretty"))
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	c.w.extend(writeTimeout)
+	c.w.WriteHeader(http.StatusConflict)
+	if _, err = c.w.Write(data); err != nil {
+		return errGone
+	}
+	return nil
+}
+
 // done answers with 200 and nothing more.
 func (s *Server) done(c *call) error {
 	c.w.WriteHeader(http.StatusOK)

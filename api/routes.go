@@ -75,6 +75,14 @@ func routes() []route {
 			"DELETE": {Write, (*Server).kvDelete},
 		}},
 
+		{"/v1/session/create", put(Write, (*Server).sessionCreate)},
+		{"/v1/session/destroy/", put(Write, (*Server).sessionDestroy)},
+		{"/v1/session/renew/", put(Write, (*Server).sessionRenew)},
+		{"/v1/session/info/", get((*Server).sessionInfo)},
+		{"/v1/session/node/", get((*Server).sessionNode)},
+		{"/v1/session/list", get((*Server).sessionList)},
+		{"/v1/txn", put(Write, (*Server).txn)},
+
 		{"/v1/status/leader", get((*Server).statusLeader)},
 		{"/v1/status/peers", get((*Server).statusPeers)},
 
@@ -102,8 +110,6 @@ func routes() []route {
 // notOffered says why, for paths of Consul that we leave out.
 func notOffered() []struct{ prefix, why string } {
 	return []struct{ prefix, why string }{
-		{"/v1/session/", "sessions are not offered yet"},
-		{"/v1/txn", "transactions are not offered: use cas on single keys"},
 		{"/v1/event/", "user events are not offered"},
 		{"/v1/query", "prepared queries are not offered"},
 		{"/v1/acl/", "there are no ACLs: access is by socket, certificate or the cluster's one token"},
