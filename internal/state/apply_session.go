@@ -83,7 +83,7 @@ func (t *tx) endSession(s *Session) {
 	must(t.txn.Delete(string(TableSession), s))
 	t.touchSession(s)
 	for _, e := range list[Entry](t.txn, string(TableKV), "session", key(s.ID)) {
-		if s.LockDelay > 0 {
+		if s.LockDelay >= MinLockDelay {
 			must(t.txn.Insert(string(TableDelay), &LockDelay{Key: e.Key, Delay: s.LockDelay, Index: t.index}))
 			t.mark(TableDelay, e.Key)
 		}

@@ -182,7 +182,7 @@ func (l *loader) row(tag byte, body []byte) error {
 		})
 	case tagDelay:
 		return loadRow(l, tag, body, TableDelay, func(d *LockDelay) ([]byte, error) {
-			if d.Delay <= 0 || d.Delay > MaxLockDelay {
+			if d.Delay < MinLockDelay || d.Delay > MaxLockDelay {
 				return nil, fmt.Errorf("lock-delay of %s", d.Delay)
 			}
 			return []byte(d.Key), errors.Join(l.indexes(d.Index, d.Index), checkBytes("key", d.Key, d.Key, nil))

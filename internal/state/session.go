@@ -38,6 +38,10 @@ const (
 	MaxSessionChecks = 64
 	MaxLockDelay     = 60 * time.Second
 	MaxSessionTTL    = 24 * time.Hour
+	// MinLockDelay is the shortest lock-delay that has an effect: a shorter one
+	// is over before anybody's next write is in order. Clients that want none
+	// ask for a millisecond, since Consul once took 0 for its default.
+	MinLockDelay = 10 * time.Millisecond
 )
 
 // LockDelay is a key that nobody may acquire yet, because the session that
