@@ -29,6 +29,8 @@ type call struct {
 	args url.Values // the query
 	read readOptions
 
+	filter *filter
+
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing
 }
@@ -100,7 +102,7 @@ func checkScope(args url.Values, datacenter string) error {
 			return fault(http.StatusBadRequest, "Invalid query parameter: %q - there is only the default one", name)
 		}
 	}
-	for _, name := range []string{"filter", "hash", "peer", "sg", "sameness-group"} {
+	for _, name := range []string{"hash", "peer", "sg", "sameness-group"} {
 		if args.Get(name) != "" {
 			return fault(http.StatusBadRequest, "Invalid query parameter: %q is not offered", name)
 		}

@@ -239,6 +239,10 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	if err := c.parse(s.config.Datacenter); err != nil {
 		return err
 	}
+	var err error
+	if c.filter, err = parseFilter(c.args.Get("filter"), found.path); err != nil {
+		return err
+	}
 	return e.serve(s, c)
 }
 
