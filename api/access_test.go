@@ -131,17 +131,13 @@ func TestTokenGivesEveryRight(t *testing.T) {
 func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 	c := newCell(t)
 	for path, want := range map[string]string{
-		"/v1/session/create":                "/v1/session/create: sessions are not offered yet",
-		"/v1/txn":                           "transactions are not offered",
-		"/v1/acl/tokens":                    "there are no ACLs",
-		"/v1/connect/ca/roots":              "the service mesh is not offered",
-		"/v1/agent/connect/ca/leaf/x":       "the service mesh is not offered",
-		"/v1/health/connect/web":            "the service mesh is not offered",
-		"/v1/agent/maintenance":             "maintenance mode is not offered yet",
-		"/v1/agent/service/maintenance/web": "maintenance mode is not offered yet",
-		"/v1/nothing":                       "Invalid URL path: not a recognized HTTP API endpoint",
-		"/":                                 "Invalid URL path",
-		"/v1/kv":                            "Invalid URL path",
+		"/v1/acl/tokens":              "there are no ACLs",
+		"/v1/connect/ca/roots":        "the service mesh is not offered",
+		"/v1/agent/connect/ca/leaf/x": "the service mesh is not offered",
+		"/v1/health/connect/web":      "the service mesh is not offered",
+		"/v1/nothing":                 "Invalid URL path: not a recognized HTTP API endpoint",
+		"/":                           "Invalid URL path",
+		"/v1/kv":                      "Invalid URL path",
 	} {
 		if code, _, text := c.get(path); code != 404 || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %q, want 404 %q", path, code, text, want)

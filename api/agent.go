@@ -31,8 +31,9 @@ func (s *Server) agentSelf(c *call) error {
 			"Server":            s.config.Server,
 			"Version":           s.config.Version,
 			"Revision":          "",
+			"SessionTTLMin":     s.config.SessionTTLMin, // Patroni reads it when its TTL was refused
 		},
-		"DebugConfig": map[string]any{},
+		"DebugConfig": map[string]any{"SessionTTLMin": s.config.SessionTTLMin},
 		"Member":      s.memberOf(own),
 		"Meta":        meta,
 		"Stats":       s.stats(snap),
@@ -76,7 +77,7 @@ func (s *Server) agentMembers(c *call) error {
 			found = append(found, s.memberOf(m))
 		}
 	}
-	return s.reply(c, found)
+	return s.replyKept(c, kept(c.filter, found))
 }
 
 func (s *Server) agentServices(c *call) error {
@@ -84,7 +85,7 @@ func (s *Server) agentServices(c *call) error {
 	for _, svc := range s.agent.LocalServices() {
 		found[svc.ID] = s.localService(svc)
 	}
-	return s.reply(c, found)
+	return s.replyKept(c, keptIn(c.filter, found))
 }
 
 func (s *Server) localService(svc state.Service) serviceJSON {
@@ -132,7 +133,7 @@ func (s *Server) agentChecks(c *call) error {
 	for _, chk := range s.agent.LocalChecks() {
 		found[chk.ID] = s.localCheck(chk)
 	}
-	return s.reply(c, found)
+	return s.replyKept(c, keptIn(c.filter, found))
 }
 
 func (s *Server) localCheck(chk state.Check) checkJSON {

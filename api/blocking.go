@@ -203,6 +203,9 @@ const unknownAge = math.MaxInt32
 
 // send writes an answer with the headers that Consul's clients read.
 func (s *Server) send(c *call, a answer) error {
+	if err := c.filter.failed(); err != nil {
+		return err
+	}
 	s.describe(c, a.reported())
 	switch {
 	case a.missing:

@@ -22,12 +22,15 @@ func (s *Server) catalogNodes(c *call) error {
 				found = append(found, s.nodeJSON(n))
 			}
 		}
-		return answer{value: found, index: index}
+		return answer{value: kept(c.filter, found), index: index}
 	})
 }
 
 func (s *Server) catalogServices(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
+		if c.filter != nil {
+			return s.filteredServices(c, snap, ws)
+		}
 		names, index := snap.ServiceNames(ws)
 		if len(c.read.nodeMeta) == 0 {
 			return answer{value: names, index: index}
@@ -62,7 +65,7 @@ func (s *Server) catalogService(c *call) error {
 				found = append(found, s.catalogServiceOf(i))
 			}
 		}
-		return answer{value: found, index: index}
+		return answer{value: kept(c.filter, found), index: index}
 	})
 }
 
@@ -107,7 +110,7 @@ func (s *Server) catalogNode(c *call) error {
 		return answer{index: index, value: struct {
 			Node     nodeJSON
 			Services map[string]serviceJSON
-		}{s.nodeJSON(node), byID}}
+		}{s.nodeJSON(node), keptIn(c.filter, byID)}}
 	})
 }
 
@@ -131,6 +134,7 @@ func (s *Server) catalogNodeServices(c *call) error {
 		for _, svc := range services {
 			found.Services = append(found.Services, serviceOf(svc))
 		}
+		found.Services = kept(c.filter, found.Services)
 		return answer{value: found, index: index}
 	})
 }

@@ -45,6 +45,9 @@ type Config struct {
 	MaxValue    int64 // bytes of a KV value; 512 KiB, the most that the store takes
 	MaxSnapshot int64 // bytes of a snapshot to restore; 1 GiB
 	MaxBlocking int   // blocking queries at a time; 4096
+
+	// SessionTTLMin is the shortest TTL of a session; 10 s, as Consul's.
+	SessionTTLMin time.Duration
 }
 
 // Limits that no configuration changes.
@@ -83,6 +86,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBlocking == 0 {
 		c.MaxBlocking = 4096
+	}
+	if c.SessionTTLMin == 0 {
+		c.SessionTTLMin = defaultSessionTTLMin
 	}
 	return c
 }
@@ -123,6 +129,7 @@ type section struct {
 	AdminGroup    string `yaml:"admin_group"`
 	BlockingLimit *int   `yaml:"blocking_limit"`
 	SnapshotLimit *int   `yaml:"snapshot_limit_mib"`
+	SessionTTLMin *int   `yaml:"session_ttl_min_ms"`
 }
 
 // ref points at a secret.
@@ -152,6 +159,7 @@ func ValidateSection(f *cluster.File, s cluster.Section) error {
 	between("port", in.Port, 0, 65535, "; 0 turns plain HTTP off")
 	between("https_port", in.HTTPSPort, 0, 65535, "; 0 turns HTTPS off")
 	between("blocking_limit", in.BlockingLimit, 1, 1_000_000, " queries")
+	between("session_ttl_min_ms", in.SessionTTLMin, 500, 3_600_000, " ms")
 	between("snapshot_limit_mib", in.SnapshotLimit, 1, 1<<20, " MiB")
 	if in.Port != nil && in.HTTPSPort != nil && *in.Port == *in.HTTPSPort && *in.Port != 0 {
 		problem("https_port", "https_port: %d is the plain port too", *in.HTTPSPort)
@@ -212,6 +220,7 @@ func ConfigFrom(f *cluster.File, s cluster.Section, node string, withTLS bool) (
 	}
 	config.MaxBlocking = value(in.BlockingLimit, 0)
 	config.MaxSnapshot = int64(value(in.SnapshotLimit, 0)) << 20
+	config.SessionTTLMin = time.Duration(value(in.SessionTTLMin, 0)) * time.Millisecond
 	var err error
 	if in.Token != nil {
 		if config.Token, err = readToken(in.Token.File); err != nil {

@@ -67,7 +67,7 @@ func newCell(t *testing.T, options ...option) *cell {
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")},
 	}
 	deps := Deps{
-		State: store, Proposer: c.raft, Agent: c.agent, Raft: c.raft, Config: c.file,
+		State: store, Outcomes: store, Proposer: c.raft, Agent: c.agent, Raft: c.raft, Config: c.file,
 		Conditions: func() []health.Condition {
 			return []health.Condition{{Name: "config.skew", Severity: health.Warning, Message: "n2 runs another file"}}
 		},

@@ -25,7 +25,7 @@ func (s *Server) healthService(c *call) error {
 				found = append(found, s.instanceOf(i))
 			}
 		}
-		return answer{value: found, index: index, gossip: true, laid: over.laid}
+		return answer{value: kept(c.filter, found), index: index, gossip: true, laid: over.laid}
 	})
 }
 
@@ -40,7 +40,7 @@ func (s *Server) healthNode(c *call) error {
 		if len(checks) > 0 {
 			checks = over.checks(checks[0].Node, checks)
 		}
-		return answer{value: checksOf(checks), index: index, gossip: true, laid: over.laid}
+		return answer{value: kept(c.filter, checksOf(checks)), index: index, gossip: true, laid: over.laid}
 	})
 }
 
@@ -54,7 +54,7 @@ func (s *Server) healthChecks(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		checks, index := snap.ServiceChecks(ws, name)
 		checks, moved := c.onNodes(snap, ws, checks)
-		return answer{value: checksOf(checks), index: max(index, moved)}
+		return answer{value: kept(c.filter, checksOf(checks)), index: max(index, moved)}
 	})
 }
 
@@ -74,7 +74,7 @@ func (s *Server) healthState(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		checks, index, laid := checksIn(snap, ws, wanted)
 		checks, moved := c.onNodes(snap, ws, checks)
-		return answer{value: checksOf(checks), index: max(index, moved), gossip: true, laid: laid}
+		return answer{value: kept(c.filter, checksOf(checks)), index: max(index, moved), gossip: true, laid: laid}
 	})
 }
 

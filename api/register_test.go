@@ -41,7 +41,6 @@ func TestRegistrationsThatAreRefused(t *testing.T) {
 		"no name":             {func() (string, string) { return "/v1/agent/check/register", `{"TTL":"1m"}` }, "Missing check name"},
 		"a mesh proxy":        {func() (string, string) { return service(`"Kind":"connect-proxy"`) }, "the service mesh"},
 		"a sidecar":           {func() (string, string) { return service(`"Connect":{"SidecarService":{}}`) }, "the service mesh"},
-		"tags of others":      {func() (string, string) { return service(`"EnableTagOverride":true`) }, "EnableTagOverride is not offered"},
 		"another partition":   {func() (string, string) { return service(`"Partition":"p"`) }, "only the default namespace and partition"},
 		"a name as address":   {func() (string, string) { return service(`"Address":"web.example"`) }, `"web.example" is not an IP address`},
 		"every address":       {func() (string, string) { return service(`"Address":"0.0.0.0"`) }, "is not an IP address that others can reach"},

@@ -29,6 +29,8 @@ type call struct {
 	args url.Values // the query
 	read readOptions
 
+	filter *filter
+
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing
 }
@@ -100,7 +102,7 @@ func checkScope(args url.Values, datacenter string) error {
 			return fault(http.StatusBadRequest, "Invalid query parameter: %q - there is only the default one", name)
 		}
 	}
-	for _, name := range []string{"filter", "hash", "peer", "sg", "sameness-group"} {
+	for _, name := range []string{"hash", "peer", "sg", "sameness-group"} {
 		if args.Get(name) != "" {
 			return fault(http.StatusBadRequest, "Invalid query parameter: %q is not offered", name)
 		}
@@ -255,6 +257,23 @@ func encode(v any, pretty bool) ([]byte, error) {
 	}
 	data, err := json.MarshalIndent(v, "", "    ")
 	return append(data, '\n'), err
+}
+
+// conflict answers with 409 and JSON.
+func (s *Server) conflict(c *call, v any) error {
+	data, err := encode(v, c.args.Has("pretty"))
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	c.w.extend(writeTimeout)
+	c.w.WriteHeader(http.StatusConflict)
+	if _, err = c.w.Write(data); err != nil {
+		return errGone
+	}
+	return nil
 }
 
 // done answers with 200 and nothing more.

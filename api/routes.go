@@ -31,6 +31,12 @@ func put(needs Access, serve func(*Server, *call) error) methods {
 	return methods{"PUT": {needs, serve}}
 }
 
+// old is put for paths that Consul took GET on before its version 1.0, and
+// that Debian's python3-consul still asks that way.
+func old(serve func(*Server, *call) error) methods {
+	return methods{"PUT": {Write, serve}, "GET": {Write, serve}}
+}
+
 // routes is the API. The README's table is checked against it.
 func routes() []route {
 	return []route{
@@ -38,14 +44,16 @@ func routes() []route {
 		{"/v1/agent/members", get((*Server).agentMembers)},
 		{"/v1/agent/services", get((*Server).agentServices)},
 		{"/v1/agent/service/register", put(Write, (*Server).registerService)},
-		{"/v1/agent/service/deregister/", put(Write, (*Server).deregisterService)},
+		{"/v1/agent/service/deregister/", old((*Server).deregisterService)},
+		{"/v1/agent/service/maintenance/", put(Write, (*Server).agentServiceMaintenance)},
+		{"/v1/agent/maintenance", put(Write, (*Server).agentMaintenance)},
 		{"/v1/agent/service/", get((*Server).agentService)},
 		{"/v1/agent/checks", get((*Server).agentChecks)},
 		{"/v1/agent/check/register", put(Write, (*Server).registerCheck)},
-		{"/v1/agent/check/deregister/", put(Write, (*Server).deregisterCheck)},
-		{"/v1/agent/check/pass/", put(Write, (*Server).passCheck)},
-		{"/v1/agent/check/warn/", put(Write, (*Server).warnCheck)},
-		{"/v1/agent/check/fail/", put(Write, (*Server).failCheck)},
+		{"/v1/agent/check/deregister/", old((*Server).deregisterCheck)},
+		{"/v1/agent/check/pass/", old((*Server).passCheck)},
+		{"/v1/agent/check/warn/", old((*Server).warnCheck)},
+		{"/v1/agent/check/fail/", old((*Server).failCheck)},
 		{"/v1/agent/check/update/", put(Write, (*Server).updateCheck)},
 		{"/v1/agent/health/service/name/", get((*Server).agentHealthByName)},
 		{"/v1/agent/health/service/id/", get((*Server).agentHealthByID)},
@@ -75,6 +83,14 @@ func routes() []route {
 			"DELETE": {Write, (*Server).kvDelete},
 		}},
 
+		{"/v1/session/create", put(Write, (*Server).sessionCreate)},
+		{"/v1/session/destroy/", put(Write, (*Server).sessionDestroy)},
+		{"/v1/session/renew/", put(Write, (*Server).sessionRenew)},
+		{"/v1/session/info/", get((*Server).sessionInfo)},
+		{"/v1/session/node/", get((*Server).sessionNode)},
+		{"/v1/session/list", get((*Server).sessionList)},
+		{"/v1/txn", put(Write, (*Server).txn)},
+
 		{"/v1/status/leader", get((*Server).statusLeader)},
 		{"/v1/status/peers", get((*Server).statusPeers)},
 
@@ -102,8 +118,6 @@ func routes() []route {
 // notOffered says why, for paths of Consul that we leave out.
 func notOffered() []struct{ prefix, why string } {
 	return []struct{ prefix, why string }{
-		{"/v1/session/", "sessions are not offered yet"},
-		{"/v1/txn", "transactions are not offered: use cas on single keys"},
 		{"/v1/event/", "user events are not offered"},
 		{"/v1/query", "prepared queries are not offered"},
 		{"/v1/acl/", "there are no ACLs: access is by socket, certificate or the cluster's one token"},
@@ -118,8 +132,6 @@ func notOffered() []struct{ prefix, why string } {
 		{"/v1/peering", "cluster peering is not offered"},
 		{"/v1/coordinate/", "network coordinates are not offered: a cluster is one room"},
 		{"/v1/internal/", "Consul's own interface is not offered"},
-		{"/v1/agent/maintenance", "maintenance mode is not offered yet"},
-		{"/v1/agent/service/maintenance/", "maintenance mode is not offered yet"},
 		{"/v1/agent/monitor", "the log is in the journal: journalctl -u holdfast"},
 		{"/v1/agent/token/", "there are no ACL tokens"},
 		{"/v1/operator/autopilot/", "Raft's members are looked after by the leader without settings"},
@@ -225,6 +237,10 @@ func (s *Server) answer(c *call, found route, known bool) error {
 			"Permission denied: %s %s needs the right to %s: ask over the admin socket, or show the token", method, found.path, e.needs)})
 	}
 	if err := c.parse(s.config.Datacenter); err != nil {
+		return err
+	}
+	var err error
+	if c.filter, err = parseFilter(c.args.Get("filter"), found.path); err != nil {
 		return err
 	}
 	return e.serve(s, c)

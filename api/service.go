@@ -9,6 +9,7 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -128,6 +129,7 @@ type ReloadReport struct {
 // Now is time.Now when nil; Conditions may be nil.
 type Deps struct {
 	State      state.Reader
+	Outcomes   Outcomes
 	Proposer   state.Proposer
 	Agent      Agent
 	Raft       Raft
@@ -150,6 +152,8 @@ type Deps struct {
 type Server struct {
 	config     Config
 	state      state.Reader
+	outcomes   Outcomes
+	random     func([]byte) (int, error)
 	proposer   state.Proposer
 	agent      Agent
 	raft       Raft
@@ -194,6 +198,8 @@ func New(config Config, deps Deps) (*Server, error) {
 	return &Server{
 		config:     config,
 		state:      deps.State,
+		outcomes:   deps.Outcomes,
+		random:     rand.Read,
 		proposer:   deps.Proposer,
 		agent:      deps.Agent,
 		raft:       deps.Raft,

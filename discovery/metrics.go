@@ -24,6 +24,7 @@ const (
 	bySync  = "anti-entropy"
 	byLead  = "leader"
 	byLeave = "leave"
+	byLease = "leases"
 )
 
 func newMetrics(r prometheus.Registerer) *metrics {

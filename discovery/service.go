@@ -65,6 +65,8 @@ type Agent struct {
 	gossip  atomic.Pointer[gossip]
 	leaving atomic.Bool
 	leadNow chan struct{} // has an element when the leader has to look
+
+	leaseNow chan struct{} // likewise, at sessions and locks
 }
 
 // New makes an agent of a valid Config. It reads the registrations that the
@@ -86,6 +88,8 @@ func New(config Config, deps Deps) (*Agent, error) {
 		local:   newLocal(config.node()),
 		retag:   make(chan struct{}, 1),
 		leadNow: make(chan struct{}, 1),
+
+		leaseNow: make(chan struct{}, 1),
 		self: state.Member{
 			Name: config.Node, ID: config.NodeID, Server: config.Server, RPC: config.RPC,
 			Version: config.Version, Feature: config.Feature, ConfigSum: config.ConfigSum,
@@ -137,7 +141,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 	var tasks sync.WaitGroup
 	for _, task := range []func(context.Context, *gossip){
-		a.followMembers, a.publishTags, a.search, a.followState, a.synchronise, a.lead, a.keepUpdates,
+		a.followMembers, a.publishTags, a.search, a.followState, a.synchronise, a.lead, a.keepLeases, a.keepUpdates,
 		func(ctx context.Context, _ *gossip) { a.checks.Run(ctx) },
 	} {
 		tasks.Go(func() { task(ctx, g) })

@@ -32,20 +32,21 @@ const (
 	leadInterval = 5 * time.Second
 )
 
-// followState watches the replica and tells the two loops below what concerns
+// followState watches the replica and tells the three loops below what concerns
 // them, at most every followPause: nothing urgent comes this way, and a store
 // that is written thousands of times a second must not be followed step by
 // step.
 func (a *Agent) followState(ctx context.Context, _ *gossip) {
-	var seen uint64 // nothing: the first look tells both
+	var seen uint64 // nothing: the first look tells all
 	for {
 		changed := a.deps.State.Changed()
 		version := a.deps.State.Snapshot().Version()
 		keys, ok := a.deps.State.Since(seen)
-		mine, leader := !ok, !ok
+		mine, leader, leases := !ok, !ok, !ok
 		for _, k := range keys {
 			mine = mine || concernsNode(k, a.config.Node)
 			leader = leader || k.Table == state.TableNode || k.Table == state.TableCheck || k.Table == state.TableMember
+			leases = leases || k.Table == state.TableSession || k.Table == state.TableDelay
 		}
 		seen = version
 		if mine {
@@ -53,6 +54,9 @@ func (a *Agent) followState(ctx context.Context, _ *gossip) {
 		}
 		if leader {
 			poke(a.leadNow)
+		}
+		if leases {
+			poke(a.leaseNow)
 		}
 		select {
 		case <-ctx.Done():
@@ -270,6 +274,10 @@ func describe(c state.Command) string {
 		return fmt.Sprintf("deregister %d services, %d checks of node %s", len(c.Services), len(c.Checks), c.Node)
 	case state.UpdateCheck:
 		return fmt.Sprintf("update %d checks of node %s", len(c.Updates), c.Node)
+	case state.DestroySession:
+		return fmt.Sprintf("end session %s", c.ID)
+	case state.EndDelay:
+		return fmt.Sprintf("end the lock-delay of key %q", c.Key)
 	}
 	return fmt.Sprintf("%T", c)
 }

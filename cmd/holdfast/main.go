@@ -20,13 +20,15 @@ var version = "0.1.0-dev"
 // Exit statuses that scripts can rely on. They stand in the README.
 const (
 	exitOK          = 0
-	exitFailed      = 1  // the operation was tried and failed or was refused
-	exitUsage       = 2  // the command line or the configuration is wrong
-	exitUnreachable = 3  // no agent answered
-	exitNotFound    = 4  // what was asked for does not exist
-	exitNoLeader    = 5  // no quorum: nothing was written
-	exitDegraded    = 6  // status: something is failing
-	exitRestart     = 75 // agent: ended for a restart; whoever supervises it starts it again (EX_TEMPFAIL)
+	exitFailed      = 1   // the operation was tried and failed or was refused
+	exitUsage       = 2   // the command line or the configuration is wrong
+	exitUnreachable = 3   // no agent answered
+	exitNotFound    = 4   // what was asked for does not exist
+	exitNoLeader    = 5   // no quorum: nothing was written
+	exitDegraded    = 6   // status: something is failing
+	exitLost        = 7   // lock: the lock was lost and the command killed
+	exitRestart     = 75  // agent: ended for a restart; whoever supervises it starts it again (EX_TEMPFAIL)
+	exitKeeper      = 125 // lock: the command could not be started
 )
 
 // exitError carries an exit status up to main; its cause is printed.
@@ -39,21 +41,23 @@ func (e *exitError) Error() string { return e.cause.Error() }
 func (e *exitError) Unwrap() error { return e.cause }
 
 type cli struct {
-	Agent    agentCmd    `cmd:"" help:"Run the agent: what a node of the cluster runs."`
-	Status   statusCmd   `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
-	Members  membersCmd  `cmd:"" help:"List the members of the gossip as this node sees them."`
-	Services servicesCmd `cmd:"" help:"List services with their instances and health."`
-	NTP      ntpCmd      `cmd:"" name:"ntp" help:"Look at the cluster's time servers."`
-	KV       kvCmd       `cmd:"" name:"kv" help:"Read and write keys."`
-	Raft     raftCmd     `cmd:"" help:"Look at Raft and change its membership."`
-	Snapshot snapshotCmd `cmd:"" help:"Save, restore and inspect snapshots of the store."`
-	DNS      dnsCmd      `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
-	Config   configCmd   `cmd:"" help:"Check, show and reload the cluster file."`
-	PKI      pkiCmd      `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
-	VIP      vipCmd      `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
-	Restart  restartCmd  `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
-	Leave    leaveCmd    `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Agent    agentCmd      `cmd:"" help:"Run the agent: what a node of the cluster runs."`
+	Status   statusCmd     `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
+	Members  membersCmd    `cmd:"" help:"List the members of the gossip as this node sees them."`
+	Services servicesCmd   `cmd:"" help:"List services with their instances and health."`
+	NTP      ntpCmd        `cmd:"" name:"ntp" help:"Look at the cluster's time servers."`
+	KV       kvCmd         `cmd:"" name:"kv" help:"Read and write keys."`
+	Lock     lockCmd       `cmd:"" help:"Run a command while holding a lock that nobody else can have meanwhile."`
+	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
+	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
+	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
+	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
+	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`
+	PKI      pkiCmd        `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
+	VIP      vipCmd        `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
+	Restart  restartCmd    `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
+	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
+	Version  versionCmd    `cmd:"" help:"Print the version."`
 }
 
 // console is where commands print, and how.

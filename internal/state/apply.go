@@ -24,6 +24,9 @@ func (s *Store) Apply(index uint64, cmd Command) error {
 		s.publish(snap, nil)
 		return err
 	}
+	if t.outcomes != nil {
+		s.outcomes.keep(index, t.outcomes)
+	}
 	if len(t.changed) == 0 {
 		t.txn.Abort()
 		s.publish(snap, nil)
@@ -53,6 +56,16 @@ func (t *tx) apply(cmd Command) error {
 		return t.document(c)
 	case SetCluster:
 		return t.cluster(c)
+	case CreateSession:
+		return t.createSession(c)
+	case DestroySession:
+		return t.destroySession(c)
+	case RenewSession:
+		return t.renewSession(c)
+	case EndDelay:
+		return t.endDelay(c)
+	case Transact:
+		return t.transact(c)
 	}
 	return invalid("no such command: %T", cmd)
 }
@@ -149,13 +162,17 @@ func (t *tx) kv(c KV) error {
 	if old != nil {
 		at = old.ModifyIndex
 	}
-	if err := checkVerb(c.Verb, fmt.Sprintf("key %q", e.Key), at, e.ModifyIndex); err != nil {
+	if err := checkVerb(c.Verb, fmt.Sprintf("key %q", e.Key), at, e.ModifyIndex, true); err != nil {
 		return err
 	}
+	e.Value = bytes.Clone(e.Value)
 	switch c.Verb {
 	case Set, CAS:
-		e.Value = bytes.Clone(e.Value)
 		t.putEntry(old, &e, c.Verb == CAS)
+	case Acquire:
+		return t.acquire(old, &e)
+	case Release:
+		return t.release(old, &e)
 	default:
 		if old != nil {
 			t.deleteEntry(old)
@@ -166,11 +183,15 @@ func (t *tx) kv(c KV) error {
 
 // checkVerb refuses an unknown verb and, for the compare-and-set ones, an
 // entry that is not the one the writer saw. Indexes are 0 for what is not
-// there.
-func checkVerb(v Verb, what string, stored, expected uint64) error {
+// there; locks tells whether the entry can be held.
+func checkVerb(v Verb, what string, stored, expected uint64, locks bool) error {
 	switch v {
 	case Set, Delete:
 		return nil
+	case Acquire, Release:
+		if locks {
+			return nil
+		}
 	case CAS, DeleteCAS:
 		if stored == expected {
 			return nil
@@ -203,7 +224,7 @@ func (t *tx) document(c PutDocument) error {
 	if old != nil {
 		at = old.ModifyIndex
 	}
-	if err := checkVerb(c.Verb, what, at, d.ModifyIndex); err != nil {
+	if err := checkVerb(c.Verb, what, at, d.ModifyIndex, false); err != nil {
 		return err
 	}
 	switch c.Verb {

@@ -105,6 +105,16 @@ func Decode(b []byte) (Command, error) {
 		return decodeCommand[PutDocument](body)
 	case uint64(kindCluster):
 		return decodeCommand[SetCluster](body)
+	case uint64(kindCreateSession):
+		return decodeCommand[CreateSession](body)
+	case uint64(kindDestroySession):
+		return decodeCommand[DestroySession](body)
+	case uint64(kindRenewSession):
+		return decodeCommand[RenewSession](body)
+	case uint64(kindEndDelay):
+		return decodeCommand[EndDelay](body)
+	case uint64(kindTransact):
+		return decodeCommand[Transact](body)
 	}
 	return nil, &UnknownCommandError{Kind: k, Skippable: flags&flagSkippable != 0}
 }

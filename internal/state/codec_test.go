@@ -33,6 +33,12 @@ func samples() map[string]Command {
 			CreateIndex: 8, ModifyIndex: math.MaxUint64}},
 		"document":    PutDocument{Verb: DeleteCAS, Document: Document{Kind: "vrrp/hold", Key: "161", Value: []byte("fbservice1"), CreateIndex: 9, ModifyIndex: 10}},
 		"set-cluster": SetCluster{Cluster{ID: "7f3c", Name: "scibian", Feature: 2, CreateIndex: 11, ModifyIndex: 12}},
+		"create-session": CreateSession{Session{ID: "5f", Name: "leader of pg", Node: "fbservice1", NodeChecks: []string{"serfHealth"}, ServiceChecks: []string{"service:apt"},
+			Behavior: BehaviorDelete, TTL: 15e9, LockDelay: 1e9, RenewIndex: 13, CreateIndex: 14, ModifyIndex: 15}},
+		"destroy-session": DestroySession{ID: "5f", RenewIndex: 16},
+		"renew-session":   RenewSession{ID: "5f"},
+		"end-delay":       EndDelay{Key: "site/lock", Index: 17},
+		"transact":        Transact{[]KV{{Verb: CheckSession, Entry: Entry{Key: "site/lock", Session: "5f"}}, {Verb: Set, Entry: Entry{Key: "a", Value: []byte("b")}}}},
 		// The least a command can be.
 		"register-empty": Register{},
 		"kv-empty":       KV{},

@@ -64,11 +64,18 @@ const (
 	Delete     Verb = "delete"
 	DeleteCAS  Verb = "delete-cas"
 	DeleteTree Verb = "delete-tree" // every key with the prefix; KV only
+	// Acquire and Release set the entry and who holds it, for Entry.Session;
+	// KV only. Both fail with ErrConflict when another session holds the key,
+	// Acquire also while the key is under a lock-delay, and with a
+	// *SessionError for a session that is not there.
+	Acquire Verb = "acquire"
+	Release Verb = "release"
 )
 
-// KV changes the key-value table. Entry.ModifyIndex is what CAS compares.
-// LockIndex, Session and CreateIndex of the command are not looked at: those
-// of the stored entry stay. DeleteTree takes the prefix in Entry.Key; an empty
+// KV changes the key-value table. Entry.ModifyIndex is what CAS compares,
+// Entry.Session who acquires or releases. LockIndex and CreateIndex of the
+// command are not looked at, nor Session by other verbs: those of the stored
+// entry stay. DeleteTree takes the prefix in Entry.Key; an empty
 // one means every key.
 type KV struct {
 	Verb  Verb  `codec:"verb"`
@@ -122,6 +129,12 @@ const (
 	kindKV          kind = 4
 	kindDocument    kind = 5
 	kindCluster     kind = 6
+
+	kindCreateSession  kind = 7
+	kindDestroySession kind = 8
+	kindRenewSession   kind = 9
+	kindEndDelay       kind = 10
+	kindTransact       kind = 11
 )
 
 func (Register) kind() kind    { return kindRegister }

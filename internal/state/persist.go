@@ -41,6 +41,8 @@ const (
 	tagDocument = 6
 	tagIndex    = 7
 	tagFloor    = 8
+	tagSession  = 9
+	tagDelay    = 10
 )
 
 // tagNames names the records of a tag in errors and in Info.
@@ -53,6 +55,8 @@ var tagNames = map[byte]string{
 	tagDocument: string(TableDocument),
 	tagIndex:    tableIndex,
 	tagFloor:    "floors",
+	tagSession:  string(TableSession),
+	tagDelay:    string(TableDelay),
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -86,6 +90,8 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 			out.record(tagFloor, &floorRow{a, f})
 		}
 	}
+	writeRows[Session](out, s.txn, tagSession, TableSession)
+	writeRows[LockDelay](out, s.txn, tagDelay, TableDelay)
 	out.trailer()
 	if err := out.close(); err != nil {
 		return out.written.n, fmt.Errorf("state: write snapshot: %w", err)

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -35,7 +36,7 @@ func (g generator) key() string {
 }
 
 func (g generator) command(index uint64) Command {
-	switch g.IntN(12) {
+	switch g.IntN(16) {
 	case 0, 1, 2:
 		return g.register()
 	case 3:
@@ -57,11 +58,37 @@ func (g generator) command(index uint64) Command {
 			e.Key = pick(g, "a/", "a", "c/", "nothing")
 		}
 		return KV{verb, e}
-	case 10:
+	case 10, 11, 12, 13:
+		return g.locking(index)
+	case 14:
 		d := Document{Kind: pick(g, "k", "k/l"), Key: g.id(), Value: []byte(pick(g, "x", "y")), ModifyIndex: g.Uint64N(index)}
 		return PutDocument{pick(g, Set, CAS, Delete, DeleteCAS), d}
 	default:
 		return SetCluster{Cluster{ID: "c", Name: "c", Feature: g.IntN(4)}}
+	}
+}
+
+func (g generator) session() string { return pick(g, "s1", "s2", "s3") }
+
+// locking makes a command about sessions and what they hold.
+func (g generator) locking(index uint64) Command {
+	switch g.IntN(8) {
+	case 0, 1, 2:
+		return CreateSession{Session{ID: g.session(), Node: g.node(), NodeChecks: some(g, SerfHealth), ServiceChecks: some(g, "c1"),
+			Behavior: pick(g, "", BehaviorRelease, BehaviorDelete), LockDelay: pick[time.Duration](g, 0, time.Second)}}
+	case 3:
+		return DestroySession{ID: g.session(), RenewIndex: pick(g, 0, g.Uint64N(index))}
+	case 4:
+		return RenewSession{ID: g.session()}
+	case 5:
+		return EndDelay{Key: g.key(), Index: g.Uint64N(index)}
+	default:
+		e := Entry{Key: g.key(), Value: []byte(pick(g, "x", "y")), Session: g.session()}
+		op := KV{pick(g, Acquire, Acquire, Release), e}
+		if g.IntN(3) > 0 {
+			return op
+		}
+		return Transact{[]KV{{Verb: pick(g, GetOrEmpty, CheckSession, CheckNotExists), Entry: e}, op, {Verb: GetTree, Entry: Entry{Key: "a/"}}}}
 	}
 }
 
@@ -91,9 +118,9 @@ func (g generator) members() []Member {
 // universe is every query about what the generator can make.
 func universe(t *testing.T) []line {
 	queries := []string{"nodes", "names", "checks", "checks passing", "checks warning", "checks critical",
-		"instances other", "node other", "entry other", "document k other", "documents other"}
+		"sessions", "instances other", "node other", "entry other", "document k other", "documents other"}
 	for _, n := range []string{"n1", "n2", "n3"} {
-		queries = append(queries, "node "+n, "node-services "+n, "node-checks "+n)
+		queries = append(queries, "node "+n, "node-services "+n, "node-checks "+n, "node-sessions "+n)
 	}
 	for _, s := range []string{"apt", "deb", "web"} {
 		queries = append(queries, "instances "+s, "service-checks "+s)
@@ -103,6 +130,9 @@ func universe(t *testing.T) []line {
 	}
 	for _, p := range []string{"", "a", "a/", "a/b/", "c/", "c/d/", "c/d/e", "nothing/"} {
 		queries = append(queries, "entries "+p)
+	}
+	for _, id := range []string{"s1", "s2", "s3", "other"} {
+		queries = append(queries, "session "+id)
 	}
 	for _, k := range []string{"k", "k/l"} {
 		queries = append(queries, "documents "+k, "document "+k+" a", "document "+k+" b")
@@ -309,12 +339,26 @@ func compileKey(t *testing.T, s *Snapshot, k Key) string {
 	switch k.Table {
 	case TableMember:
 		return fmt.Sprint(s.Member(k.Name))
+	case TableSession:
+		session, _ := s.Session(nil, k.Name)
+		return fmt.Sprintf("%+v", session)
+	case TableDelay:
+		return fmt.Sprintf("%+v", delayOf(s, k.Name))
 	case TableDocument:
 		rows := append(show(documentsOf(s, "k"), showDocument), show(documentsOf(s, "k/l"), showDocument)...)
 		return fmt.Sprint(slices.DeleteFunc(rows, func(r string) bool { return r[:len(k.Name)+1] != k.Name+"=" }))
 	}
 	rows, _ := ask(t, s, nil, parseLine(t, q+k.Name))
 	return fmt.Sprint(rows)
+}
+
+func delayOf(s *Snapshot, key string) LockDelay {
+	for _, d := range s.LockDelays() {
+		if d.Key == key {
+			return *d
+		}
+	}
+	return LockDelay{}
 }
 
 func documentsOf(s *Snapshot, kind string) []*Document {
@@ -340,6 +384,13 @@ func uncompiled(s *Snapshot, compiled map[Key]string) (missing []Key) {
 	entries, _ := s.Entries(nil, "")
 	for _, e := range entries {
 		all = append(all, Key{TableKV, e.Key})
+	}
+	sessions, _ := s.Sessions(nil)
+	for _, session := range sessions {
+		all = append(all, Key{TableSession, session.ID})
+	}
+	for _, d := range s.LockDelays() {
+		all = append(all, Key{TableDelay, d.Key})
 	}
 	for _, m := range s.Members() {
 		all = append(all, Key{TableMember, Fold(m.Name)})

@@ -10,6 +10,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/hashicorp/go-memdb"
 )
@@ -117,6 +118,9 @@ func (l *loader) run() error {
 		}
 		l.count(tag, l.in.read-l.in.start)
 	}
+	if err := l.holders(); err != nil {
+		return err
+	}
 	l.info.Records, l.info.SHA256 = l.in.records, hex.EncodeToString(l.in.digest)
 	return l.in.end()
 }
@@ -172,6 +176,17 @@ func (l *loader) row(tag byte, body []byte) error {
 		})
 	case tagFloor:
 		return l.floor(body)
+	case tagSession:
+		return loadRow(l, tag, body, TableSession, func(s *Session) ([]byte, error) {
+			return key(s.ID), errors.Join(l.indexes(s.CreateIndex, s.ModifyIndex), l.indexes(s.CreateIndex, s.RenewIndex), l.session(s))
+		})
+	case tagDelay:
+		return loadRow(l, tag, body, TableDelay, func(d *LockDelay) ([]byte, error) {
+			if d.Delay < MinLockDelay || d.Delay > MaxLockDelay {
+				return nil, fmt.Errorf("lock-delay of %s", d.Delay)
+			}
+			return []byte(d.Key), errors.Join(l.indexes(d.Index, d.Index), checkBytes("key", d.Key, d.Key, nil))
+		})
 	}
 	return fmt.Errorf("record of unknown kind %d: a newer program wrote it", tag)
 }
@@ -253,8 +268,40 @@ func (l *loader) check(c *Check) error {
 	return nil
 }
 
+// session must be on its node, and stand on checks that are not critical.
+func (l *loader) session(s *Session) error {
+	clean, err := cleanSession(*s)
+	if err != nil {
+		return err
+	}
+	node := first[Node](l.txn, string(TableNode), "id", key(Fold(s.Node)))
+	if node == nil || node.Name != s.Node || clean.Behavior != s.Behavior {
+		return fmt.Errorf("session %q is on node %.64q, which is not there, or not in its normal form", s.ID, s.Node)
+	}
+	for _, id := range slices.Concat(s.NodeChecks, s.ServiceChecks) {
+		chk := first[Check](l.txn, string(TableCheck), "id", key(Fold(s.Node), id))
+		if chk == nil || chk.Status == Critical {
+			return fmt.Errorf("session %q stands on check %.64q, which is critical or not there", s.ID, id)
+		}
+	}
+	return nil
+}
+
+// holders makes sure that who holds a key is there: nobody else could free it.
+func (l *loader) holders() error {
+	for _, e := range list[Entry](l.txn, string(TableKV), "id", nil) {
+		if e.Session != "" && first[Session](l.txn, string(TableSession), "id", key(e.Session)) == nil {
+			return fmt.Errorf("key %q is held by session %.64q, which is not there", e.Key, e.Session)
+		}
+	}
+	return nil
+}
+
+// hasRows tells whether an aspect can have rows in a snapshot.
+func hasRows(a aspect) bool { return a >= ofTable && a < aspects && a != ofPrefix }
+
 func (l *loader) grave(r *indexRow) error {
-	if r.Aspect < ofTable || r.Aspect >= ofPrefix {
+	if !hasRows(r.Aspect) {
 		return fmt.Errorf("aspect %d is unknown", r.Aspect)
 	}
 	if !r.Dead {
@@ -271,7 +318,7 @@ func (l *loader) floor(body []byte) error {
 	if err := decodeBody(body, &f); err != nil {
 		return err
 	}
-	if f.Aspect < ofTable || f.Aspect >= ofPrefix {
+	if !hasRows(f.Aspect) {
 		return fmt.Errorf("aspect %d is unknown", f.Aspect)
 	}
 	if err := l.ascending(tagFloor, []byte{byte(f.Aspect)}); err != nil {

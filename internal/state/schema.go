@@ -30,7 +30,9 @@ const (
 	ofKind          aspect = 9  // Documents; name: the kind
 	ofDocument      aspect = 10 // Document, once it is gone; name: kind NUL key
 	ofPrefix        aspect = 11 // Entries of an empty directory; name: ends with a slash. Only watched, has no rows
-	aspects                = 12
+	ofSession       aspect = 12 // Session; name: its ID
+	ofNodeSessions  aspect = 13 // NodeSessions; name: the node's
+	aspects                = 14
 )
 
 // Names of the ofTable aspect.
@@ -38,11 +40,13 @@ const (
 	allNodes  = "nodes"
 	allNames  = "names" // what ServiceNames answers
 	allChecks = "checks"
+
+	allSessions = "sessions"
 )
 
 func (a aspect) String() string {
 	names := [aspects]string{"?", "table", "instances", "service-checks", "node", "node-services",
-		"node-checks", "status", "entry", "kind", "document", "prefix"}
+		"node-checks", "status", "entry", "kind", "document", "prefix", "session", "node-sessions"}
 	if a >= aspects {
 		return fmt.Sprintf("aspect(%d)", byte(a))
 	}
@@ -181,7 +185,16 @@ func schema() *memdb.DBSchema {
 				return key(Fold(c.ServiceName))
 			}),
 			by("status", func(c *Check) []byte { return key(string(c.Status)) })),
-		table(string(TableKV), unique(entryKey)),
+		table(string(TableKV), unique(entryKey),
+			by("session", func(e *Entry) []byte {
+				if e.Session == "" {
+					return nil
+				}
+				return key(e.Session)
+			})),
+		table(string(TableSession), unique(func(s *Session) []byte { return key(s.ID) }),
+			by("node", func(s *Session) []byte { return key(Fold(s.Node)) })),
+		table(string(TableDelay), unique(func(d *LockDelay) []byte { return []byte(d.Key) })),
 		table(string(TableDocument), unique(documentKey)),
 		table(string(TableCluster), unique(func(*Cluster) []byte { return key("cluster") })),
 		table(tableIndex, unique(func(r *indexRow) []byte { return r.subject().key() }),

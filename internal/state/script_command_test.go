@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // line is one line of a script: a verb, words, and name=value options.
@@ -132,6 +133,10 @@ func (l line) meta() map[string]string {
 //	delete-tree PREFIX
 //	document VERB KIND KEY [VALUE] [index=]
 //	set-cluster ID [name=] [feature=]
+//	acquire|release KEY SESSION [VALUE]
+//	create-session ID NODE [name=] [checks=A,B] [services=A,B] [behavior=] [ttl=] [delay=]
+//	destroy-session ID [renewed=N]    renew-session ID    end-delay KEY index=N
+//	transact, then indented lines: VERB KEY [VALUE] [session=] [index=]
 func parseCommand(t *testing.T, l line, rest []string) (Command, bool) {
 	switch l.verb {
 	case "register":
@@ -147,6 +152,20 @@ func parseCommand(t *testing.T, l line, rest []string) (Command, bool) {
 			e.Value = []byte(l.words[1])
 		}
 		return KV{Verb: Verb(l.verb), Entry: e}, true
+	case "acquire", "release":
+		e := Entry{Key: l.word(0), Session: l.word(1), Value: []byte(l.word(2))}
+		return KV{Verb: Verb(l.verb), Entry: e}, true
+	case "create-session":
+		return CreateSession{Session{ID: l.word(0), Node: l.word(1), Name: l.opts["name"], NodeChecks: l.list("checks"), ServiceChecks: l.list("services"),
+			Behavior: Behavior(l.opts["behavior"]), TTL: l.duration(t, "ttl"), LockDelay: l.duration(t, "delay")}}, true
+	case "destroy-session":
+		return DestroySession{ID: l.word(0), RenewIndex: l.number(t, "renewed")}, true
+	case "renew-session":
+		return RenewSession{ID: l.word(0)}, true
+	case "end-delay":
+		return EndDelay{Key: l.word(0), Index: l.number(t, "index")}, true
+	case "transact":
+		return parseTransact(t, rest), true
 	case "document":
 		if len(l.words) < 3 {
 			return nil, false // the query
@@ -158,6 +177,30 @@ func parseCommand(t *testing.T, l line, rest []string) (Command, bool) {
 		return SetCluster{Cluster: c}, true
 	}
 	return nil, false
+}
+
+func parseTransact(t *testing.T, rest []string) Transact {
+	var c Transact
+	for _, text := range rest {
+		l := parseLine(t, text)
+		e := Entry{Key: l.word(0), Session: l.opts["session"], ModifyIndex: l.number(t, "index")}
+		if len(l.words) > 1 {
+			e.Value = []byte(l.words[1])
+		}
+		c.Ops = append(c.Ops, KV{Verb: Verb(l.verb), Entry: e})
+	}
+	return c
+}
+
+func (l line) duration(t *testing.T, opt string) time.Duration {
+	if l.opts[opt] == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(l.opts[opt])
+	if err != nil {
+		t.Fatalf("script: %s: %v", l, err)
+	}
+	return d
 }
 
 func parseRegister(t *testing.T, l line, rest []string) Register {

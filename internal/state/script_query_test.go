@@ -14,9 +14,10 @@ import (
 //	nodes, node NAME, names, instances SERVICE, node-services NODE,
 //	node-checks NODE, service-checks SERVICE, checks [STATUS], entry KEY,
 //	entries [PREFIX], document KIND KEY, documents KIND,
-//	healthy SERVICE [only-passing], cluster, members
+//	session ID, sessions, node-sessions NODE,
+//	healthy SERVICE [only-passing], cluster, members, delays
 //
-// The last three have no index of their own.
+// The last four have no index of their own.
 func ask(t *testing.T, s *Snapshot, ws WatchSet, q line) ([]string, uint64) {
 	t.Helper()
 	switch q.verb {
@@ -52,6 +53,15 @@ func ask(t *testing.T, s *Snapshot, ws WatchSet, q line) ([]string, uint64) {
 	case "entries":
 		rows, index := s.Entries(ws, q.word(0))
 		return show(rows, showEntry), index
+	case "session":
+		row, index := s.Session(ws, q.word(0))
+		return showOne(row, showSession), index
+	case "sessions":
+		rows, index := s.Sessions(ws)
+		return show(rows, showSession), index
+	case "node-sessions":
+		rows, index := s.NodeSessions(ws, q.word(0))
+		return show(rows, showSession), index
 	case "document":
 		row, index := s.Document(ws, q.word(0), q.word(1))
 		return showOne(row, showDocument), index
@@ -71,6 +81,8 @@ func askLocal(t *testing.T, s *Snapshot, q line) []string {
 		return showOne(s.Cluster(), func(c *Cluster) string {
 			return fmt.Sprintf("%s %s feature=%d [%d/%d]", c.ID, c.Name, c.Feature, c.CreateIndex, c.ModifyIndex)
 		})
+	case "delays":
+		return show(s.LockDelays(), func(d *LockDelay) string { return fmt.Sprintf("%s %s since %d", d.Key, d.Delay, d.Index) })
 	case "members":
 		return show(s.Members(), func(m Member) string { return fmt.Sprintf("%s %s", m.Name, m.Liveness) })
 	}
@@ -128,7 +140,20 @@ func showInstance(i Instance) string {
 }
 
 func showEntry(e *Entry) string {
-	return compact("%s=%q flags=%d [%d/%d]", printable(e.Key), e.Value, e.Flags, e.CreateIndex, e.ModifyIndex)
+	return compact("%s=%q flags=%d lock=%d session=%s [%d/%d]", printable(e.Key), e.Value, e.Flags, e.LockIndex, e.Session, e.CreateIndex, e.ModifyIndex)
+}
+
+// showSession leaves out the renewals, which are no part of an answer.
+func showSession(s *Session) string {
+	ttl, delay := "", ""
+	if s.TTL > 0 {
+		ttl = s.TTL.String()
+	}
+	if s.LockDelay > 0 {
+		delay = s.LockDelay.String()
+	}
+	return compact("%s on %s name=%s checks=%s services=%s %s ttl=%s delay=%s [%d/%d]", s.ID, s.Node, s.Name,
+		strings.Join(s.NodeChecks, ","), strings.Join(s.ServiceChecks, ","), s.Behavior, ttl, delay, s.CreateIndex, s.ModifyIndex)
 }
 
 // printable quotes what a script could not show.

@@ -47,6 +47,9 @@ const (
 	TableDocument Table = "documents"
 	TableCluster  Table = "cluster" // Name: empty
 	TableMember   Table = "members" // Name: the member's
+
+	TableSession Table = "sessions"    // Name: the session's ID; also when it was renewed
+	TableDelay   Table = "lock-delays" // Name: the key
 )
 
 // Fold returns the form in which the names of nodes, services and members are

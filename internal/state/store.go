@@ -26,7 +26,8 @@ type Store struct {
 	// database would never fire again.
 	abandoned chan struct{}
 
-	journal journal
+	journal  journal
+	outcomes outcomes
 }
 
 // view is what readers see: replaced as a whole, never changed.

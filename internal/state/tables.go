@@ -20,7 +20,8 @@ type tx struct {
 	// tags holds, for every service name of which an instance came, went
 	// or changed its tags, what ServiceNames said of it before; nil for
 	// nothing.
-	tags map[string][]string
+	tags     map[string][]string
+	outcomes []Outcome // of a transaction
 }
 
 func (s *Store) begin(index uint64) *tx {
@@ -105,6 +106,7 @@ func (t *tx) deleteNode(n *Node) {
 		t.deleteCheck(chk)
 	}
 	must(t.txn.Delete(string(TableNode), n))
+	t.endSessionsOf(n.Name)
 	t.touchNode(n.Name)
 	t.touch(ofNode, Fold(n.Name))
 	t.touch(ofNodeServices, Fold(n.Name))
@@ -196,11 +198,15 @@ func (t *tx) writeCheck(old, c *Check) {
 	}
 	must(t.txn.Insert(string(TableCheck), c))
 	t.touchCheck(c)
+	if c.Status == Critical {
+		t.endSessionsWith(c)
+	}
 }
 
 func (t *tx) deleteCheck(c *Check) {
 	t.touchCheck(c)
 	must(t.txn.Delete(string(TableCheck), c))
+	t.endSessionsWith(c)
 }
 
 // touchCheck says that a check came, went or changed: all answers it is in.
@@ -223,13 +229,21 @@ func (t *tx) touchCheck(c *Check) {
 // alone unless always: of several CAS on one index exactly one may succeed,
 // also when they write the same.
 func (t *tx) putEntry(old, e *Entry, always bool) {
-	e.CreateIndex, e.ModifyIndex = t.index, t.index
 	e.LockIndex, e.Session = 0, ""
 	if old != nil {
-		e.CreateIndex, e.LockIndex, e.Session = old.CreateIndex, old.LockIndex, old.Session
+		e.LockIndex, e.Session = old.LockIndex, old.Session
 		if !always && equalEntry(old, e) {
 			return
 		}
+	}
+	t.storeEntry(old, e)
+}
+
+// storeEntry writes a key in place of old (nil: a new one).
+func (t *tx) storeEntry(old, e *Entry) {
+	e.CreateIndex, e.ModifyIndex = t.index, t.index
+	if old != nil {
+		e.CreateIndex = old.CreateIndex
 	} else {
 		t.unbury(subject{ofEntry, e.Key})
 		t.fillDirectories(e.Key)
@@ -318,6 +332,10 @@ func (t *tx) alive(s subject) bool {
 		return t.node(s.name) != nil
 	case ofKind:
 		return first[Document](t.txn, string(TableDocument), "id_prefix", key(s.name)) != nil
+	case ofSession:
+		return t.session(s.name) != nil
+	case ofNodeSessions:
+		return first[Session](t.txn, string(TableSession), "node", key(s.name)) != nil
 	case ofNode, ofEntry, ofDocument:
 		return false // touched only when deleted
 	default:
