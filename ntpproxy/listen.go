@@ -42,7 +42,7 @@ func (s *Server) listen(ctx context.Context) (sockets []socket, err error) {
 		}
 	}()
 	for _, addr := range addrs {
-		for range min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) {
+		for range runtime.GOMAXPROCS(0) {
 			conn, err := listenUDP(ctx, addr)
 			if !explicit && addr.Addr().Is6() && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 				s.log.Info("this machine has no IPv6: serving IPv4 only")
