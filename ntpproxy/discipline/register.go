@@ -71,6 +71,22 @@ func (r *register) add(epoch time.Time, s Sample) {
 	r.fit()
 }
 
+// surprise is how far a new sample is from what the line foretold, squared and
+// by the square of the error that both admit.
+func (r *register) surprise(epoch time.Time, s Sample) (z float64, ok bool) {
+	l := &r.line
+	if !l.ok || l.used < 2*minSamples {
+		return 0, false
+	}
+	miss := (s.Server.Sub(epoch) - s.Raw - l.aheadAt(s.Raw)).Seconds()
+	excess := max(0, (s.Delay-l.leastWay).Seconds()) / 2
+	expected := l.residual*l.residual + excess*excess/3
+	return min(miss*miss/expected, maxSurprise), true
+}
+
+// maxSurprise bounds what one sample that was held up says.
+const maxSurprise = 9
+
 // shift moves all that the source said, after a leap second.
 func (r *register) shift(d time.Duration) {
 	for i := range r.samples {

@@ -50,16 +50,19 @@ type source struct {
 	pending  bool  // a request has no answer yet
 	next     time.Duration
 	poll     int
-	grade    int // grows while the line holds, sinks while it does not
+	surprise float64 // mean square of how far samples were from what was foretold, by its error; 1 is noise
+	since    int     // samples since poll changed
 	state    State
 }
 
 const (
-	burstSize   = 6
-	burstEvery  = 2 * time.Second
-	pollUpAt    = 12 // samples of one line, from which asking more rarely is enough
-	pollDownAt  = 6  // below which the oscillator wanders faster than we look
-	gradeToMove = 4
+	burstSize  = 6
+	burstEvery = 2 * time.Second
+	pollUpAt   = 8 // samples of one line, from which asking more rarely is enough
+	// Of the mean square of surprises.
+	surpriseMemory = 8
+	calm           = 1.2
+	alarmed        = 2.0
 )
 
 // ask notes that a request goes out.
@@ -91,18 +94,27 @@ func (s *source) took(epoch time.Time, sample Sample) {
 	s.pending = false
 	s.reach |= 1
 	s.last = sample
+	if z, ok := s.register.surprise(epoch, sample); ok {
+		s.surprise += (z - s.surprise) / surpriseMemory
+		s.since++
+	}
 	s.register.add(epoch, sample)
-	switch used := s.register.line.used; {
-	case used >= pollUpAt:
-		s.grade = max(1, s.grade+1)
-	case used <= pollDownAt && s.asked > burstSize:
-		s.grade = min(-1, s.grade-1)
+	s.adapt()
+}
+
+// adapt asks more rarely while the line foretells the next sample as well as
+// its noise allows, and more often when the oscillator wanders faster.
+func (s *source) adapt() {
+	if s.since < surpriseMemory {
+		return
 	}
 	switch {
-	case s.grade >= gradeToMove && s.poll < s.config.MaxPoll:
-		s.poll, s.grade = s.poll+1, 0
-	case s.grade <= -gradeToMove && s.poll > s.config.MinPoll:
-		s.poll, s.grade = s.poll-1, 0
+	case s.surprise < calm && s.register.line.used >= pollUpAt && s.poll < s.config.MaxPoll:
+		s.poll++
+		s.since = 0
+	case s.surprise > alarmed && s.poll > s.config.MinPoll:
+		s.poll--
+		s.since, s.surprise = 0, 1
 	}
 }
 
