@@ -216,13 +216,14 @@ func (c *Core) combine(raw time.Duration, survivors []candidate) (l line) {
 }
 
 // learn takes the sources' word on the frequency, as far as it is better than
-// what is known.
+// what is known. Squares of variances: lines drawn one after the other share
+// most of their samples, and say the same poor thing again and again.
 func (c *Core) learn(raw time.Duration, l line) {
 	if c.at != 0 {
 		c.variance += wander * wander * (raw - c.at).Seconds()
 	}
 	s := l.skew * l.skew
-	c.frequency += c.variance / (c.variance + s) * (l.frequency - c.frequency)
+	c.frequency += c.variance * c.variance / (c.variance*c.variance + s*s) * (l.frequency - c.frequency)
 	c.frequency = max(-maxFrequency, min(maxFrequency, c.frequency))
 	c.variance = min(c.variance, s)
 }

@@ -52,6 +52,7 @@ type line struct {
 	deviation float64       // standard error of the offset at the centre, seconds
 	residual  float64       // standard deviation of the weighted residuals, seconds
 	used      int           // samples that fit the line
+	tail      float64       // how far the last samples are from the line, by the error of their mean
 	leastWay  time.Duration // the shortest delay
 }
 
@@ -99,13 +100,14 @@ func (r *register) shift(d time.Duration) {
 func (r *register) reset() { r.samples, r.line = r.samples[:0], line{} }
 
 // fit draws a line through as many of the last samples as one line explains:
-// as long as the signs of the residuals change too rarely, the oscillator has
-// wandered and the oldest sample is left out (a runs test, as chrony's).
+// as long as the signs of the residuals change too rarely (a runs test, as
+// chrony's), or the last samples stand together beside the line, the oscillator
+// has wandered and the oldest sample is left out.
 func (r *register) fit() {
 	r.line = line{}
 	for n := len(r.samples); n >= minSamples; n-- {
 		l, runs := regress(r.samples[len(r.samples)-n:])
-		if n == minSamples || float64(runs) >= fewestRuns(n) {
+		if n == minSamples || float64(runs) >= fewestRuns(n) && l.tail < tailBound {
 			r.line = l
 			if drop := len(r.samples) - n; drop > 0 {
 				r.samples = slices.Delete(r.samples, 0, drop)
@@ -115,11 +117,19 @@ func (r *register) fit() {
 	}
 }
 
+const (
+	runsBound = 1.645 // standard errors: the 5 % level
+	// tailBound, in standard errors, was found by simulation: a wandering
+	// crystal is followed best by a value below 0.7, a noisy network by one
+	// above.
+	tailBound = 0.7
+)
+
 // fewestRuns is how many runs of signs n residuals have at least when they are
-// noise (at the 5 % level, by the normal approximation of the binomial).
+// noise, by the normal approximation of the binomial.
 func fewestRuns(n int) float64 {
 	m := float64(n - 1)
-	return 1 + m/2 - 1.645*math.Sqrt(m)/2
+	return 1 + m/2 - runsBound*math.Sqrt(m)/2
 }
 
 // regress is weighted least squares. A sample that was longer under way than
@@ -147,11 +157,14 @@ func regress(s []kept) (l line, runs int) {
 		return line{}, 0
 	}
 	slope := sxy / sxx
-	var chi float64
+	var chi, tail, tailWeight float64
 	sign := 0
 	for i := range s {
 		residual := y[i] - my - slope*(x[i]-mx)
 		chi += weight[i] * residual * residual
+		if i >= len(s)-max(minSamples, len(s)/6) {
+			tail, tailWeight = tail+weight[i]*residual, tailWeight+weight[i]
+		}
 		if now := cmpZero(residual); now != sign {
 			sign, runs = now, runs+1
 		}
@@ -159,11 +172,12 @@ func regress(s []kept) (l line, runs int) {
 	// How noisy the samples really are, against what their delays promise;
 	// few samples say little of that.
 	scale := math.Sqrt(chi / float64(len(s)-2))
+	beside := math.Abs(tail) / math.Sqrt(tailWeight) / scale
 	if few := float64(minSamples*2) / float64(len(s)); scale < few {
 		scale = few
 	}
 	return line{
-		ok: true, at: last.raw, centre: -mx, frequency: slope,
+		tail: beside, ok: true, at: last.raw, centre: -mx, frequency: slope,
 		ahead:     last.ahead + seconds(my-slope*mx),
 		skew:      scale / math.Sqrt(sxx),
 		deviation: scale / math.Sqrt(sw),

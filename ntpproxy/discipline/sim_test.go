@@ -27,6 +27,7 @@ type world struct {
 	flights []flight
 	steps   []float64
 	errs    []error
+	asked   int
 	each    func() // after every second
 }
 
@@ -129,6 +130,7 @@ func (w *world) step() {
 
 func (w *world) ask(i int) {
 	s := w.servers[i]
+	w.asked++
 	there, back := s.way+s.jitter*w.rand.ExpFloat64(), s.way+s.jitter*w.rand.ExpFloat64()
 	if s.cut != nil && s.cut(w.now) {
 		return
@@ -192,69 +194,3 @@ func lan() *server { return &server{way: 50e-6, jitter: 10e-6, dispersion: time.
 func wan() *server { return &server{way: 5e-3, jitter: 1e-3, dispersion: 5 * time.Millisecond} }
 
 const hour = 3600.0
-
-func TestClockIsKeptThroughAThousandHours(t *testing.T) {
-	for name, test := range map[string]struct {
-		server        func() *server
-		wander        float64
-		rms, most, ff float64 // bounds: seconds, seconds, ratio
-	}{
-		"LAN, good crystal": {lan, 1e-10, 5e-6, 50e-6, 20e-9},
-		"LAN":               {lan, 1e-9, 10e-6, 100e-6, 100e-9},
-		"WAN":               {wan, 1e-9, 400e-6, 4e-3, 200e-9},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var rms, frequency, most float64
-			const seeds, length = 10, 100 * hour
-			for seed := range uint64(seeds) {
-				w := newWorld(t, seed, test.server(), test.server(), test.server())
-				w.wander, w.clock = test.wander, 30e-3
-				w.start(Config{})
-				w.run(2 * hour)
-				f := w.watch(length)
-				rms, frequency, most = rms+f.rms()/seeds, frequency+f.frequency()/seeds, max(most, f.most)
-			}
-			t.Logf("offset rms %.2f µs, most %.1f µs; frequency error rms %.4f ppm", rms*1e6, most*1e6, frequency*1e6)
-			if rms > test.rms || most > test.most || frequency > test.ff {
-				t.Errorf("offset rms %.2e (bound %.0e), most %.2e (%.0e), frequency %.2e (%.0e)", rms, test.rms, most, test.most, frequency, test.ff)
-			}
-		})
-	}
-}
-
-func TestClockConvergesAfterStart(t *testing.T) {
-	for name, test := range map[string]struct {
-		server       func() *server
-		clock, bound float64
-		within       float64
-		steps        int
-	}{
-		"LAN, off by 30 ms":  {lan, 30e-3, 100e-6, 180, 0},
-		"LAN, off by a year": {lan, -365 * 24 * hour, 100e-6, 180, 1},
-		"WAN, off by 30 ms":  {wan, 30e-3, 5e-3, 300, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			worst := 0.0
-			for seed := range uint64(20) {
-				w := newWorld(t, seed, test.server(), test.server(), test.server())
-				w.clock, w.drift = test.clock, 100e-6
-				w.start(Config{})
-				last := 0.0
-				w.each = func() {
-					if math.Abs(w.clock) > test.bound {
-						last = w.now
-					}
-				}
-				w.run(2 * hour)
-				worst = max(worst, last)
-				if len(w.steps) != test.steps {
-					t.Errorf("seed %d: steps %v, want %d", seed, w.steps, test.steps)
-				}
-			}
-			t.Logf("within %.0f µs for good after %.0f s at most", test.bound*1e6, worst)
-			if worst > test.within {
-				t.Errorf("not within %v s for good before %.0f s, want %v", test.bound, worst, test.within)
-			}
-		})
-	}
-}
