@@ -18,7 +18,17 @@ type worker struct {
 	batch  *sockopt.Stamped
 	core   responder
 	out    [ntp.Size]byte
+	awake  time.Duration // by elapsed, when it last had something to do
+	cold   bool          // it slept since, and so did its way to the network
+	way    sendDelay
+	last   struct { // reply with a kernel's time of leaving
+		arrived ntp.Timestamp // T2
+		left    int64         // T3 as first taken, in nanoseconds since 1970
+	}
 }
+
+// coldAfter is how long a worker sleeps until the caches are others'.
+const coldAfter = time.Millisecond
 
 func (s *Server) newWorker(conn *net.UDPConn) (*worker, error) {
 	w := &worker{server: s, core: responder{pairs: &s.pairs}}
@@ -37,10 +47,13 @@ func (w *worker) serve() error {
 		case err != nil && !transient(err):
 			return fmt.Errorf("ntpproxy: receive: %w", err)
 		}
-		w.core.prepare(w.server.policy.Load(), w.server.now(), w.server.elapsed())
+		elapsed := w.server.elapsed()
+		w.cold = n == 1 && elapsed-w.awake > coldAfter
+		w.core.prepare(w.server.policy.Load(), w.server.now(), elapsed)
 		for i := range n {
 			w.answer(i)
 		}
+		w.awake = elapsed
 	}
 }
 
@@ -66,18 +79,28 @@ func (w *worker) answer(i int) {
 	if r.size == 0 {
 		return
 	}
+	w.batch.Prepare(i, w.out[:r.size], r.pair || w.cold)
+	if w.cold {
+		w.batch.Warm(i)
+	}
 	// T3 is taken at the last moment, for each reply of a batch anew.
-	w.batch.Prepare(i, w.out[:r.size], r.pair)
-	left := ntp.FromUnixNano(w.server.now().UnixNano())
+	left := w.server.now().UnixNano()
 	if r.stamp {
-		ntp.PutTransmit(&w.out, left)
+		leaves := left
+		if w.cold {
+			leaves += int64(w.way.expected())
+		}
+		ntp.PutTransmit(&w.out, ntp.FromUnixNano(leaves))
 	}
 	if err := w.batch.Send(i); err != nil {
 		w.server.metrics.failed.Inc()
 		return
 	}
 	if r.pair {
-		w.core.pairs.put(r.client, r.arrived, left)
+		w.core.pairs.put(r.client, r.arrived, ntp.FromUnixNano(left))
+	}
+	if r.pair || w.cold {
+		w.last.arrived, w.last.left = r.arrived, left
 		w.batch.ReadDepartures()
 	}
 }
@@ -96,6 +119,9 @@ func (w *worker) departed(packet []byte, left int64) {
 		return
 	}
 	w.core.pairs.correct(p.Receive, ntp.FromUnixNano(left), maxDeparture)
+	if w.cold && p.Receive == w.last.arrived {
+		w.way.took(time.Duration(left - w.last.left))
+	}
 }
 
 // transient tells whether an error of a receive concerns one datagram and not

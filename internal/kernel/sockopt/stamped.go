@@ -239,6 +239,23 @@ func (b *Stamped) Send(i int) error {
 	}
 }
 
+// msgProbe is MSG_PROBE of the kernel's linux/socket.h.
+const msgProbe = 0x10
+
+// Warm walks the way of the reply that Prepare readied, up to where a packet
+// would be made, and sends nothing: what the processor forgot while the thread
+// slept it fetches now, and not between the time in the reply and the network.
+// It costs about as much as half a Send.
+func (b *Stamped) Warm(i int) {
+	s := &b.slots[i]
+	m := s.reply
+	m.SetIovlen(0)
+	// With MSG_PROBE and no bytes, sendmsg ends after it has found the route
+	// (udp_sendmsg(), do_confirm); MSG_CONFIRM takes it there: the neighbour
+	// is alive, it has just asked. Whether it worked does not matter.
+	_, _, _ = unix.RawSyscall(unix.SYS_SENDMSG, b.fd, uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT|unix.MSG_CONFIRM|msgProbe)
+}
+
 // maxUnread bounds the system calls for times that never come.
 const maxUnread = 64
 

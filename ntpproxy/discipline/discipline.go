@@ -1,0 +1,264 @@
+package discipline
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// Config is how a clock is disciplined. The zero value of a field stands for
+// its default.
+type Config struct {
+	Sources []SourceConfig
+	// Agreeing is how many sources must survive before the clock is touched; 1.
+	Agreeing int
+	// A clock that is further off than StepOver is stepped, in the first
+	// StepUpdates updates, and never after; 100 ms, 3.
+	StepOver    time.Duration
+	StepUpdates int
+	// Panic is the offset above which nothing is done but complain, once the
+	// first updates are over; 1000 s.
+	Panic time.Duration
+	// Growth is how fast root dispersion grows without sources, beyond what
+	// the frequency's own uncertainty explains, in seconds per second; 1e-6.
+	Growth float64
+	// Frequency and Skew are what the drift file holds: the oscillator's
+	// correction and its standard error, as a ratio. Skew 0: not known.
+	Frequency, Skew float64
+}
+
+// Limits.
+const (
+	maxDistance  = 1500 * time.Millisecond // of a source (MAXDIST is 1 s; a slow link more)
+	maxFrequency = 500e-6                  // the kernel's
+	unknownSkew  = 100e-6                  // of an oscillator never seen
+	wander       = 1e-9                    // of its frequency, in 1/sqrt(s): what a board's crystal does
+)
+
+// ErrPanic: all sources agree that the clock is off by more than is corrected
+// without an admin's word.
+var ErrPanic = errors.New("discipline: the clock is too far off")
+
+// Adjustment is what the kernel is to be told. It is complete: applied again,
+// it changes nothing.
+type Adjustment struct {
+	Frequency float64       // of the clock against the bare oscillator, as a ratio
+	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last
+	Step      time.Duration // at once; Slew is 0 then
+	Leap      Leap
+	MaxError  time.Duration
+	EstError  time.Duration
+}
+
+// Actions are what is to be done.
+type Actions struct {
+	Ask    []int       // these sources, now
+	Adjust *Adjustment // nil: nothing new
+	Next   time.Duration
+	Err    error // ErrPanic, wrapped with how far it is off
+}
+
+// Core is the state of the discipline of one clock.
+type Core struct {
+	config  Config
+	epoch   time.Time
+	sources []*source
+	fresh   bool // a sample came since the last Step
+	states  []State
+
+	updates   int
+	frequency float64
+	variance  float64       // of frequency
+	at        time.Duration // raw time of the last update; 0 none
+	target    line          // true time over the oscillator, as of the last update
+	leading   int           // -1 none
+	rootDelay time.Duration
+	rootDisp  time.Duration // at `at`
+	leap      Leap
+	leapAt    time.Time
+	allowStep bool // by command
+}
+
+// New makes a Core; its sources are asked from now on.
+func New(config Config, now Reading) *Core {
+	config.Agreeing = max(config.Agreeing, 1)
+	if config.StepOver == 0 {
+		config.StepOver = 100 * time.Millisecond
+	}
+	if config.StepUpdates == 0 {
+		config.StepUpdates = 3
+	}
+	if config.Panic == 0 {
+		config.Panic = 1000 * time.Second
+	}
+	if config.Growth == 0 {
+		config.Growth = 1e-6
+	}
+	if config.Skew == 0 {
+		config.Frequency, config.Skew = 0, unknownSkew
+	}
+	c := &Core{
+		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1,
+		frequency: config.Frequency, variance: config.Skew * config.Skew,
+		states: make([]State, len(config.Sources)),
+	}
+	for _, s := range config.Sources {
+		c.sources = append(c.sources, &source{config: s, poll: s.MinPoll, next: now.Raw})
+	}
+	return c
+}
+
+// Sample takes a source's answer. Step acts upon it.
+func (c *Core) Sample(source int, s Sample) {
+	c.sources[source].took(c.epoch, s)
+	c.fresh = true
+}
+
+// AllowStep lets the next update step the clock, however far: an admin said so.
+func (c *Core) AllowStep() { c.allowStep, c.fresh = true, true }
+
+// Step says what is to be done at a moment, and when to come again.
+func (c *Core) Step(now Reading) (a Actions) {
+	a.Next = now.Raw + time.Hour
+	for i, s := range c.sources {
+		if now.Raw >= s.next {
+			s.ask(now.Raw)
+			a.Ask = append(a.Ask, i)
+		}
+		a.Next = min(a.Next, s.next)
+	}
+	c.passLeap(now)
+	if !c.fresh && len(a.Ask) == 0 {
+		return a
+	}
+	sel := elect(c.sources, now.Raw, maxDistance)
+	c.states = sel.states
+	if !c.fresh {
+		return a
+	}
+	c.fresh = false
+	if len(sel.survivors) < c.config.Agreeing || c.at == 0 && !c.settled() || !c.majority(sel) {
+		return a
+	}
+	a.Adjust, a.Err = c.update(now, sel.survivors)
+	return a
+}
+
+// settled tells whether all sources have had their chance.
+func (c *Core) settled() bool {
+	return !slices.ContainsFunc(c.sources, func(s *source) bool { return !s.settled() })
+}
+
+// majority tells whether more than half of those that can be judged agree.
+func (c *Core) majority(sel selection) bool {
+	agree, judged := 0, 0
+	for _, s := range sel.states {
+		if s >= Falseticker {
+			judged++
+		}
+		if s >= Outlier {
+			agree++
+		}
+	}
+	return 2*agree > judged
+}
+
+// update moves the model, and says how the clock gets there.
+func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
+	combined := c.combine(now.Raw, survivors)
+	offset := c.epoch.Add(now.Raw + combined.ahead).Sub(now.Clock)
+	step := offset.Abs() > c.config.StepOver && (c.updates < c.config.StepUpdates || c.allowStep)
+	if offset.Abs() > c.config.Panic && !step {
+		return nil, fmt.Errorf("%w: by %v, and more than %v is only corrected by `holdfast ntp step`", ErrPanic, offset, c.config.Panic)
+	}
+	c.allowStep = false
+	c.learn(now.Raw, combined)
+	c.target = combined
+	c.target.frequency = c.frequency
+	c.at = now.Raw
+	c.updates++
+	c.vote(now, survivors)
+	best := c.sources[survivors[0].index]
+	c.leading = survivors[0].index
+	c.rootDelay = best.last.RootDelay + best.register.line.leastWay
+	c.rootDisp = best.last.Dispersion + seconds(combined.deviation+best.register.line.residual) + best.last.Precision
+	adj := &Adjustment{
+		Frequency: c.frequency, Leap: c.leap,
+		EstError: seconds(combined.deviation), MaxError: c.Dispersion(now.Raw) + c.rootDelay/2,
+	}
+	if step {
+		adj.Step = offset
+	} else {
+		adj.Slew = offset
+	}
+	return adj, nil
+}
+
+// combine is the survivors' common word, each by how sure it is
+// (RFC 5905 §11.2.3 weighs by root distance alone).
+func (c *Core) combine(raw time.Duration, survivors []candidate) (l line) {
+	first := survivors[0]
+	var weights, offset, fweights, frequency float64
+	for _, s := range survivors {
+		own := &c.sources[s.index].register.line
+		e := own.errorAt(raw) + 0.1*s.distance.Seconds() + 1e-9
+		w := 1 / (e * e)
+		weights, offset = weights+w, offset+w*(s.ahead-first.ahead).Seconds()
+		fw := 1 / (own.skew*own.skew + 1e-24)
+		fweights, frequency = fweights+fw, frequency+fw*own.frequency
+	}
+	l = line{ok: true, at: raw, ahead: first.ahead + seconds(offset/weights), frequency: frequency / fweights}
+	l.skew = 1 / math.Sqrt(fweights)
+	l.deviation = c.sources[first.index].register.line.errorAt(raw)
+	return l
+}
+
+// learn takes the sources' word on the frequency, as far as it is better than
+// what is known. Squares of variances: lines drawn one after the other share
+// most of their samples, and say the same poor thing again and again.
+func (c *Core) learn(raw time.Duration, l line) {
+	if c.at != 0 {
+		c.variance += wander * wander * (raw - c.at).Seconds()
+	}
+	s := l.skew * l.skew
+	c.frequency += c.variance * c.variance / (c.variance*c.variance + s*s) * (l.frequency - c.frequency)
+	c.frequency = max(-maxFrequency, min(maxFrequency, c.frequency))
+	c.variance = min(c.variance, s)
+}
+
+// vote counts who announces a leap second, on the last day of a month only.
+func (c *Core) vote(now Reading, survivors []candidate) {
+	count := map[Leap]int{}
+	for _, s := range survivors {
+		count[c.sources[s.index].last.Leap]++
+	}
+	c.leap = LeapNone
+	for _, l := range []Leap{LeapInsert, LeapDelete} {
+		if 2*count[l] > len(survivors) {
+			c.leap = l
+		}
+	}
+	day := c.epoch.Add(now.Raw + c.target.ahead).UTC()
+	next := time.Date(day.Year(), day.Month(), day.Day()+1, 0, 0, 0, 0, time.UTC)
+	if next.Day() != 1 {
+		c.leap = LeapNone
+	}
+	c.leapAt = next
+}
+
+// passLeap moves what the sources said when a leap second has passed, which
+// the kernel inserted or deleted.
+func (c *Core) passLeap(now Reading) {
+	if c.leap == LeapNone || c.epoch.Add(now.Raw+c.target.aheadAt(now.Raw)).Before(c.leapAt) {
+		return
+	}
+	shift := -time.Duration(c.leap) * time.Second
+	for _, s := range c.sources {
+		s.register.shift(shift)
+		s.last.Leap = LeapNone
+	}
+	c.target.ahead += shift
+	c.leap = LeapNone
+}
