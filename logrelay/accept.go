@@ -1,0 +1,170 @@
+package logrelay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"holdfast/internal/kernel/sockopt"
+)
+
+// Limits of the inputs' connections.
+const (
+	maxConnections   = 20_000
+	handshakeWithin  = 10 * time.Second
+	acceptRetryAfter = 50 * time.Millisecond // out of files, mostly
+)
+
+// listen opens the sockets of all inputs.
+func (s *Server) listen(ctx context.Context) (list []listener, err error) {
+	addrs := map[string][]netip.AddrPort{}
+	for via := viaRELP; via <= viaRELPTLS; via++ {
+		for _, addr := range s.settings.listen[via] {
+			opened, at, failed := s.open(ctx, via, addr)
+			if err = errors.Join(err, failed); failed == nil {
+				list = append(list, opened...)
+				addrs[inputName(via)] = append(addrs[inputName(via)], at)
+			}
+		}
+	}
+	if err != nil {
+		for _, l := range list {
+			l.close()
+		}
+		return nil, err
+	}
+	s.setAddrs(addrs)
+	return list, nil
+}
+
+func (s *Server) open(ctx context.Context, via uint8, addr netip.AddrPort) (list []listener, at netip.AddrPort, err error) {
+	if via == viaUDP {
+		conns, err := s.listenUDP(ctx, addr.String())
+		if err != nil {
+			return nil, at, err
+		}
+		for _, conn := range conns {
+			list = append(list, listener{via: via, udp: conn})
+			at = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		}
+		return list, at, nil
+	}
+	config := net.ListenConfig{Control: sockopt.FreeBind}
+	tcp, err := config.Listen(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, at, fmt.Errorf("logrelay: listen: %w", err)
+	}
+	return []listener{{via: via, tcp: tcp}}, tcp.Addr().(*net.TCPAddr).AddrPort(), nil
+}
+
+// accept serves until ctx ends and every connection is brought to its end, or
+// a socket fails.
+func (s *Server) accept(ctx context.Context, listeners []listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	failed := make(chan error, len(listeners))
+	slots := make(chan struct{}, maxConnections)
+	for _, l := range listeners {
+		group.Go(func() {
+			var err error
+			if l.udp != nil {
+				err = s.serveUDP(ctx, l.udp)
+			} else {
+				err = s.acceptFrom(ctx, l, slots)
+			}
+			if err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+	<-ctx.Done()
+	for _, l := range listeners {
+		if l.tcp != nil {
+			l.close()
+		}
+	}
+	group.Wait()
+	for _, l := range listeners {
+		if l.udp != nil {
+			l.close()
+		}
+	}
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// acceptFrom serves a listener's connections.
+func (s *Server) acceptFrom(ctx context.Context, l listener, slots chan struct{}) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := l.tcp.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if conn != nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			<-slots
+			s.log.Error("a connection can't be accepted", "input", inputName(l.via), "error", err)
+			select {
+			case <-time.After(acceptRetryAfter):
+			case <-ctx.Done():
+				return nil
+			}
+			continue
+		}
+		group.Go(func() {
+			defer func() { <-slots }()
+			s.serveConn(ctx, conn, l.via)
+		})
+	}
+}
+
+func (s *Server) serveConn(ctx context.Context, conn net.Conn, via uint8) {
+	defer conn.Close()
+	s.metrics.input(via).connections.Inc()
+	err := s.converse(ctx, conn, via)
+	if err == nil {
+		return
+	}
+	s.metrics.refused.WithLabelValues(inputName(via)).Inc()
+	s.log.Info("a connection ended with an error; what was not acknowledged comes again",
+		"input", inputName(via), "client", conn.RemoteAddr().String(), "error", err)
+}
+
+func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
+	if via == viaTLS || via == viaRELPTLS {
+		secure := tls.Server(conn, s.tls[0])
+		handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
+		err := secure.HandshakeContext(handshake)
+		cancel()
+		if err != nil {
+			return err
+		}
+		conn = secure
+	}
+	if via == viaRELP || via == viaRELPTLS {
+		return s.serveRELP(ctx, conn, via)
+	}
+	return s.serveStream(ctx, conn, via)
+}

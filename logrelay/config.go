@@ -1,0 +1,222 @@
+package logrelay
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/cluster"
+)
+
+// Section is the top-level key of the cluster file that ValidateSection reads.
+const Section = "logs"
+
+// Ports of the inputs.
+const (
+	relpPort      = 20514
+	syslogPort    = 514
+	syslogTLSPort = 6514 // RFC 5425 §4.1
+)
+
+// Bounds and defaults of the section.
+const (
+	defaultDir       = "/var/log/holdfast/hosts"
+	defaultRotateMiB = 64
+	maxRotateMiB     = 1 << 20
+	defaultEvery     = 24 * time.Hour
+	minEvery         = time.Minute
+	maxEvery         = 366 * 24 * time.Hour
+	defaultKeep      = 30
+	maxKeep          = 10_000
+	defaultFree      = 10
+	defaultHosts     = 5000
+	maxHosts         = 100_000
+	maxReplayMiB     = 1 << 20
+)
+
+// section is the `logs:` section as it stands in the file.
+type section struct {
+	RELP      []string                  `yaml:"relp"`
+	RELPTLS   []string                  `yaml:"relp_tls"`
+	UDP       []string                  `yaml:"udp"`
+	TCP       []string                  `yaml:"tcp"`
+	TLS       []string                  `yaml:"tls"`
+	Relays    []string                  `yaml:"relays"`
+	Hosts     int                       `yaml:"hosts"`
+	ReplayMiB int                       `yaml:"replay_mib"`
+	Files     filesSection              `yaml:"files"`
+	Forward   map[string]forwardSection `yaml:"forward"`
+	Rules     []ruleSection             `yaml:"rules"`
+	Redact    []string                  `yaml:"redact"`
+}
+
+type filesSection struct {
+	Dir       string        `yaml:"dir"`
+	RotateMiB int           `yaml:"rotate_mib"`
+	Every     time.Duration `yaml:"rotate_every"`
+	Keep      int           `yaml:"keep"`
+	Free      int           `yaml:"free_percent"`
+}
+
+type forwardSection struct {
+	RELP string `yaml:"relp"`
+	TCP  string `yaml:"tcp"`
+	TLS  string `yaml:"tls"`
+}
+
+type ruleSection struct {
+	If   string   `yaml:"if"`
+	Drop bool     `yaml:"drop"`
+	To   []string `yaml:"to"`
+}
+
+// settings is the section, understood.
+type settings struct {
+	listen  map[uint8][]netip.AddrPort
+	relays  []netip.Prefix
+	hosts   int
+	replay  int64
+	dir     string
+	rotate  rotateConfig
+	forward []target
+	rules   []rule
+	redact  []string
+}
+
+// target is where lines are forwarded.
+type target struct {
+	name    string
+	via     uint8 // viaRELP, viaTCP or viaTLS
+	address string
+}
+
+// ValidateSection checks the `logs:` section of a cluster file; a file without
+// one is in order. The error is cluster.Errors.
+func ValidateSection(_ *cluster.File, s cluster.Section) error {
+	_, err := decode(s)
+	return err
+}
+
+// decode reads the section with its defaults; it reports all mistakes at once.
+func decode(s cluster.Section) (settings, error) {
+	raw := section{Hosts: defaultHosts, Files: filesSection{
+		Dir: defaultDir, RotateMiB: defaultRotateMiB, Every: defaultEvery, Keep: defaultKeep, Free: defaultFree,
+	}}
+	if !s.IsZero() {
+		if err := s.Decode(&raw); err != nil {
+			return settings{}, err
+		}
+	}
+	d := decoder{section: s}
+	set := settings{listen: map[uint8][]netip.AddrPort{
+		viaRELP:    d.listen("relp", raw.RELP, relpPort),
+		viaRELPTLS: d.listen("relp_tls", raw.RELPTLS, relpPort),
+		viaUDP:     d.listen("udp", raw.UDP, syslogPort),
+		viaTCP:     d.listen("tcp", raw.TCP, syslogPort),
+		viaTLS:     d.listen("tls", raw.TLS, syslogTLSPort),
+	}}
+	if raw.RELP == nil {
+		set.listen[viaRELP] = []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), relpPort)}
+	}
+	var mistakes cluster.Errors
+	set.relays, mistakes = s.Prefixes("relays", raw.Relays)
+	d.errs = append(d.errs, mistakes...)
+	set.hosts = d.bounded("hosts", raw.Hosts, 1, maxHosts)
+	set.replay = int64(d.bounded("replay_mib", raw.ReplayMiB, 0, maxReplayMiB)) << 20
+	d.files(raw.Files, &set)
+	d.forward(raw.Forward, &set)
+	d.rules(raw, &set)
+	if len(d.errs) > 0 {
+		return settings{}, d.errs
+	}
+	return set, nil
+}
+
+// decoder collects the mistakes of a section.
+type decoder struct {
+	section cluster.Section
+	errs    cluster.Errors
+}
+
+func (d *decoder) errorf(key, format string, args ...any) {
+	d.errs = append(d.errs, d.section.Errorf(key, format, args...))
+}
+
+func (d *decoder) listen(key string, raw []string, port uint16) []netip.AddrPort {
+	list, mistakes := d.section.AddrPorts(key, raw, port)
+	d.errs = append(d.errs, mistakes...)
+	return list
+}
+
+func (d *decoder) bounded(key string, value, least, most int) int {
+	if value < least || value > most {
+		d.errorf(key, "%d is out of range: %d to %d", value, least, most)
+	}
+	return value
+}
+
+func (d *decoder) files(raw filesSection, set *settings) {
+	if !strings.HasPrefix(raw.Dir, "/") {
+		d.errorf("files.dir", "%q is no absolute path", raw.Dir)
+	}
+	set.dir = raw.Dir
+	set.rotate = rotateConfig{
+		bytes: int64(d.bounded("files.rotate_mib", raw.RotateMiB, 1, maxRotateMiB)) << 20,
+		every: raw.Every,
+		keep:  d.bounded("files.keep", raw.Keep, 1, maxKeep),
+		free:  float64(d.bounded("files.free_percent", raw.Free, 0, 90)),
+	}
+	if raw.Every < minEvery || raw.Every > maxEvery {
+		d.errorf("files.rotate_every", "%v is out of range: %v to %v", raw.Every, minEvery, maxEvery)
+	}
+}
+
+func (d *decoder) forward(raw map[string]forwardSection, set *settings) {
+	for name, f := range raw {
+		key := "forward." + name
+		if name == "files" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			d.errorf(key, "%q can't name a target: write 1 to 32 of a-z, 0-9 and '-', and not files", name)
+		}
+		t := target{name: name}
+		said := 0
+		for via, address := range map[uint8]string{viaRELP: f.RELP, viaTCP: f.TCP, viaTLS: f.TLS} {
+			if address != "" {
+				said++
+				t.via, t.address = via, address
+			}
+		}
+		if said != 1 {
+			d.errorf(key, "%d of relp, tcp and tls are there: want one, HOST:PORT", said)
+			continue
+		}
+		if host, port, err := net.SplitHostPort(t.address); err != nil || host == "" || port == "" {
+			d.errorf(key, "%q is no HOST:PORT", t.address)
+		}
+		set.forward = append(set.forward, t)
+	}
+	slices.SortFunc(set.forward, func(a, b target) int { return strings.Compare(a.name, b.name) })
+}
+
+func (d *decoder) rules(raw section, set *settings) {
+	for i, r := range raw.Rules {
+		key := "rules[" + itoa(i) + "]"
+		program, err := compile(r.If)
+		if err != nil {
+			d.errorf(key+".if", "%v", err)
+		}
+		for _, to := range r.To {
+			if to != "files" && !slices.ContainsFunc(set.forward, func(t target) bool { return t.name == to }) {
+				d.errorf(key+".to", "%q is no output: want files or a name below forward", to)
+			}
+		}
+		set.rules = append(set.rules, rule{program: program, drop: r.Drop, to: r.To})
+	}
+	for i, text := range raw.Redact {
+		if _, err := compileSecret(text); err != nil {
+			d.errorf("redact["+itoa(i)+"]", "%v", err)
+		}
+	}
+	set.redact = raw.Redact
+}

@@ -1,0 +1,320 @@
+package logrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"holdfast/internal/durable"
+	"holdfast/logrelay/journal"
+)
+
+// Bounds of the files' output.
+const (
+	flushBytes   = 4 << 20 // buffered lines after which they are written
+	flushEvery   = 50 * time.Millisecond
+	syncBytes    = 256 << 20 // written bytes after which the cursor moves
+	syncEvery    = 10 * time.Second
+	maxOpenFiles = 4096
+	fileSuffix   = ".log"
+)
+
+// filesConfig is where per-host files go, and when they are rotated.
+type filesConfig struct {
+	dir    string
+	undo   string // where the undo file goes: the journal's directory
+	rotate rotateConfig
+	mode   os.FileMode
+}
+
+// files writes every line into its host's file, once, whatever crashes: the
+// cursor moves after the files are synced, and what was written since is cut
+// off and written again. It belongs to one goroutine.
+type files struct {
+	config  filesConfig
+	journal *journal.Journal
+	cursor  *journal.Cursor
+	names   *names
+	rules   *rules
+	log     *slog.Logger
+	metrics *outputMetrics
+	rotator *rotator
+	now     func() time.Time
+
+	root     *os.Root
+	undo     *undo
+	open     map[string]*hostFile
+	dirty    []*hostFile // with buffered lines
+	buffered int
+	written  int64 // since the cursor moved
+	next     uint64
+	synced   time.Time
+	line     line
+	well     func() // called after each write that went well
+}
+
+// hostFile is a host's file.
+type hostFile struct {
+	name     string
+	file     *os.File
+	size     int64
+	buf      []byte
+	unsynced bool
+	born     time.Time // when its first line was written
+	rotate   bool
+}
+
+// run writes until ctx ends; then everything is synced. An error is a file
+// system that refused; nothing is lost, and run can be called again.
+func (o *files) run(ctx context.Context, well func()) error {
+	o.well = well
+	if err := o.begin(); err != nil {
+		return err
+	}
+	defer o.end()
+	reader := o.journal.Reader(o.next)
+	defer reader.Close()
+	for {
+		block, err := o.read(ctx, reader)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return o.checkpoint()
+		case err != nil:
+			return err
+		}
+		if err := o.take(block); err != nil {
+			return err
+		}
+		if o.buffered >= flushBytes {
+			if err := o.flush(); err != nil {
+				return err
+			}
+		}
+		if o.written >= syncBytes || o.now().Sub(o.synced) >= syncEvery {
+			if err := o.checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// read returns the next block. While there is none, it writes what is buffered
+// and moves the cursor when it is time to.
+func (o *files) read(ctx context.Context, reader *journal.Reader) (journal.Block, error) {
+	for {
+		if block, ok, err := reader.TryNext(); err != nil || ok {
+			return block, err
+		}
+		wait := syncEvery
+		if o.buffered > 0 {
+			wait = flushEvery
+		}
+		idle, cancel := context.WithTimeout(ctx, wait)
+		block, err := reader.Next(idle)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return block, err
+		}
+		if err := o.flush(); err != nil {
+			return block, err
+		}
+		if o.now().Sub(o.synced) >= syncEvery {
+			if err := o.checkpoint(); err != nil {
+				return block, err
+			}
+		}
+	}
+}
+
+// begin makes the files as they were when the cursor last moved.
+func (o *files) begin() (err error) {
+	if err := os.MkdirAll(o.config.dir, 0o755); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	if o.root, err = os.OpenRoot(o.config.dir); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
+	o.next = o.cursor.Next()
+	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
+	if err := o.undo.apply(o.root); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
+	return nil
+}
+
+// end closes what is open; what is not synced is undone by the next begin.
+func (o *files) end() {
+	for _, f := range o.open {
+		_ = f.file.Close()
+	}
+	_ = o.undo.close()
+	_ = o.root.Close()
+}
+
+// take buffers a block's lines.
+func (o *files) take(block journal.Block) (err error) {
+	lines := 0
+	failed := block.Each(func(number uint64, r journal.Record) bool {
+		if number < o.next {
+			return true
+		}
+		o.line.read(r, o.names)
+		if !o.rules.allow(&o.line, "files") {
+			o.metrics.dropped.Inc()
+			return true
+		}
+		var f *hostFile
+		if f, err = o.hostFile(o.line.host); err != nil {
+			return false
+		}
+		if len(f.buf) == 0 {
+			o.dirty = append(o.dirty, f)
+		}
+		before := len(f.buf)
+		f.buf = o.rules.redact(o.line.appendFile(f.buf), before)
+		o.buffered += len(f.buf) - before
+		lines++
+		return true
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return err
+	}
+	o.next = block.End()
+	o.metrics.lines.Add(float64(lines))
+	return nil
+}
+
+// hostFile opens a host's file, or finds it open.
+func (o *files) hostFile(host string) (*hostFile, error) {
+	if f, ok := o.open[host]; ok {
+		return f, nil
+	}
+	if len(o.open) >= maxOpenFiles {
+		// The lines of the block that is being taken are flushed as well; the
+		// cursor moves to where the block began.
+		if err := o.flush(); err != nil {
+			return nil, err
+		}
+		if err := o.closeAll(); err != nil {
+			return nil, err
+		}
+	}
+	name := host + fileSuffix
+	file, err := o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, o.config.mode)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: files: %w", err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("logrelay: files: %w", err), file.Close())
+	}
+	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now()}
+	if f.size > 0 {
+		f.born = o.rotator.born(name, info)
+	}
+	o.open[host] = f
+	return f, nil
+}
+
+// closeAll syncs and closes all files; the cursor stays.
+func (o *files) closeAll() error {
+	for host, f := range o.open {
+		if f.unsynced {
+			if err := f.file.Sync(); err != nil {
+				return fmt.Errorf("logrelay: files: %w", err)
+			}
+		}
+		if err := f.file.Close(); err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		delete(o.open, host)
+	}
+	return nil
+}
+
+// flush writes what is buffered.
+func (o *files) flush() error {
+	if len(o.dirty) == 0 {
+		return nil
+	}
+	for _, f := range o.dirty {
+		o.undo.note(f.name, f.size)
+	}
+	if err := o.undo.sync(); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	rotate := false
+	for _, f := range o.dirty {
+		n, err := f.file.Write(f.buf)
+		if err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		f.size += int64(n)
+		o.written += int64(n)
+		f.unsynced = true
+		if f.buf = f.buf[:0]; cap(f.buf) > 256<<10 {
+			f.buf = nil
+		}
+		f.rotate = o.config.rotate.due(f.size, o.now().Sub(f.born))
+		rotate = rotate || f.rotate
+	}
+	o.metrics.bytes.Add(float64(o.buffered))
+	o.dirty, o.buffered = o.dirty[:0], 0
+	o.well()
+	if rotate {
+		// Between blocks only: the cursor can't stand within one.
+		o.written = syncBytes
+	}
+	return nil
+}
+
+// checkpoint makes durable what is in the files, moves the cursor, and then
+// rotates what is due.
+func (o *files) checkpoint() error {
+	o.synced = o.now()
+	if err := o.flush(); err != nil {
+		return err
+	}
+	o.written = 0
+	if o.next == o.cursor.Next() {
+		return nil
+	}
+	for _, f := range o.open {
+		if !f.unsynced {
+			continue
+		}
+		if err := f.file.Sync(); err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		f.unsynced = false
+	}
+	if err := durable.SyncDir(o.config.dir); err != nil { // names of new files
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	if err := o.cursor.Commit(o.next); err != nil {
+		return err
+	}
+	if err := o.undo.moved(o.next); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	return o.rotateDue()
+}
+
+func (o *files) rotateDue() error {
+	for host, f := range o.open {
+		if !f.rotate {
+			continue
+		}
+		if err := errors.Join(o.rotator.rotate(o.root, f.name, o.now()), f.file.Close()); err != nil {
+			return fmt.Errorf("logrelay: files: rotate: %w", err)
+		}
+		delete(o.open, host)
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package journal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"holdfast/internal/durable"
+)
+
+const cursorPrefix = "cursor-"
+
+// Cursor is how far an output has come: it keeps what is behind it from being
+// removed. Its methods may be called from any goroutine.
+type Cursor struct {
+	j    *Journal
+	name string
+	next uint64 // guarded by j.mu
+}
+
+// Cursor returns the cursor of that name (letters a-z, digits, '-', '_'). One
+// that is new stands at the oldest record that is left, or at the end.
+func (j *Journal) Cursor(name string, fromEnd bool) (*Cursor, error) {
+	if !validName(name) {
+		return nil, fmt.Errorf("journal: cursor %q: want 1 to 64 of a-z, 0-9, - and _", name)
+	}
+	j.mu.Lock()
+	c, ok := j.cursors[name]
+	if !ok {
+		c = &Cursor{j: j, name: name, next: j.end}
+		if !fromEnd && len(j.segments) > 0 {
+			c.next = j.segments[0].first
+		}
+		j.cursors[name] = c
+	}
+	next := c.next
+	j.mu.Unlock()
+	if ok {
+		return c, nil
+	}
+	return c, c.Commit(next)
+}
+
+// Forget removes the cursors that are not named: those of outputs that are
+// configured no more, which would keep the journal for ever.
+func (j *Journal) Forget(except ...string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for name := range j.cursors {
+		if slices.Contains(except, name) {
+			continue
+		}
+		delete(j.cursors, name)
+		if err := os.Remove(filepath.Join(j.config.Dir, cursorPrefix+name)); err != nil {
+			return fmt.Errorf("journal: forget cursor %s: %w", name, err)
+		}
+	}
+	return j.trim()
+}
+
+// Next is the number of the first record that the output does not have.
+func (c *Cursor) Next() uint64 {
+	c.j.mu.Lock()
+	defer c.j.mu.Unlock()
+	return c.next
+}
+
+// Commit says that the output durably has all records before next. It blocks
+// until that is on the disk. Going back is allowed: a replay.
+func (c *Cursor) Commit(next uint64) error {
+	b := binary.LittleEndian.AppendUint64(nil, next)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	if err := durable.Replace(filepath.Join(c.j.config.Dir, cursorPrefix+c.name), b, 0o600); err != nil {
+		return fmt.Errorf("journal: cursor %s: %w", c.name, err)
+	}
+	c.j.mu.Lock()
+	defer c.j.mu.Unlock()
+	c.next = next
+	return c.j.trim()
+}
+
+func (j *Journal) readCursors() error {
+	names, err := filepath.Glob(filepath.Join(j.config.Dir, cursorPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	for _, path := range names {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		next, err := parseCursor(b)
+		if err != nil {
+			return fmt.Errorf("journal: %s: %w", path, err)
+		}
+		name := strings.TrimPrefix(filepath.Base(path), cursorPrefix)
+		j.cursors[name] = &Cursor{j: j, name: name, next: next}
+	}
+	return nil
+}
+
+func parseCursor(b []byte) (uint64, error) {
+	if len(b) != 12 || crc32.Checksum(b[:8], castagnoli) != binary.LittleEndian.Uint32(b[8:]) {
+		return 0, fmt.Errorf("damaged (%d bytes, or a wrong checksum): remove it and the output gets all that is left once more", len(b))
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}

@@ -1,0 +1,210 @@
+package logrelay
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestKilledServerHasWhatItAcknowledged: a client sends all the time and the
+// server is killed in the midst of it, again and again.
+func TestKilledServerHasWhatItAcknowledged(t *testing.T) {
+	p := newProcess(t)
+	next, acked := 0, []int{}
+	for round := range 6 {
+		p.start()
+		s, err := dial(p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			<-time.After(time.Duration(50+30*round) * time.Millisecond) // when the blow falls
+			_ = p.cmd.Process.Kill()
+		}()
+		first := next
+		for {
+			var b []byte
+			for range 16 {
+				b = s.session.AppendLine(b, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d", next))
+				next++
+			}
+			if _, err := s.conn.Write(b); err != nil {
+				break
+			}
+			if s.read(64) != nil {
+				break
+			}
+		}
+		for i := range s.acked {
+			acked = append(acked, first+i)
+		}
+		_ = s.conn.Close()
+		<-killed
+		p.end(syscall.SIGKILL)
+	}
+	if len(acked) < 100 {
+		t.Fatalf("only %d lines were acknowledged: this proves nothing", len(acked))
+	}
+	p.start()
+	p.end(syscall.SIGTERM)
+	got := p.numbers("cn01")
+	if !slices.IsSorted(got) {
+		t.Error("lines are out of order")
+	}
+	if unique := slices.Compact(slices.Clone(got)); len(unique) != len(got) {
+		t.Errorf("%d lines are doubled in the file, though none was sent twice", len(got)-len(unique))
+	}
+	for _, n := range acked {
+		if _, ok := slices.BinarySearch(got, n); !ok {
+			t.Fatalf("line %d was acknowledged and is lost (%d acknowledged, %d found)", n, len(acked), len(got))
+		}
+	}
+}
+
+// rsyslog is a real client: lines that it takes by TCP go into a queue on its
+// disk and from there by omrelp to the server.
+type rsyslog struct {
+	t    *testing.T
+	port string
+	cmd  *exec.Cmd
+	dir  string
+}
+
+func newRsyslog(t *testing.T, to string) *rsyslog {
+	t.Helper()
+	path, err := exec.LookPath("rsyslogd")
+	if err != nil {
+		if path = "/usr/sbin/rsyslogd"; !exists(path) {
+			t.Fatalf("rsyslogd is missing, run hack/deps: %v", err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	_ = l.Close()
+	host, toPort, _ := net.SplitHostPort(to)
+	r := &rsyslog{t: t, port: port, dir: t.TempDir()}
+	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client")
+module(load="imptcp")
+module(load="omrelp")
+input(type="imptcp" address="127.0.0.1" port="%s")
+action(type="omrelp" target="%s" port="%s" template="RSYSLOG_ForwardFormat"
+  action.resumeRetryCount="-1" action.resumeInterval="1"
+  queue.type="Disk" queue.filename="spool" queue.maxDiskSpace="200m" queue.saveOnShutdown="on")
+`, r.dir, port, host, toPort)
+	file := filepath.Join(r.dir, "rsyslog.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.cmd = exec.Command(path, "-n", "-f", file, "-i", filepath.Join(r.dir, "pid"))
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.cmd.Process.Kill()
+		_ = r.cmd.Wait()
+	})
+	return r
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// log gives rsyslogd lines with sequence numbers.
+func (r *rsyslog) log(from, count int) {
+	r.t.Helper()
+	eventually(r.t, 10*time.Second, "rsyslogd takes lines", func() error {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+r.port)
+		if err != nil {
+			return err
+		}
+		var b strings.Builder
+		for i := range count {
+			fmt.Fprintf(&b, "<13>Nov 25 12:00:00 cn01 test: seq=%d\n", from+i)
+		}
+		if _, err := conn.Write([]byte(b.String())); err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+// TestRsyslogLosesNothingThroughKilledServers is the main job: an unmodified
+// client of Debian, a durable queue, a server that dies.
+func TestRsyslogLosesNothingThroughKilledServers(t *testing.T) {
+	p := newProcess(t)
+	p.start()
+	r := newRsyslog(t, p.addr)
+	const rounds, count = 4, 2000
+	for round := range rounds {
+		r.log(round*count, count)
+		want := round*count + 100
+		eventually(t, 30*time.Second, "lines arrive", func() error {
+			if got := len(p.numbers("cn01")); got < want {
+				return fmt.Errorf("%d of %d", got, want)
+			}
+			return nil
+		})
+		p.end(syscall.SIGKILL)
+		p.start()
+	}
+	var got []int
+	eventually(t, 60*time.Second, "all lines arrive", func() error {
+		got = p.numbers("cn01")
+		seen := slices.Compact(slices.Sorted(slices.Values(got)))
+		if len(seen) != rounds*count {
+			return fmt.Errorf("%d of %d lines", len(seen), rounds*count)
+		}
+		return nil
+	})
+	t.Logf("%d lines, %d of them twice: sent again, since their acknowledgement died with the server", rounds*count, len(got)-rounds*count)
+	if doubled := len(got) - rounds*count; doubled > rounds*256 {
+		t.Errorf("%d lines are doubled, want at most a window or two a kill", doubled)
+	}
+	p.end(syscall.SIGTERM)
+}
+
+// TestPlannedEndDoublesNothing: at SIGTERM the client hears of every line that
+// is stored.
+func TestPlannedEndDoublesNothing(t *testing.T) {
+	p := newProcess(t)
+	p.start()
+	r := newRsyslog(t, p.addr)
+	const rounds, count = 4, 3000
+	for round := range rounds {
+		r.log(round*count, count)
+		want := round*count + 50
+		eventually(t, 30*time.Second, "lines arrive", func() error {
+			if got := len(p.numbers("cn01")); got < want {
+				return fmt.Errorf("%d of %d", got, want)
+			}
+			return nil
+		})
+		p.end(syscall.SIGTERM)
+		p.start()
+	}
+	eventually(t, 60*time.Second, "all lines arrive", func() error {
+		if got := len(p.numbers("cn01")); got < rounds*count {
+			return fmt.Errorf("%d of %d lines", got, rounds*count)
+		}
+		return nil
+	})
+	p.end(syscall.SIGTERM)
+	got := p.numbers("cn01")
+	if len(got) != rounds*count || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+		t.Errorf("%d lines for %d sent, sorted %v", len(got), rounds*count, slices.IsSorted(got))
+	}
+}

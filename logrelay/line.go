@@ -1,0 +1,115 @@
+package logrelay
+
+import (
+	"strconv"
+	"time"
+
+	"holdfast/logrelay/journal"
+	"holdfast/logrelay/syslog"
+)
+
+// Ways in, as the journal has them. A number is never given to another.
+const (
+	viaRELP uint8 = iota + 1
+	viaUDP
+	viaTCP
+	viaTLS
+	viaRELPTLS
+)
+
+func inputName(via uint8) string {
+	switch via {
+	case viaRELP:
+		return "relp"
+	case viaUDP:
+		return "udp"
+	case viaTCP:
+		return "tcp"
+	case viaTLS:
+		return "tls"
+	case viaRELPTLS:
+		return "relp-tls"
+	}
+	return strconv.Itoa(int(via))
+}
+
+// line is a record of the journal, taken apart.
+type line struct {
+	syslog.Message
+	record   journal.Record
+	received time.Time
+	host     string // that it belongs to, safe in a file's name
+	tag      []byte // room to write it
+}
+
+// read takes a record apart. names says whose it is.
+func (l *line) read(r journal.Record, names *names) {
+	r.Source = r.Source.Unmap()
+	l.record, l.received = r, time.Unix(0, r.Time)
+	syslog.Parse(&l.Message, r.Data, l.received)
+	l.host = names.host(r.Source, l.Host)
+}
+
+// appendTime writes the message's time in RFC 3339, as it stood there if it
+// was, else the time it was received.
+func (l *line) appendTime(dst []byte) []byte {
+	switch {
+	case l.RFC3339 != nil:
+		return append(dst, l.RFC3339...)
+	case !l.Time.IsZero():
+		return l.Time.AppendFormat(dst, "2006-01-02T15:04:05-07:00")
+	}
+	return l.received.AppendFormat(dst, "2006-01-02T15:04:05.000000-07:00")
+}
+
+// appendHost writes the name that the message claims, or whose it is.
+func (l *line) appendHost(dst []byte) []byte {
+	if len(l.Host) == 0 {
+		return append(dst, l.host...)
+	}
+	return appendClean(dst, l.Host)
+}
+
+// appendBody writes tag and text with one space between them at least.
+func (l *line) appendBody(dst []byte) []byte {
+	l.tag = l.AppendTag(l.tag[:0])
+	dst = appendClean(dst, l.tag)
+	if len(l.tag) > 0 && len(l.Text) > 0 && l.Text[0] != ' ' {
+		dst = append(dst, ' ')
+	}
+	return appendClean(dst, l.Text)
+}
+
+// appendFile writes the line as Scibian's template has it:
+// %TIMESTAMP:::date-rfc3339% %HOSTNAME% %pri-text% %syslogtag%%msg%.
+func (l *line) appendFile(dst []byte) []byte {
+	dst = append(l.appendTime(dst), ' ')
+	dst = append(l.appendHost(dst), ' ')
+	dst = append(l.AppendPriority(dst), ' ')
+	return append(l.appendBody(dst), '\n')
+}
+
+// appendForward writes the line for another relay, as rsyslog's
+// RSYSLOG_ForwardFormat: RFC 3164 with a precise time, and always with a host.
+func (l *line) appendForward(dst []byte) []byte {
+	dst = append(dst, '<')
+	dst = strconv.AppendUint(dst, uint64(l.Priority), 10)
+	dst = append(l.appendTime(append(dst, '>')), ' ')
+	dst = append(l.appendHost(dst), ' ')
+	return l.appendBody(dst)
+}
+
+// appendClean writes text with its control characters as rsyslog writes them:
+// '#' and three octal digits. Nothing a sender writes begins a new line.
+func appendClean(dst, text []byte) []byte {
+	from := 0
+	for i, c := range text {
+		if c >= 0x20 && c != 0x7f {
+			continue
+		}
+		dst = append(dst, text[from:i]...)
+		dst = append(dst, '#', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
+		from = i + 1
+	}
+	return append(dst, text[from:]...)
+}

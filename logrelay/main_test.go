@@ -1,0 +1,215 @@
+package logrelay
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/logrelay/relp"
+)
+
+// serveEnv makes this test binary a server that can be killed: it names the
+// address of its RELP input and its directory, with a space between them.
+const serveEnv = "LOGRELAY_TEST_SERVE"
+
+func TestMain(m *testing.M) {
+	if what := os.Getenv(serveEnv); what != "" {
+		if err := serveMain(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func serveMain(what string) error {
+	addr, dir, _ := strings.Cut(what, " ")
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return err
+	}
+	s, err := New(Config{
+		Node: "server", DataDir: dir, Dir: filepath.Join(dir, "hosts"), Listen: map[string][]netip.AddrPort{"relp": {at}},
+	}, Deps{File: cluster.Single("server", at.Addr()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return s.Run(ctx, func() { fmt.Println("ready") })
+}
+
+// process is a server in a process of its own.
+type process struct {
+	t    *testing.T
+	addr string
+	dir  string
+	cmd  *exec.Cmd
+}
+
+// newProcess chooses where a server will be.
+func newProcess(t *testing.T) *process {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return &process{t: t, addr: l.Addr().String(), dir: t.TempDir()}
+}
+
+// start starts it and waits until it serves.
+func (p *process) start() {
+	p.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd = exec.Command(self)
+	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.addr+" "+p.dir)
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	log, err := os.OpenFile(filepath.Join(p.dir, "stderr"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer log.Close()
+	p.cmd.Stderr = log
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	cmd := p.cmd
+	p.t.Cleanup(func() { _ = cmd.Process.Kill() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		p.t.Fatalf("the server is not ready: %q, %v; %s", line, err, p.log())
+	}
+}
+
+func (p *process) log() string {
+	b, _ := os.ReadFile(filepath.Join(p.dir, "stderr"))
+	return string(b)
+}
+
+// end sends a signal and waits for the end.
+func (p *process) end(signal os.Signal) {
+	p.t.Helper()
+	_ = p.cmd.Process.Signal(signal)
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if signal == syscall.SIGTERM && err != nil {
+			p.t.Fatalf("%v: %s", err, p.log())
+		}
+	case <-time.After(20 * time.Second):
+		p.t.Fatalf("the server does not end: %s", p.log())
+	}
+}
+
+var sequence = regexp.MustCompile(`seq=(\d+)`)
+
+// numbers are the sequence numbers in a host's file, in the file's order.
+func (p *process) numbers(host string) (list []int) {
+	b, err := os.ReadFile(filepath.Join(p.dir, "hosts", host+fileSuffix))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		p.t.Fatal(err)
+	}
+	for _, m := range sequence.FindAllSubmatch(b, -1) {
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+// eventually polls until try succeeds.
+func eventually(t *testing.T, within time.Duration, what string, try func() error) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(within)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// sender is a RELP client that knows which of its lines are acknowledged.
+type sender struct {
+	conn    net.Conn
+	session relp.Client
+	unread  []byte
+	acked   int
+}
+
+func dial(addr string) (*sender, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &sender{conn: conn}
+	if _, err := conn.Write(s.session.AppendOpen(nil)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if err := s.read(0); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return s, nil
+}
+
+// read reads answers until at most that many are missing.
+func (s *sender) read(most int) error {
+	buf := make([]byte, 8192)
+	for s.session.Waiting() > most {
+		n, err := s.conn.Read(buf)
+		s.unread = append(s.unread, buf[:n]...)
+		for {
+			f, size, err := relp.Parse(s.unread)
+			if err != nil {
+				return err
+			}
+			if size == 0 {
+				break
+			}
+			s.unread = s.unread[size:]
+			acknowledged, err := s.session.Step(f)
+			s.acked += acknowledged
+			if err != nil {
+				return err
+			}
+		}
+		if err != nil && s.session.Waiting() > most {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package logrelay
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what the README lists.
+type metrics struct {
+	inputs  [viaRELPTLS + 1]inputMetrics
+	acked   prometheus.Counter
+	shed    prometheus.Counter
+	refused *prometheus.CounterVec
+	lines   *prometheus.CounterVec // of outputs
+	bytes   *prometheus.CounterVec
+	dropped *prometheus.CounterVec
+	commits prometheus.Histogram
+	failed  prometheus.Counter
+}
+
+// inputMetrics are those of one way in.
+type inputMetrics struct{ lines, bytes, connections prometheus.Counter }
+
+func (m inputMetrics) took(lines, bytes int) {
+	m.lines.Add(float64(lines))
+	m.bytes.Add(float64(bytes))
+}
+
+// outputMetrics are those of one output.
+type outputMetrics struct{ lines, bytes, dropped prometheus.Counter }
+
+func (m *metrics) input(via uint8) inputMetrics { return m.inputs[via] }
+
+func (m *metrics) output(name string) *outputMetrics {
+	return &outputMetrics{m.lines.WithLabelValues(name), m.bytes.WithLabelValues(name), m.dropped.WithLabelValues(name)}
+}
+
+// newMetrics makes the metrics and registers them. journal tells how many
+// bytes it takes.
+func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metrics, error) {
+	vector := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	inLines := vector("holdfast_logs_received_lines_total", "Lines received, by input.", "input")
+	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
+	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
+	m := &metrics{
+		acked:   counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
+		shed:    counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
+		refused: vector("holdfast_logs_broken_connections_total", "Connections that ended with an error, by input.", "input"),
+		lines:   vector("holdfast_logs_written_lines_total", "Lines that an output took, by output.", "output"),
+		bytes:   vector("holdfast_logs_written_bytes_total", "Bytes that an output took, by output.", "output"),
+		dropped: vector("holdfast_logs_dropped_lines_total", "Lines that a rule dropped, by output.", "output"),
+		failed:  counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+		}),
+	}
+	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
+	for _, c := range []prometheus.Collector{
+		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
+		}
+	}
+	for via := viaRELP; via <= viaRELPTLS; via++ {
+		name := inputName(via)
+		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name)}
+	}
+	return m, nil
+}
+
+// committed counts a write of the journal.
+func (m *metrics) committed(_, _ int, took time.Duration, err error) {
+	if err != nil {
+		m.failed.Inc()
+		return
+	}
+	m.commits.Observe(took.Seconds())
+}

@@ -1,0 +1,196 @@
+package logrelay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"holdfast/internal/kernel/sockopt"
+	"holdfast/logrelay/journal"
+	"holdfast/logrelay/relp"
+)
+
+// Limits of a RELP connection.
+const (
+	firstBuffer  = 16 << 10
+	batchBytes   = 1 << 20 // lines of a connection that go into one append
+	answerWithin = 2 * time.Minute
+	lingerFor    = 5 * time.Second
+)
+
+// relpConn is a client's connection. It belongs to one goroutine.
+type relpConn struct {
+	s       *Server
+	conn    net.Conn
+	source  netip.Addr
+	via     uint8
+	session relp.Server
+	buf     []byte // received and not taken apart
+	batch   journal.Batch
+	answers []byte
+	closed  bool // the client said close
+}
+
+// serveRELP serves a client until it leaves or ctx ends. Then what is durable
+// is acknowledged, and the client told to go elsewhere.
+func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
+	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		if err := s.gate.wait(ctx); err != nil {
+			return c.leave()
+		}
+		switch err := c.receive(); {
+		case ctx.Err() != nil:
+			return c.leave()
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := c.take(ctx); err != nil {
+			return err
+		}
+		if c.closed {
+			return c.hangUp()
+		}
+	}
+}
+
+// receive reads what is there, one byte at least.
+func (c *relpConn) receive() error {
+	if len(c.buf) == cap(c.buf) {
+		c.buf = append(make([]byte, 0, min(2*cap(c.buf), relp.MaxFrame+firstBuffer)), c.buf...)
+	}
+	n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	c.buf = c.buf[:len(c.buf)+n]
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// take takes what was received apart, makes it durable and answers it.
+func (c *relpConn) take(ctx context.Context) error {
+	now := time.Now().UnixNano()
+	at := 0
+	for !c.closed {
+		f, n, err := relp.Parse(c.buf[at:])
+		if err == nil && n > 0 {
+			err = c.step(f, now)
+		}
+		if err != nil {
+			// What came before the mistake is stored and answered.
+			return errors.Join(c.store(ctx), err)
+		}
+		if n == 0 {
+			break
+		}
+		if at += n; c.batch.Size() >= batchBytes {
+			if err := c.store(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	c.buf = append(c.buf[:0], c.buf[at:]...)
+	if len(c.buf) > 0 && len(c.answers) == 0 {
+		// librelp sends a frame in pieces and waits, as Nagle's algorithm has
+		// it, until the first is acknowledged: no answer of ours does that now.
+		_ = sockopt.QuickAck(c.tcp()) // else it is only slow
+	}
+	return c.store(ctx)
+}
+
+func (c *relpConn) step(f relp.Frame, now int64) error {
+	verdict, err := c.session.Step(f)
+	if err != nil {
+		return err
+	}
+	switch verdict {
+	case relp.Reply:
+		c.answers = relp.AppendReply(c.answers, f)
+	case relp.Store:
+		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: f.Data})
+		c.answers = relp.AppendOK(c.answers, f.Txnr)
+	case relp.Close:
+		c.answers = relp.AppendClosed(c.answers, f)
+		c.closed = true
+	}
+	return nil
+}
+
+// store makes the lines durable and then sends the answers. It waits for the
+// disk though ctx has ended: what is under way is brought to its end.
+func (c *relpConn) store(ctx context.Context) error {
+	if len(c.answers) == 0 {
+		return nil
+	}
+	defer c.batch.Reset()
+	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	commit, err := c.s.journal.Append(ctx, &c.batch)
+	if err == nil {
+		err = commit.Wait(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	c.s.metrics.input(c.via).took(c.batch.Len(), c.batch.Size())
+	c.s.metrics.acked.Add(float64(c.batch.Len()))
+	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
+	_, err = c.conn.Write(c.answers)
+	c.answers = c.answers[:0]
+	return err
+}
+
+// leave ends the session from our side: on a planned end no acknowledgement
+// may be lost, or the client sends twice.
+func (c *relpConn) leave() error {
+	_ = c.conn.SetWriteDeadline(time.Now().Add(lingerFor))
+	if _, err := c.conn.Write(relp.AppendServerClose(nil)); err != nil {
+		return err
+	}
+	return c.hangUp()
+}
+
+// hangUp closes our half and waits for the client's. Closing at once with
+// bytes unread would send a reset, which takes acknowledgements away that the
+// client has not read yet.
+func (c *relpConn) hangUp() error {
+	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
+		if err := half.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(lingerFor))
+	_, err := io.Copy(io.Discard, c.conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// tcp is the connection below TLS.
+func (c *relpConn) tcp() *net.TCPConn {
+	conn := c.conn
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
+}
+
+func addrOf(addr net.Addr) netip.Addr {
+	p, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr().Unmap()
+}

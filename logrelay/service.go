@@ -1,0 +1,239 @@
+// Package logrelay takes the lines of a cluster's nodes, acknowledges them
+// once they are on the disk, and puts them into per-host files and onward.
+//
+// Inputs append to a journal; outputs read it, each with a cursor of its own.
+// Neither waits for the other but through the disk's size.
+package logrelay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/internal/health"
+	"holdfast/logrelay/journal"
+)
+
+// Config is what a Server is told.
+type Config struct {
+	Node    string // this node's name
+	DataDir string // the journal is in its folder "logs"
+	// Listen replaces the addresses of an input ("relp", "relp-tls", "udp",
+	// "tcp", "tls") in the cluster file; port 0 takes a free one.
+	Listen map[string][]netip.AddrPort
+	// Dir replaces the cluster file's folder of the per-host files.
+	Dir string
+}
+
+// Deps is what a Server needs.
+type Deps struct {
+	File    *cluster.File
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Board   *health.Board // nil: conditions go nowhere
+	// ServerTLS is for relp-tls and tls inputs, ClientTLS for tls targets; nil:
+	// there are none.
+	ServerTLS, ClientTLS *tls.Config
+}
+
+// Server relays logs. Its methods may be called from any goroutine.
+type Server struct {
+	config   Config
+	settings settings
+	file     *cluster.File
+	log      *slog.Logger
+	board    *health.Board
+	metrics  *metrics
+	tls      [2]*tls.Config // server, client
+	gate     *gate
+	space    func(dir string) (float64, error)
+
+	current atomic.Pointer[journal.Journal]
+	journal *journal.Journal // of this Run
+
+	mu      sync.Mutex
+	addrs   map[string][]netip.AddrPort
+	outputs map[string]*journal.Cursor
+}
+
+// New makes a server from a cluster file that Parse accepted with
+// ValidateSection. It starts nothing.
+func New(config Config, deps Deps) (*Server, error) {
+	set, err := decode(deps.File.Section(Section))
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: section of %s: %w", deps.File.Path, err)
+	}
+	for via := viaRELP; via <= viaRELPTLS; via++ {
+		if list, ok := config.Listen[inputName(via)]; ok {
+			set.listen[via] = list
+		}
+	}
+	if config.Dir != "" {
+		set.dir = config.Dir
+	}
+	s := &Server{
+		config: config, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
+		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent,
+		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*journal.Cursor{},
+	}
+	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
+		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
+	}
+	s.metrics, err = newMetrics(deps.Metrics, func() float64 {
+		if j := s.current.Load(); j != nil {
+			return float64(j.Bytes())
+		}
+		return 0
+	})
+	return s, err
+}
+
+// String is the task's name.
+func (s *Server) String() string { return "logs" }
+
+func (s *Server) dir() string { return filepath.Join(s.config.DataDir, "logs") }
+
+// Addrs are the addresses of an input that Run listens on.
+func (s *Server) Addrs(input string) []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addrs[input]
+}
+
+// Conditions of the service.
+const (
+	conditionDamaged = "logs.damaged"
+	conditionFull    = "logs.disk-full"
+	conditionJournal = "logs.journal"
+	conditionOutput  = "logs.output." // and the output's name
+)
+
+// Run serves until ctx ends, then returns nil. It calls ready when all
+// addresses are served. It ends in order: inputs, journal, outputs.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed})
+	if err != nil {
+		return fmt.Errorf("logrelay: %w", err)
+	}
+	s.journal = j
+	s.current.Store(j)
+	if n := j.Damaged(); n > 0 {
+		s.board.Raise(conditionDamaged, health.Error, fmt.Sprintf(
+			"%d bytes of acknowledged lines below %s can't be read: the disk lost them; look at its health", n, s.dir()))
+	}
+	outputs, err := s.newOutputs(j)
+	if err != nil {
+		return err
+	}
+	listeners, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	background := context.WithoutCancel(ctx)
+	writer := begin(background, func(ctx context.Context) { _ = j.Run(ctx) })
+	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
+	watch := begin(background, s.watch)
+	s.log.Info("serving", "journal", s.dir(), "files", s.settings.dir, "next", j.End())
+	ready()
+	err = s.accept(ctx, listeners)
+	watch()
+	writer()
+	readers()
+	s.setAddrs(nil)
+	return err
+}
+
+// begin runs f beside; end ends it and waits for it.
+func begin(ctx context.Context, f func(context.Context)) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// committed hears of each write of the journal.
+func (s *Server) committed(lines, bytes int, took time.Duration, err error) {
+	s.metrics.committed(lines, bytes, took, err)
+	if err != nil {
+		s.board.Raise(conditionJournal, health.Error, fmt.Sprintf(
+			"lines can't be stored, and are not acknowledged: %v; make room below %s, or replace the disk", err, s.dir()))
+		return
+	}
+	s.board.Clear(conditionJournal)
+}
+
+// watchEvery is how often the disk is looked at.
+const watchEvery = time.Second
+
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		s.look()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// look sets the gate by what is free on the journal's disk.
+func (s *Server) look() {
+	free, err := s.space(s.dir())
+	if err != nil {
+		s.log.Error("how full the disk is can't be seen", "dir", s.dir(), "error", err)
+		return
+	}
+	switch full, shedding := s.gate.disk(100 - free); {
+	case shedding:
+		s.board.Raise(conditionFull, health.Error, fmt.Sprintf(
+			"%.1f %% of the disk of %s is used: RELP and TCP wait in their senders, and UDP debug lines are dropped; make room", 100-free, s.dir()))
+	case full:
+		s.board.Raise(conditionFull, health.Error, fmt.Sprintf(
+			"%.1f %% of the disk of %s is used: RELP and TCP wait in their senders; make room", 100-free, s.dir()))
+	default:
+		s.board.Clear(conditionFull)
+	}
+}
+
+// listener is a socket of an input.
+type listener struct {
+	via uint8
+	tcp net.Listener
+	udp *net.UDPConn
+}
+
+func (l listener) close() {
+	if l.tcp != nil {
+		_ = l.tcp.Close()
+		return
+	}
+	_ = l.udp.Close()
+}
+
+func (s *Server) setAddrs(addrs map[string][]netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addrs = addrs
+}
+
+func itoa(i int) string { return strconv.Itoa(i) }

@@ -1,0 +1,137 @@
+package logrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"time"
+
+	"holdfast/internal/kernel/sockopt"
+	"holdfast/logrelay/journal"
+	"holdfast/logrelay/syslog"
+)
+
+// maxLine is the greatest syslog message over TCP in bytes; more is cut.
+const maxLine = 128 << 10
+
+// serveStream serves a sender of syslog over TCP or TLS until it leaves or ctx
+// ends. Nothing is acknowledged: the protocol has no word for it.
+func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	source := addrOf(conn.RemoteAddr())
+	framer := syslog.Framer{Max: maxLine}
+	buf := make([]byte, 0, firstBuffer)
+	var batch journal.Batch
+	for {
+		if s.gate.wait(ctx) != nil {
+			return nil
+		}
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, min(2*cap(buf), 2*maxLine)), buf...)
+		}
+		n, failed := conn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		now, at := time.Now().UnixNano(), 0
+		for {
+			message, size, err := framer.Next(buf[at:])
+			if err != nil {
+				failed = errors.Join(failed, err)
+				break
+			}
+			if at += size; size == 0 {
+				break
+			}
+			if len(message) > 0 {
+				batch.Add(journal.Record{Time: now, Source: source, Input: via, Data: message})
+			}
+		}
+		if failed != nil && at < len(buf) && errors.Is(failed, io.EOF) {
+			batch.Add(journal.Record{Time: now, Source: source, Input: via, Data: buf[at:]}) // the last line lacks its end
+		}
+		buf = append(buf[:0], buf[at:]...)
+		if err := s.put(ctx, &batch, via); err != nil {
+			return err
+		}
+		switch {
+		case failed == nil:
+		case errors.Is(failed, io.EOF), ctx.Err() != nil:
+			return nil
+		default:
+			return failed
+		}
+	}
+}
+
+// put appends a batch that nobody waits for, and empties it.
+func (s *Server) put(ctx context.Context, batch *journal.Batch, via uint8) error {
+	if batch.Len() == 0 {
+		return nil
+	}
+	_, err := s.journal.Append(context.WithoutCancel(ctx), batch)
+	s.metrics.input(via).took(batch.Len(), batch.Size())
+	batch.Reset()
+	return err
+}
+
+// Sizes of the UDP input.
+const (
+	datagrams     = 64
+	datagramBytes = 64 << 10 // the greatest that there is
+	receiveBuffer = 16 << 20
+	debugSeverity = 7
+)
+
+// listenUDP opens a socket for each processor on an address.
+func (s *Server) listenUDP(ctx context.Context, address string) (list []*net.UDPConn, err error) {
+	config := net.ListenConfig{Control: sockopt.Chain(sockopt.ReusePort, sockopt.FreeBind)}
+	for range runtime.GOMAXPROCS(0) {
+		conn, err := config.ListenPacket(ctx, "udp", address)
+		if err != nil {
+			for _, c := range list {
+				_ = c.Close()
+			}
+			return nil, fmt.Errorf("logrelay: listen: %w", err)
+		}
+		udp := conn.(*net.UDPConn)
+		_ = udp.SetReadBuffer(receiveBuffer) // as far as net.core.rmem_max lets it
+		list = append(list, udp)
+		address = udp.LocalAddr().String() // for port 0
+	}
+	return list, nil
+}
+
+// serveUDP takes datagrams until ctx ends.
+func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
+	packets, err := sockopt.NewBatch(conn, datagrams, datagramBytes, 0)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var batch journal.Batch
+	for {
+		n, err := packets.Receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("logrelay: udp %v: %w", conn.LocalAddr(), err)
+		}
+		now, shed := time.Now().UnixNano(), s.gate.shed()
+		for i := range n {
+			data := packets.Packet(i)
+			if shed && syslog.Severity(data) >= debugSeverity {
+				s.metrics.shed.Inc()
+				continue
+			}
+			batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
+		}
+		if err := s.put(ctx, &batch, viaUDP); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package logrelay
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"holdfast/internal/durable"
+)
+
+// undo remembers how long files were when their output's cursor last moved.
+// What was written since is cut off before it is written again: after a crash,
+// lines are in the files once.
+//
+// It is a file beside the cursor, named after it, of entries: length of the
+// name (uvarint), name, size[8], CRC-32C[4]. An entry is durable before what
+// it undoes is written.
+type undo struct {
+	dir    string // where it is
+	cursor uint64
+	file   *os.File
+	sizes  map[string]int64
+	queue  []byte
+}
+
+const undoPrefix = "undo-"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (u *undo) path() string {
+	return filepath.Join(u.dir, fmt.Sprintf("%s%d", undoPrefix, u.cursor))
+}
+
+// openUndo reads what is to be undone at that cursor; those of other cursors go.
+func openUndo(dir string, cursor uint64) (*undo, error) {
+	u := &undo{dir: dir, cursor: cursor, sizes: map[string]int64{}}
+	stale, err := filepath.Glob(filepath.Join(dir, undoPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range stale {
+		if path != u.path() {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	b, err := os.ReadFile(u.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return u, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.sizes = parseUndo(b)
+	return u, nil
+}
+
+// parseUndo reads entries up to the end, or up to a torn one: what that undoes
+// was not written.
+func parseUndo(b []byte) map[string]int64 {
+	sizes := map[string]int64{}
+	for len(b) > 0 {
+		length, n := binary.Uvarint(b)
+		if n <= 0 || length > maxName+16 || uint64(len(b)-n) < length+12 {
+			break
+		}
+		end := n + int(length) + 8
+		if crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
+			break
+		}
+		name := string(b[n : n+int(length)])
+		if _, ok := sizes[name]; !ok {
+			sizes[name] = int64(binary.LittleEndian.Uint64(b[end-8:]))
+		}
+		b = b[end+4:]
+	}
+	return sizes
+}
+
+// apply cuts the files off where they ended.
+func (u *undo) apply(root *os.Root) error {
+	for name, size := range u.sizes {
+		if strings.Contains(name, "/") || size < 0 {
+			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
+		}
+		file, err := root.OpenFile(name, os.O_WRONLY, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		info, err := file.Stat()
+		if err == nil && info.Size() > size {
+			err = errors.Join(file.Truncate(size), file.Sync())
+		}
+		if err := errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("cut off what was written since the last checkpoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// note queues an entry, unless there is one.
+func (u *undo) note(name string, size int64) {
+	if _, ok := u.sizes[name]; ok {
+		return
+	}
+	u.sizes[name] = size
+	from := len(u.queue)
+	u.queue = binary.AppendUvarint(u.queue, uint64(len(name)))
+	u.queue = append(u.queue, name...)
+	u.queue = binary.LittleEndian.AppendUint64(u.queue, uint64(size))
+	u.queue = binary.LittleEndian.AppendUint32(u.queue, crc32.Checksum(u.queue[from:], castagnoli))
+}
+
+// sync makes the queued entries durable.
+func (u *undo) sync() error {
+	if len(u.queue) == 0 {
+		return nil
+	}
+	if u.file == nil {
+		file, err := os.OpenFile(u.path(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return err
+		}
+		u.file = file
+		if err := durable.SyncDir(u.dir); err != nil {
+			return err
+		}
+	}
+	if _, err := u.file.Write(u.queue); err != nil {
+		return err
+	}
+	u.queue = u.queue[:0]
+	return u.file.Sync()
+}
+
+// moved forgets everything: the cursor moved, and what was written stays.
+func (u *undo) moved(cursor uint64) error {
+	err := u.close()
+	if e := os.Remove(u.path()); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	*u = undo{dir: u.dir, cursor: cursor, sizes: map[string]int64{}}
+	return err
+}
+
+func (u *undo) close() error {
+	if u.file == nil {
+		return nil
+	}
+	err := u.file.Close()
+	u.file = nil
+	return err
+}
