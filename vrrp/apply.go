@@ -35,7 +35,7 @@ func (all *appliers) get(on link.Link) (*applier, error) {
 	if a := all.byIndex[on.Index]; a != nil && a.revive(on) {
 		return a, nil
 	}
-	neighbors, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	neighbors, err := rawsock.OpenNeighbors(interfaceOf(&on))
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for announcements: %w", err)
 	}
@@ -443,12 +443,12 @@ func (a *applier) dropLeft(router string) (gone []entry) {
 
 // reopen follows a change of the interface's name or hardware address.
 func (a *applier) reopen(on link.Link) {
-	same := slices.Equal(on.MAC, a.link.MAC)
+	same := sameHardware(&on, &a.link)
 	a.link = on
 	if same {
 		return
 	}
-	opened, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	opened, err := rawsock.OpenNeighbors(interfaceOf(&on))
 	if err != nil {
 		a.log.Error("announcements go out from the old hardware address", "error", err)
 		return

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"holdfast/internal/kernel/link"
 )
 
 // reopenAfter is how long after sockets could not be opened it is tried again.
@@ -34,7 +36,7 @@ func (l *loop) resolve(now time.Time) {
 // another interface or source.
 func (l *loop) place(in *instance, now time.Time) (moved bool) {
 	at := l.table.find(&in.settings)
-	if in.port != nil && (at.link.Index != in.port.link.Index || !slices.Equal(at.link.MAC, in.port.link.MAC)) {
+	if in.port != nil && (at.link.Index != in.port.link.Index || !sameHardware(&at.link, &in.port.link)) {
 		// Its addresses and sockets are of no use from now on.
 		in.spot.why = at.why
 		if at.link.Index == in.port.link.Index {
@@ -67,6 +69,12 @@ func (l *loop) place(in *instance, now time.Time) (moved bool) {
 	}
 	in.spot = at
 	return moved
+}
+
+// sameHardware tells whether sockets that were opened on one are good for the
+// other.
+func sameHardware(a, b *link.Link) bool {
+	return slices.Equal(a.MAC, b.MAC) && slices.Equal(a.Broadcast, b.Broadcast)
 }
 
 // lookAtLink tells the machine when what a router's interface is has lasted.
