@@ -97,17 +97,6 @@ func (all *appliers) close() {
 	all.running.Wait()
 }
 
-// applied is what an applier tells about a router.
-type applied struct {
-	mu            sync.Mutex
-	errs          map[netip.Prefix]string // what is wrong with an address; absent: nothing
-	present       map[netip.Prefix]bool
-	announcements uint64
-	returned      uint64
-	announced     time.Time
-	claimant      string
-}
-
 type errandKind uint8
 
 const (

@@ -3,6 +3,7 @@ package vrrp
 import (
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"holdfast/internal/kernel/link"
@@ -198,6 +199,32 @@ func (h *holding) settle(a *applier) {
 		a.all.told.clear(conditionOf(h.router, aboutDuplicate))
 	}
 	h.contest.addr, h.contest.next, h.contest.quiet, h.contest.proven = netip.Addr{}, time.Time{}, 0, false
+}
+
+// applied is what an applier tells about a router.
+type applied struct {
+	mu            sync.Mutex
+	errs          map[netip.Prefix]string // what is wrong with an address; absent: nothing
+	present       map[netip.Prefix]bool
+	announcements uint64
+	returned      uint64
+	announced     time.Time
+	claimant      string
+}
+
+func newApplied() *applied {
+	return &applied{errs: map[netip.Prefix]string{}, present: map[netip.Prefix]bool{}}
+}
+
+// afresh is what the next applier tells of the router by. The one before it may
+// still be busy with an interface that is gone, and what it says of an address
+// there must not be taken for the one that is here by now.
+func (s *applied) afresh() *applied {
+	n := newApplied()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.announcements, n.returned, n.announced = s.announcements, s.returned, s.announced
+	return n
 }
 
 func (s *applied) add(prefix netip.Prefix) {

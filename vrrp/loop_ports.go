@@ -157,7 +157,7 @@ func (l *loop) attach(in *instance, to link.Link) error {
 		l.dropUnused(p)
 		return err
 	}
-	in.port, in.applier = p, applier
+	in.port, in.applier, in.applied = p, applier, in.applied.afresh()
 	p.users = append(p.users, in)
 	p.index(l)
 	return nil
@@ -197,10 +197,12 @@ func (p *port) index(l *loop) {
 	clear(p.holders)
 	var watched []netip.Addr
 	for _, in := range p.users {
+		routers := &p.routers4
 		if in.core.is6() {
-			p.routers6[in.core.VRID] = in
-		} else {
-			p.routers4[in.core.VRID] = in
+			routers = &p.routers6
+		}
+		if other := routers[in.core.VRID]; other == nil || in.index < other.index { // see rival
+			routers[in.core.VRID] = in
 		}
 		for _, prefix := range in.core.Held {
 			p.holders[prefix.Addr()] = in

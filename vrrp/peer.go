@@ -15,6 +15,10 @@ const (
 	// One is enough where it makes us discard them: a keepalived that discards
 	// ours in turn sends a single one, and is Active in silence.
 	insistence = 3
+	// peerMemory is how long the word of a peer that fell silent stands. A
+	// backup is silent and may differ all the same; one that was reconfigured
+	// or went away must not be complained of for ever.
+	peerMemory = time.Hour
 	// maxPeers bounds what strangers on a multicast network can make us keep.
 	maxPeers = 16
 )
@@ -69,11 +73,13 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 	p := r.peer(from)
 	if p == nil {
 		if len(r.peers) >= maxPeers {
-			m.forget(r, slices.MinFunc(r.peers, func(a, b *peer) int { return a.at.Compare(b.at) }))
+			m.forget(r, slices.MinFunc(r.peers, func(a, b *peer) int { return a.at.Compare(b.at) }), "others were heard since")
 		}
 		p = &peer{address: from}
 		r.peers = append(r.peers, p)
 	}
+	p.at = at
+	m.forgetSilent(r, at)
 	addresses := append(p.advert.Addresses[:0], a.Addresses...)
 	p.advert, p.at = *a, at
 	p.advert.Addresses = addresses
@@ -84,10 +90,19 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 	return p
 }
 
+// forgetSilent drops peers that were not heard for peerMemory.
+func (m *Machine) forgetSilent(r *router, at time.Time) {
+	for i := len(r.peers) - 1; i >= 0; i-- {
+		if p := r.peers[i]; at.Sub(p.at) > peerMemory {
+			m.forget(r, p, "it was not heard for an hour")
+		}
+	}
+}
+
 // forget drops a peer, and what was told about it.
-func (m *Machine) forget(r *router, p *peer) {
+func (m *Machine) forget(r *router, p *peer, reason string) {
 	if p.named != 0 {
-		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address})
+		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Reason: reason})
 	}
 	r.peers = slices.DeleteFunc(r.peers, func(q *peer) bool { return q == p })
 }

@@ -82,6 +82,8 @@ func TestAskedOwnerAnswers(t *testing.T) {
 		{"10.1.0.101", ""},
 		{"fd00::101", "fd00::1"},
 		{"fd00::101", ""},
+		{"10.1.0.101", "fd00::1"}, // of the other family
+		{"fd00::101", "10.1.0.1"},
 	} {
 		a := netip.MustParseAddr(c.addr)
 		var src netip.Addr
