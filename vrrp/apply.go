@@ -35,7 +35,7 @@ func (all *appliers) get(on link.Link) (*applier, error) {
 	if a := all.byIndex[on.Index]; a != nil && a.revive(on) {
 		return a, nil
 	}
-	neighbors, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	neighbors, err := rawsock.OpenNeighbors(interfaceOf(&on))
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for announcements: %w", err)
 	}
@@ -95,21 +95,6 @@ func (all *appliers) close() {
 	}
 	all.mu.Unlock()
 	all.running.Wait()
-}
-
-// applied is what an applier tells about a router.
-type applied struct {
-	mu            sync.Mutex
-	errs          map[netip.Prefix]string // what is wrong with an address; absent: nothing
-	present       map[netip.Prefix]int    // on which interface; 0: on none
-	announcements uint64
-	returned      uint64
-	announced     time.Time
-	claimant      string
-}
-
-func newApplied() *applied {
-	return &applied{errs: map[netip.Prefix]string{}, present: map[netip.Prefix]int{}}
 }
 
 type errandKind uint8
@@ -421,10 +406,10 @@ func (a *applier) drop(h *holding, unwanted func(netip.Prefix) bool) (gone []ent
 		err := a.all.handle.Remove(link.Addr{Link: a.link.Index, Prefix: prefix})
 		if err != nil {
 			h.log.Error("an address could not be removed", "address", prefix, "error", err)
-			h.applied.fail(a.link.Index, prefix, err)
+			h.applied.fail(prefix, err)
 			continue // it stays in the journal: a successor will try
 		}
-		h.applied.gone(a.link.Index, prefix)
+		h.applied.gone(prefix)
 		gone = append(gone, a.entries(h.router, []netip.Prefix{prefix})...)
 	}
 	return gone
@@ -447,12 +432,12 @@ func (a *applier) dropLeft(router string) (gone []entry) {
 
 // reopen follows a change of the interface's name or hardware address.
 func (a *applier) reopen(on link.Link) {
-	same := slices.Equal(on.MAC, a.link.MAC)
+	same := sameHardware(&on, &a.link)
 	a.link = on
 	if same {
 		return
 	}
-	opened, err := rawsock.OpenNeighbors(rawsock.Interface{Index: on.Index, Name: on.Name, MAC: on.MAC})
+	opened, err := rawsock.OpenNeighbors(interfaceOf(&on))
 	if err != nil {
 		a.log.Error("announcements go out from the old hardware address", "error", err)
 		return

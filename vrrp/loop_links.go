@@ -31,7 +31,7 @@ func (t *linkTable) take(e link.Event) (relevant bool) {
 		before, had := t.links[e.Link.Index]
 		t.links[e.Link.Index] = *e.Link
 		return !had || before.Name != e.Link.Name || before.Running != e.Link.Running || before.Up != e.Link.Up ||
-			before.MAC.String() != e.Link.MAC.String()
+			!sameHardware(&before, e.Link)
 	case e.Addr != nil && e.Gone:
 		_, had := t.addrs[e.Addr.Link][e.Addr.Prefix]
 		delete(t.addrs[e.Addr.Link], e.Addr.Prefix)

@@ -127,11 +127,17 @@ func (l *loop) receiveError(p *port, err error) {
 	l.log.Debug("receive", "interface", p.link.Name, "error", err)
 }
 
+// interfaceOf is what sockets are opened on. InfiniBand can't be announced to
+// without its broadcast address.
+func interfaceOf(l *link.Link) rawsock.Interface {
+	return rawsock.Interface{Index: l.Index, Name: l.Name, MAC: l.MAC, Broadcast: l.Broadcast}
+}
+
 // attach gives a router the sockets and the applier of an interface.
 func (l *loop) attach(in *instance, to link.Link) error {
 	p := l.ports[to.Index]
 	if p == nil {
-		neighbors, err := rawsock.OpenNeighbors(rawsock.Interface{Index: to.Index, Name: to.Name, MAC: to.MAC})
+		neighbors, err := rawsock.OpenNeighbors(interfaceOf(&to))
 		if err != nil {
 			return fmt.Errorf("open a socket for neighbours: %w", err)
 		}
@@ -151,7 +157,7 @@ func (l *loop) attach(in *instance, to link.Link) error {
 		l.dropUnused(p)
 		return err
 	}
-	in.port, in.applier = p, applier
+	in.port, in.applier, in.applied = p, applier, in.applied.afresh()
 	p.users = append(p.users, in)
 	p.index(l)
 	return nil
@@ -164,7 +170,7 @@ func (l *loop) openSocket(p *port, in *instance) error {
 		at, group = &p.socket6, groupIPv6
 	}
 	if *at == nil {
-		opened, err := rawsock.Open(rawsock.Interface{Index: p.link.Index, Name: p.link.Name, MAC: p.link.MAC}, in.core.is6())
+		opened, err := rawsock.Open(interfaceOf(&p.link), in.core.is6())
 		if err != nil {
 			return fmt.Errorf("open a socket for protocol 112: %w", err)
 		}
@@ -191,10 +197,12 @@ func (p *port) index(l *loop) {
 	clear(p.holders)
 	var watched []netip.Addr
 	for _, in := range p.users {
+		routers := &p.routers4
 		if in.core.is6() {
-			p.routers6[in.core.VRID] = in
-		} else {
-			p.routers4[in.core.VRID] = in
+			routers = &p.routers6
+		}
+		if other := routers[in.core.VRID]; other == nil || in.index < other.index { // see rival
+			routers[in.core.VRID] = in
 		}
 		for _, prefix := range in.core.Held {
 			p.holders[prefix.Addr()] = in

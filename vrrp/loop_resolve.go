@@ -1,10 +1,13 @@
 package vrrp
 
 import (
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"time"
+
+	"holdfast/internal/kernel/link"
 )
 
 // reopenAfter is how long after sockets could not be opened it is tried again.
@@ -34,7 +37,7 @@ func (l *loop) resolve(now time.Time) {
 // another interface or source.
 func (l *loop) place(in *instance, now time.Time) (moved bool) {
 	at := l.table.find(&in.settings)
-	if in.port != nil && (at.link.Index != in.port.link.Index || !slices.Equal(at.link.MAC, in.port.link.MAC)) {
+	if in.port != nil && (at.link.Index != in.port.link.Index || !sameHardware(&at.link, &in.port.link)) {
 		// Its addresses and sockets are of no use from now on.
 		in.spot.why = at.why
 		if at.link.Index == in.port.link.Index {
@@ -42,6 +45,9 @@ func (l *loop) place(in *instance, now time.Time) (moved bool) {
 		}
 		l.countLink(in, false, 0, now)
 		l.detach(in)
+	}
+	if rival := l.rival(in, &at); rival != nil && at.why == "" {
+		at.why = fmt.Sprintf("VRID %d is that of %s on %s, too; give one of them another", in.core.VRID, rival.settings.Name, at.link.Name)
 	}
 	core := in.core
 	if at.source.IsValid() {
@@ -67,6 +73,27 @@ func (l *loop) place(in *instance, now time.Time) (moved bool) {
 	}
 	in.spot = at
 	return moved
+}
+
+// rival is a router before this one that has the same VRID on the same
+// interface: two networks may share a wire, and adverts say the VRID only.
+func (l *loop) rival(in *instance, at *spot) *instance {
+	for _, other := range l.instances {
+		if other == in {
+			break
+		}
+		if other.spot.link.Index == at.link.Index && at.link.Index != 0 &&
+			other.core.VRID == in.core.VRID && other.core.is6() == in.core.is6() {
+			return other
+		}
+	}
+	return nil
+}
+
+// sameHardware tells whether sockets that were opened on one are good for the
+// other.
+func sameHardware(a, b *link.Link) bool {
+	return slices.Equal(a.MAC, b.MAC) && slices.Equal(a.Broadcast, b.Broadcast)
 }
 
 // lookAtLink tells the machine when what a router's interface is has lasted.
@@ -112,6 +139,11 @@ func (l *loop) renew(before []*instance, now time.Time) {
 		l.gone = append(l.gone, l.last(in, router))
 	}
 	l.act(actions)
+	for _, in := range l.instances { // peers, password or interval may be others: its last word must be believed, and in time
+		if in.state == Active {
+			l.guard.hold(l.keepsake(in))
+		}
+	}
 	for _, in := range before {
 		if !slices.Contains(l.instances, in) {
 			l.detach(in)
@@ -161,6 +193,7 @@ func (l *loop) last(in *instance, core Router) *instance {
 // touched.
 func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 	before := l.instances
+	l.dirty = true // what is gone may have been in another's way
 	l.instances = make([]*instance, 0, len(settings))
 	for i := range settings {
 		at := slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == settings[i].Name })
@@ -176,7 +209,6 @@ func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 		in.log.Info("reconfigured")
 		in.settings = settings[i]
 		in.core = coreOf(&in.settings, l.table.find(&in.settings))
-		l.dirty = true
 		if in.port == nil {
 			continue
 		}

@@ -73,7 +73,7 @@ func (m *Machine) adapt(r *router, config Router) {
 	}
 	for _, p := range slices.Clone(r.peers) {
 		if !r.listed(p.address) {
-			m.forget(r, p)
+			m.forget(r, p, "it is no peer any more")
 		} else if p.named != 0 {
 			m.reconsider(r, p)
 		}

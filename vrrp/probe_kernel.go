@@ -87,11 +87,7 @@ func (LiveKernel) WhoHas(ctx context.Context, link string, from netip.Addr, addr
 
 func askAll(neighbors *rawsock.Neighbors, addrs []netip.Addr, from netip.Addr) error {
 	for _, addr := range addrs {
-		source := from
-		if source.Is4() != addr.Is4() {
-			source = netip.Addr{}
-		}
-		if err := neighbors.Ask(addr, source); err != nil {
+		if err := neighbors.Ask(addr, from); err != nil {
 			return err
 		}
 	}

@@ -229,6 +229,9 @@ func showAction(a Action) string {
 		}
 		return fmt.Sprintf("%s -> %s: %s%s", a.From, a.To, a.Reason, peer)
 	case Disagree:
+		if a.Reason != "" {
+			return fmt.Sprintf("%s counts no more: %s", a.Peer, a.Reason)
+		}
 		return fmt.Sprintf("%s %s", a.Peer, showFields(a.Fields))
 	}
 	return fmt.Sprintf("unknown action %d", a.Kind)

@@ -3,6 +3,7 @@ package vrrp
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -55,4 +56,45 @@ func absent(names ...string) (s Settings) {
 		s.Routers = append(s.Routers, RouterSettings{Router: core, MinTTL: 255})
 	}
 	return s
+}
+
+// A Run that ends with an error can be followed by another, and what the first
+// complained of is not complained of for ever.
+func TestRunAfterAnErrorBeginsAnew(t *testing.T) {
+	board := health.NewBoard(time.Now, func(health.Condition) {}, func(health.Condition) {})
+	s, err := New(Config{Node: "n1", RunDir: t.TempDir(), Settings: absent("a")}, Deps{
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: board,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disagreement := conditionOf("a", aboutDisagreement)
+	err = s.Run(t.Context(), func() {
+		live, err := s.session()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		live.loop.mail.post(func() {
+			board.Raise(disagreement, health.Error, "a peer disagrees")
+			panic("a broken invariant")
+		})
+	})
+	if err == nil || !strings.Contains(err.Error(), "a broken invariant") {
+		t.Errorf("Run returned %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := s.Run(ctx, func() {
+		if reports, err := s.Status(ctx); err != nil || len(reports) != 1 {
+			t.Errorf("%d reports, %v", len(reports), err)
+		}
+		cancel()
+	}); err != nil {
+		t.Error(err)
+	}
+	for _, c := range board.Conditions() {
+		if c.Name == disagreement {
+			t.Errorf("still said: %s", c.Message)
+		}
+	}
 }

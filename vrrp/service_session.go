@@ -200,6 +200,9 @@ func (v *session) start(at origin) error {
 	}
 	now := time.Now()
 	settings := v.settings
+	for i := range settings.Routers { // of a Run that ended with an error: nobody would end them
+		l.told.forget(settings.Routers[i].Name)
+	}
 	for _, warning := range settings.Warnings {
 		v.service.log.Warn(warning)
 	}

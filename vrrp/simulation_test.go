@@ -30,6 +30,18 @@ type simulation struct {
 
 const maxDelay = 2 * time.Millisecond
 
+// An announcement is said five times, as the applier does unless configured.
+const (
+	simBursts     = 5
+	simBurstEvery = time.Second
+)
+
+// bursts are those of one announcement that are to come.
+type bursts struct {
+	left int
+	next time.Time
+}
+
 type simNode struct {
 	index   int
 	m       *Machine
@@ -38,6 +50,7 @@ type simNode struct {
 	slept   time.Time // when the stall began
 	held    []bool    // by router
 	late    []flight  // what came meanwhile
+	bursts  []bursts  // by router
 }
 
 type flight struct {
@@ -52,7 +65,7 @@ func newSimulation(seed uint64, nodes int, routers []Router) *simulation {
 		doubled: make([]time.Time, len(routers)), missing: make([]time.Time, len(routers)),
 		misled: make([]time.Time, len(routers)), told: slices.Repeat([]int{-1}, len(routers))}
 	for i := range nodes {
-		s.nodes = append(s.nodes, &simNode{index: i, held: make([]bool, len(routers))})
+		s.nodes = append(s.nodes, &simNode{index: i, held: make([]bool, len(routers)), bursts: make([]bursts, len(routers))})
 		s.boot(s.nodes[i])
 	}
 	return s
@@ -70,6 +83,7 @@ func (s *simulation) boot(n *simNode) {
 		routers[i].Priority = uint8(254 - 20*((n.index+len(routers[i].Group)+i*(1-min(len(routers[i].Group), 1)))%len(s.nodes)))
 	}
 	n.m, n.up, n.stalled, n.late = NewMachine(routers), true, time.Time{}, nil
+	clear(n.bursts)
 	s.act(n, n.m.Step(Event{Kind: Start, At: s.now}))
 }
 
@@ -87,16 +101,30 @@ func (s *simulation) act(n *simNode, actions []Action) {
 			n.held[a.Router] = true
 		case Withdraw:
 			n.held[a.Router] = false
+			n.bursts[a.Router].left = 0
 		case Announce:
-			if s.heard(n) {
-				s.told[a.Router] = n.index
-			}
+			n.bursts[a.Router].left = simBursts
+			s.burst(n, a.Router)
 		case Became:
 			if a.From == Active && (s.lossy > 0 || len(s.cut) > 0) || a.To == Active && !s.heard(n) {
 				s.told[a.Router] = -1
 			}
 			s.history = append(s.history, fmt.Sprintf("%v node %d router %d: %v -> %v: %s", s.now.Sub(epoch), n.index, a.Router, a.From, a.To, a.Reason))
 		}
+	}
+}
+
+// burst tells the clients once. When they could hear none of it, the refresh
+// puts it right.
+func (s *simulation) burst(n *simNode, router int) {
+	b := &n.bursts[router]
+	b.left--
+	b.next = s.now.Add(simBurstEvery)
+	switch {
+	case s.heard(n):
+		s.told[router] = n.index
+	case b.left == 0:
+		s.told[router] = -1
 	}
 }
 
@@ -139,6 +167,11 @@ func (s *simulation) run(d time.Duration, check func()) {
 			}
 			if at, ok := n.m.Next(); ok && at.Before(next) {
 				next, act = at, func() { s.step(n, Event{Kind: Tick}) }
+			}
+			for router, b := range n.bursts {
+				if b.left > 0 && b.next.Before(next) {
+					next, act = b.next, func() { s.burst(n, router) }
+				}
 			}
 		}
 		for i := range s.flights {

@@ -117,8 +117,9 @@ func (n *Neighbors) announce(addr netip.Addr) error {
 
 // Ask asks who has an address: an ARP request from src, or a probe (RFC 5227
 // §2.1.1) when src is the zero Addr; a neighbour solicitation from src, or from
-// the address that the kernel finds right. src should be an address that this
-// interface has, else the answer does not arrive. Whoever answers is received
+// the address that the kernel finds right; src of the other family counts as
+// the zero Addr. It should be an address that this interface has, else the
+// answer does not arrive. Whoever answers is received
 // as a claim, when addr is being watched.
 func (n *Neighbors) Ask(addr, src netip.Addr) error {
 	if err := n.ask(addr, src); err != nil {
@@ -128,6 +129,9 @@ func (n *Neighbors) Ask(addr, src netip.Addr) error {
 }
 
 func (n *Neighbors) ask(addr, src netip.Addr) error {
+	if src.Is4() != addr.Is4() {
+		src = netip.Addr{}
+	}
 	if addr.Is4() {
 		if !src.IsValid() {
 			src = netip.IPv4Unspecified()

@@ -1,6 +1,7 @@
 package rawsock
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"testing"
@@ -72,12 +73,17 @@ func TestAskedOwnerAnswers(t *testing.T) {
 	node, peer := wire(t)
 	ip(t, peer, "address", "add", "10.1.0.101/32", "dev", "eth0")
 	ip(t, peer, "address", "add", "fd00::101/128", "dev", "eth0", "nodad")
+	// The kernel joins the group that questions go to some time after the
+	// address is there, when its worker runs.
+	until(t, peer, "ff02::1:ff00:101", "maddress", "show", "dev", "eth0")
 	ours := neighbors(t, node)
 	for _, c := range []struct{ addr, src string }{
 		{"10.1.0.101", "10.1.0.1"},
 		{"10.1.0.101", ""},
 		{"fd00::101", "fd00::1"},
 		{"fd00::101", ""},
+		{"10.1.0.101", "fd00::1"}, // of the other family
+		{"fd00::101", "10.1.0.1"},
 	} {
 		a := netip.MustParseAddr(c.addr)
 		var src netip.Addr
@@ -88,6 +94,32 @@ func TestAskedOwnerAnswers(t *testing.T) {
 		must(t, ours.Ask(a, src))
 		if got := claim(t, ours); got.Addr != a || got.MAC.String() != cable(t, peer).MAC.String() {
 			t.Errorf("asked from %q who has %v: got %v", c.src, a, got)
+		}
+	}
+}
+
+// On InfiniBand hardware addresses have 20 bytes: what one side sends, the
+// filter and the parser of the other understand. The wire here is Ethernet,
+// which carries such packets to everybody, as the broadcast address says.
+func TestInfiniBandsClaimsAreSentAndUnderstood(t *testing.T) {
+	node, peer := wire(t)
+	open := func(h *lab.Host, last byte) *Neighbors {
+		i := cable(t, h)
+		i.MAC, i.Broadcast = infiniband(), bytes.Repeat([]byte{0xff}, infinibandSize)
+		i.MAC[infinibandSize-1] = last
+		var n *Neighbors
+		must(t, h.Do(func() (err error) { n, err = OpenNeighbors(i); return err }))
+		t.Cleanup(func() { _ = n.Close() })
+		return n
+	}
+	ours, theirs := open(node, 1), open(peer, 2)
+	for _, address := range []string{"10.1.0.101", "fd00::101"} {
+		a := netip.MustParseAddr(address)
+		must(t, ours.Watch([]netip.Addr{a}))
+		must(t, ours.Announce(a)) // is not heard by ourselves
+		must(t, theirs.Announce(a))
+		if c := claim(t, ours); c.Addr != a || !bytes.Equal(c.MAC, theirs.iface.MAC) {
+			t.Errorf("got %v, want %v at %v", c, a, theirs.iface.MAC)
 		}
 	}
 }

@@ -1,0 +1,110 @@
+package vrrp_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What the guard would do follows a reload: with the patience of an interval
+// that was ten seconds, it would leave the address for 20 s while the peers act
+// after 0.4.
+func TestGuardFollowsAReload(t *testing.T) {
+	slow := strings.Replace(oneVIP, "advertise: 100ms", "advertise: 10s, vrrp: {priority: {n1: 255}}", 1)
+	b := newBed(t, 1, slow)
+	n := b.nodes[0]
+	b.start(n)
+	b.awaitHolder(5*time.Second, vip, n)
+	n.reload(strings.Replace(slow, "10s", "100ms", 1))
+	n.awaitLog(2*time.Second, "reconfigured", 0)
+	n.signal(syscall.SIGKILL)
+	b.within(8*time.Second, "the guard withdraws the address in the new time", func() error {
+		if n.holds(vip) {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+}
+
+// Two networks on one wire: adverts say the VRID only, so the second VIP that
+// has it can't work there. It is said, and it does once the first is gone.
+func TestVRIDThatTwoNetworksOfOneWireShareIsNamed(t *testing.T) {
+	const file = `schema: 1
+cluster: test
+domain: example.org
+networks:
+  lan: {prefix: 10.9.0.0/24}
+  san: {prefix: 10.8.0.0/24}
+roles:
+  service: {voters: 1, run: [dns]}
+nodes:
+  n1: {role: service, addresses: {lan: 10.9.0.1, san: 10.8.0.1}}
+vips:
+  web: {network: lan, address: 10.9.0.100, vrid: 51, members: n1, advertise: 100ms}
+`
+	const other = `  store: {network: san, address: 10.8.0.100, vrid: 51, members: n1, advertise: 100ms}
+`
+	b := newBedOf(t, 1, file+other)
+	n := b.nodes[0]
+	n.run("ip", "address", "add", "10.8.0.1/24", "dev", "eth0")
+	b.start(n)
+	b.awaitHolder(3*time.Second, vip, n)
+	n.awaitLog(3*time.Second, condition("vrrp.store.fault"), 0)
+	if words := "VRID 51 is that of web on eth0, too"; n.count(words) == 0 {
+		t.Errorf("the log does not say %q: %s", words, n.log())
+	}
+	store := netip.MustParseAddr("10.8.0.100")
+	if n.holds(store) {
+		t.Error("it holds the address all the same")
+	}
+	vips, _, _ := strings.Cut(file, "  web:")
+	b.must(n.host.Write("/etc/holdfast/cluster.yaml", []byte(vips+other)))
+	n.signal(syscall.SIGHUP)
+	b.awaitHolder(3*time.Second, store, n)
+}
+
+// Excluded addresses, of either family, go where the VIP goes, and are not in
+// its adverts.
+func TestExcludedAddressesMoveWithTheVIP(t *testing.T) {
+	b := newBed(t, 2, strings.Replace(oneVIP, "advertise: 100ms", `advertise: 100ms, vrrp: {excluded: [10.9.0.201, "fd00:9::1/64"]}`, 1))
+	first, second := b.nodes[0], b.nodes[1]
+	b.start(second, first)
+	for _, addr := range []string{"10.9.0.100", "10.9.0.201", "fd00:9::1"} {
+		b.awaitHolder(3*time.Second, netip.MustParseAddr(addr), first)
+	}
+	heard := second.run(binary, "vip", "show", "web", "--json")
+	_, peers, _ := strings.Cut(heard, `"peers"`)
+	if !strings.Contains(peers, "10.9.0.100") || strings.Contains(peers, "10.9.0.201") || strings.Contains(peers, "fd00:9::1") {
+		t.Errorf("the advert has other addresses than 10.9.0.100: %s", peers)
+	}
+	b.must(first.host.PowerOff())
+	for _, addr := range []string{"10.9.0.100", "10.9.0.201", "fd00:9::1"} {
+		b.awaitHolder(2*time.Second, netip.MustParseAddr(addr), second)
+	}
+}
+
+// An interface that flaps for less than debounce is left alone; one that stays
+// down counts after it, and no sooner.
+func TestInterfaceThatFlapsIsLeftAlone(t *testing.T) {
+	b := newBed(t, 1, strings.Replace(oneVIP, "advertise: 100ms", "advertise: 100ms, vrrp: {debounce: 3s}", 1))
+	n := b.nodes[0]
+	b.start(n)
+	b.awaitHolder(8*time.Second, vip, n)
+	changes := n.count("router=web vrid=51 from=")
+	for range 3 {
+		n.run("sh", "-c", "ip link set eth0 down; ip link set eth0 up")
+	}
+	n.awaitLog(2*time.Second, "adverts are sent again", 0)
+	if n.count("router=web vrid=51 from=") != changes || !n.holds(vip) {
+		t.Errorf("a flap moved it: %s", n.log())
+	}
+	down := time.Now()
+	n.run("ip", "link", "set", "eth0", "down")
+	n.awaitLog(6*time.Second, condition("vrrp.web.fault"), 0)
+	if took := time.Since(down); took < 3*time.Second {
+		t.Errorf("it counted after %v, debounce is 3s", took)
+	}
+}
