@@ -74,6 +74,9 @@ type Server struct {
 	notices   map[noticeKey]*notice   // of lead
 	probe     loopProbe
 	reprobe   chan struct{} // the forwarders changed
+	watches   watches
+	queryLog  *watch
+	logEvery  atomic.Uint32 // one of so many queries is logged; 0: none
 
 	table atomic.Pointer[table]
 	// A leader confirmed the state that tables from this version on are made
@@ -107,6 +110,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
 	s.transfers, s.notices = make(chan struct{}, maxTransfers), map[noticeKey]*notice{}
 	s.confirmed.Store(unconfirmed)
+	s.queryLog = &watch{seen: make(chan observation, watchRoom)}
 	if err := s.use(deps.File); err != nil {
 		return nil, err
 	}
@@ -155,6 +159,7 @@ func (s *Server) use(file *cluster.File) error {
 		s.caching.Store(newCache(set.cache)) // others may say otherwise
 	}
 	s.compiler = c
+	s.logEvery.Store(uint32(set.queryLog))
 	s.rebuild(s.state.Snapshot())
 	if s.table.Load() == nil {
 		return errors.New("dns: the answers could not be compiled: see the log")
@@ -325,6 +330,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	start(s.follow)
 	start(forwarding.probe)
 	start(s.lead)
+	start(s.logQueries)
 	for _, conn := range sockets.udp {
 		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, forwarding) })
 	}
