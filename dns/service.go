@@ -229,13 +229,22 @@ func (s *Server) publish(kind string, snap *state.Snapshot, compile func(*state.
 	s.metrics.names.Set(float64(s.compiler.names.size()))
 }
 
+// compilePause is the least time between two tables: a change after a quiet
+// moment is answered at once, those of a storm are compiled together.
+const compilePause = 5 * time.Millisecond
+
 // follow keeps the table up with the state until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
+	var last time.Time
 	for {
+		if !pause(ctx, compilePause-time.Since(last)) {
+			return nil
+		}
 		changed := s.state.Changed()
 		s.refresh()
+		last = time.Now()
 		s.judgeAge()
 		s.cache().sweep(s.now())
 		select {
