@@ -29,6 +29,7 @@ const (
 	maxForwarders         = 8 // of one domain
 	defaultRateLimit      = 100
 	maxRateLimit          = 1_000_000
+	maxQueryLog           = 1_000_000
 )
 
 // section is the `dns:` section as it stands in the file.
@@ -49,6 +50,7 @@ type section struct {
 	Transfer       transferSection           `yaml:"transfer"`
 	RateLimit      int                       `yaml:"rate_limit"`
 	AllowRecursion []string                  `yaml:"allow_recursion"`
+	QueryLog       int                       `yaml:"query_log"`
 }
 
 // cacheSection is `dns: cache:`.
@@ -99,6 +101,7 @@ type settings struct {
 	transfer       transferSettings
 	rateLimit      int            // equal answers per second to one network outside; 0: any number
 	recursion      []netip.Prefix // nil: the cluster's networks
+	queryLog       int            // one of so many queries is logged; 0: none
 }
 
 // ValidateSection checks the `dns:` section of a cluster file; a file without
@@ -130,6 +133,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		forward:        d.forward(raw.Forward),
 		cache:          d.cache(raw.Cache),
 		rateLimit:      raw.RateLimit,
+		queryLog:       raw.QueryLog,
 		transfer:       d.transfer(raw.Transfer),
 		statics:        d.statics(raw.Records, seconds(max(0, raw.ZoneTTL))),
 		zones:          d.zones(raw.Zones),
@@ -141,6 +145,9 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	}
 	if raw.RateLimit < 0 || raw.RateLimit > maxRateLimit {
 		d.errorf("rate_limit", "%d is out of range: 0 (none) to %d answers per second", raw.RateLimit, maxRateLimit)
+	}
+	if raw.QueryLog < 0 || raw.QueryLog > maxQueryLog {
+		d.errorf("query_log", "%d is out of range: 0 (none), 1 (each query) to %d (one of so many)", raw.QueryLog, maxQueryLog)
 	}
 	if len(d.errs) > 0 {
 		return settings{}, d.errs

@@ -25,6 +25,7 @@ func TestMistakesOfTheSectionAreAllNamedWithTheirPlace(t *testing.T) {
   forward_timeout: 50ms
   cache: {megabytes: -1, max_ttl: 0s, stale: 1000h}
   rate_limit: -1
+  query_log: -1
   zones: [hpc.example.com, lab.example.com, lab.example.com, "a..b"]
   records:
     - "www"
@@ -115,7 +116,7 @@ func TestExampleOfTheREADME(t *testing.T) {
 	if _, err := newCompiler(file, must(decode(file, file.Section(Section))), "fbservice1"); err != nil {
 		t.Error(err)
 	}
-	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "records", "zones", "transfer", "allow_recursion"} {
+	for _, key := range []string{"listen", "ttl", "negative_ttl", "zone_ttl", "only_passing", "never_empty", "own_first", "services", "forward", "forward_timeout", "cache", "rate_limit", "records", "zones", "transfer", "allow_recursion", "query_log"} {
 		if !strings.Contains(example, "\n  "+key+":") {
 			t.Errorf("the example lacks %s", key)
 		}

@@ -270,6 +270,11 @@ func (f *flights) forget(waiters []waiter) {
 // answer sends one who asked his reply.
 func (f *flights) answer(r *route, w waiter, e *entry, why *extended) {
 	f.server.metrics.queries.WithLabelValues(r.label, typeLabel(w.query.kind), dns.RcodeToString[e.rcode], w.transport).Inc()
+	from := fromForwarder
+	if why != nil {
+		from = fromStale
+	}
+	f.server.show(w.query, w.client, w.transport, e.rcode, r.label, from)
 	w.send(e.append(nil, w.query, f.server.now(), w.limit, why))
 }
 

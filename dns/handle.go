@@ -79,7 +79,7 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 	trusted := t.trusts(client)
 	a := t.lookup(q, w.server.isConfirmed)
 	if a.route != nil && trusted && q.flags&bitRD != 0 {
-		if reply := w.remembered(out, a.route); reply != nil {
+		if reply := w.remembered(out, a.route, client); reply != nil {
 			return reply, nil
 		}
 		return out, a.route
@@ -90,6 +90,7 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 	}
 	a = w.finish(t, a, client, trusted)
 	w.counters.count(zoneLabel(a.zone), q.kind, a.rcode)
+	w.server.show(q, client, w.counters.transport, a.rcode, zoneLabel(a.zone), fromTable)
 	if q.signed && len(t.transfer.keys) > 0 {
 		unsigned := w.packer.pack(nil, q, a, t.forwards && trusted, w.limit(q)-tsigRoom)
 		return append(out, w.signedReply(t, packet, unsigned)...), nil
@@ -115,7 +116,7 @@ func (w *worker) bounded(out []byte, a answer, client netip.Addr, trusted, recur
 }
 
 // remembered appends what the cache knows; nil when forwarders must be asked.
-func (w *worker) remembered(out []byte, r *route) []byte {
+func (w *worker) remembered(out []byte, r *route, client netip.Addr) []byte {
 	s, q := w.server, &w.query
 	e := s.cache().get(q)
 	if e == nil {
@@ -141,6 +142,11 @@ func (w *worker) remembered(out []byte, r *route) []byte {
 	}
 	e.used.Store(now.Unix())
 	w.counters.count(r.label, q.kind, e.rcode)
+	from := fromCache
+	if why != nil {
+		from = fromStale
+	}
+	s.show(q, client, w.counters.transport, e.rcode, r.label, from)
 	return e.append(out, q, now, w.limit(q), why)
 }
 

@@ -74,6 +74,9 @@ type Server struct {
 	notices   map[noticeKey]*notice   // of lead
 	probe     loopProbe
 	reprobe   chan struct{} // the forwarders changed
+	watches   watches
+	queryLog  *watch
+	logEvery  atomic.Uint32 // one of so many queries is logged; 0: none
 
 	table atomic.Pointer[table]
 	// A leader confirmed the state that tables from this version on are made
@@ -107,6 +110,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
 	s.transfers, s.notices = make(chan struct{}, maxTransfers), map[noticeKey]*notice{}
 	s.confirmed.Store(unconfirmed)
+	s.queryLog = &watch{seen: make(chan observation, watchRoom)}
 	if err := s.use(deps.File); err != nil {
 		return nil, err
 	}
@@ -155,6 +159,7 @@ func (s *Server) use(file *cluster.File) error {
 		s.caching.Store(newCache(set.cache)) // others may say otherwise
 	}
 	s.compiler = c
+	s.logEvery.Store(uint32(set.queryLog))
 	s.rebuild(s.state.Snapshot())
 	if s.table.Load() == nil {
 		return errors.New("dns: the answers could not be compiled: see the log")
@@ -224,13 +229,22 @@ func (s *Server) publish(kind string, snap *state.Snapshot, compile func(*state.
 	s.metrics.names.Set(float64(s.compiler.names.size()))
 }
 
+// compilePause is the least time between two tables: a change after a quiet
+// moment is answered at once, those of a storm are compiled together.
+const compilePause = 5 * time.Millisecond
+
 // follow keeps the table up with the state until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
+	var last time.Time
 	for {
+		if !pause(ctx, compilePause-time.Since(last)) {
+			return nil
+		}
 		changed := s.state.Changed()
 		s.refresh()
+		last = time.Now()
 		s.judgeAge()
 		s.cache().sweep(s.now())
 		select {
@@ -325,6 +339,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	start(s.follow)
 	start(forwarding.probe)
 	start(s.lead)
+	start(s.logQueries)
 	for _, conn := range sockets.udp {
 		start(func(ctx context.Context) error { return s.serveUDP(ctx, conn, forwarding) })
 	}

@@ -109,8 +109,11 @@ func temporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// pause waits; not ok when ctx ended first.
+// pause waits, if there is anything to wait for; not ok when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

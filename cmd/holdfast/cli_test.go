@@ -287,6 +287,7 @@ func TestUsage(t *testing.T) {
 		"snapshot save", "snapshot restore", "snapshot inspect",
 		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
 		"dns record add", "dns record del", "dns record list", "dns zone", "dns check", "dns cache dump", "dns cache flush", "dns cache stats",
+		"dns query", "dns trace", "dns top",
 	} {
 		n.expect(t, exitOK, "Example", append(strings.Fields(line), "--help")...)
 	}

@@ -24,6 +24,9 @@ type dnsCmd struct {
 	Zone   dnsZoneCmd   `cmd:"" help:"Print a zone as this node serves it, or list the zones."`
 	Check  dnsCheckCmd  `cmd:"" help:"Compare a zone with a hosts file, a zone file or another server; exit status 6 when they differ."`
 	Cache  dnsCacheCmd  `cmd:"" help:"Look into the cache of names from elsewhere, and empty it."`
+	Query  dnsQueryCmd  `cmd:"" help:"Ask this node's server, as any client of it."`
+	Trace  dnsTraceCmd  `cmd:"" help:"Ask it, and tell how the answer comes about."`
+	Top    dnsTopCmd    `cmd:"" help:"Watch what is asked for a while: the most frequent names, clients and answers."`
 }
 
 // dnsSocket asks the DNS unit on this machine. It is embedded in every command

@@ -43,5 +43,12 @@ func (n *node) testDNS(t *testing.T) {
 	n.expect(t, exitOK, "0 answers", "dns", "cache", "stats")
 	n.expect(t, exitOK, "forgot 0 answers", "dns", "cache", "flush", "example.org")
 	n.expect(t, exitOK, "[]", "dns", "cache", "dump", "--json")
+	n.expect(t, exitOK, "IN A 10.1.0.51", "dns", "query", "db1."+domain)
+	n.expect(t, exitOK, "because  ", "dns", "query", "www.example.org", "--from", "203.0.113.9")
+	n.expect(t, exitOK, "\"rcode\": \"NXDOMAIN\"", "dns", "query", "nosuch."+domain, "srv", "--json")
+	n.expect(t, exitOK, "- in the zone "+domain, "dns", "trace", "db1."+domain)
+	n.expect(t, exitFailed, "is no type", "dns", "query", "db1."+domain, "NOSUCH")
+	n.expect(t, exitOK, "0 answers in ", "dns", "top", "--for", "100ms")
+	n.expect(t, exitFailed, "out of range: up to 1m0s", "dns", "top", "--for", "2m")
 	n.expect(t, exitUnreachable, "is holdfast running", "dns", "zone", "--socket", filepath.Join(n.dir, "nowhere.sock"))
 }

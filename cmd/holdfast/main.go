@@ -51,7 +51,7 @@ type cli struct {
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
 	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
-	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
+	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones, the cache and the answers of this node's DNS server."`
 	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`
 	PKI      pkiCmd        `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
 	VIP      vipCmd        `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
