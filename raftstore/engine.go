@@ -50,7 +50,8 @@ type engine struct {
 	tracker   *tracker
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
-	questions gate                   // whether we lead
+	questions gate                   // whether we lead, to the others
+	proofs    rounds                 // the answers to them
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
@@ -202,6 +203,7 @@ func (e *engine) listen(ctx context.Context) error {
 	e.client = newRPCClient(func(ctx context.Context, address string) (net.Conn, error) {
 		return e.net.dial(ctx, kindRPC, address, s.nameAt(address), "")
 	}, s.times)
+	e.client.wire = s.wire
 	e.rpc = newRPCServer(s, s.config.MaxSnapshot, s.log)
 	return nil
 }
@@ -244,7 +246,7 @@ func (e *engine) makeRaft() error {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues,
+		locate: s.addressOf, pursues: e.pursues, wire: s.wire,
 	}
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
