@@ -54,6 +54,7 @@ type engine struct {
 	quiet     atomic.Bool            // Raft is being stopped
 	damage    chan error             // found on the disk; ends the engine
 	questions gate                   // whether we lead
+	proofs    rounds                 // the answers to them
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
@@ -216,6 +217,7 @@ func (e *engine) listen(ctx context.Context) error {
 	e.client = newRPCClient(func(ctx context.Context, address string) (net.Conn, error) {
 		return e.net.dial(ctx, kindRPC, address, s.nameAt(address), "")
 	}, s.times)
+	e.client.wire = s.wire
 	e.rpc = newRPCServer(s, s.config.MaxSnapshot, s.log)
 	return nil
 }
@@ -263,7 +265,7 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues,
+		locate: s.addressOf, pursues: e.pursues, wire: s.wire,
 	}
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)

@@ -72,6 +72,7 @@ type host struct {
 	done   chan error
 
 	disk      func(raft.LogStore) raft.LogStore
+	wire      wire
 	clusterID string // as announced
 	absent    state.Liveness
 }
@@ -161,6 +162,7 @@ func (o *host) start(change ...func(*Config)) *host {
 		o.hosts.t.Fatal(err)
 	}
 	store.disk = o.disk
+	store.wire = o.wire
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	o.hosts.mu.Lock()
@@ -248,6 +250,18 @@ func (h *hosts) gossip() {
 			o.state.SetMembers(members)
 		}
 	}
+}
+
+// nameOf finds the server with an ID or address.
+func (h *hosts) nameOf(to string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, o := range h.all {
+		if o.id == to || o.address.String() == to {
+			return name
+		}
+	}
+	return ""
 }
 
 func (h *hosts) startAll() {

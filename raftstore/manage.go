@@ -151,12 +151,8 @@ func (e *engine) poll(ctx context.Context) {
 			continue
 		}
 		group.Go(func() {
-			var p progress
-			address := server.Address
-			if now := e.store.addressOf(server.ID); now != "" {
-				address = now
-			}
-			if err := e.client.post(ctx, address, pathProgress, nil, &p); err != nil || p.ID != server.ID {
+			p, err := e.askProgress(ctx, server)
+			if err != nil {
 				e.tracker.missed(server.ID)
 				return
 			}
@@ -166,7 +162,22 @@ func (e *engine) poll(ctx context.Context) {
 	group.Wait()
 }
 
-// progressHere answers poll.
+// askProgress asks one server how far it is, and sees to it that it is that
+// server that answers.
+func (e *engine) askProgress(ctx context.Context, server member) (progress, error) {
+	address := server.Address
+	if now := e.store.addressOf(server.ID); now != "" {
+		address = now
+	}
+	var p progress
+	err := e.client.post(ctx, address, pathProgress, nil, &p)
+	if err == nil && p.ID != server.ID {
+		err = fmt.Errorf("at %s is server %s, not %v", address, p.ID, server)
+	}
+	return p, err
+}
+
+// progressHere answers poll and prove.
 func (s *Store) progressHere() progress {
 	p := progress{ID: s.config.NodeID}
 	e := s.engine.Load()

@@ -35,9 +35,9 @@ func (s *Store) ReadBarrier(ctx context.Context) error {
 // readIndexHere gives, as the leader, an index that covers every write
 // acknowledged so far (Ongaro's thesis, §6.4). The order matters: the barrier
 // once a term, so that the commit index is not one of an earlier leader's;
-// then the commit index; only then the proof that nobody else led when it was
-// taken. The proof must be of the same term, or we lost the office and won it
-// again in between.
+// then the commit index; only then the question to the others whether anybody
+// else leads. The proof must be of the same term, or we lost the office and
+// won it again in between.
 func (s *Store) readIndexHere(ctx context.Context) (uint64, error) {
 	e := s.engine.Load()
 	if e == nil {
@@ -48,7 +48,7 @@ func (s *Store) readIndexHere(ctx context.Context) (uint64, error) {
 		return 0, &untouchedError{fmt.Errorf("%w: this server is not the leader, or only since a moment", state.ErrNoLeader)}
 	}
 	index := e.raft.CommitIndex()
-	err := e.verifyLeader(ctx)
+	err := e.prove(ctx, term)
 	if err == nil && e.raft.CurrentTerm() != term {
 		err = errors.New("another election took place")
 	}

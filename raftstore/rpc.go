@@ -214,13 +214,16 @@ func respond(w http.ResponseWriter, v any) {
 }
 
 // rpcClient asks other servers.
-type rpcClient struct{ http *http.Client }
+type rpcClient struct {
+	http *http.Client
+	wire wire
+}
 
 // newRPCClient keeps one connection a server, made by dial.
 func newRPCClient(dial func(ctx context.Context, address string) (net.Conn, error), times timings) *rpcClient {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return &rpcClient{&http.Client{Transport: &http.Transport{
+	return &rpcClient{http: &http.Client{Transport: &http.Transport{
 		Protocols:       protocols,
 		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
 		IdleConnTimeout: time.Minute,

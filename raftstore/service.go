@@ -45,6 +45,7 @@ type Store struct {
 	fsm     *fsm
 
 	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
+	wire wire                              // and a network that loses messages
 
 	engine     atomic.Pointer[engine]    // nil unless Run is running
 	strangerAt atomic.Pointer[time.Time] // when a server of another store was last met

@@ -25,6 +25,18 @@ type transport struct {
 	// in its configuration, at which address: while it does, there is a log to
 	// be brought there.
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
+	wire    wire
+}
+
+// wire carries a message to a server (a server ID, or the address of its RPC
+// port): tests put one in between that loses or holds them up. Nil sends.
+type wire func(to string, send func() error) error
+
+func (w wire) carry(to string, send func() error) error {
+	if w == nil {
+		return send()
+	}
+	return w(to, send)
 }
 
 // retryDial is how long a leader waits before it tries again to reach a
@@ -41,6 +53,9 @@ func (t *transport) at(id raft.ServerID, target raft.ServerAddress) raft.ServerA
 }
 
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	if t.wire != nil {
+		return nil, raft.ErrPipelineReplicationNotSupported // Raft then sends message by message
+	}
 	p, err := t.NetworkTransport.AppendEntriesPipeline(id, t.at(id, target))
 	if err != nil {
 		return nil, err
@@ -54,7 +69,9 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 // Heartbeats are not patient: Raft paces them itself, closely.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
-		err := t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
+		err := t.wire.carry(string(id), func() error {
+			return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
+		})
 		if _, unreached := errors.AsType[*dialError](err); !unreached || isHeartbeat(args) {
 			return err
 		}
@@ -73,19 +90,19 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.NetworkTransport.RequestVote(id, t.at(id, target), args, resp)
+	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestVote(id, t.at(id, target), args, resp) })
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return t.NetworkTransport.RequestPreVote(id, t.at(id, target), args, resp)
+	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestPreVote(id, t.at(id, target), args, resp) })
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	return t.NetworkTransport.InstallSnapshot(id, t.at(id, target), args, resp, data)
+	return t.wire.carry(string(id), func() error { return t.NetworkTransport.InstallSnapshot(id, t.at(id, target), args, resp, data) })
 }
 
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return t.NetworkTransport.TimeoutNow(id, t.at(id, target), args, resp)
+	return t.wire.carry(string(id), func() error { return t.NetworkTransport.TimeoutNow(id, t.at(id, target), args, resp) })
 }
 
 var (

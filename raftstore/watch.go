@@ -286,19 +286,6 @@ func (e *engine) introduceStore(ctx context.Context) {
 	}
 }
 
-// verifyLeader asks a majority whether this server still leads. Raft answers
-// as long as it runs, but forgets to when it is stopped, and who waits would
-// wait forever: so stop lets these questions end first.
-func (e *engine) verifyLeader(ctx context.Context) error {
-	if !e.questions.begin() {
-		return raft.ErrRaftShutdown
-	}
-	return await(ctx, func() error {
-		defer e.questions.end()
-		return e.raft.VerifyLeader().Error()
-	})
-}
-
 // gate counts what is under way, and can be closed.
 type gate struct {
 	mu     sync.Mutex
