@@ -13,7 +13,8 @@ func (s *Store) makeRoom(size int64) error {
 	if need <= 0 {
 		return nil
 	}
-	s.evict(need)
+	// A little more, so that not every blob has to look for room.
+	s.evict(need + s.options.Max/64)
 	if need = s.excess(size); need > 0 {
 		return fmt.Errorf("store: %w: %d bytes too much, and all that is left is needed", ErrFull, need)
 	}

@@ -35,7 +35,7 @@ type index struct {
 	log  *slog.Logger
 
 	mu    sync.Mutex
-	db    *bolt.DB // nil: in memory only, because the disk can't be written
+	db    *bolt.DB          // nil: in memory only, because the disk can't be written
 	names map[string]*Entry // not yet written; nil: to be deleted
 }
 
@@ -46,10 +46,10 @@ var (
 
 // openIndex opens the index; one that is damaged is put aside and a new one
 // made, and where nothing can be written there is none.
-func openIndex(path string, log *slog.Logger, now func() time.Time) (*index, error) {
+func openIndex(path string, log *slog.Logger) (*index, error) {
 	x := &index{path: path, log: log, names: map[string]*Entry{}}
 	db, err := openBolt(path)
-	if isReadOnly(err) {
+	if isReadOnly(err) || errors.Is(classify(err), ErrFull) {
 		log.Error("the store can't be written: what is in it is served, nothing is added", "error", err)
 		return x, nil
 	}
@@ -254,9 +254,13 @@ func writeUses(tx *bolt.Tx, uses map[Sum]int64) error {
 	bucket := tx.Bucket(bucketUses)
 	var gone [][]byte
 	err := bucket.ForEach(func(k, v []byte) error {
+		if len(k) != len(Sum{}) {
+			gone = append(gone, k)
+			return nil
+		}
 		used, ok := uses[Sum(k)]
 		switch {
-		case len(k) != len(Sum{}) || !ok:
+		case !ok:
 			gone = append(gone, k)
 		case len(v) == 8 && int64(binary.BigEndian.Uint64(v)) == used:
 			delete(uses, Sum(k))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,11 +16,7 @@ import (
 )
 
 // prove hashes the file unless it is the one that was proven already.
-func (s *Store) prove(sum Sum, b *blob, file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("store: %s: %w", sum, err)
-	}
+func (s *Store) prove(sum Sum, b *blob, file *os.File, info fs.FileInfo) error {
 	now := proofOf(info)
 	if p := b.proof.Load(); p != nil && *p == now {
 		return nil

@@ -106,14 +106,14 @@ func Open(dir string, options Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	if err := s.makeDirs(); err != nil && !isReadOnly(err) {
+	if err := s.makeDirs(); err != nil && !isReadOnly(err) && !errors.Is(classify(err), ErrFull) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	if err := s.scan(); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	var err error
-	if s.index, err = openIndex(filepath.Join(dir, "index.db"), s.log, s.now); err != nil {
+	if s.index, err = openIndex(filepath.Join(dir, "index.db"), s.log); err != nil {
 		return nil, fmt.Errorf("store: index: %w", err)
 	}
 	s.index.uses(func(sum Sum, used int64) {
@@ -124,7 +124,9 @@ func Open(dir string, options Options) (*Store, error) {
 	return s, nil
 }
 
-func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) }
+func isReadOnly(err error) bool {
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+}
 
 func (s *Store) makeDirs() error {
 	for _, d := range []string{"blobs", "tmp", "quarantine"} {
@@ -161,7 +163,7 @@ func (s *Store) scan() error {
 			return err
 		}
 		b := &blob{size: info.Size()}
-		b.used.Store(info.ModTime().Unix())
+		b.used.Store(proofOf(info).changed.Sec)
 		s.blobs[sum] = b
 		s.bytes += b.size
 		return nil
@@ -201,8 +203,9 @@ func (s *Store) Has(sum Sum) (size int64, ok bool) {
 // Blob is an open blob whose content was proven in this process. The caller
 // closes File.
 type Blob struct {
-	File *os.File
-	Size int64
+	File     *os.File
+	Size     int64
+	Modified time.Time // as its server said; zero: it did not say
 }
 
 // Open opens a blob. The first time in this process, and whenever its inode
@@ -224,12 +227,20 @@ func (s *Store) Open(sum Sum) (Blob, error) {
 		}
 		return Blob{}, fmt.Errorf("store: %s: %w", sum, ErrNotFound)
 	}
-	if err := s.prove(sum, b, file); err != nil {
+	info, err := file.Stat()
+	if err == nil {
+		err = s.prove(sum, b, file, info)
+	}
+	if err != nil {
 		_ = file.Close()
 		return Blob{}, err
 	}
 	b.used.Store(s.now().Unix())
-	return Blob{File: file, Size: b.size}, nil
+	blob := Blob{File: file, Size: b.size}
+	if at := info.ModTime(); at.Unix() != 0 {
+		blob.Modified = at
+	}
+	return blob, nil
 }
 
 func (s *Store) forget(sum Sum, b *blob) {
@@ -243,12 +254,12 @@ func (s *Store) forget(sum Sum, b *blob) {
 
 // Stats are what a store holds and went through since it was opened.
 type Stats struct {
-	Blobs       int   `json:"blobs"`
-	Bytes       int64 `json:"bytes"`
-	Max         int64 `json:"max_bytes"` // 0: as the disk allows
-	Quarantined int64 `json:"quarantined"`
-	Evicted     int64 `json:"evicted"`
-	Full        bool  `json:"full"`              // the last write found no room
+	Blobs       int    `json:"blobs"`
+	Bytes       int64  `json:"bytes"`
+	Max         int64  `json:"max_bytes"` // 0: as the disk allows
+	Quarantined int64  `json:"quarantined"`
+	Evicted     int64  `json:"evicted"`
+	Full        bool   `json:"full"`             // the last write found no room
 	Broken      string `json:"broken,omitempty"` // why the last write failed, if not for want of room
 }
 

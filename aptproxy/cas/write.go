@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"holdfast/internal/durable"
 )
@@ -20,6 +21,8 @@ type Writer struct {
 	hash  hash.Hash
 	size  int64
 	moved bool
+
+	absorbed bool // a part is not in the file
 }
 
 // Create begins a blob of size bytes (0: unknown), for which room is made. The
@@ -70,17 +73,28 @@ func (w *Writer) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Sum is the hash of what was written so far.
+// Absorb hashes what follows without writing it. Such a blob can't be
+// committed.
+func (w *Writer) Absorb(p []byte) {
+	w.hash.Write(p)
+	w.absorbed = true
+}
+
+// Sum is the hash of what was written and absorbed so far.
 func (w *Writer) Sum() Sum { return Sum(w.hash.Sum(nil)) }
 
-// Commit makes the blob durable under its hash, which has to be want. It
-// blocks until it is on the disk. On an error the blob is not in the store;
-// File can still be read until Close.
-func (w *Writer) Commit(want Sum) error {
+// Commit makes the blob durable under its hash, which has to be want, with the
+// time at which its server says it was modified (zero: unknown). It blocks
+// until it is on the disk. On an error the blob is not in the store; File can
+// still be read until Close.
+func (w *Writer) Commit(want Sum, modified time.Time) error {
 	if got := w.Sum(); got != want {
 		return fmt.Errorf("store: %w: %s in place of %s", ErrMismatch, got, want)
 	}
-	err := w.commit(want)
+	if w.absorbed {
+		return fmt.Errorf("store: keep %s: %w", want, ErrFull)
+	}
+	err := w.commit(want, modified)
 	w.store.noteWrite(err)
 	if err != nil {
 		return fmt.Errorf("store: keep %s: %w", want, err)
@@ -88,8 +102,14 @@ func (w *Writer) Commit(want Sum) error {
 	return nil
 }
 
-func (w *Writer) commit(sum Sum) error {
+func (w *Writer) commit(sum Sum, modified time.Time) error {
 	s := w.store
+	if modified.IsZero() {
+		modified = time.Unix(0, 0)
+	}
+	if err := os.Chtimes(w.file.Name(), time.Time{}, modified); err != nil {
+		return err
+	}
 	if err := w.file.Chmod(0o444); err != nil {
 		return err
 	}
@@ -143,7 +163,7 @@ func (w *Writer) Close() error {
 }
 
 // Put keeps data as a blob and gives its hash. It blocks until it is durable.
-func (s *Store) Put(data []byte) (Sum, error) {
+func (s *Store) Put(data []byte, modified time.Time) (Sum, error) {
 	sum := Sum(sha256.Sum256(data))
 	if _, ok := s.Has(sum); ok {
 		return sum, nil
@@ -153,7 +173,7 @@ func (s *Store) Put(data []byte) (Sum, error) {
 		return sum, err
 	}
 	if _, err = w.Write(data); err == nil {
-		err = w.Commit(sum)
+		err = w.Commit(sum, modified)
 	}
 	return sum, errors.Join(err, w.Close())
 }
