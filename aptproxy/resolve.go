@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/aptproxy/cas"
 	"holdfast/aptproxy/deb"
@@ -59,8 +60,17 @@ func (s *Server) unknownSuite(ctx context.Context, r *repository, name string) *
 }
 
 // resolveRelease answers with a generation, whole: a client never sees files of
-// two generations.
+// two generations. A generation whose Release was lost from the disk is asked
+// for again.
 func (s *Server) resolveRelease(ctx context.Context, r *repository, client, dir, base string) (found, error) {
+	f, err := s.readRelease(ctx, r, client, dir, base)
+	if errors.Is(err, cas.ErrNotFound) {
+		f, err = s.readRelease(ctx, r, client, dir, base)
+	}
+	return f, err
+}
+
+func (s *Server) readRelease(ctx context.Context, r *repository, client, dir, base string) (found, error) {
 	g, err := s.viewOf(ctx, r, client, dir)
 	if err != nil {
 		return found{}, err
@@ -87,7 +97,9 @@ func (s *Server) resolveRelease(ctx context.Context, r *repository, client, dir,
 	}
 	data, err := s.readBlob(cas.Sum(parsed))
 	if err != nil {
-		s.forgetSuite(r, dir) // it is made anew by the next request
+		if su := r.suite(dir); su != nil {
+			su.drop(g)
+		}
 		return found{}, err
 	}
 	return found{vouched: vouched{cas.Sum(parsed), int64(len(data))}, listed: true, generation: g, data: data}, nil
@@ -126,6 +138,14 @@ func (g *generation) complete(more releaseBlobs) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.blobs.Plain, g.blobs.Signature = more.Plain, more.Signature
+}
+
+// drop forgets a generation whose Release was lost.
+func (su *suite) drop(g *generation) {
+	su.mu.Lock()
+	defer su.mu.Unlock()
+	su.generations = slices.DeleteFunc(su.generations, func(o *generation) bool { return o == g })
+	su.checked = time.Time{}
 }
 
 // generationsFor are the generations of a suite that a client may mean, the
@@ -253,13 +273,3 @@ func guess(g *generation, name string) (list []string) {
 	slices.Sort(list)
 	return list
 }
-
-// forgetSuite drops a suite whose Release was lost with its blob.
-func (s *Server) forgetSuite(r *repository, dir string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.suites, dir)
-}
-
-// isTrouble tells whether a request failed for want of a mirror, not of a file.
-func isTrouble(err error) bool { return err != nil && !isAbsent(err) && !errors.Is(err, errNoRelease) }

@@ -126,5 +126,6 @@ func splitPackets(data []byte) (list [][]byte) {
 	}
 	return list
 }
+
 // NoKeys is a keyring that vouches for nothing.
 func NoKeys() *Keyring { return &Keyring{} }
