@@ -169,15 +169,17 @@ func startProxy(t testing.TB, dir, apt string) *proxy {
 	t.Helper()
 	p := &proxy{t: t, clock: &clock{}}
 	p.board = health.NewBoard(time.Now, nil, nil)
+	file := clusterFile(t, apt)
 	var err error
 	p.Server, err = New(Config{Node: "fb1", Dir: dir, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}}, Deps{
-		File: clusterFile(t, apt), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: prometheus.NewRegistry(),
+		File: file, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: prometheus.NewRegistry(),
 		Board: p.board, Now: p.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stall = 2 * time.Second
+	p.stall = time.Second
+	p.SetFile(file)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() { ended <- p.Run(ctx, func() { close(ready) }) }()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -72,6 +73,8 @@ func openIndex(path string, log *slog.Logger) (*index, error) {
 
 // openBolt opens and checks the database. bbolt panics on some damage.
 func openBolt(path string) (db *bolt.DB, err error) {
+	// A pointer in a damaged page may lead out of the mapped file.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			if db != nil {
@@ -112,6 +115,7 @@ func closeQuietly(db *bolt.DB) {
 
 // guard turns a panic of bbolt into an error: damage that appears later.
 func (x *index) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%s: %v", x.path, p)
