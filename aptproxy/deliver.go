@@ -52,7 +52,7 @@ func (s *Server) serveVouched(w http.ResponseWriter, r *http.Request, repo *repo
 		h.Set("Accept-Ranges", "bytes")
 		return
 	}
-	one, reader := s.fetch(want{sum: f.sum, size: f.size, paths: f.paths, mirror: repo.mirrors})
+	one, reader := s.fetch(s.wantOf(repo, f.vouched, f.paths))
 	defer reader.close()
 	s.serveFlight(w, r, one, reader)
 }

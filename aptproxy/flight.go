@@ -28,6 +28,7 @@ type want struct {
 	size   int64 // bytes, or sizeUnknown
 	paths  []string
 	mirror []*mirror
+	peers  []*mirror // asked by hash when no mirror has it
 }
 
 // errLied says that a server sent something else than the file.
@@ -162,6 +163,11 @@ func (s *Server) fly(ctx context.Context, one *flight, w want) error {
 		}
 		if failed != nil && isAbsent(failed) {
 			break
+		}
+	}
+	for _, p := range w.peers {
+		if s.flyPath(ctx, one, w, p, p.at(w.sum.String())) == nil {
+			return nil
 		}
 	}
 	if failed == nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/aptproxy/cas"
@@ -44,7 +45,7 @@ type generation struct {
 // tableCell is a table that is being read, or was.
 type tableCell struct {
 	once  sync.Once
-	table *table
+	ready atomic.Pointer[table] // nil until it is read
 	err   error
 }
 

@@ -18,7 +18,11 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) bool {
 	case "/":
 		s.page(w, r)
 	default:
-		return false
+		hash, ok := strings.CutPrefix(r.URL.Path, peerPath+"/")
+		if !ok {
+			return false
+		}
+		s.servePeer(w, r, hash)
 	}
 	return true
 }

@@ -147,10 +147,6 @@ func (s *Server) loadGeneration(r *repository, dir string, kept generationRecord
 	return newGeneration(dir, kept.Blobs, text, kept.Published)
 }
 
-// rank tells the store what is needed: the Release files and the indices of all
-// generations are pinned; what the current ones vouch for goes after the rest.
-func (s *Server) rank(cas.Sum) cas.Rank { return cas.Unreferenced }
-
 // memory holds small files that could not be stored, while the disk is full.
 type memory struct {
 	mu   sync.Mutex

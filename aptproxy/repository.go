@@ -293,7 +293,7 @@ func (s *Server) prefetch(ctx context.Context, r *repository, su *suite, g *gene
 		if _, have := s.store.Has(cas.Sum(f.Sum)); have {
 			continue
 		}
-		one, reader := s.fetch(want{sum: cas.Sum(f.Sum), size: f.Size, paths: g.paths(f), mirror: r.mirrors})
+		one, reader := s.fetch(s.wantOf(r, vouched{cas.Sum(f.Sum), f.Size}, g.paths(f)))
 		reader.close()
 		select {
 		case <-one.done:
@@ -318,7 +318,12 @@ func (s *Server) table(r *repository, g *generation, plain string) (*table, erro
 		g.tables[plain] = cell
 	}
 	g.mu.Unlock()
-	cell.once.Do(func() { cell.table, cell.err = s.readTable(r, g, plain) })
+	cell.once.Do(func() {
+		var t *table
+		if t, cell.err = s.readTable(r, g, plain); cell.err == nil {
+			cell.ready.Store(t)
+		}
+	})
 	if cell.err != nil {
 		g.mu.Lock() // the next one tries again
 		if g.tables[plain] == cell {
@@ -326,27 +331,31 @@ func (s *Server) table(r *repository, g *generation, plain string) (*table, erro
 		}
 		g.mu.Unlock()
 	}
-	return cell.table, cell.err
+	return cell.ready.Load(), cell.err
 }
 
 // suffixes are the compressions of indices, the quickest to unpack first.
 func suffixes() []string { return []string{"", ".zst", ".gz", ".lzma", ".xz", ".bz2"} }
 
-func (s *Server) readTable(r *repository, g *generation, plain string) (*table, error) {
-	var file deb.File
-	found, have := false, false
+// variant is the file of an index that is here, or else the one to fetch.
+func (s *Server) variant(g *generation, plain string) (file deb.File, found bool) {
 	for _, suffix := range suffixes() {
 		f, ok := g.release.Files[plain+suffix]
 		if !ok {
 			continue
 		}
-		if _, here := s.store.Has(cas.Sum(f.Sum)); here && !have || !found {
-			file, found, have = f, true, here
+		if _, here := s.store.Has(cas.Sum(f.Sum)); here {
+			return f, true
 		}
-		if !have && f.Size < file.Size && suffix != "" {
-			file = f
+		if !found || f.Size < file.Size {
+			file, found = f, true
 		}
 	}
+	return file, found
+}
+
+func (s *Server) readTable(r *repository, g *generation, plain string) (*table, error) {
+	file, found := s.variant(g, plain)
 	if !found {
 		return nil, fmt.Errorf("%s: %s: %w", g.dir, plain, errNoRelease)
 	}
@@ -366,7 +375,7 @@ func (s *Server) whole(r *repository, g *generation, f deb.File) ([]byte, error)
 	if data, err := s.readBlob(cas.Sum(f.Sum)); err == nil {
 		return data, nil
 	}
-	one, reader := s.fetch(want{sum: cas.Sum(f.Sum), size: f.Size, paths: g.paths(f), mirror: r.mirrors})
+	one, reader := s.fetch(s.wantOf(r, vouched{cas.Sum(f.Sum), f.Size}, g.paths(f)))
 	defer reader.close()
 	var data bytes.Buffer
 	buf := make([]byte, chunk)

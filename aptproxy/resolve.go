@@ -152,10 +152,12 @@ func (su *suite) drop(g *generation) {
 // likeliest first: the one that it saw last, the current one, older ones.
 func (s *Server) generationsFor(r *repository, su *suite, client string) []*generation {
 	list := su.all()
-	if view := s.frozen(r, client, su.dir); view != "" {
-		if g := su.find(view); g != nil {
-			list = append([]*generation{g}, list...)
+	if g, err := s.frozen(r, client, su.dir); g != nil || err != nil {
+		// A client that is held sees nothing else, whatever it saw before.
+		if g != nil {
+			return []*generation{g}
 		}
+		return nil
 	}
 	if seen := s.sightings.of(client, r.name, su.dir); seen != nil {
 		list = append([]*generation{seen}, list...)

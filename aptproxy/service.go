@@ -71,6 +71,11 @@ type Server struct {
 	lifetime  context.Context
 	recent    recent
 	memory    memory
+	ranks     ranks
+	views     atomic.Pointer[views]
+
+	compiling  sync.Mutex // of views; and below
+	viewsIndex uint64     // of what views were made from
 
 	mu    sync.Mutex // below
 	addrs []netip.AddrPort
@@ -79,8 +84,10 @@ type Server struct {
 // active is what follows from the cluster file. It is replaced whole.
 type active struct {
 	settings     settings
+	file         *cluster.File
 	repositories []*repository
 	upstream     *upstream
+	peers        []*mirror             // the other nodes that serve packages
 	nodes        map[netip.Addr]string // the cluster's nodes by address
 }
 
@@ -129,7 +136,8 @@ func (s *Server) use(file *cluster.File) error {
 	if err != nil {
 		return fmt.Errorf("aptproxy: section of %s: %w", file.Path, err)
 	}
-	a := &active{settings: set, upstream: newUpstream(set, s.stall), nodes: map[netip.Addr]string{}}
+	a := &active{settings: set, file: file, nodes: map[netip.Addr]string{}, peers: peersOf(file, s.config.Node)}
+	a.upstream = newUpstream(set, a.peers, s.stall)
 	for _, node := range file.Nodes {
 		for _, addr := range node.Addresses {
 			a.nodes[addr] = node.Name
@@ -263,6 +271,7 @@ func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, read
 	}
 	keeping, stop := context.WithCancel(ctx)
 	group.Go(func() { s.keep(keeping) })
+	group.Go(func() { s.followViews(keeping) })
 	s.log.Info("serving", "addresses", s.Addrs(), "dir", s.config.Dir)
 	ready()
 	var err error

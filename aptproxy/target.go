@@ -49,13 +49,13 @@ func parseTarget(u *url.URL) (target, error) {
 	default:
 		return target{}, fmt.Errorf("%w: the scheme %q is neither http nor https", errTarget, clip(u.Scheme))
 	}
+	inPath := u.Scheme == ""
 	if strings.EqualFold(host, httpsMark) {
-		host = ""
-		rest = "/" + httpsMark + "/" + rest
+		inPath, rest = true, "/"+httpsMark+"///"+strings.TrimLeft(rest, "/")
 	}
-	if host == "" {
+	if inPath {
 		if after, ok := strings.CutPrefix(rest, "/"+httpsMark+"///"); ok {
-			t.https, rest = true, "/"+after
+			t.https, rest = true, after
 		}
 		host, rest, _ = strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		rest = "/" + rest

@@ -37,12 +37,15 @@ type upstream struct {
 // newUpstream makes the way to the outside. Hosts of the repositories' mirrors
 // may be anywhere, since the admin named them; a host that a client names may
 // not lead into the cluster, to this machine or to link-local addresses.
-func newUpstream(set settings, stall time.Duration) *upstream {
+func newUpstream(set settings, peers []*mirror, stall time.Duration) *upstream {
 	trusted := map[string]bool{}
 	for _, r := range set.repositories {
 		for _, m := range r.mirrors {
 			trusted[m.url().Host] = true
 		}
+	}
+	for _, p := range peers {
+		trusted[p.base.host] = true
 	}
 	guard := &net.Dialer{Timeout: dialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
 		return mayAsk(set, address)

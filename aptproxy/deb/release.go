@@ -190,7 +190,10 @@ func (rel *Release) Find(name string) (File, bool) {
 		return File{}, false
 	}
 	f, ok := rel.Files[rel.other[strings.ToLower(hash)]]
-	return f, ok && path.Dir(f.Path) == dir
+	if !ok || path.Dir(f.Path) != dir {
+		return File{}, false
+	}
+	return f, true
 }
 
 // SplitByHash takes DIR/by-hash/KIND/HEX apart; dir is "." at the top.
