@@ -13,6 +13,8 @@ import (
 
 // ServeHTTP answers clients.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The last request's deadline must not end this one.
+	_ = http.NewResponseController(w).SetWriteDeadline(deadlineFor(0))
 	client := clientOf(r)
 	set := s.active.Load().settings
 	if !slices.ContainsFunc(set.allow, func(p netip.Prefix) bool { return p.Contains(client) }) {

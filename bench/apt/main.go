@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -45,6 +46,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "measurements of each server, in turn")
 	during := flag.Duration("during", 2*time.Second, "how long a load lasts")
 	out := flag.String("out", "build/bench/apt.json", "where the figures go")
+	only := flag.String("only", "direct,holdfast,nginx,apt-cacher-ng", "which servers")
 	serve := flag.String("serve", "", "be the proxy, with this cluster file (the benchmark starts itself so)")
 	origin := flag.String("origin", "", "be the origin of this directory (likewise)")
 	at := flag.String("at", "", "address of -serve and -origin")
@@ -74,7 +76,7 @@ func run(ctx context.Context) error {
 	}
 	defer b.origin.stop()
 	for round := range *rounds {
-		for _, server := range []string{direct, ours, nginx, acng} {
+		for _, server := range strings.Split(*only, ",") {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, *rounds, server)
 			if err := b.measure(ctx, server); err != nil {
 				return fmt.Errorf("%s: %w", server, err)

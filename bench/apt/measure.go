@@ -97,9 +97,17 @@ func (b *bench) measure(ctx context.Context, server string) error {
 	}
 	b.note(server, "the same, all hits", warm)
 	if err := b.firstByte(ctx, server, p); err != nil || server == direct {
-		return err
+		return wrap("first byte", err)
 	}
-	return errors.Join(b.small(server, p), b.large(server, p), b.memory(server, p))
+	return errors.Join(wrap("small", b.small(server, p)), wrap("large", b.large(server, p)), wrap("memory", b.memory(server, p)))
+}
+
+// wrap says what was being measured.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // install has apt-get update and download all packages, and gives the seconds.
@@ -275,12 +283,12 @@ func (b *bench) firstByte(ctx context.Context, server string, p *process) error 
 	if err := b.repo.Publish(ctx, aptorigin.Release{Suite: "test"}); err != nil {
 		return err
 	}
+	time.Sleep(11 * time.Second) // until ours asks for the Release again
 	c, err := dial(p)
 	if err != nil {
 		return err
 	}
 	defer c.conn.Close()
-	time.Sleep(11 * time.Second) // until ours asks for the Release again
 	if _, _, err := c.get(p.path("dists/test/InRelease")); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (p *process) stop() {
 func start(ctx context.Context, addr, base string, args ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var said strings.Builder
-	cmd.Stderr = &said
+	cmd.Stderr = io.MultiWriter(&said, os.Stderr)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func serveMain(ctx context.Context, path, at string) error {
 		return err
 	}
 	s, err := aptproxy.New(aptproxy.Config{Node: "fb1", Dir: filepath.Join(filepath.Dir(path), "store"), Listen: []netip.AddrPort{addr}}, aptproxy.Deps{
-		File: file, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: prometheus.NewRegistry(),
+		File: file, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		return err
