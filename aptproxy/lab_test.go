@@ -37,7 +37,8 @@ apt:
     debian: {mirrors: ["http://10.1.0.80/"], aliases: ["http://deb.example.com/debian"], keyring: [/etc/holdfast/keyring.asc]}
 `
 
-func newSite(t *testing.T) *site {
+// newSite makes a site; prepare is run on the proxy's host before it starts.
+func newSite(t *testing.T, prepare ...string) *site {
 	t.Helper()
 	lab.Require(t)
 	needs(t, "apt-ftparchive", "apt-get")
@@ -69,6 +70,11 @@ func newSite(t *testing.T) *site {
 	}
 	s.write(s.proxy, "/etc/holdfast/keyring.asc", string(key))
 	s.write(s.client, "/etc/lab.asc", string(key))
+	for _, script := range prepare {
+		if _, err := s.proxy.Run(t.Context(), "sh", "-c", script); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.start(self)
 	return s
 }
@@ -187,5 +193,59 @@ func TestAptGetsTheSameThroughTheProxyAsDirectly(t *testing.T) {
 	s.sh(apt + "install lab007 lablarge")
 	if got, want := s.sh("sha256sum </usr/share/doc/lablarge/content"), fmt.Sprintf("%x", sha256.Sum256(noise("lablarge1.0", 5<<20))); !strings.Contains(got, want) {
 		t.Errorf("installed %s, want %s", got, want)
+	}
+}
+
+func TestAptWorksWhenTheDiskIsFull(t *testing.T) {
+	s := newSite(t, "mkdir -p /var/lib/holdfast/apt && mount -t tmpfs -o size=600k none /var/lib/holdfast/apt")
+	s.add(20, "1.0") // with 5 MB in one package
+	publish(t, s.repo, aptorigin.Release{})
+	s.sources("http://10.1.0.1:3142/debian")
+	for range 2 {
+		s.sh("rm -f /var/cache/apt/archives/*.deb")
+		s.sh(apt + "update")
+		s.sh(apt + "install --download-only lablarge $(seq -f lab%03.0f 0 19)")
+		s.sh("test $(ls /var/cache/apt/archives/*.deb | wc -l) = 21")
+	}
+	if out := s.sh("curl -s -o /dev/null -w %{http_code} http://10.1.0.1:3142/acng-report.html"); out != "200" {
+		t.Errorf("the report answers %s, and packages can be had", out)
+	}
+}
+
+func TestAptWorksWhenTheDiskCanOnlyBeRead(t *testing.T) {
+	s := newSite(t, "mkdir -p /var/lib/holdfast/apt && mount -t tmpfs -o size=1m,ro none /var/lib/holdfast/apt")
+	s.add(20, "1.0")
+	publish(t, s.repo, aptorigin.Release{})
+	s.sources("http://10.1.0.1:3142/debian")
+	s.sh(apt + "update")
+	s.sh(apt + "install --download-only lablarge lab001")
+	if out := s.sh("curl -s -o /dev/null -w %{http_code} http://10.1.0.1:3142/acng-report.html"); out != "503" {
+		t.Errorf("the report answers %s, and nothing can be stored", out)
+	}
+}
+
+func TestAptUpgradesAfterAPushAndSurvivesKills(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t)
+	s.add(30, "1.0")
+	publish(t, s.repo, aptorigin.Release{})
+	s.sources("http://10.1.0.1:3142/debian")
+	s.sh(apt + "update")
+	s.sh(apt + "install lab001 lablarge")
+	s.add(30, "2.0")
+	publish(t, s.repo, aptorigin.Release{})
+	s.sh(apt + "update")
+	if err := s.serving.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.serving.Done()
+	s.start(self)
+	s.sh(apt + "update")
+	s.sh(apt + "upgrade lab001 lablarge")
+	if out := s.sh("dpkg-query -W -f '${Version} ' lab001 lablarge"); out != "2.0 2.0 " {
+		t.Errorf("after the upgrade: %s", out)
 	}
 }

@@ -116,7 +116,7 @@ http {
   server { listen %[2]s; location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_cache c; proxy_cache_lock on; proxy_cache_valid 200 1h; } }
 }
 `, dir, addr, b.origin.addr),
-		acng: fmt.Sprintf("CacheDir: %[1]s/cache\nLogDir: %[1]s/log\nSocketPath: %[1]s/socket\nPort: %[2]s\nBindAddress: 127.0.0.1\nForeGround: 1\nAllowUserPorts: 0\nExThreshold: 4\nPidFile: %[1]s/pid\n", dir, port),
+		acng: fmt.Sprintf("CacheDir: %[1]s/cache\nLogDir: %[1]s/log\nSocketPath: %[1]s/socket\nPort: %[2]s\nForeGround: 1\nAllowUserPorts: 0\nExThreshold: 4\nPidFile: %[1]s/pid\n", dir, port),
 	}
 	if server == acng { // it reads all *.conf of a directory
 		conf := filepath.Join(dir, "conf")
