@@ -37,6 +37,7 @@ type agentCmd struct {
 	GossipPort uint16   `default:"8301" help:"Port of the gossip, TCP and UDP."`
 	DNSListen  []string `name:"dns-listen" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	NTPListen  []string `name:"ntp-listen" help:"Where to answer NTP, when the node's role runs it; port 123 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	APTListen  []string `name:"apt-listen" help:"Where to serve packages, when the node's role runs it; port 3142 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	HTTPListen []string `name:"http-listen" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 
 	Only string `enum:",net" default:"" help:"Run this unit alone: net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/aptproxy"
 	"holdfast/cluster"
 	"holdfast/discovery"
 	"holdfast/dns"
@@ -36,6 +37,7 @@ var scriptDirs = []string{"/etc/holdfast/checks/", "/usr/lib/nagios/plugins/"}
 func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
 		"api":        api.ValidateSection,
+		"apt":        aptproxy.ValidateSection,
 		"dns":        dns.ValidateSection,
 		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
@@ -99,9 +101,13 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
+	packages, err := c.newPackages(base, replica, store)
+	if err != nil {
+		return nil, err
+	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, clock: clock, network: net, commands: commands,
+		board: base.board, log: base.log, members: members, names: names, clock: clock, packages: packages, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin)
@@ -118,6 +124,13 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	}
 	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
 		tasks = append(tasks, clock)
+	}
+	if slices.Contains(file.Role(base.self.Role).Run, "apt") {
+		socket, err := c.newPackagesAdmin(base, packages, httpConfig.AdminGroups)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, packages, socket)
 	}
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.

@@ -51,13 +51,14 @@ type cli struct {
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
 	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
-	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones, the cache and the answers of this node's DNS server."`
+	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
 	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`
 	PKI      pkiCmd        `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
 	VIP      vipCmd        `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
 	Restart  restartCmd    `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
 	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd    `cmd:"" help:"Print the version."`
+	Apt      aptCmd        `cmd:"" name:"apt" help:"The package proxy: what it serves, and what clients are held at."`
 }
 
 // console is where commands print, and how.

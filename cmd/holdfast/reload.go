@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/aptproxy"
 	"holdfast/cluster"
 	"holdfast/discovery"
 	"holdfast/dns"
@@ -27,20 +28,21 @@ const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
-var applied = map[string]bool{"services": true, "dns": true, "ntp": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
+var applied = map[string]bool{"services": true, "apt": true, "dns": true, "ntp": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
 
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {
-	source  *cluster.Source
-	path    string // "" when there is no file
-	node    string
-	started *cluster.File // what the tasks were made from
-	board   *health.Board
-	log     *slog.Logger
-	members *discovery.Agent
-	names   *dns.Server
-	network *network
-	clock   *ntpproxy.Server
+	source   *cluster.Source
+	path     string // "" when there is no file
+	node     string
+	started  *cluster.File // what the tasks were made from
+	board    *health.Board
+	log      *slog.Logger
+	members  *discovery.Agent
+	names    *dns.Server
+	network  *network
+	clock    *ntpproxy.Server
+	packages *aptproxy.Server
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
@@ -99,6 +101,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 	}
 	r.names.SetFile(file)
 	r.clock.SetFile(file)
+	r.packages.SetFile(file)
 	r.members.SetConfigSum(file.Sum)
 	r.mu.Lock()
 	r.loaded = time.Now()

@@ -77,8 +77,12 @@ func importRules() []importRule {
 			why:         "programs are run through internal/kernel/command: by its list, with a time limit and as their own user",
 		}, {
 			except:  []string{"raftstore"},
-			foreign: []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "github.com/boltdb/bolt"},
+			foreign: []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "github.com/boltdb/bolt"},
 			why:     "Raft and its log are raftstore's alone: propose through internal/state",
+		}, {
+			except:  []string{"raftstore", "aptproxy"},
+			foreign: []string{"go.etcd.io/bbolt"},
+			why:     "what is in the store is proposed through internal/state; of files of its own, only the package cache has an index",
 		}, {
 			except:  []string{"discovery"},
 			foreign: []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist"},

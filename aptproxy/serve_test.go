@@ -1,0 +1,73 @@
+package aptproxy
+
+import (
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestWhatIsServedIsTheOriginsAndAskedForOnce(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
+	p.update(o)
+	for range 3 {
+		p.must(o, largeDeb)
+		p.must(o, smallDeb)
+	}
+	for _, name := range []string{inRelease, packages, largeDeb, smallDeb} {
+		if n := o.got(name); n != 1 && name != packages {
+			t.Errorf("%s was asked for %d times", name, n)
+		}
+	}
+}
+
+func TestAsAProxyTheRepositoryIsKnownByItsURL(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
+	u, err := url.Parse(p.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(u)}}
+	for _, name := range []string{inRelease, packages, smallDeb} {
+		response, err := client.Get(o.URL + "/debian/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusOK || response.Header.Get("Etag") == "" {
+			t.Errorf("%s: %s", name, response.Status)
+		}
+	}
+}
+
+func TestAFlippedByteOnTheDiskIsNeverServed(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
+	p.update(o)
+	p.must(o, largeDeb)
+	blobs, err := filepath.Glob(filepath.Join(p.config.Dir, "blobs", "*", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(err)
+	}
+	for _, blob := range blobs {
+		data, err := os.ReadFile(blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		if err := os.Chmod(blob, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(blob, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.must(o, largeDeb)
+	p.update(o)
+	if n := o.got(largeDeb); n != 2 {
+		t.Errorf("the damaged package was fetched %d times in all, want 2", n)
+	}
+}
