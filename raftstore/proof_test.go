@@ -84,6 +84,28 @@ func TestNoRoundIsSharedThatBeganBeforeTheQuestion(t *testing.T) {
 	})
 }
 
+// The question is about a term: who comes later asks about a newer one.
+func TestRoundAsksWhatThoseWhoWaitForItAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r rounds
+		old, now := errors.New("the old term"), errors.New("the new term")
+		var group sync.WaitGroup
+		for _, want := range []error{old, now} {
+			group.Go(func() {
+				err := r.join(t.Context(), func() error {
+					time.Sleep(time.Second) // in virtual time
+					return want
+				})
+				if err != want {
+					t.Errorf("asked about %v, answered about %v", want, err)
+				}
+			})
+			synctest.Wait()
+		}
+		group.Wait()
+	})
+}
+
 // Why prove exists: the library's own proof counts a follower's answer to a
 // heartbeat that was sent before the question. Two scripted followers show it;
 // when this fails the library was mended.
