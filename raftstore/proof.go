@@ -93,21 +93,22 @@ type rounds struct {
 }
 
 type round struct {
+	ask  func() error
 	done chan struct{}
 	err  error
 }
 
 // join waits for a run of ask that begins after the call, or for the end of
-// ctx. Runs follow each other; they take the ask of who came first.
+// ctx. Runs follow each other; each is the ask of the first who waits for it.
 func (r *rounds) join(ctx context.Context, ask func() error) error {
 	r.mu.Lock()
 	if r.next == nil {
-		r.next = &round{done: make(chan struct{})}
+		r.next = &round{ask: ask, done: make(chan struct{})}
 	}
 	mine := r.next
 	if !r.busy {
 		r.busy = true
-		go r.run(ask)
+		go r.run()
 	}
 	r.mu.Unlock()
 	select {
@@ -119,7 +120,7 @@ func (r *rounds) join(ctx context.Context, ask func() error) error {
 }
 
 // run answers who waits until nobody does.
-func (r *rounds) run(ask func() error) {
+func (r *rounds) run() {
 	for {
 		r.mu.Lock()
 		now := r.next
@@ -128,7 +129,7 @@ func (r *rounds) run(ask func() error) {
 		if now == nil {
 			return
 		}
-		now.err = ask()
+		now.err = now.ask()
 		close(now.done)
 	}
 }

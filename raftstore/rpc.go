@@ -239,6 +239,10 @@ func (c *rpcClient) stop() { c.http.CloseIdleConnections() }
 // post sends a request and decodes its answer. An error that is untouched
 // says that the server can't have acted upon it.
 func (c *rpcClient) post(ctx context.Context, address, path string, body io.Reader, into any) error {
+	return c.wire.carry(address, func() error { return c.send(ctx, address, path, body, into) })
+}
+
+func (c *rpcClient) send(ctx context.Context, address, path string, body io.Reader, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+path, body)
 	if err != nil {
 		return &untouchedError{err}

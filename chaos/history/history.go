@@ -1,0 +1,140 @@
+// Package history records what clients of a store did and saw while faults
+// happen, and checks that it is linearizable.
+package history
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// OpKind is what a client asked of a register.
+type OpKind string
+
+// The operations. A CAS replaces Old by New, if Old is there.
+const (
+	Read  OpKind = "read"
+	Write OpKind = "write"
+	CAS   OpKind = "cas"
+)
+
+// Op is one operation on the register of a key. Values that are written are
+// unique in a history, so that what a read saw names who wrote it; "" is an
+// absent key. A lock is a register too: CAS from "" takes it, back gives it up.
+type Op struct {
+	Key      string
+	Kind     OpKind
+	Old, New string
+}
+
+// Outcome is how an operation ended. One that surely was not carried out is
+// not recorded at all: were it in effect after all, a read would show it.
+type Outcome struct {
+	Value   string // of a Read
+	Swapped bool   // of a CAS
+	Unknown bool   // it may have happened, may happen yet, or never
+}
+
+// History records what clients did and saw. Its methods may be called from any
+// goroutine.
+type History struct {
+	mu    sync.Mutex
+	start time.Time
+	ops   []porcupine.Operation
+}
+
+// New begins an empty history.
+func New() *History { return &History{start: time.Now()} }
+
+// Begin notes the time of a call; the function it returns records the
+// operation with its outcome. Not calling it leaves the operation out.
+func (h *History) Begin(client int, op Op) func(Outcome) {
+	called := int64(time.Since(h.start))
+	return func(o Outcome) {
+		returned := int64(time.Since(h.start))
+		if o.Unknown {
+			returned = math.MaxInt64
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: op, Call: called, Output: o, Return: returned})
+	}
+}
+
+// Count tells how many operations have a known and an unknown outcome.
+func (h *History) Count() (known, unknown int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, op := range h.ops {
+		if op.Output.(Outcome).Unknown {
+			unknown++
+		}
+	}
+	return len(h.ops) - unknown, unknown
+}
+
+// Check looks for an order of the operations that explains every outcome and
+// respects what ended before what began. It gives up after limit. The error
+// names the keys for which there is none.
+func (h *History) Check(limit time.Duration) error {
+	h.mu.Lock()
+	byKey := map[string][]porcupine.Operation{}
+	for _, op := range h.ops {
+		key := op.Input.(Op).Key
+		if op.Input.(Op).Kind == Read && op.Output.(Outcome).Unknown {
+			continue // says nothing
+		}
+		byKey[key] = append(byKey[key], op)
+	}
+	h.mu.Unlock()
+	var illegal, undecided []string
+	deadline := time.Now().Add(limit)
+	for key, ops := range byKey {
+		// Zero would mean no limit.
+		switch porcupine.CheckOperationsTimeout(registerModel(), ops, max(time.Until(deadline), time.Millisecond)) {
+		case porcupine.Illegal:
+			illegal = append(illegal, key)
+		case porcupine.Unknown:
+			undecided = append(undecided, key)
+		}
+	}
+	slices.Sort(illegal)
+	slices.Sort(undecided)
+	switch {
+	case len(illegal) > 0:
+		return fmt.Errorf("history: no order explains what clients saw of %q", illegal)
+	case len(undecided) > 0:
+		return fmt.Errorf("history: not decided within %v about %q", limit, undecided)
+	}
+	return nil
+}
+
+// registerModel is a register with compare-and-swap, absent at first.
+func registerModel() porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return "" },
+		Step: func(before, input, output any) (bool, any) {
+			return step(before.(string), input.(Op), output.(Outcome))
+		},
+	}
+}
+
+// step tells whether op, with this outcome, is possible when the register
+// holds value, and what it holds then.
+func step(value string, op Op, o Outcome) (possible bool, after string) {
+	switch op.Kind {
+	case Read:
+		return o.Value == value, value
+	case Write:
+		return true, op.New
+	}
+	swaps := value == op.Old
+	if swaps {
+		value = op.New
+	}
+	return o.Unknown || o.Swapped == swaps, value
+}
