@@ -212,7 +212,7 @@ func (l *loop) groupChanged(in *instance) {
 }
 
 func (l *loop) disagree(in *instance, a *Action) {
-	l.told.disagreement(in, a.Peer, a.Fields)
+	l.told.disagreement(in, a.Peer, a.Fields, a.Reason)
 }
 
 // forget ends what is told about a router that this node no longer has.
