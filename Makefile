@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-dns bench-ntp bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -48,6 +48,12 @@ chaos: deps build ## the destructive tests alone, with what they measured
 
 chaos-long: deps build ## virtual routers beside keepalived under random faults for LONG (default 1h)
 	@VRRP_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run RandomFaults ./chaos/vrrp
+
+locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
+	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast
+
+scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
+	@HOLDFAST_SCALE=1 go test -v -vet=off -count 1 -timeout 10m -run AThousandNodesFit ./cmd/holdfast
 
 bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)
 	@$(STATIC) go build -trimpath -o build/bench-vrrp ./bench/vrrp

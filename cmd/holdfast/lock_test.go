@@ -46,11 +46,10 @@ func work(path string) {
 		os.Exit(1)
 	}
 	line := []byte(os.Getenv("HOLDFAST_LOCK_TOKEN") + " " + strconv.Itoa(os.Getpid()) + "\n")
-	for {
+	for range time.Tick(2 * time.Millisecond) {
 		if _, err := file.Write(line); err != nil {
 			os.Exit(1)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 
