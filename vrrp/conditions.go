@@ -84,7 +84,7 @@ func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagr
 
 func disagreementWords(f Disagreement) string {
 	switch {
-	case f.Ours == "" && f.Theirs == "":
+	case f.Ours == "" && f.Theirs == "", f.Field == fieldPassword.String(): // which they are is nobody's to see
 		return f.Field + " differs"
 	default:
 		return fmt.Sprintf("%s is %s there and %s here", f.Field, f.Theirs, f.Ours)
