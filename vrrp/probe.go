@@ -25,7 +25,7 @@ const (
 // Finding is one thing that a probe looked at.
 type Finding struct {
 	Router string `json:"router"` // "" all of them
-	What   string `json:"what"`   // interface, mtu, adverts, checksum, agreement, owner, address, sysctl, guard
+	What   string `json:"what"`   // interface, mtu, adverts, checksum, snooping, agreement, owner, address, sysctl, guard
 	Level  Level  `json:"level"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"` // what to do; "" when it is well
