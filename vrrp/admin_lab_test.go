@@ -30,6 +30,7 @@ func TestAdminMovesAndProbesOnALiveWire(t *testing.T) {
 	second.vip("n1 holds it, as n2 hears", "explain", "web")
 	first.vip("nobody else answers for 10.9.0.100", "probe", "web")
 	second.vip("answers for 10.9.0.100", "probe", "web")
+	second.vip("n1 (10.9.0.1) sends with pseudo-header", "probe", "web")
 	first.vip("the kernel has what it should have", "plan")
 
 	first.vip("n2 holds web", "move", "web")

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -244,13 +245,13 @@ func TestPlanNamesSettingsOfTheKernelThatAreInTheWay(t *testing.T) {
 type fakeKernel struct {
 	answers map[netip.Addr][]net.HardwareAddr
 	sysctls map[string]string
-	mtu     int
+	link    KernelLink
 }
 
 func (k *fakeKernel) WhoHas(context.Context, string, netip.Addr, []netip.Addr) (map[netip.Addr][]net.HardwareAddr, error) {
 	return k.answers, nil
 }
-func (k *fakeKernel) MTU(string) (int, error) { return k.mtu, nil }
+func (k *fakeKernel) Link(string) (KernelLink, error) { return k.link, nil }
 func (k *fakeKernel) Sysctl(name string) (string, error) {
 	if value, ok := k.sysctls[name]; ok {
 		return value, nil
@@ -287,7 +288,7 @@ func TestProbeNamesWhatIsInTheWay(t *testing.T) {
 			f.report.Status.Peers[0].Address = netip.MustParseAddr("10.1.0.77")
 		}, "agreement: 10.1.0.77 advertises VRID 161"},
 		"mute":      {Active, func(_ *fakeRouters, k *fakeKernel) { k.sysctls["net/ipv4/conf/bradm/arp_ignore"] = "8\n" }, "sysctl: arp_ignore of bradm is 8"},
-		"small MTU": {Active, func(_ *fakeRouters, k *fakeKernel) { k.mtu = 30 }, "mtu: an advert has 40 bytes, bradm takes 30"},
+		"small MTU": {Active, func(_ *fakeRouters, k *fakeKernel) { k.link.MTU = 30 }, "mtu: an advert has 40 bytes, bradm takes 30"},
 		"link down": {Fault, func(f *fakeRouters, _ *fakeKernel) {
 			f.report.Link = LinkReport{Name: "bradm", Why: "bradm has no carrier"}
 		}, "interface: bradm has no carrier"},
@@ -302,7 +303,7 @@ func TestProbeNamesWhatIsInTheWay(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			fake := newFake(test.state, time.Now())
-			kernel := &fakeKernel{mtu: 1500, sysctls: map[string]string{}}
+			kernel := &fakeKernel{link: KernelLink{MTU: 1500}, sysctls: map[string]string{}}
 			test.change(fake, kernel)
 			admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Kernel: kernel})
 			var findings []Finding
@@ -322,5 +323,29 @@ func TestProbeNamesWhatIsInTheWay(t *testing.T) {
 				t.Errorf("fails: %q, want %q", failed, test.want)
 			}
 		})
+	}
+}
+
+// What is odd, but in nobody's way, is told as well: how adverts are summed on
+// either side, and a bridge that may lose multicast.
+func TestProbeWarnsOfChecksumsAndSnooping(t *testing.T) {
+	fake := newFake(Active, time.Now())
+	fake.report.Status.Peers[0].Advert.Checksum = Plain
+	kernel := &fakeKernel{link: KernelLink{MTU: 1500, Snoops: "br0"}, sysctls: map[string]string{}}
+	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Kernel: kernel})
+	var findings []Finding
+	if status, text := request(t, admin, "GET", "probe/dns1", &findings); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	for what, words := range map[string]string{
+		"checksum": "sent with pseudo-header; fbservice2 (10.1.0.2) sends without pseudo-header",
+		"snooping": "the bridge br0 snoops multicast",
+	} {
+		found := slices.ContainsFunc(findings, func(f Finding) bool {
+			return f.What == what && f.Level == Warn && strings.HasPrefix(f.Text, words) && f.Remedy != ""
+		})
+		if !found {
+			t.Errorf("no warning of %s: %+v", what, findings)
+		}
 	}
 }

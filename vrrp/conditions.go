@@ -54,7 +54,8 @@ func (c *conditions) state(in *instance, now State, reason string) {
 }
 
 // disagreement says what a peer's adverts say otherwise than we do, field by
-// field; no fields end it, for a reason unless it agrees. With several peers they are told together.
+// field; no fields end it, since it agrees or for the reason given. With several
+// peers they are told together.
 func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagreement, reason string) {
 	router := in.settings.Name
 	of := c.disagreeing[router]
@@ -64,7 +65,7 @@ func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagr
 	}
 	if len(fields) == 0 {
 		delete(of, peer)
-		in.log.Info("a disagreement is over", "peer", in.nodeName(peer), "reason", cmp.Or(reason, "it agrees with us again"))
+		in.log.Info("a peer disagrees with us no longer", "peer", in.nodeName(peer), "reason", cmp.Or(reason, "it says what we say"))
 	} else {
 		var words []string
 		for _, f := range fields {
@@ -84,7 +85,7 @@ func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagr
 
 func disagreementWords(f Disagreement) string {
 	switch {
-	case f.Ours == "" && f.Theirs == "":
+	case f.Ours == "" && f.Theirs == "", f.Field == fieldPassword.String(): // which they are is nobody's to see
 		return f.Field + " differs"
 	default:
 		return fmt.Sprintf("%s is %s there and %s here", f.Field, f.Theirs, f.Ours)

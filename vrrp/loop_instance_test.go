@@ -3,7 +3,6 @@ package vrrp
 import (
 	"log/slog"
 	"net"
-	"net/netip"
 	"testing"
 
 	"holdfast/internal/kernel/link"
@@ -43,33 +42,4 @@ func onHost(t *testing.T, f func(l *loop, eth0 link.Link) error) {
 
 func instanceOf(core Router) *instance {
 	return &instance{log: slog.New(slog.DiscardHandler), core: core, settings: RouterSettings{Router: core}, applied: newApplied()}
-}
-
-// The applier of an interface that went away may take its time. What it says
-// then about an address is not taken for the one that the router has on
-// another interface by now: that would neither be shown nor be put back.
-func TestLateWordFromAnInterfaceThatIsGoneIsNotBelieved(t *testing.T) {
-	onHost(t, func(l *loop, eth0 link.Link) error {
-		in, address := instanceOf(loopRouter()), netip.MustParsePrefix("10.9.0.100/32")
-		if err := l.attach(in, eth0); err != nil {
-			return err
-		}
-		before := in.applied
-		before.add(address)
-		before.announce(3, epoch)
-		l.detach(in)
-		if err := l.attach(in, eth0); err != nil { // as if it were another
-			return err
-		}
-		in.applied.add(address)
-		before.gone(address)
-		if !in.applied.isThere(address) {
-			t.Error("the address counts as gone")
-		}
-		if in.applied.announcements != 3 {
-			t.Errorf("%d announcements are counted, want those of before", in.applied.announcements)
-		}
-		l.detach(in)
-		return nil
-	})
 }

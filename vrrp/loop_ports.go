@@ -157,7 +157,7 @@ func (l *loop) attach(in *instance, to link.Link) error {
 		l.dropUnused(p)
 		return err
 	}
-	in.port, in.applier, in.applied = p, applier, in.applied.afresh()
+	in.port, in.applier = p, applier
 	p.users = append(p.users, in)
 	p.index(l)
 	return nil

@@ -153,7 +153,6 @@ func (m *Machine) fire(r *router, at time.Time) {
 			m.announce(r, at)
 		}
 		if due(r.advertAt) {
-			m.forgetSilent(r, at)
 			last := r.advertAt
 			m.advertise(r, at)
 			// From the deadline, not from when it was noticed: lateness must not add up.

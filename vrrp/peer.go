@@ -15,12 +15,11 @@ const (
 	// One is enough where it makes us discard them: a keepalived that discards
 	// ours in turn sends a single one, and is Active in silence.
 	insistence = 3
-	// peerMemory is how long the word of a peer that fell silent stands. A
-	// backup is silent and may differ all the same; one that was reconfigured
-	// or went away must not be complained of for ever.
-	peerMemory = time.Hour
 	// maxPeers bounds what strangers on a multicast network can make us keep.
 	maxPeers = 16
+	// staleAfter is how long after a peer's last advert what it disagreed on
+	// may have been put right: a Backup says nothing.
+	staleAfter = 15 * time.Minute
 )
 
 // field is something that two routers must agree on.
@@ -78,8 +77,6 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 		p = &peer{address: from}
 		r.peers = append(r.peers, p)
 	}
-	p.at = at
-	m.forgetSilent(r, at)
 	addresses := append(p.advert.Addresses[:0], a.Addresses...)
 	p.advert, p.at = *a, at
 	p.advert.Addresses = addresses
@@ -87,14 +84,16 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 	if p.judge(differs, compared, r.grave()) {
 		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Fields: p.disagrees(r)})
 	}
+	m.retract(r, at)
 	return p
 }
 
-// forgetSilent drops peers that were not heard for peerMemory.
-func (m *Machine) forgetSilent(r *router, at time.Time) {
-	for i := len(r.peers) - 1; i >= 0; i-- {
-		if p := r.peers[i]; at.Sub(p.at) > peerMemory {
-			m.forget(r, p, "it was not heard for an hour")
+// retract ends what was told about peers that were not heard for staleAfter.
+func (m *Machine) retract(r *router, at time.Time) {
+	for _, p := range r.peers {
+		if p.named != 0 && at.Sub(p.at) > staleAfter {
+			p.named, p.against = 0, [fields]uint8{}
+			m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Reason: fmt.Sprintf("it was not heard for %v", staleAfter)})
 		}
 	}
 }

@@ -25,7 +25,7 @@ const (
 // Finding is one thing that a probe looked at.
 type Finding struct {
 	Router string `json:"router"` // "" all of them
-	What   string `json:"what"`   // interface, mtu, adverts, agreement, owner, address, sysctl, guard
+	What   string `json:"what"`   // interface, mtu, adverts, checksum, snooping, agreement, owner, address, sysctl, guard
 	Level  Level  `json:"level"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"` // what to do; "" when it is well
@@ -36,10 +36,16 @@ type Kernel interface {
 	// WhoHas asks the neighbours on an interface who has addresses, and
 	// collects what they answer for some 300 ms.
 	WhoHas(ctx context.Context, link string, from netip.Addr, addrs []netip.Addr) (map[netip.Addr][]net.HardwareAddr, error)
-	// MTU is an interface's, in bytes.
-	MTU(link string) (int, error)
+	// Link tells about an interface.
+	Link(name string) (KernelLink, error)
 	// Sysctl reads a setting, such as "net/ipv4/conf/eth0/arp_ignore".
 	Sysctl(name string) (string, error)
+}
+
+// KernelLink is what the kernel says about an interface.
+type KernelLink struct {
+	MTU    int    // bytes
+	Snoops string // a bridge, itself or what it is a port of, that passes multicast on only to who asked for it, and does not ask itself; "" none
 }
 
 // probe looks at the path of one router or of all.
@@ -100,10 +106,11 @@ func (p *prober) all() {
 	}
 	p.note("interface", OK, "", "%s is up", p.view.Link.Name)
 	p.adverts()
+	p.checksum()
 	p.agreement()
 	p.addresses()
 	if p.kernel != nil {
-		p.mtu()
+		p.link()
 		p.sysctls()
 		p.owners()
 	}
@@ -119,7 +126,7 @@ func (p *prober) adverts() {
 		case stats.SendErrors > 0 && p.now.Sub(stats.LastSent) > p.recent():
 			p.note("adverts", Fail, "look for a firewall that drops protocol 112 on the way out; the log has the error", "%d could not be sent, the last that was is %s ago", stats.SendErrors, span(p.now.Sub(stats.LastSent)))
 		default:
-			p.note("adverts", OK, "", "%d sent, every %s%s", stats.Sent, time.Duration(p.view.Interval), p.summed())
+			p.note("adverts", OK, "", "%d sent, every %s", stats.Sent, time.Duration(p.view.Interval))
 		}
 		for i := range p.view.Peers {
 			peer := &p.view.Peers[i]
@@ -137,15 +144,6 @@ func (p *prober) adverts() {
 	default:
 		p.note("adverts", OK, "", "%d received, the last %s ago", stats.Received, span(ago))
 	}
-}
-
-// summed says how our adverts are summed, where there are two ways. That a
-// peer does it otherwise is a disagreement.
-func (p *prober) summed() string {
-	if s := &p.report.Settings; s.Version == 2 || s.is6() {
-		return ""
-	}
-	return ", checksum " + p.report.Settings.Checksum.String()
 }
 
 func (p *prober) lossRemedy() string {
@@ -190,13 +188,52 @@ func (p *prober) addresses() {
 	}
 }
 
-// mtu checks that an advert fits.
-func (p *prober) mtu() {
-	mtu, err := p.kernel.MTU(p.view.Link.Name)
+// checksum tells how adverts are summed, where there is more than one way: a
+// router that knows only the other drops ours without a word.
+func (p *prober) checksum() {
+	s := &p.report.Settings
+	if s.Version != 3 || !s.Source.Is4() {
+		return
+	}
+	level, remedy, words := OK, "", fmt.Sprintf("sent %s", s.Checksum)
+	for i := range p.view.Peers {
+		peer := &p.view.Peers[i]
+		if peer.Checksum == "" {
+			continue
+		}
+		words += fmt.Sprintf("; %s sends %s", peer.name(), peer.Checksum)
+		if peer.Checksum != s.Checksum.String() {
+			level, remedy = Warn, "both are taken here; a peer that takes its own only needs another checksum in the VIP's vrrp"
+		}
+	}
+	p.note("checksum", level, remedy, "%s", words)
+}
+
+// snooping warns of a bridge of this node that may keep adverts from its ports
+// once nobody asks who wants them.
+func (p *prober) snooping(link *KernelLink) {
+	if len(p.report.Settings.Peers) > 0 {
+		return
+	}
+	if link.Snoops == "" {
+		return
+	}
+	p.note("snooping", Warn, fmt.Sprintf("ip link set %s type bridge mcast_snooping 0, or have a querier, or set unicast: true", link.Snoops),
+		"the bridge %s snoops multicast and asks nobody itself: without a querier on the wire it stops passing adverts on after minutes", link.Snoops)
+}
+
+func (p *prober) link() {
+	link, err := p.kernel.Link(p.view.Link.Name)
 	if err != nil {
 		p.note("mtu", Warn, "", "%v", err)
 		return
 	}
+	p.mtu(link.MTU)
+	p.snooping(&link)
+}
+
+// mtu checks that an advert fits.
+func (p *prober) mtu(mtu int) {
 	size := 20 + 8 + 4*len(p.report.Settings.Advertised) + 8 // version 2 has 8 more (RFC 3768 §5.1)
 	if p.report.Settings.Source.Is6() {
 		size = 40 + 8 + 16*len(p.report.Settings.Advertised)

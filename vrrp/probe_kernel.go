@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -26,13 +27,27 @@ const (
 // CAP_NET_RAW.
 type LiveKernel struct{}
 
-// MTU implements Kernel.
-func (LiveKernel) MTU(link string) (int, error) {
-	found, err := net.InterfaceByName(link)
+// Link implements Kernel.
+func (LiveKernel) Link(name string) (KernelLink, error) {
+	found, err := net.InterfaceByName(name)
 	if err != nil {
-		return 0, fmt.Errorf("interface %s: %w", link, err)
+		return KernelLink{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	return found.MTU, nil
+	base := filepath.Join("/sys/class/net", filepath.Clean("/"+name))
+	return KernelLink{MTU: found.MTU, Snoops: cmp.Or(snoops(base), snoops(filepath.Join(base, "master")))}, nil
+}
+
+// snoops names the bridge of a folder of sysfs when it snoops and is no querier.
+func snoops(dir string) string {
+	says := func(file string) bool {
+		text, err := os.ReadFile(filepath.Join(dir, "bridge", file))
+		return err == nil && bytes.HasPrefix(text, []byte("1"))
+	}
+	bridge, err := filepath.EvalSymlinks(dir)
+	if err != nil || !says("multicast_snooping") || says("multicast_querier") {
+		return ""
+	}
+	return filepath.Base(bridge)
 }
 
 // Sysctl implements Kernel.

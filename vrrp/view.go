@@ -90,6 +90,7 @@ type PeerView struct {
 	Priority  uint8          `json:"priority"`
 	Version   uint8          `json:"version"`
 	Interval  Duration       `json:"interval"`
+	Checksum  string         `json:"checksum,omitempty"` // version 3 over IPv4: "with pseudo-header", "without pseudo-header"
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	Disagrees []Disagreement `json:"disagrees,omitempty"`
 }
@@ -165,10 +166,14 @@ func (s *RouterSettings) nodeAt(addr netip.Addr) string {
 }
 
 func (s *RouterSettings) peerView(p *PeerStatus) PeerView {
-	return PeerView{
+	v := PeerView{
 		Node: s.Nodes[p.Address], Address: p.Address, Heard: p.At, Priority: p.Advert.Priority, Version: p.Advert.Version,
 		Interval: Duration(p.Advert.Interval), Addresses: slices.Clone(p.Advert.Addresses), Disagrees: p.Disagrees,
 	}
+	if p.Advert.Version == 3 && p.Address.Is4() {
+		v.Checksum = p.Advert.Checksum.String()
+	}
+	return v
 }
 
 func trackView(t *TrackStatus) TrackView {

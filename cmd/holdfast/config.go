@@ -30,10 +30,10 @@ func (c *configCheckCmd) Run(con *console) error {
 		return &exitError{exitUsage, err}
 	}
 	if c.JSON {
-		return con.json(map[string]any{"ok": true, "cluster": file.Name, "sum": file.Sum, "nodes": len(file.Nodes), "services": len(file.Services)})
+		return con.json(map[string]any{"ok": true, "cluster": file.Name, "sum": file.Sum, "nodes": len(file.Nodes), "services": len(file.Services), "vips": len(file.VIPs)})
 	}
-	_, err = fmt.Fprintf(con.out, "%s is in order: cluster %s, %d nodes, %d servers of which %d vote, %d services\n",
-		c.File, file.Name, len(file.Nodes), len(file.Servers()), file.Voters(), len(file.Services))
+	_, err = fmt.Fprintf(con.out, "%s is in order: cluster %s, %d nodes, %d servers of which %d vote, %d services, %d VIPs\n",
+		c.File, file.Name, len(file.Nodes), len(file.Servers()), file.Voters(), len(file.Services), len(file.VIPs))
 	return err
 }
 

@@ -101,14 +101,16 @@ type linkAddress struct {
 	addr     [infinibandSize]byte
 }
 
-// sendLink sends an ARP packet to a hardware address.
+// sendLink sends an ARP packet to a hardware address. A socket remembers that
+// its interface was down and says so once, to whoever uses it next: then the
+// packet is sent again.
 func sendLink(fd, ifindex int, b []byte, to net.HardwareAddr) error {
 	address := linkAddress{
 		family: unix.AF_PACKET, protocol: networkOrder(unix.ETH_P_ARP), ifindex: int32(ifindex),
 		halen: uint8(min(len(to), infinibandSize)),
 	}
 	copy(address.addr[:], to)
-	for {
+	for again := false; ; {
 		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd),
 			uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT,
 			uintptr(unsafe.Pointer(&address)), unsafe.Sizeof(address))
@@ -117,6 +119,11 @@ func sendLink(fd, ifindex int, b []byte, to net.HardwareAddr) error {
 			return nil
 		case unix.EINTR:
 			continue
+		case unix.ENETDOWN:
+			if !again {
+				again = true
+				continue
+			}
 		}
 		return errno
 	}

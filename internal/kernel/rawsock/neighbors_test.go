@@ -123,3 +123,18 @@ func TestInfiniBandsClaimsAreSentAndUnderstood(t *testing.T) {
 		}
 	}
 }
+
+// The first announcement after an interface was down and is up again goes out:
+// it is the one that matters.
+func TestAnnouncementAfterTheInterfaceWasDownIsNotLost(t *testing.T) {
+	node, peer := wire(t)
+	ours, theirs := neighbors(t, node), neighbors(t, peer)
+	a := netip.MustParseAddr("10.1.0.101")
+	must(t, theirs.Watch([]netip.Addr{a}))
+	ip(t, node, "link", "set", "eth0", "down")
+	ip(t, node, "link", "set", "eth0", "up")
+	until(t, node, "state UP", "link", "show", "dev", "eth0")
+	must(t, ours.Announce(a))
+	claim(t, theirs) // the request
+	claim(t, theirs) // the reply
+}
