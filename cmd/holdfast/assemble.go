@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/lb"
 	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 	"holdfast/vrrp"
@@ -37,6 +38,7 @@ func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
 		"api":        api.ValidateSection,
 		"dns":        dns.ValidateSection,
+		lb.Section:   lb.ValidateSection,
 		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
 		"vips":       vrrp.ValidateVIPs,
