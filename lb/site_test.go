@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -59,12 +60,11 @@ func TestFrontends(t *testing.T) {
 	o := vm.Options{Modules: []string{"ip_vs", "ip_vs_rr", "ip_vs_wlc"}}
 	if !vm.IsInside() {
 		vm.Require(t)
-		binary, err := site.Build(t.Context(), t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Setenv(binaryE, binary)
-		o.Expose = []string{binary}
+		// Below the module, which hosts in the machine see; not so /tmp.
+		check(t, os.MkdirAll("../build", 0o755))
+		dir := must(os.MkdirTemp("../build", "lb-"))(t)
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		t.Setenv(binaryE, must(site.Build(t.Context(), must(filepath.Abs(dir))(t)))(t))
 	}
 	vm.Inside(t, o, func(t *testing.T) {
 		b := newBed(t)

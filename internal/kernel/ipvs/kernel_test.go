@@ -28,9 +28,12 @@ func TestMain(m *testing.M) {
 func TestKernel(t *testing.T) {
 	vm.Inside(t, vm.Options{}, func(t *testing.T) {
 		t.Run("without the module", testWithoutModule)
+		// Before the others: in a machine in which namespaces with tables were
+		// just taken down, Linux 6.1 does not end a backup daemon for more
+		// than 30 s, seen three times of three and not understood.
+		t.Run("daemons", testDaemonsInKernel)
 		t.Run("ipvsadm sees what was set", testSetAgainstIPVSAdm)
 		t.Run("others' services stay", testForeignInKernel)
-		t.Run("daemons", testDaemonsInKernel)
 		t.Run("namespaces", testNamespaces)
 		t.Run("large table", testLargeTable)
 	})
@@ -182,7 +185,7 @@ func testForeignInKernel(t *testing.T) {
 }
 
 func testDaemonsInKernel(t *testing.T) {
-	h, handle, o, dir := director(t)
+	h, handle, o, _ := director(t)
 	both := []Daemon{{Master, "eth0", 7}, {Backup, "eth0", 7}}
 	for i, want := range [][]Daemon{both[:1], both, both, both[1:], {{Backup, "eth0", 8}}, nil} {
 		if _, err := o.SetDaemons(want); err != nil {
@@ -200,7 +203,6 @@ func testDaemonsInKernel(t *testing.T) {
 	if _, err := fresh.SetDaemons([]Daemon{{Master, "eth0", 4}}); !errors.Is(err, ErrForeign) {
 		t.Errorf("another's daemon: %v", err)
 	}
-	_ = dir
 }
 
 // A handle stays in the namespace that it was opened in.
