@@ -43,8 +43,8 @@ vips:
 lb:
   handover: 1s
   services:
-    plain:  {vip: front, port: 7, scheduler: rr, check: {tcp: true, every: 1s, timeout: 1s, rise: 2, fall: 1}}
-    sticky: {vip: front, port: 22, scheduler: wlc, persistence: 600s}
+    plain:  {vip: front, port: 7, scheduler: rr, check: {tcp: true, every: 2s, timeout: 2s, rise: 2, fall: 2}}
+    sticky: {vip: front, port: 22, scheduler: wlc, persistence: 600s, check: {tcp: true, every: 2s, timeout: 2s, rise: 2, fall: 3}}
 `
 
 func TestMain(m *testing.M) {
@@ -247,7 +247,7 @@ func (b *bed) testDeadServer(t *testing.T) {
 		}
 		return err
 	})
-	t.Logf("out after %v; the check is made every second", time.Since(start))
+	t.Logf("out after %v; the check is made every 2 s, and must fail twice", time.Since(start))
 	for i := range 12 {
 		if s := must(b.open(i, "7"))(t); s.on == "f3" {
 			t.Error("f3 got somebody")
