@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeout bounds the wait for the kernel's answer to one request. To stop a
-// daemon takes the lock of all interfaces, which a namespace that is taken
-// down holds for seconds.
+// timeout bounds the wait for the kernel's answer to one request. Linux 6.1 may
+// not end a backup daemon for longer when it was started milliseconds ago.
 const timeout = 30 * time.Second
 
 // dumps is how often a list is asked for again that changed while it was told.
