@@ -80,8 +80,9 @@ type Planner struct {
 }
 
 type part struct {
-	role    Role
-	leaving time.Time // was active, and forwards until then
+	role     Role
+	leaving  time.Time // was active, and forwards until then
+	presumed time.Time // counts as active until then, unless something else is told
 }
 
 // probed is who is checked for which service.
@@ -133,12 +134,20 @@ func keep[T any](from map[string]*T, name string) *T {
 // Role tells that this node's part in a VIP is now another.
 func (p *Planner) Role(vip string, r Role, now time.Time) {
 	part := p.roles[vip]
-	if part == nil || part.role == r {
+	if part == nil || part.role == r && part.presumed.IsZero() {
 		return
 	}
-	part.role, part.leaving = r, time.Time{}
+	part.role, part.leaving, part.presumed = r, time.Time{}, time.Time{}
 	if r == Standby {
 		part.leaving = now.Add(p.settings.Handover)
+	}
+}
+
+// Presume takes this node for the active one until something else is told, or
+// until then: a successor finds the address where its predecessor left it.
+func (p *Planner) Presume(vip string, until time.Time) {
+	if part := p.roles[vip]; part != nil && part.role == Standby {
+		part.presumed = until
 	}
 }
 
@@ -224,8 +233,10 @@ func (t *turn) roles() {
 		return
 	}
 	for vip, part := range t.Planner.roles {
-		if !part.leaving.IsZero() && t.now.Before(part.leaving) {
-			t.wake(part.leaving)
+		for _, end := range []time.Time{part.leaving, part.presumed} {
+			if t.now.Before(end) {
+				t.wake(end)
+			}
 		}
 		t.plan.Directs = t.plan.Directs || t.directs(vip)
 	}
@@ -244,7 +255,8 @@ func (t *turn) roles() {
 
 // directs tells whether what comes to a VIP is forwarded by this node.
 func (t *turn) directs(vip string) bool {
-	return t.Planner.roles[vip].role == Active || t.leaving(vip)
+	part := t.Planner.roles[vip]
+	return part.role == Active || t.now.Before(part.presumed) || t.leaving(vip)
 }
 
 func (t *turn) leaving(vip string) bool { return t.now.Before(t.Planner.roles[vip].leaving) }

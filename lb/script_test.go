@@ -102,6 +102,13 @@ func (s *script) run(words []string) {
 	case "active", "standby": // VIP
 		s.p.Role(words[1], map[string]Role{"active": Active, "standby": Standby}[words[0]], s.now)
 		s.show()
+	case "presume": // VIP DURATION
+		d, err := time.ParseDuration(words[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.p.Presume(words[1], s.now.Add(d))
+		s.show()
 	case "up", "down": // SERVICE SERVER...
 		for _, node := range words[2:] {
 			s.p.Check(words[1], node, words[0] == "up", s.now)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,10 @@ import (
 // again is how often the plan is applied although nothing happened: somebody
 // may have changed the kernel's tables.
 const again = 10 * time.Second
+
+// presumed is how long an address that is there at the start counts as held,
+// while nobody says whether it is.
+const presumed = 10 * time.Second
 
 // Config is what a Service is told.
 type Config struct {
@@ -49,6 +54,7 @@ type Service struct {
 	deps    Deps
 	log     *slog.Logger
 	metrics *metrics
+	checks  *check.Runner
 	wake    chan struct{} // 1: a plan is due
 
 	mu       sync.Mutex
@@ -64,10 +70,31 @@ func New(config Config, deps Deps) (*Service, error) {
 		return nil, errors.New("lb: no run directory given")
 	}
 	m, err := newMetrics(deps.Metrics)
-	return &Service{
+	s := &Service{
 		config: config, deps: deps, log: deps.Log.With("service", "lb"), metrics: m, wake: make(chan struct{}, 1),
 		settings: config.Settings, planner: NewPlanner(config.Settings), holds: map[string]bool{},
-	}, err
+	}
+	s.checks = check.NewRunner(check.Deps{Commands: deps.Commands, Log: s.log, Report: s.checked})
+	return s, err
+}
+
+// Reconfigure makes these the settings. What is known of services and servers
+// that stay is kept. It may be called while the service does not run.
+func (s *Service) Reconfigure(settings Settings) error {
+	if err := s.checks.Set(definitions(settings)); err != nil {
+		return fmt.Errorf("lb: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settings = settings
+	s.planner.Reconfigure(settings)
+	for vip, holds := range s.holds {
+		if holds {
+			s.planner.Role(vip, Active, time.Now())
+		}
+	}
+	s.nudge()
+	return nil
 }
 
 // String is the task's name.
@@ -145,22 +172,26 @@ func (s *Service) plan(now time.Time) (Plan, time.Time) {
 // does nothing and needs no privilege. It calls ready once the kernel has what
 // it should have.
 func (s *Service) Run(ctx context.Context, ready func()) error {
-	if len(s.settings.Services) == 0 {
+	if !s.needed() {
 		ready()
-		<-ctx.Done()
-		return nil
+	}
+	for !s.needed() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
 	}
 	a, end, err := s.open()
 	if err != nil {
 		return err
 	}
 	defer end()
-	checks := check.NewRunner(check.Deps{Commands: s.deps.Commands, Log: s.log, Report: s.checked})
-	if err := checks.Set(s.definitions()); err != nil {
+	if err := s.checks.Set(definitions(s.current())); err != nil {
 		return fmt.Errorf("lb: %w", err)
 	}
 	var probing sync.WaitGroup
-	probing.Go(func() { checks.Run(ctx) })
+	probing.Go(func() { s.checks.Run(ctx) })
 	defer probing.Wait()
 	next := s.turn(a)
 	ready()
@@ -178,6 +209,38 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	}
 }
 
+func (s *Service) current() Settings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settings
+}
+
+func (s *Service) needed() bool { return len(s.current().Services) > 0 }
+
+// presume looks which addresses a predecessor has left.
+func (s *Service) presume(links *link.Handle) error {
+	all, err := links.Links()
+	if err != nil {
+		return err
+	}
+	addrs, err := links.Addrs()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.settings.Services {
+		held := slices.ContainsFunc(addrs, func(a link.Addr) bool {
+			onLoopback := slices.ContainsFunc(all, func(l link.Link) bool { return l.Index == a.Link && l.Kind == link.Loopback })
+			return a.Prefix.Addr() == v.Addr && !onLoopback
+		})
+		if held {
+			s.planner.Presume(v.VIP, time.Now().Add(presumed))
+		}
+	}
+	return nil
+}
+
 // open opens the kernel in the network namespace of this process.
 func (s *Service) open() (_ *applier, end func(), err error) {
 	dir := filepath.Join(s.config.RunDir, "lb")
@@ -188,7 +251,7 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
-	a := &applier{sync: s.settings.Sync.Addr}
+	a := &applier{sync: s.current().Sync.Addr}
 	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), strings.TrimSpace(string(boot))); err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
@@ -213,6 +276,10 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	if err != nil {
 		handle.Close()
 		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close()))
+	}
+	if err := s.presume(links); err != nil {
+		handle.Close()
+		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
 	}
 	a.tables, a.addresses, a.sysctls = owner, links, &prompt{net, s}
 	s.setNet(net)
@@ -309,9 +376,8 @@ func (s *Service) leave(a *applier) error {
 }
 
 // definitions are the checks of all servers, with their names as IDs.
-func (s *Service) definitions() (all []check.Definition) {
-	for i := range s.settings.Services {
-		v := &s.settings.Services[i]
+func definitions(s Settings) (all []check.Definition) {
+	for _, v := range s.Services {
 		if !v.Director {
 			continue
 		}

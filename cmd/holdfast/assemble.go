@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/lb"
 	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 	"holdfast/vrrp"
@@ -39,6 +40,7 @@ func sections() map[string]cluster.SectionValidator {
 		"api":        api.ValidateSection,
 		"apt":        aptproxy.ValidateSection,
 		"dns":        dns.ValidateSection,
+		lb.Section:   lb.ValidateSection,
 		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
 		"vips":       vrrp.ValidateVIPs,

@@ -16,22 +16,26 @@ import (
 	"holdfast/internal/admin"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/run"
+	"holdfast/lb"
 	"holdfast/vrrp"
 )
 
 // onlyNet is the unit that moves addresses and runs nothing else.
 const onlyNet = "net"
 
-// network is the net unit's tasks: the virtual routers and their admin socket.
+// network is the net unit's tasks: the virtual routers, the load balancer
+// behind them, and their admin socket.
 type network struct {
-	routers *vrrp.Service
-	socket  *admin.Server
-	admin   http.Handler // what net.sock and the API show of the addresses
+	routers  *vrrp.Service
+	balancer *lb.Service
+	socket   *admin.Server
+	admin    http.Handler // what net.sock and the API show of the addresses
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 }
 
-func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.routers} }
+// tasks are stopped from the last: addresses move before their balancer ends.
+func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.balancer, n.routers} }
 
 // newNetwork makes the virtual routers of this node.
 func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
@@ -43,10 +47,13 @@ func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
 	if n.commands, err = command.New(settings.Programs()...); err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	if err := c.newBalancer(base, n); err != nil {
+		return nil, err
+	}
 	n.routers, err = vrrp.New(vrrp.Config{
 		Node: base.self.Name, RunDir: c.RunDir, Settings: settings,
 		Guard: []string{"vip", "guard", "--run-dir", c.RunDir, "--log-format", c.LogFormat},
-	}, vrrp.Deps{Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board})
+	}, vrrp.Deps{Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board, Holds: n.balancer.Holds})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +95,11 @@ func (n *network) apply(file *cluster.File, node string) (waiting []string, err 
 			waiting = append(waiting, "program "+program)
 		}
 	}
-	return waiting, n.routers.Reconfigure(settings)
+	balance, err := balanced(file, node)
+	if err == nil {
+		err = n.balancer.Reconfigure(balance)
+	}
+	return waiting, errors.Join(err, n.routers.Reconfigure(settings))
 }
 
 // runNet runs the net unit alone: no store, no gossip, no API, no certificates

@@ -28,7 +28,7 @@ const conditionRestart = "config.restart"
 
 // applied are the parts of the cluster file that a reload changes at once;
 // the others take effect at the next start.
-var applied = map[string]bool{"services": true, "apt": true, "dns": true, "ntp": true, "vips": true, "vrrp": true, "vip_defaults": true, "nodes": true, "networks": true, "domain": true}
+var applied = map[string]bool{"services": true, "apt": true, "dns": true, "ntp": true, "vips": true, "vrrp": true, "vip_defaults": true, "lb": true, "nodes": true, "networks": true, "domain": true}
 
 // reloader reads the cluster file again and tells the tasks.
 type reloader struct {

@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeout bounds the wait for the kernel's answer to one request.
-const timeout = 10 * time.Second
+// timeout bounds the wait for the kernel's answer to one request. Linux 6.1 may
+// not end a backup daemon for longer when it was started milliseconds ago.
+const timeout = 30 * time.Second
 
 // dumps is how often a list is asked for again that changed while it was told.
 const dumps = 20
 
 // Handle is a netlink connection. Its methods may be called from any
-// goroutine; they wait for each other, and for the kernel at most 10 s. When a
+// goroutine; they wait for each other, and for the kernel at most 30 s. When a
 // request got no answer, the kernel may still carry it out.
 type Handle struct {
 	socket  *nl.NetlinkSocket

@@ -28,9 +28,9 @@ func TestMain(m *testing.M) {
 func TestKernel(t *testing.T) {
 	vm.Inside(t, vm.Options{}, func(t *testing.T) {
 		t.Run("without the module", testWithoutModule)
+		t.Run("daemons", testDaemonsInKernel)
 		t.Run("ipvsadm sees what was set", testSetAgainstIPVSAdm)
 		t.Run("others' services stay", testForeignInKernel)
-		t.Run("daemons", testDaemonsInKernel)
 		t.Run("namespaces", testNamespaces)
 		t.Run("large table", testLargeTable)
 	})
@@ -182,9 +182,9 @@ func testForeignInKernel(t *testing.T) {
 }
 
 func testDaemonsInKernel(t *testing.T) {
-	h, handle, o, dir := director(t)
+	h, handle, o, _ := director(t)
 	both := []Daemon{{Master, "eth0", 7}, {Backup, "eth0", 7}}
-	for i, want := range [][]Daemon{both[:1], both, both, both[1:], {{Backup, "eth0", 8}}, nil} {
+	for i, want := range [][]Daemon{both[:1], both, both, both[1:], {{Backup, "eth0", 8}}} {
 		if _, err := o.SetDaemons(want); err != nil {
 			t.Fatalf("step %d: %v", i, err)
 		}
@@ -200,7 +200,14 @@ func testDaemonsInKernel(t *testing.T) {
 	if _, err := fresh.SetDaemons([]Daemon{{Master, "eth0", 4}}); !errors.Is(err, ErrForeign) {
 		t.Errorf("another's daemon: %v", err)
 	}
-	_ = dir
+	// Not in the steps above: stopped at once after its start, a backup daemon
+	// of Linux 6.1 did not end for more than 30 s, five times of six.
+	if _, err := o.SetDaemons(nil); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := handle.Daemons(); err != nil || !slices.Equal(now, []Daemon{{Master, "eth0", 3}}) {
+		t.Errorf("running %v, %v; another's master alone is right", now, err)
+	}
 }
 
 // A handle stays in the namespace that it was opened in.
