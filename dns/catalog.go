@@ -23,6 +23,9 @@ import (
 // none either: in front of a dot stands a tag, and _x._y is RFC 2782's.
 func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	all, _ := snap.Instances(nil, service)
+	if len(all) == 0 && c.dayZero {
+		all = c.fromFile(snap, service)
+	}
 	label := state.Fold(service)
 	if len(all) == 0 {
 		c.good.forget(label)
@@ -61,7 +64,10 @@ func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 func (c *compiler) answering(snap *state.Snapshot, r rules, service, tag string, all []state.Instance) *node {
 	chosen := snap.Healthy(all, r.onlyPassing)
 	var why *extended
-	if r.neverEmpty {
+	switch {
+	case c.dayZero:
+		why = reasonDayZero
+	case r.neverEmpty:
 		if len(chosen) > 0 {
 			c.good.remember(service, tag, chosen)
 		} else {

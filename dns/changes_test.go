@@ -28,7 +28,7 @@ func (c *catalog) generation(port uint16) {
 		Checks: []state.Check{{ID: state.SerfHealth, Status: state.Passing}}}
 	for i := range 4 {
 		register.Services = append(register.Services, state.Service{ID: fmt.Sprintf("gen%d", i), Name: "gen", Port: port,
-			Address: netip.AddrFrom4([4]byte{10, byte(port >> 8), byte(port), byte(i)})})
+			Address: netip.AddrFrom4([4]byte{11, byte(port >> 8), byte(port), byte(i)})})
 	}
 	c.apply(register)
 }

@@ -19,6 +19,7 @@ import (
 // It is not safe for concurrent use; the tables it returns are.
 type compiler struct {
 	file     *cluster.File
+	self     string                   // this node's name
 	machines map[string]*cluster.Node // by folded name
 	settings
 	fixed table // what depends on the file alone
@@ -38,6 +39,9 @@ type compiler struct {
 	zoneCuts map[name]cut       // these with their static records, and delegations
 	stored   storeRecords
 	routes   map[string]*route // of delegations
+
+	dayZero bool   // the file stands for the catalog
+	witness string // a node that was registered
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -47,15 +51,15 @@ type contribution map[name]*node
 // use counts the units that give a name data, or need it to exist.
 type use struct{ data, empty int }
 
-// virtualShards keeps a change of one service cheap (a few hundred names are
-// copied) in a catalog of 100,000 names.
-const virtualShards = 256
+// virtualShards keeps a change of one service cheap in a catalog of 100,000
+// names: each of its names costs a copy of some fifty others.
+const virtualShards = 2048
 
 // newCompiler compiles what the file says; self is the node's name, for those
 // who ask which server answered. Errors are names that DNS can't hold, which a
 // file that passed cluster.Parse has not.
 func newCompiler(file *cluster.File, set settings, self string) (*compiler, error) {
-	c := &compiler{file: file, settings: set, machines: map[string]*cluster.Node{}}
+	c := &compiler{file: file, self: self, settings: set, machines: map[string]*cluster.Node{}}
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
@@ -163,6 +167,7 @@ func (c *compiler) reset() {
 // rebuild compiles the whole catalog.
 func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	c.reset()
+	dawn := c.judgeDayZero(snap)
 	c.overlay(snap, nil, true)
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
@@ -175,6 +180,11 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	}
 	for _, n := range c.file.Nodes {
 		c.compileNode(edit, snap, n.Name)
+	}
+	if dawn {
+		for _, s := range c.file.Services {
+			c.compileService(edit, snap, s.Name)
+		}
 	}
 	return c.publish(edit, snap)
 }
@@ -194,6 +204,11 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 			for _, s := range onNode {
 				services[state.Fold(s.Name)] = true
 			}
+		}
+	}
+	if c.judgeDayZero(snap) {
+		for _, s := range c.file.Services {
+			services[state.Fold(s.Name)] = true
 		}
 	}
 	for service := range services {
