@@ -30,10 +30,10 @@ func TestOneNodeAloneAnswersAndGrowsToFour(t *testing.T) {
 		return answersExactly(ctx, s, first, s.Nodes[:1])
 	})
 	for name, want := range map[string]string{
-		"web-boot.service.virtual":                first.Addr().String(),
-		rest[0].Name() + "." + s.File.Domain:      rest[0].Addr().String(),
-		rest[0].Name() + ".node.virtual":          rest[0].Addr().String(),
-		"fbcn01." + s.File.Domain:                 s.File.Node("fbcn01").Addresses[s.File.Main().Name].String(),
+		"web-boot.service.virtual":                    first.Addr().String(),
+		rest[0].Name() + "." + s.File.Domain:          rest[0].Addr().String(),
+		rest[0].Name() + ".node.virtual":              rest[0].Addr().String(),
+		"fbcn01." + s.File.Domain:                     s.File.Node("fbcn01").Addresses[s.File.Main().Name].String(),
 		s.File.VIPs[0].Hostname + "." + s.File.Domain: s.File.VIPs[0].Address.String(),
 	} {
 		if got, err := s.Lookup(t.Context(), first, name); err != nil || !slices.Equal(got, []string{want}) {
