@@ -23,10 +23,12 @@ import (
 // none either: in front of a dot stands a tag, and _x._y is RFC 2782's.
 func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	all, _ := snap.Instances(nil, service)
-	if len(all) == 0 && c.dayZero {
-		all = c.fromFile(snap, service)
-	}
 	label := state.Fold(service)
+	delete(c.unregistered, label)
+	if len(all) == 0 && c.inFile(label) {
+		c.unregistered[label] = true
+		all = c.fromFile(snap, label)
+	}
 	if len(all) == 0 {
 		c.good.forget(label)
 		return nil
@@ -65,7 +67,7 @@ func (c *compiler) answering(snap *state.Snapshot, r rules, service, tag string,
 	chosen := snap.Healthy(all, r.onlyPassing)
 	var why *extended
 	switch {
-	case c.dayZero:
+	case c.unregistered[service]:
 		why = reasonDayZero
 	case r.neverEmpty:
 		if len(chosen) > 0 {

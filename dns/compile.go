@@ -40,8 +40,7 @@ type compiler struct {
 	stored   storeRecords
 	routes   map[string]*route // of delegations
 
-	dayZero bool   // the file stands for the catalog
-	witness string // a node that was registered
+	unregistered map[string]bool // services of the file that the catalog lacks, folded
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -149,6 +148,7 @@ func (c *compiler) apexOf(servers []nameserver) {
 // exist even while nothing is below them.
 func (c *compiler) reset() {
 	c.units = map[string]contribution{}
+	c.unregistered = map[string]bool{}
 	c.uses = map[name]use{}
 	c.owners, c.held = map[netip.Addr]map[string]name{}, map[string][]netip.Addr{}
 	c.names = newNameTable(virtualShards)
@@ -167,7 +167,6 @@ func (c *compiler) reset() {
 // rebuild compiles the whole catalog.
 func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	c.reset()
-	dawn := c.judgeDayZero(snap)
 	c.overlay(snap, nil, true)
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
@@ -181,8 +180,8 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	for _, n := range c.file.Nodes {
 		c.compileNode(edit, snap, n.Name)
 	}
-	if dawn {
-		for _, s := range c.file.Services {
+	for _, s := range c.file.Services {
+		if _, ok := services[s.Name]; !ok {
 			c.compileService(edit, snap, s.Name)
 		}
 	}
@@ -206,10 +205,8 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 			}
 		}
 	}
-	if c.judgeDayZero(snap) {
-		for _, s := range c.file.Services {
-			services[state.Fold(s.Name)] = true
-		}
+	for service := range c.unregistered { // who is up may have changed
+		services[service] = true
 	}
 	for service := range services {
 		c.compileService(edit, snap, service)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"holdfast/cluster"
 	"holdfast/internal/state"
 )
 
@@ -21,36 +22,21 @@ import (
 // reasonDayZero goes with every answer of day zero.
 var reasonDayZero = newExtended(dns.ExtendedErrorCodeOther, "no store is formed yet: as the cluster file says, on the nodes that are up")
 
-// judgeDayZero notes whether the catalog is empty because there is no store
-// yet, or only just, and tells whether the services of the cluster file are to
-// be compiled anew: as long as it is day zero, and once after it.
-func (c *compiler) judgeDayZero(snap *state.Snapshot) bool {
-	was := c.dayZero
-	c.dayZero = c.isEmpty(snap) && (snap.Cluster() != nil || !storeExists(snap))
-	return was || c.dayZero
-}
-
-// isEmpty tells whether no node is registered. It looks for the one it saw
-// last first: the list of all is long.
-func (c *compiler) isEmpty(snap *state.Snapshot) bool {
-	if n, _ := snap.Node(nil, c.witness); n != nil {
-		return false
-	}
-	all, _ := snap.Nodes(nil)
-	if len(all) > 0 {
-		c.witness = all[0].Name
-	}
-	return len(all) == 0
-}
+// isDayZero tells whether what the catalog lacks may only not be registered
+// yet.
+func isDayZero(snap *state.Snapshot) bool { return snap.Cluster() != nil || !storeExists(snap) }
 
 // storeExists tells whether some member of the gossip belongs to a store.
 func storeExists(snap *state.Snapshot) bool {
 	return slices.ContainsFunc(snap.Members(), func(m state.Member) bool { return m.ClusterID != "" })
 }
 
-// fromFile lists the instances of a service as the cluster file has them, on
-// the nodes that are up.
+// fromFile lists the instances of a service that nobody has registered as the
+// cluster file has them, on the nodes that are up.
 func (c *compiler) fromFile(snap *state.Snapshot, service string) (list []state.Instance) {
+	if !isDayZero(snap) {
+		return nil
+	}
 	for _, s := range c.file.Services {
 		if state.Fold(s.Name) != state.Fold(service) {
 			continue
@@ -68,4 +54,9 @@ func (c *compiler) fromFile(snap *state.Snapshot, service string) (list []state.
 		}
 	}
 	return list
+}
+
+// inFile tells whether the cluster file has a service, by its folded name.
+func (c *compiler) inFile(service string) bool {
+	return slices.ContainsFunc(c.file.Services, func(s cluster.Service) bool { return state.Fold(s.Name) == service })
 }
