@@ -36,7 +36,7 @@ func (c *catalog) generation(port uint16) {
 // every calls f at a rate until ctx ends, and catches up with what it missed.
 func every(ctx context.Context, interval time.Duration, f func(i int)) (calls int) {
 	started := time.Now()
-	for pause(ctx, started.Add(time.Duration(calls)*interval).Sub(time.Now())) {
+	for pause(ctx, time.Until(started.Add(time.Duration(calls)*interval))) {
 		f(calls)
 		calls++
 	}
