@@ -24,6 +24,11 @@ import (
 func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 	all, _ := snap.Instances(nil, service)
 	label := state.Fold(service)
+	delete(c.unregistered, label)
+	if len(all) == 0 && c.inFile(label) {
+		c.unregistered[label] = true
+		all = c.fromFile(snap, label)
+	}
 	if len(all) == 0 {
 		c.good.forget(label)
 		return nil
@@ -61,7 +66,10 @@ func (c *compiler) service(snap *state.Snapshot, service string) contribution {
 func (c *compiler) answering(snap *state.Snapshot, r rules, service, tag string, all []state.Instance) *node {
 	chosen := snap.Healthy(all, r.onlyPassing)
 	var why *extended
-	if r.neverEmpty {
+	switch {
+	case c.unregistered[service]:
+		why = reasonDayZero
+	case r.neverEmpty:
 		if len(chosen) > 0 {
 			c.good.remember(service, tag, chosen)
 		} else {

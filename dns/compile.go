@@ -19,6 +19,7 @@ import (
 // It is not safe for concurrent use; the tables it returns are.
 type compiler struct {
 	file     *cluster.File
+	self     string                   // this node's name
 	machines map[string]*cluster.Node // by folded name
 	settings
 	fixed table // what depends on the file alone
@@ -38,6 +39,8 @@ type compiler struct {
 	zoneCuts map[name]cut       // these with their static records, and delegations
 	stored   storeRecords
 	routes   map[string]*route // of delegations
+
+	unregistered map[string]bool // services of the file that the catalog lacks, folded
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -47,15 +50,15 @@ type contribution map[name]*node
 // use counts the units that give a name data, or need it to exist.
 type use struct{ data, empty int }
 
-// virtualShards keeps a change of one service cheap (a few hundred names are
-// copied) in a catalog of 100,000 names.
-const virtualShards = 256
+// virtualShards keeps a change of one service cheap in a catalog of 100,000
+// names: each of its names costs a copy of some fifty others.
+const virtualShards = 2048
 
 // newCompiler compiles what the file says; self is the node's name, for those
 // who ask which server answered. Errors are names that DNS can't hold, which a
 // file that passed cluster.Parse has not.
 func newCompiler(file *cluster.File, set settings, self string) (*compiler, error) {
-	c := &compiler{file: file, settings: set, machines: map[string]*cluster.Node{}}
+	c := &compiler{file: file, self: self, settings: set, machines: map[string]*cluster.Node{}}
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
@@ -145,6 +148,7 @@ func (c *compiler) apexOf(servers []nameserver) {
 // exist even while nothing is below them.
 func (c *compiler) reset() {
 	c.units = map[string]contribution{}
+	c.unregistered = map[string]bool{}
 	c.uses = map[name]use{}
 	c.owners, c.held = map[netip.Addr]map[string]name{}, map[string][]netip.Addr{}
 	c.names = newNameTable(virtualShards)
@@ -176,6 +180,11 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	for _, n := range c.file.Nodes {
 		c.compileNode(edit, snap, n.Name)
 	}
+	for _, s := range c.file.Services {
+		if _, ok := services[s.Name]; !ok {
+			c.compileService(edit, snap, s.Name)
+		}
+	}
 	return c.publish(edit, snap)
 }
 
@@ -195,6 +204,9 @@ func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
 				services[state.Fold(s.Name)] = true
 			}
 		}
+	}
+	for service := range c.unregistered { // who is up may have changed
+		services[service] = true
 	}
 	for service := range services {
 		c.compileService(edit, snap, service)

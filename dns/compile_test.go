@@ -245,11 +245,11 @@ func TestNameIsNotDeniedBeforeTheTableCaughtUp(t *testing.T) {
 	rcode := func(name string) int { return f.unpack(f.raw(packet(t, name, dns.TypeA), loopback, overUDP)).Rcode }
 	c.services4()
 	c.store.Touch(time.Now()) // the replica has caught up, the table has not
-	if got := rcode("apt.service.virtual"); got != dns.RcodeServerFailure {
+	if got := rcode("ntp.service.virtual"); got != dns.RcodeServerFailure {
 		t.Errorf("a name of the replica that the table lacks: %s", dns.RcodeToString[got])
 	}
 	f.server.refresh()
-	if got := rcode("apt.service.virtual"); got != dns.RcodeSuccess {
+	if got := rcode("ntp.service.virtual"); got != dns.RcodeSuccess {
 		t.Errorf("once the table has it: %s", dns.RcodeToString[got])
 	}
 	if got := rcode("nosuch.service.virtual"); got != dns.RcodeNameError {

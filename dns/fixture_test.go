@@ -98,12 +98,14 @@ func (c *catalog) check(node, id string, status state.Status) {
 	c.apply(state.UpdateCheck{Node: node, Updates: []state.CheckState{{ID: id, Status: status}}})
 }
 
-// gossip sets what the gossip says of nodes: "fbservice1=failed".
+// gossip sets what the gossip says of nodes: "fbservice1=failed", or
+// "fbservice1=alive@STORE" of one that belongs to a store.
 func (c *catalog) gossip(nodes ...string) {
 	var members []state.Member
 	for _, n := range nodes {
 		name, liveness, _ := strings.Cut(n, "=")
-		members = append(members, state.Member{Name: name, Liveness: state.Liveness(liveness)})
+		liveness, store, _ := strings.Cut(liveness, "@")
+		members = append(members, state.Member{Name: name, Liveness: state.Liveness(liveness), ClusterID: store})
 	}
 	c.store.SetMembers(members)
 }
