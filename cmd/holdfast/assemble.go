@@ -117,7 +117,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		tasks = append(tasks, names, socket)
 	}
 	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
-		tasks = append(tasks, clock)
+		socket, err := c.newNTPAdmin(base, clock, httpConfig.AdminGroups)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, clock, socket)
 	}
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.

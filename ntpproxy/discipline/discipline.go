@@ -126,7 +126,7 @@ func (c *Core) Refused(source int) {
 	s.config.MaxPoll = max(s.config.MaxPoll, s.config.MinPoll)
 	s.config.Burst = false
 	s.poll = max(s.poll, s.config.MinPoll)
-	s.next = max(s.next, c.lastStep+time.Duration(float64(time.Second)*pow2(s.poll)))
+	s.next = max(s.next, c.lastStep+Interval(s.poll))
 }
 
 // maxPoll is the rarest that anybody asks (MAXPOLL, RFC 5905 §7.2), in log2
