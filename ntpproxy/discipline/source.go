@@ -52,7 +52,6 @@ type source struct {
 	poll     int
 	surprise float64 // mean square of how far samples were from what was foretold, by its error; 1 is noise
 	since    int     // samples since poll changed
-	state    State
 }
 
 const (
