@@ -1,7 +1,12 @@
 package ntpproxy
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"holdfast/cluster"
@@ -25,6 +30,19 @@ const (
 	defaultAgree = 10 * time.Millisecond
 	minAgree     = 100 * time.Microsecond
 	maxAgree     = 10 * time.Second
+	// Of the sources, as everywhere (RFC 5905 §7.2): log2 seconds.
+	defaultMinPoll, defaultMaxPoll = 6, 10
+	leastPoll, mostPoll            = -4, 17
+	maxSources                     = 16
+	defaultStep                    = 100 * time.Millisecond
+	minStep, maxStep               = time.Millisecond, time.Hour
+)
+
+// Who keeps the clock.
+const (
+	keepAuto       = "auto"       // we do, if there are sources and nobody else does
+	keepServe      = "serve"      // another daemon
+	keepDiscipline = "discipline" // we do, and that somebody else does too is an error
 )
 
 // section is the `ntp:` section as it stands in the file.
@@ -35,6 +53,17 @@ type section struct {
 	Limit   limitSection  `yaml:"limit"`
 	Stratum int           `yaml:"stratum"`
 	Agree   time.Duration `yaml:"agree"`
+
+	Keep     string        `yaml:"keep"`
+	Sources  []string      `yaml:"sources"`
+	Agreeing int           `yaml:"agreeing"`
+	Step     time.Duration `yaml:"step"`
+	Poll     pollSection   `yaml:"poll"`
+}
+
+type pollSection struct {
+	Min int `yaml:"min"`
+	Max int `yaml:"max"`
 }
 
 type limitSection struct {
@@ -50,6 +79,29 @@ type settings struct {
 	stratum uint8         // of a clock that only the kernel vouches for
 	agree   time.Duration // how far the nodes' clocks may be apart
 	peers   []peer
+
+	keep             string
+	sources          []string // host:port
+	agreeing         int
+	step             time.Duration
+	minPoll, maxPoll int
+	self             []ntp.Reference // how packets name this node
+}
+
+// own tells whether a reference names this node.
+func (s *settings) own(r ntp.Reference) bool { return slices.Contains(s.self, r) }
+
+// referencesOf are the references that name a node.
+func referencesOf(file *cluster.File, node string) (list []ntp.Reference) {
+	for _, n := range file.Nodes {
+		if n.Name != node {
+			continue
+		}
+		for _, a := range n.Addresses {
+			list = append(list, referenceOf(a))
+		}
+	}
+	return list
 }
 
 // ValidateSection checks the `ntp:` section of a cluster file; a file without
@@ -64,6 +116,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll},
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -77,7 +130,10 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		limit:   raw.Limit,
 		stratum: uint8(raw.Stratum),
 		agree:   raw.Agree,
+		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
+		sources: d.sources(raw.Sources),
 	}
+	d.discipline(raw)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
 		d.errorf("limit.interval", "%v is out of range: %v to %v", raw.Limit.Interval, minInterval, maxInterval)
 	}
@@ -94,6 +150,47 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		return settings{}, d.errs
 	}
 	return set, nil
+}
+
+// sources are host:port of the sources.
+func (d *decoder) sources(raw []string) (list []string) {
+	if len(raw) > maxSources {
+		d.errorf("sources", "%d are too many: at most %d", len(raw), maxSources)
+	}
+	for i, text := range raw {
+		host, port, err := net.SplitHostPort(text)
+		if err != nil {
+			host, port = strings.Trim(text, "[]"), strconv.Itoa(ntp.Port)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /@") {
+			d.errorf(fmt.Sprintf("sources[%d]", i), "%q is no HOST or HOST:PORT, such as ntp.example.org", text)
+			continue
+		}
+		list = append(list, net.JoinHostPort(host, port))
+	}
+	return list
+}
+
+// discipline checks what is said of keeping the clock.
+func (d *decoder) discipline(raw section) {
+	if raw.Keep != keepAuto && raw.Keep != keepServe && raw.Keep != keepDiscipline {
+		d.errorf("keep", "%q is none of %s, %s, %s", raw.Keep, keepAuto, keepServe, keepDiscipline)
+	}
+	if raw.Keep == keepDiscipline && len(raw.Sources) == 0 {
+		d.errorf("keep", "%s needs sources", keepDiscipline)
+	}
+	if raw.Agreeing < 1 || raw.Agreeing > max(1, len(raw.Sources)) {
+		d.errorf("agreeing", "%d is out of range: 1 to the number of sources, %d", raw.Agreeing, len(raw.Sources))
+	}
+	if raw.Step < minStep || raw.Step > maxStep {
+		d.errorf("step", "%v is out of range: %v to %v", raw.Step, minStep, maxStep)
+	}
+	if raw.Poll.Min < leastPoll || raw.Poll.Min > mostPoll {
+		d.errorf("poll.min", "%d is out of range: %d to %d, in log2 seconds", raw.Poll.Min, leastPoll, mostPoll)
+	}
+	if raw.Poll.Max < raw.Poll.Min || raw.Poll.Max > mostPoll {
+		d.errorf("poll.max", "%d is out of range: poll.min, %d, to %d, in log2 seconds", raw.Poll.Max, raw.Poll.Min, mostPoll)
+	}
 }
 
 // members are the networks whose machines are the cluster's.

@@ -26,6 +26,11 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
   limit: {interval: 0s, burst: 0}
   stratum: 16
   agree: 0s
+  keep: never
+  sources: ["ntp1.example.org", "a b", "ntp2:0"]
+  agreeing: 4
+  step: 0s
+  poll: {min: -5, max: 18}
 `
 	_, err = cluster.Parse("cluster.yaml", []byte(head+wrong), map[string]cluster.SectionValidator{Section: ValidateSection})
 	if err == nil {
@@ -36,6 +41,9 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
 		`ntp.allow[0]: "192.0.2.1/24" is no network`, `ntp.deny[0]: "all" is no network`,
 		"ntp.limit.interval: 0s is out of range: 1ms to 1h0m0s", "ntp.limit.burst: 0 is out of range: 1 to 1000",
 		"ntp.stratum: 16 is out of range: 2 to 15", "ntp.agree: 0s is out of range: 100µs to 10s",
+		`ntp.keep: "never" is none of auto, serve, discipline`, `ntp.sources[1]: "a b" is no HOST or HOST:PORT`, `ntp.sources[2]: "ntp2:0" is no HOST`,
+		"ntp.agreeing: 4 is out of range: 1 to the number of sources, 3", "ntp.step: 0s is out of range",
+		"ntp.poll.min: -5 is out of range: -4 to 17", "ntp.poll.max: 18 is out of range: poll.min, -5, to 17",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the errors lack %q:\n%v", want, err)
@@ -74,7 +82,7 @@ func TestExampleInTheREADMEIsValid(t *testing.T) {
 	file := parseFile(t, head+example)
 	keys := file.Section(Section).Keys()
 	slices.Sort(keys)
-	if diff := cmp.Diff([]string{"agree", "allow", "deny", "limit", "listen", "stratum"}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"agree", "agreeing", "allow", "deny", "keep", "limit", "listen", "poll", "sources", "step", "stratum"}, keys); diff != "" {
 		t.Errorf("keys of the example (-want +got):\n%s", diff)
 	}
 }

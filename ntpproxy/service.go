@@ -32,6 +32,10 @@ type Config struct {
 	// Listen are the addresses served; port 0 takes a free one. Empty: those
 	// of the cluster file's `ntp: listen:`, or port 123 of all addresses.
 	Listen []netip.AddrPort
+	// StateDir is where the drift of the oscillator is remembered, RunDir
+	// where it is noted, until the machine restarts, that the clock is ours.
+	// Empty: they are not.
+	StateDir, RunDir string
 }
 
 // Deps is what a Server needs.
@@ -42,6 +46,7 @@ type Deps struct {
 	Board   *health.Board               // nil: conditions go nowhere
 	Now     func() time.Time            // the clock that is served; nil: time.Now
 	Kernel  func() (clock.State, error) // nil: clock.Read
+	Clock   Steered                     // the clock that is disciplined; nil: KernelClock
 	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
 }
 
@@ -53,6 +58,9 @@ type Server struct {
 	metrics *metrics
 	now     func() time.Time
 	kernel  func() (clock.State, error)
+	clock   Steered
+	stepNow chan struct{}
+	kept    atomic.Pointer[Kept]
 	chrony  netip.AddrPort
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
@@ -71,10 +79,13 @@ type Server struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
-		now: deps.Now, kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
+		now: deps.Now, clock: deps.Clock, stepNow: make(chan struct{}, 1), kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
 	}
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr
+	}
+	if s.clock == nil {
+		s.clock = KernelClock{}
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -111,6 +122,9 @@ func (s *Server) SetFile(file *cluster.File) {
 	if len(s.config.Listen) == 0 && !slices.Equal(before.listen, s.settings.Load().listen) {
 		s.log.Warn("ntp.listen changed in the cluster file: it takes effect when the server is restarted")
 	}
+	if after := s.settings.Load(); !slices.Equal(before.sources, after.sources) || before.keep != after.keep {
+		s.log.Warn("ntp.sources or ntp.keep changed in the cluster file: they take effect when the server is restarted")
+	}
 }
 
 func (s *Server) use(file *cluster.File) error {
@@ -119,6 +133,7 @@ func (s *Server) use(file *cluster.File) error {
 		return fmt.Errorf("ntpproxy: section of %s: %w", file.Path, err)
 	}
 	set.peers = peersOf(file, s.config.Node)
+	set.self = referencesOf(file, s.config.Node)
 	old := s.settings.Swap(&set)
 	s.replace(func(p *policy) {
 		p.access = set.access
@@ -203,6 +218,7 @@ func (s *Server) work(ctx context.Context, workers []*worker, ready func()) erro
 	}
 	group.Go(func() { s.watch(ctx) })
 	group.Go(func() { s.compare(ctx) })
+	group.Go(func() { s.steer(ctx) })
 	ready()
 	<-ctx.Done()
 	for _, w := range workers {
@@ -239,7 +255,9 @@ func (s *Server) observe() {
 	now := s.now()
 	k, err := s.kernel()
 	standing := unsynchronised(now)
-	if err != nil {
+	if kept := s.Kept(); kept != nil {
+		standing = kept.standing(now)
+	} else if err != nil {
 		s.log.Error("the kernel does not tell how its clock stands: not synchronised is what clients are told", "error", err)
 	} else {
 		standing = fromKernel(k, s.settings.Load().stratum, now)
@@ -254,7 +272,7 @@ func (s *Server) observe() {
 	}
 	if standing.Stratum == 0 {
 		s.board.Raise(conditionUnsynchronised, health.Warning,
-			"the clock of this node is not synchronised, and clients are told so: start the daemon that keeps it (chronyd ...), or see that it reaches its sources")
+			"the clock of this node is not synchronised, and clients are told so: start the daemon that keeps it (chronyd ...), or see that it, or this node, reaches its sources")
 		return
 	}
 	s.board.Clear(conditionUnsynchronised)

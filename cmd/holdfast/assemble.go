@@ -125,7 +125,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		tasks = append(tasks, names, socket)
 	}
 	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
-		tasks = append(tasks, clock)
+		socket, err := c.newNTPAdmin(base, clock, httpConfig.AdminGroups)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, clock, socket)
 	}
 	if slices.Contains(file.Role(base.self.Role).Run, "apt") {
 		socket, err := c.newPackagesAdmin(base, packages, httpConfig.AdminGroups)

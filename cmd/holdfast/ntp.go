@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 
+	"holdfast/internal/admin"
 	"holdfast/ntpproxy"
 )
 
@@ -12,7 +14,13 @@ func (c *agentCmd) newNTP(base *foundation) (*ntpproxy.Server, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--ntp-listen: %w", err)}
 	}
-	return ntpproxy.New(ntpproxy.Config{Node: base.self.Name, Listen: listen}, ntpproxy.Deps{
+	return ntpproxy.New(ntpproxy.Config{Node: base.self.Name, Listen: listen, StateDir: c.DataDir, RunDir: c.RunDir}, ntpproxy.Deps{
 		File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
 	})
+}
+
+// newNTPAdmin answers `holdfast ntp`.
+func (c *agentCmd) newNTPAdmin(base *foundation, clock *ntpproxy.Server, groups []uint32) (*admin.Server, error) {
+	return admin.New(admin.Config{Unit: "ntp", Path: filepath.Join(c.RunDir, "ntp.sock"), GIDs: groups},
+		admin.Deps{Handler: clock.Handler(), Log: base.log, Metrics: base.registry})
 }

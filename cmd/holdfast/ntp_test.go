@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/internal/ntp"
+	"holdfast/ntpproxy"
 )
 
 // timeServer answers every request with a packet, its times and origin filled in.
@@ -95,5 +98,42 @@ nodes:
 	c = write("dns")
 	if _, err := c.targets(); err == nil || !strings.Contains(err.Error(), "serves the time") {
 		t.Errorf("no node serves: %v", err)
+	}
+}
+
+func TestNTPAdminCommandsShowWhatTheNodeSays(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ntp.sock")
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ntp/tracking", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(ntpproxy.Tracking{Steering: true, Stratum: 3, Source: "ntp1:123", Frequency: -12.5})
+	})
+	mux.HandleFunc("GET /v1/ntp/sources", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode([]ntpproxy.Source{{Name: "ntp1:123", State: "leading"}, {Name: "ntp2:123", State: "falseticker"}})
+	})
+	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "this node does not steer its clock", http.StatusConflict)
+	})
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(mux)
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	for command, want := range map[string][]string{
+		"tracking": {"this node", "ntp1:123", "-12.500 ppm"}, "sources": {"falseticker", "leading"}, "step": {"does not steer"},
+	} {
+		var out bytes.Buffer
+		code := execute(t.Context(), []string{"ntp", command, "--socket", path}, strings.NewReader(""), &out, &out)
+		for _, text := range want {
+			if !strings.Contains(out.String(), text) {
+				t.Errorf("%s: no %q in %q", command, text, out.String())
+			}
+		}
+		if (code == exitOK) != (command != "step") {
+			t.Errorf("%s: exit status %d", command, code)
+		}
 	}
 }

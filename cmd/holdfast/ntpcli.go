@@ -16,7 +16,10 @@ import (
 )
 
 type ntpCmd struct {
-	Status ntpStatusCmd `cmd:"" help:"Ask the cluster's time servers, or others, what a client sees."`
+	Status   ntpStatusCmd   `cmd:"" help:"Ask the cluster's time servers, or others, what a client sees."`
+	Tracking ntpTrackingCmd `cmd:"" help:"How this node's clock stands, and what it is corrected by."`
+	Sources  ntpSourcesCmd  `cmd:"" help:"The sources that this node's clock is kept by, and what became of them."`
+	Step     ntpStepCmd     `cmd:"" help:"Allow this node's clock to be stepped once, however far it is off."`
 }
 
 type ntpStatusCmd struct {

@@ -78,7 +78,8 @@ type Core struct {
 	rootDisp  time.Duration // at `at`
 	leap      Leap
 	leapAt    time.Time
-	allowStep bool // by command
+	allowStep bool          // by command
+	lastStep  time.Duration // raw time
 }
 
 // New makes a Core; its sources are asked from now on.
@@ -116,12 +117,29 @@ func (c *Core) Sample(source int, s Sample) {
 	c.fresh = true
 }
 
+// Refused notes that a source wants to be asked more rarely, or not at all
+// (a kiss of death): from now on at most a quarter as often.
+func (c *Core) Refused(source int) {
+	s := c.sources[source]
+	s.pending = false
+	s.config.MinPoll = min(s.config.MinPoll+2, maxPoll)
+	s.config.MaxPoll = max(s.config.MaxPoll, s.config.MinPoll)
+	s.config.Burst = false
+	s.poll = max(s.poll, s.config.MinPoll)
+	s.next = max(s.next, c.lastStep+Interval(s.poll))
+}
+
+// maxPoll is the rarest that anybody asks (MAXPOLL, RFC 5905 §7.2), in log2
+// seconds.
+const maxPoll = 17
+
 // AllowStep lets the next update step the clock, however far: an admin said so.
 func (c *Core) AllowStep() { c.allowStep, c.fresh = true, true }
 
 // Step says what is to be done at a moment, and when to come again.
 func (c *Core) Step(now Reading) (a Actions) {
 	a.Next = now.Raw + time.Hour
+	c.lastStep = now.Raw
 	for i, s := range c.sources {
 		if now.Raw >= s.next {
 			s.ask(now.Raw)

@@ -3,11 +3,28 @@ package discipline
 import (
 	"errors"
 	"math"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
 
-func TestClockIsKeptThroughAThousandHours(t *testing.T) {
+// runs is how often what is random is repeated, from different seeds:
+// NTP_SIM_RUNS times.
+func runs(t *testing.T) float64 {
+	t.Helper()
+	text := os.Getenv("NTP_SIM_RUNS")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		t.Fatalf("NTP_SIM_RUNS=%q is no number above 0", text)
+	}
+	return float64(n)
+}
+
+func TestClockIsKeptThroughHundredsOfHours(t *testing.T) {
 	for name, test := range map[string]struct {
 		server        func() *server
 		wander        float64
@@ -19,7 +36,8 @@ func TestClockIsKeptThroughAThousandHours(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var rms, frequency, most float64
-			const seeds, length = 10, 100 * hour
+			const length = 100 * hour
+			seeds := runs(t)
 			asked := 0
 			for seed := range uint64(seeds) {
 				w := newWorld(t, seed, test.server(), test.server(), test.server())
@@ -94,7 +112,7 @@ func TestClockFollowsATemperatureStep(t *testing.T) {
 
 func TestHoldoverOfADayStaysWithinItsDispersion(t *testing.T) {
 	var sum, most float64
-	const seeds = 20
+	seeds := 3 * runs(t)
 	for seed := range uint64(seeds) {
 		dark := func(now float64) bool { return now > 48*hour }
 		a, b, c := lan(), lan(), lan()

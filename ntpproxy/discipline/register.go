@@ -96,9 +96,6 @@ func (r *register) shift(d time.Duration) {
 	r.line.ahead += d
 }
 
-// reset forgets the samples.
-func (r *register) reset() { r.samples, r.line = r.samples[:0], line{} }
-
 // fit draws a line through as many of the last samples as one line explains:
 // as long as the signs of the residuals change too rarely (a runs test, as
 // chrony's), or the last samples stand together beside the line, the oscillator

@@ -52,7 +52,6 @@ type source struct {
 	poll     int
 	surprise float64 // mean square of how far samples were from what was foretold, by its error; 1 is noise
 	since    int     // samples since poll changed
-	state    State
 }
 
 const (
@@ -73,7 +72,7 @@ func (s *source) ask(now time.Duration) {
 	s.reach <<= 1
 	s.pending = true
 	s.asked++
-	wait := time.Duration(float64(time.Second) * pow2(s.poll))
+	wait := Interval(s.poll)
 	if s.config.Burst && s.asked < burstSize && wait > burstEvery {
 		wait = burstEvery
 	}
@@ -135,6 +134,9 @@ func (s *source) distance(raw time.Duration) time.Duration {
 // phi is how fast the error of a clock grows that nobody corrects, in seconds
 // per second (PHI, RFC 5905 §7.2).
 const phi = 15e-6
+
+// Interval is 2^poll seconds.
+func Interval(poll int) time.Duration { return time.Duration(float64(time.Second) * pow2(poll)) }
 
 func pow2(n int) float64 {
 	if n < 0 {

@@ -157,6 +157,17 @@ func (b *Stamped) Datagram(i int) Datagram {
 	return d
 }
 
+// Arrived is when a datagram arrived, of the control messages that came with
+// it: nanoseconds since 1970 by the kernel's clock; 0 if it does not say.
+func Arrived(oob []byte) (ns int64) {
+	walk(oob, func(level, kind int32, data []byte) {
+		if level == unix.SOL_SOCKET && kind == unix.SO_TIMESTAMPING_NEW && len(data) >= sizeofTimestamp {
+			ns = nanoseconds(data)
+		}
+	})
+	return ns
+}
+
 // sizeofTimestamp is the first of the three struct __kernel_timespec that make
 // up struct scm_timestamping64: the software's.
 const sizeofTimestamp = 16

@@ -1,0 +1,94 @@
+package ntpproxy
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"holdfast/ntpproxy/discipline"
+)
+
+// Tracking is how the clock stands, for an admin.
+type Tracking struct {
+	Steering       bool          `json:"steering"` // this node does; the rest of the fields but those of the standing are zero else
+	Stratum        uint8         `json:"stratum"`  // 0: not synchronised
+	Reference      string        `json:"reference"`
+	Source         string        `json:"source,omitempty"`
+	Leap           string        `json:"leap"`
+	RootDelay      time.Duration `json:"root_delay_ns"`
+	RootDispersion time.Duration `json:"root_dispersion_ns"`
+	Offset         time.Duration `json:"offset_ns"`     // yet to be corrected
+	Frequency      float64       `json:"frequency_ppm"` // that the oscillator is corrected by
+	Skew           float64       `json:"skew_ppm"`      // standard error of that
+	Updates        int           `json:"updates"`
+}
+
+// Tracking tells how the clock stands now.
+func (s *Server) Tracking() Tracking {
+	now := s.now()
+	standing := s.Standing()
+	t := Tracking{
+		Stratum: standing.Stratum, Reference: standing.Reference.String(), Leap: standing.Leap.String(),
+		RootDelay: standing.RootDelay, RootDispersion: standing.dispersion(now),
+	}
+	if k := s.Kept(); k != nil {
+		t.Steering, t.Offset, t.Updates = true, k.Offset, k.Updates
+		t.Frequency, t.Skew = k.Frequency*1e6, k.Skew*1e6
+		if k.Leading >= 0 {
+			t.Source = k.Sources[k.Leading].Name
+		}
+	}
+	return t
+}
+
+// Source is what is known of a source, for an admin.
+type Source struct {
+	Name      string        `json:"name"`
+	State     string        `json:"state"`
+	Stratum   uint8         `json:"stratum"`
+	Poll      time.Duration `json:"poll_ns"`
+	Reach     uint8         `json:"reach"` // a bit a request, the last one lowest
+	Samples   int           `json:"samples"`
+	Offset    time.Duration `json:"offset_ns"` // of the source before this clock
+	Error     time.Duration `json:"error_ns"`  // standard error of it
+	Distance  time.Duration `json:"distance_ns"`
+	Delay     time.Duration `json:"delay_ns"`
+	Frequency float64       `json:"frequency_ppm"` // of the source against the bare oscillator
+}
+
+// Sources tells how the sources stand; nil while this node does not steer.
+func (s *Server) Sources() (list []Source) {
+	k := s.Kept()
+	if k == nil {
+		return nil
+	}
+	for _, r := range k.Sources {
+		list = append(list, Source{
+			Name: r.Name, State: r.State.String(), Stratum: r.Stratum, Poll: discipline.Interval(r.Poll), Reach: r.Reach,
+			Samples: r.Samples, Offset: r.Offset, Error: r.Error, Distance: r.Distance, Delay: r.Delay, Frequency: r.Frequency * 1e6,
+		})
+	}
+	return list
+}
+
+// Handler answers `holdfast ntp`.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ntp/tracking", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Tracking()) })
+	mux.HandleFunc("GET /v1/ntp/sources", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Sources()) })
+	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.StepNow(); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		s.log.Warn("an admin allows the clock to be stepped")
+		writeJSON(w, struct{}{})
+	})
+	return mux
+}
+
+// writeJSON answers with v.
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // who asked is gone: nobody to tell
+}

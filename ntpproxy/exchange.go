@@ -1,0 +1,129 @@
+package ntpproxy
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/kernel/sockopt"
+	"holdfast/internal/ntp"
+	"holdfast/ntpproxy/discipline"
+)
+
+// exchangeTimeout is how long a source has to answer.
+const exchangeTimeout = 3 * time.Second
+
+// exchange asks a source once, host:port. What is learned is said over the
+// bare oscillator, so that nothing that happens to the clock meanwhile spoils
+// it. The error is a *ntp.KissError when the source refused.
+func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet, netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	dialer := net.Dialer{Control: sockopt.Timestamps}
+	c, err := dialer.DialContext(ctx, "udp", server)
+	if err != nil {
+		return discipline.Sample{}, ntp.Packet{}, netip.Addr{}, err
+	}
+	conn := c.(*net.UDPConn)
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	from := conn.RemoteAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	// Random, as in ntp.Query: only who sees the request can forge a reply.
+	var nonce [8]byte
+	_, _ = cryptorand.Read(nonce[:]) // never fails
+	sent := ntp.Timestamp(binary.BigEndian.Uint64(nonce[:]) | 1)
+	request := ntp.Packet{Version: ntp.Version, Mode: ntp.ModeClient, Transmit: sent}
+	var out [ntp.Size]byte
+	request.Put(&out)
+	left, err := clock.Now()
+	if err != nil {
+		return discipline.Sample{}, ntp.Packet{}, from, err
+	}
+	if _, err := conn.Write(out[:]); err != nil {
+		return discipline.Sample{}, ntp.Packet{}, from, err
+	}
+	buf, oob := make([]byte, maxDatagram), make([]byte, 128)
+	for {
+		n, m, _, _, err := conn.ReadMsgUDP(buf, oob)
+		if err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("no reply: %w", ctx.Err())
+			}
+			return discipline.Sample{}, ntp.Packet{}, from, err
+		}
+		now, err := clock.Now()
+		if err != nil {
+			return discipline.Sample{}, ntp.Packet{}, from, err
+		}
+		a, err := ntp.Match(buf[:n], sent, left.Clock, now.Clock)
+		if err != nil && !errors.As(err, new(*ntp.KissError)) {
+			continue // not a reply to this request
+		}
+		if err == nil {
+			var sample discipline.Sample
+			sample, err = measure(a.Packet, left, now, sockopt.Arrived(oob[:m]))
+			return sample, a.Packet, from, err
+		}
+		return discipline.Sample{}, a.Packet, from, err
+	}
+}
+
+// notBefore is when this program was written, roughly: no time before it is
+// true, and it says which era of NTP's a packet means to a machine whose own
+// clock woke up in 1970.
+var notBefore = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// errImpossible: what a source says can't be.
+var errImpossible = errors.New("ntpproxy: the source's times contradict each other")
+
+// measure turns a reply into a sample. left and now were read before the
+// request and after the reply; arrived is the kernel's time of its arrival by
+// the machine's clock, 0 unknown. It is pure.
+func measure(p ntp.Packet, left, now clock.Reading, arrived int64) (discipline.Sample, error) {
+	back := now.Raw
+	if waited := time.Duration(now.Clock.UnixNano() - arrived); arrived != 0 && waited >= 0 && waited <= now.Raw-left.Raw {
+		back -= waited
+	}
+	near := now.Clock
+	if near.Before(notBefore) {
+		near = notBefore
+	}
+	inside := p.Transmit.Sub(p.Receive)
+	received := p.Receive.Time(near)
+	way := back - left.Raw
+	switch {
+	case p.Transmit == 0 || p.Receive == 0 || inside < 0 || inside > way+time.Millisecond:
+		return discipline.Sample{}, fmt.Errorf("%w: a reply after %v that it had for %v", errImpossible, way, inside)
+	case received.Before(notBefore):
+		return discipline.Sample{}, fmt.Errorf("%w: it is %v there", errImpossible, received.UTC().Format(time.RFC3339))
+	}
+	s := discipline.Sample{
+		Raw: left.Raw + way/2, Server: received.Add(inside / 2), Delay: max(0, way-inside),
+		Precision: max(time.Duration(1), precisionOf(p.Precision)),
+		Stratum:   p.Stratum, RootDelay: p.RootDelay.Duration(), Dispersion: p.RootDispersion.Duration(),
+	}
+	switch p.Leap {
+	case ntp.LeapUnknown:
+		s.Stratum = 0
+	case ntp.LeapInsert:
+		s.Leap = discipline.LeapInsert
+	case ntp.LeapDelete:
+		s.Leap = discipline.LeapDelete
+	}
+	return s, nil
+}
+
+// precisionOf is 2^p seconds; a clock that is said to be read worse than to
+// the second is taken for one of a second.
+func precisionOf(p int8) time.Duration {
+	if p >= 0 {
+		return time.Second
+	}
+	return time.Second >> min(-p, 40)
+}

@@ -1,0 +1,138 @@
+package ntpproxy
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
+)
+
+func listenLocal(t *testing.T) (net.PacketConn, string) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn, conn.LocalAddr().String()
+}
+
+func date(t testing.TB, text string) time.Time {
+	t.Helper()
+	d, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestSourcesTimeIsUnderstoodInEveryEra(t *testing.T) {
+	for name, test := range map[string]struct{ ours, theirs string }{
+		"both in 2026":                           {"2026-11-25T09:00:00Z", "2026-11-25T09:00:01Z"},
+		"just before the roll-over of NTP's era": {"2036-02-07T06:28:15Z", "2036-02-07T06:28:15.9Z"},
+		"over it":                                {"2036-02-07T06:28:15Z", "2036-02-07T06:28:17Z"},
+		"back over it":                           {"2036-02-07T06:28:17Z", "2036-02-07T06:28:15Z"},
+		"over the roll-over of 32 bits of seconds": {"2038-01-19T03:14:07Z", "2038-01-19T03:14:09Z"},
+		"a machine that woke up in 1970":           {"1970-01-01T00:00:05Z", "2026-11-25T09:00:00Z"},
+		"the same, after the era changed":          {"1970-01-01T00:00:05Z", "2040-11-25T09:00:00Z"},
+		"a machine that is years ahead":            {"2060-01-01T00:00:00Z", "2027-01-01T00:00:00Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			left := clock.Reading{Clock: date(t, test.ours), Raw: time.Hour}
+			now := clock.Reading{Clock: left.Clock.Add(time.Millisecond), Raw: time.Hour + time.Millisecond}
+			there := date(t, test.theirs)
+			p := ntp.Packet{Stratum: 1, Receive: ntp.FromTime(there), Transmit: ntp.FromTime(there.Add(200 * time.Microsecond))}
+			s, err := measure(p, left, now, now.Clock.Add(-300*time.Microsecond).UnixNano())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := s.Server.Sub(there.Add(100 * time.Microsecond)); d.Abs() > time.Microsecond {
+				t.Errorf("understood as %v", s.Server)
+			}
+			if (s.Delay-500*time.Microsecond).Abs() > time.Microsecond || (s.Raw-time.Hour-350*time.Microsecond).Abs() > time.Microsecond {
+				t.Errorf("delay %v, at %v", s.Delay, s.Raw-time.Hour)
+			}
+		})
+	}
+}
+
+func TestSourceThatContradictsItselfIsNotHeard(t *testing.T) {
+	left := clock.Reading{Clock: start, Raw: time.Hour}
+	now := clock.Reading{Clock: start.Add(time.Millisecond), Raw: time.Hour + time.Millisecond}
+	at := ntp.FromTime(start)
+	for name, p := range map[string]ntp.Packet{
+		"it never received":               {Transmit: at},
+		"it answered before it was asked": {Receive: ntp.FromTime(start.Add(time.Second)), Transmit: at},
+		"it had it longer than it took":   {Receive: at, Transmit: ntp.FromTime(start.Add(time.Second))},
+		"it lives in 1999":                {Receive: ntp.FromTime(date(t, "1999-01-01T00:00:00Z")), Transmit: ntp.FromTime(date(t, "1999-01-01T00:00:00Z"))},
+	} {
+		if s, err := measure(p, left, now, 0); !errors.Is(err, errImpossible) {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	s, err := measure(ntp.Packet{Leap: ntp.LeapUnknown, Stratum: 2, Receive: at, Transmit: at}, left, now, 0)
+	if err != nil || s.Stratum != 0 {
+		t.Errorf("a source that is not synchronised has stratum %d, %v", s.Stratum, err)
+	}
+}
+
+func FuzzMeasure(f *testing.F) {
+	f.Add(make([]byte, ntp.Size), int64(0), int64(1e6), int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, ours, took, arrived int64) {
+		p, err := ntp.Parse(b)
+		if err != nil || took < 0 || took > int64(exchangeTimeout) {
+			return
+		}
+		left := clock.Reading{Clock: time.Unix(0, ours), Raw: time.Hour}
+		now := clock.Reading{Clock: left.Clock.Add(time.Duration(took)), Raw: time.Hour + time.Duration(took)}
+		s, err := measure(p, left, now, arrived)
+		if err != nil {
+			return
+		}
+		if s.Delay < 0 || s.Raw < left.Raw || s.Raw > now.Raw || s.Precision <= 0 || s.Server.Before(notBefore) {
+			t.Errorf("%+v of %+v", s, p)
+		}
+	})
+}
+
+func FuzzParseDrift(f *testing.F) {
+	f.Add("-12.345678 0.012000\n")
+	f.Add("NaN 1")
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := parseDrift([]byte(text))
+		if err == nil && !(d.frequency >= -clock.MaxFrequency && d.frequency <= clock.MaxFrequency && d.skew > 0 && d.skew <= clock.MaxFrequency) {
+			t.Errorf("%q gives %+v", text, d)
+		}
+	})
+}
+
+func TestDriftFileIsRefusedWithAReason(t *testing.T) {
+	for text, want := range map[string]string{"": "0 of 2", "1": "1 of 2", "501 1": "out of range", "1 0": "out of range", "1 -1": "out of range", "x 1": "0 of 2"} {
+		if _, err := parseDrift([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestSendDelayIsTheMedianOfWhatCanBe(t *testing.T) {
+	var d sendDelay
+	if d.expected() != 0 {
+		t.Error("something is expected before anything is known")
+	}
+	for _, took := range []time.Duration{7, 5, -3 * time.Second, 900, time.Hour, 6, 8} {
+		d.took(took * time.Microsecond)
+	}
+	if got := d.expected(); got != 7*time.Microsecond {
+		t.Errorf("%v is expected, want 7µs", got)
+	}
+	for range sendDelays {
+		d.took(time.Millisecond)
+	}
+	if got := d.expected(); got != maxSendDelay {
+		t.Errorf("%v is expected of a machine that is too busy, want %v at most", got, maxSendDelay)
+	}
+}

@@ -1,0 +1,358 @@
+package ntpproxy
+
+import (
+	"context"
+	"crypto/md5"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast/internal/health"
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
+	"holdfast/ntpproxy/discipline"
+)
+
+// Steered is the clock that is disciplined.
+type Steered interface {
+	Now() (clock.Reading, error)
+	Steer(clock.Steering) error
+}
+
+// KernelClock is the machine's.
+type KernelClock struct{}
+
+// Now reads the machine's clock.
+func (KernelClock) Now() (clock.Reading, error) { return clock.Now() }
+
+// Steer sets the machine's clock.
+func (KernelClock) Steer(s clock.Steering) error { return clock.Steer(s) }
+
+// Conditions of the discipline.
+const (
+	conditionRefused     = "ntp.not_steering" // the clock is another's, or the kernel refuses
+	conditionFalseticker = "ntp.falseticker"  // a source that the others outvote
+	conditionPanic       = "ntp.panic"        // too far off to be corrected without an admin's word
+)
+
+const (
+	driftFile = "ntp.drift"
+	// markFile says that it was us who left the kernel's clock synchronised.
+	markFile = "ntp.steering"
+	// driftEvery is how often the drift is remembered.
+	driftEvery = time.Hour
+	// steerEvery is how often the loop turns at least.
+	steerEvery = time.Second
+	// interference is how far the kernel's frequency may be from what it was
+	// told, in parts per million: it rounds to 2^-16.
+	interference = 0.001
+)
+
+// heard is a source's answer, or its failure.
+type heard struct {
+	source int
+	sample discipline.Sample
+	packet ntp.Packet
+	from   netip.Addr
+	err    error
+}
+
+// keeper disciplines the clock. It belongs to one goroutine.
+type keeper struct {
+	server *Server
+	set    *settings
+	core   *discipline.Core
+	heard  chan heard
+	addrs  []netip.AddrPort // of the sources; zero: to be looked up
+	told   *float64         // frequency that the kernel was told, in ppm
+	saved  time.Duration    // raw time of the last drift file
+}
+
+// steer disciplines the clock until ctx ends, if that is our business.
+func (s *Server) steer(ctx context.Context) {
+	set := s.settings.Load()
+	if set.keep == keepServe || len(set.sources) == 0 {
+		return
+	}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for said := ""; ; {
+		why := s.another()
+		if why == "" {
+			s.board.Clear(conditionRefused)
+			why = s.keep(ctx, set)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if why != said {
+			s.log.Warn("not steering the clock", "why", why)
+			said = why
+		}
+		if set.keep == keepDiscipline {
+			s.board.Raise(conditionRefused, health.Error, "this node does not steer its clock: "+why)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// another tells who else steers the clock, "" for nobody.
+func (s *Server) another() string {
+	if _, err := askChrony(s.chrony, 1); err == nil {
+		return "chronyd does; stop it, or write `keep: serve`"
+	}
+	k, err := s.kernel()
+	if err != nil {
+		return err.Error()
+	}
+	if _, err := os.Stat(filepath.Join(s.config.RunDir, markFile)); k.Synchronised && err != nil {
+		return "the kernel says that another daemon did so lately; stop it, and wait until the kernel calls the clock unsynchronised, or restart the machine"
+	}
+	return ""
+}
+
+// keep steers until ctx ends or somebody else does, and says who.
+func (s *Server) keep(ctx context.Context, set *settings) string {
+	k := &keeper{server: s, set: set, heard: make(chan heard, 4*len(set.sources)), addrs: make([]netip.AddrPort, len(set.sources))}
+	now, err := s.clock.Now()
+	if err != nil {
+		return err.Error()
+	}
+	remembered, err := readDrift(filepath.Join(s.config.StateDir, driftFile))
+	if err != nil {
+		s.log.Warn("the drift file is not used", "error", err)
+	}
+	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing}
+	for _, name := range set.sources {
+		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
+	}
+	k.core = discipline.New(config, discipline.Reading(now))
+	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
+	defer s.kept.Store(nil)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			k.remember()
+			return ""
+		case h := <-k.heard:
+			k.hear(h)
+		case <-s.stepNow:
+			k.core.AllowStep()
+		case <-timer.C:
+		}
+		wait, err := k.turn(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		timer.Reset(wait)
+	}
+}
+
+// turn asks the core what to do, and does it.
+func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
+	s := k.server
+	now, err := s.clock.Now()
+	if err != nil {
+		return 0, err
+	}
+	actions := k.core.Step(discipline.Reading(now))
+	for _, i := range actions.Ask {
+		go k.ask(ctx, i, k.addrs[i])
+	}
+	if actions.Err != nil {
+		s.board.Raise(conditionPanic, health.Error, actions.Err.Error())
+	}
+	if actions.Adjust != nil {
+		s.board.Clear(conditionPanic)
+		if err := k.apply(*actions.Adjust); err != nil {
+			return 0, err
+		}
+		if now.Raw-k.saved >= driftEvery {
+			k.remember()
+			k.saved = now.Raw
+		}
+	}
+	if now, err = s.clock.Now(); err != nil {
+		return 0, err
+	}
+	k.publish(now)
+	return max(0, min(steerEvery, actions.Next-now.Raw)), nil
+}
+
+// errInterference: somebody else changed the kernel's frequency.
+var errInterference = errors.New("somebody else steers this clock too")
+
+// apply tells the kernel, unless another did since we last told it.
+func (k *keeper) apply(a discipline.Adjustment) error {
+	s := k.server
+	state, err := s.kernel()
+	if err != nil {
+		return err
+	}
+	if k.told != nil && max(*k.told-state.Frequency, state.Frequency-*k.told) > interference {
+		_ = os.Remove(filepath.Join(s.config.RunDir, markFile)) // the clock is theirs; it may never have been there
+		return fmt.Errorf("%w: its frequency is %.3f ppm and was told to be %.3f", errInterference, state.Frequency, *k.told)
+	}
+	if a.Step != 0 {
+		s.log.Warn("stepping the clock", "by", a.Step)
+	}
+	ppm := a.Frequency * 1e6
+	err = s.clock.Steer(clock.Steering{
+		Frequency: ppm, Slew: a.Slew, Step: a.Step, MaxError: a.MaxError, EstError: a.EstError,
+		Insert: a.Leap == discipline.LeapInsert, Delete: a.Leap == discipline.LeapDelete,
+	})
+	if err != nil {
+		return err
+	}
+	if k.told == nil && s.config.RunDir != "" {
+		if err := os.WriteFile(filepath.Join(s.config.RunDir, markFile), nil, 0o644); err != nil {
+			s.log.Warn("a restart will take this clock for another daemon's", "error", err)
+		}
+	}
+	k.told = &ppm
+	return nil
+}
+
+// ask asks a source, looked up first when its address is not known.
+func (k *keeper) ask(ctx context.Context, i int, addr netip.AddrPort) {
+	server := k.set.sources[i]
+	if addr.IsValid() {
+		server = addr.String()
+	}
+	h := heard{source: i}
+	h.sample, h.packet, h.from, h.err = exchange(ctx, server)
+	select {
+	case k.heard <- h:
+	case <-ctx.Done():
+	}
+}
+
+// hear takes an answer.
+func (k *keeper) hear(h heard) {
+	if h.err == nil || errors.As(h.err, new(*ntp.KissError)) {
+		_, port, _ := net.SplitHostPort(k.set.sources[h.source])
+		k.addrs[h.source], _ = netip.ParseAddrPort(net.JoinHostPort(h.from.String(), port))
+	}
+	switch {
+	case errors.As(h.err, new(*ntp.KissError)):
+		k.core.Refused(h.source)
+		k.server.log.Warn("a source wants to be asked more rarely", "source", k.set.sources[h.source], "error", h.err)
+		return
+	case h.err != nil:
+		// Another address of the name may answer; a short outage changes nothing.
+		k.addrs[h.source] = netip.AddrPort{}
+		k.server.log.Debug("a source does not answer", "source", k.set.sources[h.source], "error", h.err)
+		return
+	}
+	if h.packet.Stratum > 1 && k.set.own(h.packet.ReferenceID) {
+		h.sample.Stratum = 0 // it follows us: a loop
+	}
+	k.core.Sample(h.source, h.sample)
+}
+
+// remember writes the drift file.
+func (k *keeper) remember() {
+	if k.told == nil || k.server.config.StateDir == "" {
+		return
+	}
+	now, err := k.server.clock.Now()
+	if err != nil {
+		return
+	}
+	t := k.core.Tracking(discipline.Reading(now))
+	if err := (drift{t.Frequency * 1e6, t.Skew * 1e6}).write(filepath.Join(k.server.config.StateDir, driftFile)); err != nil {
+		k.server.log.Warn("the drift is not remembered", "error", err)
+	}
+}
+
+// publish tells the rest of the server how the clock stands.
+func (k *keeper) publish(now clock.Reading) {
+	s := k.server
+	report := &Kept{Tracking: k.core.Tracking(discipline.Reading(now)), Sources: k.core.Sources(discipline.Reading(now)), at: now.Clock}
+	liars := ""
+	for i, source := range report.Sources {
+		if source.State == discipline.Falseticker && report.Synchronised {
+			liars += fmt.Sprintf("; %s is off by %v", k.set.sources[i], source.Offset.Round(time.Microsecond))
+		}
+	}
+	if liars != "" {
+		s.board.Raise(conditionFalseticker, health.Warning, "sources that the majority outvotes"+liars)
+	} else {
+		s.board.Clear(conditionFalseticker)
+	}
+	if report.Leading >= 0 {
+		report.reference = referenceOf(k.addrs[report.Leading].Addr())
+		if !k.addrs[report.Leading].IsValid() { // silent since: the name stays
+			if was := s.kept.Load(); was != nil {
+				report.reference = was.reference
+			}
+		}
+	}
+	s.kept.Store(report)
+}
+
+// referenceOf is how packets name a source: an IPv4 address, or the start of
+// the MD5 of an IPv6 one (RFC 5905 §7.3).
+func referenceOf(a netip.Addr) (r ntp.Reference) {
+	if a.Is4() {
+		return a.As4()
+	}
+	sum := md5.Sum(a.AsSlice())
+	return ntp.Reference(sum[:4])
+}
+
+// Kept is how a clock stands that this server disciplines.
+type Kept struct {
+	discipline.Tracking
+	Sources   []discipline.SourceReport
+	at        time.Time
+	reference ntp.Reference
+}
+
+// standing is what clients are told.
+func (k *Kept) standing(now time.Time) Standing {
+	if !k.Synchronised {
+		return unsynchronised(now)
+	}
+	s := Standing{
+		At: k.at, Stratum: k.Stratum, Reference: k.reference, Set: k.at,
+		RootDelay: k.RootDelay, RootDispersion: k.Dispersion + k.Offset.Abs(), Growth: keptGrowth,
+	}
+	switch k.Leap {
+	case discipline.LeapInsert:
+		s.Leap = ntp.LeapInsert
+	case discipline.LeapDelete:
+		s.Leap = ntp.LeapDelete
+	}
+	return s
+}
+
+// keptGrowth is how fast the dispersion grows from one look to the next, a
+// second later (PHI, RFC 5905 §7.2).
+const keptGrowth = 15e-6
+
+// Kept is how the clock stands; nil while we don't discipline it.
+func (s *Server) Kept() *Kept { return s.kept.Load() }
+
+// StepNow lets the next answer of the sources step the clock, however far.
+// The error is that this server does not discipline it.
+func (s *Server) StepNow() error {
+	if s.kept.Load() == nil {
+		return errors.New("ntpproxy: this node does not steer its clock: ask the daemon that does (chronyc makestep)")
+	}
+	select {
+	case s.stepNow <- struct{}{}:
+	default: // one is asked for already
+	}
+	return nil
+}

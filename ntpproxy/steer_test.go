@@ -1,0 +1,245 @@
+package ntpproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/internal/health"
+	"holdfast/internal/kernel/clock"
+	"holdfast/internal/ntp"
+	"holdfast/ntpproxy/discipline"
+)
+
+// fakeClock is a clock over the machine's oscillator that a test may steer.
+type fakeClock struct {
+	mu        sync.Mutex
+	at        clock.Reading
+	frequency float64 // ppm
+	slew      time.Duration
+	steps     []time.Duration
+	state     clock.State
+}
+
+func newFakeClock(t *testing.T, off time.Duration, ppm float64) *fakeClock {
+	t.Helper()
+	now, err := clock.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now.Clock = now.Clock.Add(off)
+	return &fakeClock{at: now, frequency: ppm, state: clock.State{Frequency: ppm}}
+}
+
+func (c *fakeClock) Now() (clock.Reading, error) {
+	now, err := clock.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := now.Raw - c.at.Raw
+	slew := max(-d/2000, min(d/2000, c.slew)) // 500 µs a second
+	c.slew -= slew
+	c.at = clock.Reading{Clock: c.at.Clock.Add(d + time.Duration(c.frequency*1e-6*float64(d)) + slew), Raw: now.Raw}
+	return c.at, err
+}
+
+func (c *fakeClock) Steer(s clock.Steering) error {
+	_, err := c.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frequency, c.slew = s.Frequency, s.Slew
+	if s.Step != 0 {
+		c.at.Clock, c.slew = c.at.Clock.Add(s.Step), 0
+		c.steps = append(c.steps, s.Step)
+	}
+	c.state.Frequency, c.state.Synchronised = s.Frequency, true
+	return err
+}
+
+func (c *fakeClock) State() (clock.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state, nil
+}
+
+// off is how far the clock is ahead of the machine's.
+func (c *fakeClock) off(t *testing.T) time.Duration {
+	t.Helper()
+	real, err := clock.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake, _ := c.Now()
+	return fake.Clock.Sub(real.Clock) - (fake.Raw - real.Raw)
+}
+
+// keeping is a server that disciplines a fake clock.
+func keeping(t *testing.T, c *fakeClock, keep string, sources ...string) *fixture {
+	t.Helper()
+	text := fmt.Sprintf("ntp:\n  keep: %s\n  poll: {min: -4, max: -2}\n  sources: [%q]\n", keep, strings.Join(sources, `", "`))
+	text = strings.ReplaceAll(text, `\"`, `"`)
+	file := testCluster(t, "ntp:\n", text)
+	f := &fixture{registry: prometheus.NewRegistry(), board: health.NewBoard(time.Now, nil, nil)}
+	config := Config{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, StateDir: t.TempDir(), RunDir: t.TempDir()}
+	var err error
+	f.server, err = New(config, Deps{
+		File: file, Log: slog.New(slog.DiscardHandler), Metrics: f.registry, Board: f.board, Chrony: nobody,
+		Kernel: c.State, Clock: c, Now: func() time.Time { now, _ := c.Now(); return now.Clock },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// liar serves a time that is off.
+func liar(t *testing.T, off time.Duration) string {
+	t.Helper()
+	conn, at := listenLocal(t)
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return // the test is over
+			}
+			p, _ := ntp.Parse(buf[:n])
+			now := ntp.FromTime(time.Now().Add(off))
+			reply := ntp.Packet{Version: 4, Mode: ntp.ModeServer, Stratum: 1, Origin: p.Transmit, Receive: now, Transmit: now}
+			var out [ntp.Size]byte
+			reply.Put(&out)
+			_, _ = conn.WriteTo(out[:], from)
+		}
+	}()
+	return at
+}
+
+// chronyServer starts a chronyd that serves the machine's clock and leaves it
+// alone.
+func chronyServer(t *testing.T, root string, port int) string {
+	t.Helper()
+	dir := t.TempDir()
+	config := fmt.Sprintf("local stratum 3\nallow 127.0.0.0/8\nport %d\ncmdport 0\nbindcmdaddress /\nbindaddress 127.0.0.1\npidfile %s/pid\n", port, dir)
+	path := filepath.Join(dir, "chrony.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(root, "usr/sbin/chronyd"), "-x", "-d", "-u", "root", "-f", path)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+func TestClockIsBroughtToChronydsAndALiarIsNamed(t *testing.T) {
+	root := peers(t)
+	c := newFakeClock(t, -3*time.Second, 40)
+	f := keeping(t, c, keepDiscipline, chronyServer(t, root, 21231), liar(t, 24*time.Hour), chronyServer(t, root, 21232))
+	t.Run("serving", func(t *testing.T) {
+		at := f.serve(t)
+		eventually(t, "the clock is kept", 60*time.Second, func() bool {
+			k := f.server.Kept()
+			return k != nil && k.Synchronised && k.Updates > 40 && c.off(t).Abs() < time.Millisecond
+		})
+		if len(c.steps) != 1 {
+			t.Errorf("steps %v, want the first alone", c.steps)
+		}
+		if got := f.server.Kept().Sources[1].State; got != discipline.Falseticker {
+			t.Errorf("the source that is a day ahead is called %v", got)
+		}
+		eventually(t, "the falseticker is a condition", 5*time.Second, func() bool { return raised(f.board, conditionFalseticker) })
+		eventually(t, "clients are told", 5*time.Second, func() bool { return f.server.Standing().Stratum == 4 })
+		a := f.ask(t, at)
+		if a.Stratum != 4 || a.ReferenceID != (ntp.Reference{127, 0, 0, 1}) || a.RootDispersion == 0 {
+			t.Errorf("clients see %+v", a.Packet)
+		}
+		if err := f.server.StepNow(); err != nil {
+			t.Error(err)
+		}
+	})
+	d, err := readDrift(filepath.Join(f.server.config.StateDir, driftFile))
+	if err != nil || d.skew == 0 {
+		t.Errorf("the drift is not remembered: %+v, %v", d, err)
+	}
+}
+
+// raised tells whether a condition stands.
+func raised(b *health.Board, name string) bool {
+	for _, c := range b.Conditions() {
+		if c.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func TestClockThatAnotherSteersIsLeftAlone(t *testing.T) {
+	source := newFixture(t, testCluster(t), "127.0.0.1:0").serve(t).String()
+	t.Run("before we start", func(t *testing.T) {
+		c := newFakeClock(t, -time.Second, 0)
+		c.state.Synchronised = true
+		f := keeping(t, c, keepDiscipline, source)
+		f.serve(t)
+		eventually(t, "it is said", 5*time.Second, func() bool { return raised(f.board, conditionRefused) })
+		if len(c.steps) > 0 || f.server.StepNow() == nil {
+			t.Errorf("steps %v of a clock that is another's", c.steps)
+		}
+	})
+	t.Run("while we steer", func(t *testing.T) {
+		c := newFakeClock(t, 0, 0)
+		f := keeping(t, c, keepDiscipline, source)
+		f.serve(t)
+		eventually(t, "we steer", 20*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
+		c.mu.Lock()
+		c.state.Frequency = -77
+		c.mu.Unlock()
+		eventually(t, "it is said", 10*time.Second, func() bool { return raised(f.board, conditionRefused) && f.server.Kept() == nil })
+	})
+}
+
+func TestForgedRepliesAreNotHeard(t *testing.T) {
+	conn, at := listenLocal(t)
+	go func() {
+		buf := make([]byte, 100)
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		p, _ := ntp.Parse(buf[:n])
+		for i, origin := range []ntp.Timestamp{0, p.Transmit + 1, p.Transmit} {
+			at := ntp.FromTime(time.Now().Add(time.Duration(2-i) * time.Hour))
+			reply := ntp.Packet{Version: 4, Mode: ntp.ModeServer, Stratum: 1, Origin: origin, Receive: at, Transmit: at}
+			var out [ntp.Size]byte
+			reply.Put(&out)
+			_, _ = conn.WriteTo(out[:], from)
+		}
+	}()
+	before, _ := clock.Now()
+	s, _, _, err := exchange(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := s.Server.Sub(before.Clock); d.Abs() > 10*time.Second {
+		t.Errorf("the source is believed to be %v ahead: that was a forged reply", d)
+	}
+}
+
+func TestSilentSourceEndsInTime(t *testing.T) {
+	_, at := listenLocal(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, _, err := exchange(ctx, at); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
