@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-dns bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-dns bench-ntp bench-vrrp clean help bench-apt
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -71,6 +71,10 @@ deps: ## install the Debian packages that are missing (needs root only then), un
 
 bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server, beside chronyd
 	@go run ./bench/ntp
+
+bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
+	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
+	@build/bench-apt $(BENCH)
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@hack/fuzz $(FUZZTIME)

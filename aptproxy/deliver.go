@@ -46,6 +46,10 @@ func (s *Server) serveVouched(w http.ResponseWriter, r *http.Request, repo *repo
 		s.metrics.hit.Inc()
 		return
 	}
+	if r.Header.Get("If-None-Match") == etag(f.sum) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	s.metrics.miss.Inc()
 	if r.Method == http.MethodHead && f.size >= 0 {
 		h.Set("Content-Length", strconv.FormatInt(f.size, 10))
@@ -123,6 +127,10 @@ func (s *Server) serveFlight(w http.ResponseWriter, r *http.Request, one *flight
 		return
 	}
 	h := w.Header()
+	if at, err := http.ParseTime(r.Header.Get("If-Modified-Since")); err == nil && !one.modified.IsZero() && at.Unix() == one.modified.Unix() {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	status, left := http.StatusOK, one.size
 	if from, to, ok := rangeOf(r, one); ok {
 		status, left = http.StatusPartialContent, to-from

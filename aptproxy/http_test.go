@@ -28,7 +28,7 @@ func (p *proxy) raw(text string) string {
 	if _, err := io.WriteString(conn, text); err != nil {
 		p.t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
 	out, _ := io.ReadAll(conn)
 	return string(out)
 }
@@ -200,6 +200,7 @@ func TestOtherServersAreCachedByHTTPsRules(t *testing.T) {
 	}
 	expect := func(path, body string, times int) {
 		t.Helper()
+		p.work.Wait() // until what came before is stored
 		before := asked
 		if a := p.get("/" + u.Host + path); a.status != http.StatusOK || string(a.body) != body {
 			t.Errorf("%s: status %d, %q, want %q", path, a.status, a.body, body)

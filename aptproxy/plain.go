@@ -76,10 +76,11 @@ func (s *Server) beginPlain(t target, key string, entry cas.Entry, have bool) *f
 		err := s.flyPlain(s.life(), one, t, key, entry, have)
 		one.announce()
 		one.body.end(err)
+		// Who comes later asks the server anew, while the disk still syncs.
+		s.flights.leave("plain "+key, one)
 		if err == nil && one.kept == nil && one.keep != nil && writer != nil {
 			s.landPlain(one, key)
 		}
-		s.flights.leave("plain "+key, one)
 		one.body.close()
 	})
 	return one

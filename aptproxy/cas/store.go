@@ -150,6 +150,9 @@ func (s *Store) makeDirs() error {
 func (s *Store) scan() error {
 	root := filepath.Join(s.dir, "blobs")
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if path == root && errors.Is(err, fs.ErrNotExist) {
+			return nil // a disk that can only be read, and holds nothing
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
