@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/logrelay"
 	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 	"holdfast/vrrp"
@@ -37,6 +38,7 @@ func sections() map[string]cluster.SectionValidator {
 	return map[string]cluster.SectionValidator{
 		"api":        api.ValidateSection,
 		"dns":        dns.ValidateSection,
+		"logs":       logrelay.ValidateSection,
 		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
 		"vips":       vrrp.ValidateVIPs,
@@ -119,6 +121,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
 		tasks = append(tasks, clock)
 	}
+	logs, err := c.newLogs(base, httpConfig.AdminGroups)
+	if err != nil {
+		return nil, err
+	}
+	tasks = append(tasks, logs...)
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
 	tasks = append(tasks, net.tasks()...)

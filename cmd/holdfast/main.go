@@ -44,6 +44,7 @@ type cli struct {
 	Members  membersCmd  `cmd:"" help:"List the members of the gossip as this node sees them."`
 	Services servicesCmd `cmd:"" help:"List services with their instances and health."`
 	NTP      ntpCmd      `cmd:"" name:"ntp" help:"Look at the cluster's time servers."`
+	Logs     logsCmd     `cmd:"" help:"Look at the log relay of this node, and hold it."`
 	KV       kvCmd       `cmd:"" name:"kv" help:"Read and write keys."`
 	Raft     raftCmd     `cmd:"" help:"Look at Raft and change its membership."`
 	Snapshot snapshotCmd `cmd:"" help:"Save, restore and inspect snapshots of the store."`
