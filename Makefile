@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long bench-dns bench-logs bench-ntp bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -65,6 +65,10 @@ deps: ## install the Debian packages that are missing (needs root only then), un
 
 bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server, beside chronyd
 	@go run ./bench/ntp
+
+bench-logs: deps ## durable RELP lines per second into per-host files, beside rsyslogd; writes build/bench/logs.json
+	@$(STATIC) go build -trimpath -o build/bench-logs ./bench/logs
+	@build/bench-logs $(BENCHFLAGS)
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@hack/fuzz $(FUZZTIME)

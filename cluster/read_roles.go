@@ -3,7 +3,7 @@ package cluster
 import "slices"
 
 // Units are the units of Holdfast that a role may run beside core.
-func Units() []string { return []string{"dns", "ntp"} }
+func Units() []string { return []string{"dns", "logs", "ntp"} }
 
 func (l *loader) readRoles(v *value) {
 	l.lostRoles = !l.filled(v)

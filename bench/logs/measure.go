@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/cluster"
+	"holdfast/internal/kernel/sockopt"
 	"holdfast/logrelay"
 	"holdfast/logrelay/relp"
 )
@@ -25,6 +26,7 @@ const (
 	connections = 8
 	hosts       = 128
 	lineBytes   = 200
+	filedBytes  = lineBytes - len("<13>") + len(" user.notice\n")
 )
 
 // serveMain is the relay alone.
@@ -109,7 +111,7 @@ func load(dir string, lines int) (result, error) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for range tick.C {
-		if bytesOf(dir) >= int64(each*connections)*lineBytes && lineCount(dir) == each*connections {
+		if bytesOf(dir) >= int64(each*connections*filedBytes) && lineCount(dir) == each*connections {
 			break
 		}
 		if time.Since(began) > patience {
@@ -156,6 +158,9 @@ func send(conn net.Conn, number, lines int) error {
 				return err
 			}
 		}
+		// rsyslogd answers in small writes with Nagle's algorithm, and would
+		// wait for our kernel's delayed acknowledgements.
+		_ = sockopt.QuickAck(conn.(*net.TCPConn))
 		n, err := conn.Read(buf)
 		if err != nil {
 			return err
