@@ -61,7 +61,10 @@ func newMachine(t *testing.T) machine {
 	m.script("/usr/local/sbin/go", fakeGo)
 	m.write("/run/goversion", "go1.99.1\n")
 	// So that this test needs none of the packages itself.
-	for _, tool := range []string{"make", "gcc", "ip", "nft", "dig", "ps", "curl", "nsenter", "keepalived"} {
+	for _, tool := range []string{
+		"make", "gcc", "ip", "nft", "dig", "ps", "curl", "nsenter", "keepalived",
+		"qemu-system-x86_64", "depmod", "xz", "mkfs.ext4", "ipvsadm", "exportfs",
+	} {
 		m.script("/usr/local/sbin/"+tool, "#!/bin/sh\n")
 	}
 	// dpkg knows every package but those that the test takes away.

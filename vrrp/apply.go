@@ -101,11 +101,15 @@ func (all *appliers) close() {
 type applied struct {
 	mu            sync.Mutex
 	errs          map[netip.Prefix]string // what is wrong with an address; absent: nothing
-	present       map[netip.Prefix]bool
+	present       map[netip.Prefix]int    // on which interface; 0: on none
 	announcements uint64
 	returned      uint64
 	announced     time.Time
 	claimant      string
+}
+
+func newApplied() *applied {
+	return &applied{errs: map[netip.Prefix]string{}, present: map[netip.Prefix]int{}}
 }
 
 type errandKind uint8
@@ -417,10 +421,10 @@ func (a *applier) drop(h *holding, unwanted func(netip.Prefix) bool) (gone []ent
 		err := a.all.handle.Remove(link.Addr{Link: a.link.Index, Prefix: prefix})
 		if err != nil {
 			h.log.Error("an address could not be removed", "address", prefix, "error", err)
-			h.applied.fail(prefix, err)
+			h.applied.fail(a.link.Index, prefix, err)
 			continue // it stays in the journal: a successor will try
 		}
-		h.applied.gone(prefix)
+		h.applied.gone(a.link.Index, prefix)
 		gone = append(gone, a.entries(h.router, []netip.Prefix{prefix})...)
 	}
 	return gone

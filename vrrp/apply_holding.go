@@ -61,10 +61,10 @@ func (h *holding) add(a *applier) {
 		if err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix}); err != nil {
 			failed = err
 			h.log.Error("an address could not be added", "address", prefix, "error", err)
-			h.applied.fail(prefix, err)
+			h.applied.fail(a.link.Index, prefix, err)
 			continue
 		}
-		h.applied.add(prefix)
+		h.applied.add(a.link.Index, prefix)
 	}
 	a.all.told.address(h.router, failed)
 	if failed != nil {
@@ -130,12 +130,12 @@ func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 // restore adds what is missing.
 func (h *holding) restore(a *applier, present map[netip.Prefix]bool) {
 	for _, prefix := range h.prefixes {
-		if present[prefix] || !h.applied.isThere(prefix) {
+		if present[prefix] || !h.applied.isThere(a.link.Index, prefix) {
 			continue
 		}
 		err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix})
 		if err != nil {
-			h.applied.fail(prefix, err)
+			h.applied.fail(a.link.Index, prefix, err)
 			h.retry = time.Now().Add(retryEvery)
 			continue
 		}
@@ -200,30 +200,44 @@ func (h *holding) settle(a *applier) {
 	h.contest.addr, h.contest.next, h.contest.quiet, h.contest.proven = netip.Addr{}, time.Time{}, 0, false
 }
 
-func (s *applied) add(prefix netip.Prefix) {
+// add notes that an address is on an interface. When a router moves to another
+// one, the applier of the old may still be busy: what it says after that is
+// about the past.
+func (s *applied) add(on int, prefix netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.present[prefix] = true
+	s.present[prefix] = on
 	delete(s.errs, prefix)
 }
 
-func (s *applied) gone(prefix netip.Prefix) {
+func (s *applied) gone(from int, prefix netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.elsewhere(from, prefix) {
+		return
+	}
 	delete(s.present, prefix)
 	delete(s.errs, prefix)
 }
 
-func (s *applied) fail(prefix netip.Prefix, err error) {
+func (s *applied) fail(on int, prefix netip.Prefix, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.errs[prefix] = err.Error()
+	if !s.elsewhere(on, prefix) {
+		s.errs[prefix] = err.Error()
+	}
 }
 
-func (s *applied) isThere(prefix netip.Prefix) bool {
+// elsewhere tells whether an address was put on another interface since.
+func (s *applied) elsewhere(than int, prefix netip.Prefix) bool {
+	on := s.present[prefix]
+	return on != 0 && on != than
+}
+
+func (s *applied) isThere(on int, prefix netip.Prefix) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.present[prefix]
+	return s.present[prefix] == on
 }
 
 func (s *applied) announce(n int, now time.Time) {

@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -53,8 +54,9 @@ func (c *conditions) state(in *instance, now State, reason string) {
 }
 
 // disagreement says what a peer's adverts say otherwise than we do, field by
-// field; no fields end it. With several peers they are told together.
-func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagreement) {
+// field; no fields end it, since it agrees or for the reason given. With several
+// peers they are told together.
+func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagreement, reason string) {
 	router := in.settings.Name
 	of := c.disagreeing[router]
 	if of == nil {
@@ -63,7 +65,7 @@ func (c *conditions) disagreement(in *instance, peer netip.Addr, fields []Disagr
 	}
 	if len(fields) == 0 {
 		delete(of, peer)
-		in.log.Info("a peer agrees with us again", "peer", in.nodeName(peer))
+		in.log.Info("a peer disagrees with us no longer", "peer", in.nodeName(peer), "reason", cmp.Or(reason, "it says what we say"))
 	} else {
 		var words []string
 		for _, f := range fields {

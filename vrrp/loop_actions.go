@@ -6,25 +6,54 @@ import (
 	"time"
 )
 
-// act does what the machine answered. Nothing here blocks: adverts are handed
-// to the kernel, everything else to the goroutines beside the loop.
+// act does what the machine answered: first all that moves addresses, then
+// what tells others, whose goroutines would run in the appliers' place. Nothing
+// here blocks: adverts are handed to the kernel, everything else to the
+// goroutines beside the loop.
 func (l *loop) act(actions []Action) {
+	tell := false
 	for i := range actions {
 		a := &actions[i]
 		in := l.subject(a.Router)
 		switch a.Kind {
 		case Send:
 			l.send(in, a.Priority, a.Interval)
+			continue
 		case Hold:
-			l.hold(in)
+			in.lingers = false
+			if in.applier != nil {
+				in.applier.hold(in)
+			}
 		case Withdraw:
 			l.withdraw(in, a.Linger)
 		case Announce:
 			if in.applier != nil {
 				in.applier.announce(in)
 			}
+			continue
 		case Ask:
 			l.ask(in)
+			continue
+		}
+		tell = true
+	}
+	if tell {
+		l.tell(actions)
+	}
+}
+
+// tell tells the guard, people and hooks.
+func (l *loop) tell(actions []Action) {
+	for i := range actions {
+		a := &actions[i]
+		in := l.subject(a.Router)
+		switch a.Kind {
+		case Hold:
+			// That it hears of it a moment late costs nothing: the journal
+			// has what it withdraws.
+			l.guard.hold(l.keepsake(in))
+		case Withdraw:
+			l.guard.release(in.settings.Name)
 		case Became:
 			l.became(in, a)
 		case Disagree:
@@ -111,16 +140,6 @@ func (l *loop) send(in *instance, priority uint8, interval time.Duration) {
 	}
 }
 
-// hold has the router's addresses put on its interface. The guard is told
-// before: it withdraws what a crash in the next moment would leave.
-func (l *loop) hold(in *instance) {
-	l.guard.hold(l.keepsake(in))
-	in.lingers = false
-	if in.applier != nil {
-		in.applier.hold(in)
-	}
-}
-
 // withdraw takes them off again, at the latest after linger: before, when the
 // one who took over says that he has them.
 func (l *loop) withdraw(in *instance, linger time.Duration) {
@@ -128,7 +147,6 @@ func (l *loop) withdraw(in *instance, linger time.Duration) {
 		in.applier.withdraw(in.settings.Name, linger)
 	}
 	in.lingers = linger > 0
-	l.guard.release(in.settings.Name)
 }
 
 // ask asks who has the router's addresses. The answers come as claims.
@@ -194,7 +212,7 @@ func (l *loop) groupChanged(in *instance) {
 }
 
 func (l *loop) disagree(in *instance, a *Action) {
-	l.told.disagreement(in, a.Peer, a.Fields)
+	l.told.disagreement(in, a.Peer, a.Fields, a.Reason)
 }
 
 // forget ends what is told about a router that this node no longer has.

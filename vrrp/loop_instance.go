@@ -14,7 +14,7 @@ func (l *loop) newInstance(settings RouterSettings) *instance {
 		metrics:  l.metrics.router(settings.Name),
 		settings: settings,
 		core:     coreOf(&settings, l.table.find(&settings)),
-		applied:  &applied{errs: map[netip.Prefix]string{}, present: map[netip.Prefix]bool{}},
+		applied:  newApplied(),
 	}
 }
 

@@ -98,7 +98,7 @@ const (
 	Announce                   // gratuitous ARP or unsolicited NA for them, now and repeated as configured
 	Ask                        // who-has for them: is somebody else Active?
 	Became                     // To since now, was From; Reason: for log, metrics, hooks and conditions
-	Disagree                   // Peer's adverts differ from ours in Fields; empty: they agree again
+	Disagree                   // Peer's adverts differ from ours in Fields; empty: no longer, as far as is known
 )
 
 // Action is something to do. Only the fields that its kind names are set.
@@ -109,7 +109,7 @@ type Action struct {
 	Interval time.Duration
 	Linger   time.Duration // of Withdraw: for how long the addresses may stay until the one who took over is heard to have them
 	From, To State
-	Reason   string     // a sentence's second half: "fbservice2 (10.1.0.2) fell silent for 3.6 s"
+	Reason   string     // a sentence's second half: "fbservice2 (10.1.0.2) fell silent for 3.6 s"; of Disagree without Fields: why, unless they agree
 	Peer     netip.Addr // of Disagree; of Became: whose advert or silence is the reason, if somebody's
 	Fields   []Disagreement
 }

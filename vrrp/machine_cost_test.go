@@ -44,6 +44,49 @@ func TestAnActivesDayCostsNoMemory(t *testing.T) {
 	}
 }
 
+func TestAdvertsOfManyRoutersGoOutTogether(t *testing.T) {
+	const interval = 100 * time.Millisecond
+	m, now := NewMachine(nil), epoch
+	m.Step(Event{Kind: Start, At: now})
+	for i := range 255 { // each begins at a moment of its own
+		now = now.Add(137 * time.Microsecond)
+		routers := append(m.Routers(), Router{
+			Name: fmt.Sprintf("vip%d", i), Interface: "eth0", Version: 3, VRID: uint8(i + 1), Priority: 255, Interval: interval,
+			Source: node1, Advertised: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 1, byte(i)})},
+		})
+		m.Reconfigure(routers, now)
+	}
+	// A node wakes a little late, each time.
+	const late = 80 * time.Microsecond
+	last := make([]time.Time, 255)
+	wakes := 0
+	for end := now.Add(10 * interval); ; {
+		at, _ := m.Next()
+		if now = at.Add(late); now.After(end) {
+			break
+		}
+		wakes++
+		for _, a := range m.Step(Event{Kind: Tick, At: now}) {
+			if a.Kind != Send {
+				t.Fatalf("%v", a)
+			}
+			since := now.Sub(last[a.Router])
+			if !last[a.Router].IsZero() && (since > interval+late || since < interval-interval/earlyShare-late) {
+				t.Errorf("router %d waited %v", a.Router, since)
+			}
+			last[a.Router] = now
+		}
+	}
+	for i := range last {
+		if now.Sub(last[i]) > interval+2*late {
+			t.Errorf("router %d was forgotten %v ago", i, now.Sub(last[i]))
+		}
+	}
+	if most := 10*earlyShare + earlyShare; wakes > most {
+		t.Errorf("woken %d times in 10 intervals; want %d at most", wakes, most)
+	}
+}
+
 func TestABackupsDayCostsNoMemory(t *testing.T) {
 	m, now := crowd(255)
 	advert := Advert{Version: 3, Priority: 200, Interval: 100 * time.Millisecond}

@@ -101,13 +101,33 @@ func (m *Machine) halt() {
 }
 
 func (m *Machine) tick(at time.Time) {
+	fired := false
 	for len(m.timers) > 0 {
 		r := m.timers[0]
-		if r.due.IsZero() || r.due.After(at) {
+		switch {
+		case r.due.IsZero():
+			return
+		case !r.due.After(at):
+			m.fire(r, at)
+			fired = true
+		case fired && r.joins(at):
+			m.advertise(r, at)
+			m.schedule(r.group)
+		default:
 			return
 		}
-		m.fire(r, at)
 	}
+}
+
+// earlyShare is the part of its interval by which an advert may go out early,
+// along with others that are due: hundreds of routers, each at a moment of its
+// own, would wake this node and its peers hundreds of times an interval.
+const earlyShare = 8
+
+// joins tells whether the router's advert goes out with those of others now. It
+// does so ever after, since its next one is due when theirs are.
+func (r *router) joins(at time.Time) bool {
+	return r.group.state == Active && r.due.Equal(r.advertAt) && r.advertAt.Sub(at) <= r.Interval/earlyShare
 }
 
 // fire does what is due for a router.

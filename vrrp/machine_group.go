@@ -225,6 +225,7 @@ func (m *Machine) advertise(r *router, at time.Time) {
 	}
 	m.send(r, priority, r.Interval)
 	r.advertAt = at.Add(r.Interval)
+	m.retract(r, at)
 }
 
 func (m *Machine) announce(r *router, at time.Time) {

@@ -74,6 +74,8 @@ func (m *Machine) adapt(r *router, config Router) {
 	for _, p := range slices.Clone(r.peers) {
 		if !r.listed(p.address) {
 			m.forget(r, p)
+		} else if p.named != 0 {
+			m.reconsider(r, p)
 		}
 	}
 	if !r.listed(r.active) {
@@ -82,6 +84,18 @@ func (m *Machine) adapt(r *router, config Router) {
 	if !adopted || r.Version == 2 {
 		r.interval = config.Interval
 	}
+}
+
+// reconsider ends what a peer's last advert no longer disagrees on: it may be a
+// Backup by now and say nothing more.
+func (m *Machine) reconsider(r *router, p *peer) {
+	differs, compared := r.disagreements(&p.advert)
+	left := p.named &^ (compared &^ differs)
+	if left == p.named {
+		return
+	}
+	p.named, p.against = left, [fields]uint8{}
+	m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Fields: p.disagrees(r)})
 }
 
 // dismiss takes down a router that is gone.

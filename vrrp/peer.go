@@ -17,6 +17,9 @@ const (
 	insistence = 3
 	// maxPeers bounds what strangers on a multicast network can make us keep.
 	maxPeers = 16
+	// staleAfter is how long after a peer's last advert what it disagreed on
+	// may have been put right: a Backup says nothing.
+	staleAfter = 15 * time.Minute
 )
 
 // field is something that two routers must agree on.
@@ -81,13 +84,24 @@ func (m *Machine) hear(r *router, from netip.Addr, a *Advert, at time.Time) *pee
 	if p.judge(differs, compared, r.grave()) {
 		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Fields: p.disagrees(r)})
 	}
+	m.retract(r, at)
 	return p
+}
+
+// retract ends what was told about peers that were not heard for staleAfter.
+func (m *Machine) retract(r *router, at time.Time) {
+	for _, p := range r.peers {
+		if p.named != 0 && at.Sub(p.at) > staleAfter {
+			p.named, p.against = 0, [fields]uint8{}
+			m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Reason: fmt.Sprintf("it was not heard for %v", staleAfter)})
+		}
+	}
 }
 
 // forget drops a peer, and what was told about it.
 func (m *Machine) forget(r *router, p *peer) {
 	if p.named != 0 {
-		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address})
+		m.give(Action{Kind: Disagree, Router: r.index, Peer: p.address, Reason: "it is forgotten"})
 	}
 	r.peers = slices.DeleteFunc(r.peers, func(q *peer) bool { return q == p })
 }

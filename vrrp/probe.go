@@ -119,7 +119,7 @@ func (p *prober) adverts() {
 		case stats.SendErrors > 0 && p.now.Sub(stats.LastSent) > p.recent():
 			p.note("adverts", Fail, "look for a firewall that drops protocol 112 on the way out; the log has the error", "%d could not be sent, the last that was is %s ago", stats.SendErrors, span(p.now.Sub(stats.LastSent)))
 		default:
-			p.note("adverts", OK, "", "%d sent, every %s", stats.Sent, time.Duration(p.view.Interval))
+			p.note("adverts", OK, "", "%d sent, every %s%s", stats.Sent, time.Duration(p.view.Interval), p.summed())
 		}
 		for i := range p.view.Peers {
 			peer := &p.view.Peers[i]
@@ -137,6 +137,15 @@ func (p *prober) adverts() {
 	default:
 		p.note("adverts", OK, "", "%d received, the last %s ago", stats.Received, span(ago))
 	}
+}
+
+// summed says how our adverts are summed, where there are two ways. That a
+// peer does it otherwise is a disagreement.
+func (p *prober) summed() string {
+	if s := &p.report.Settings; s.Version == 2 || s.is6() {
+		return ""
+	}
+	return ", checksum " + p.report.Settings.Checksum.String()
 }
 
 func (p *prober) lossRemedy() string {

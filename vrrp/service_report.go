@@ -44,7 +44,7 @@ func (s *applied) tell(r *RouterReport) {
 	r.Claimant = s.claimant
 	for _, prefix := range r.Settings.Held {
 		r.Held = append(r.Held, AddressReport{
-			Prefix: prefix, Wanted: r.Status.State == Active, Present: s.present[prefix], Error: s.errs[prefix],
+			Prefix: prefix, Wanted: r.Status.State == Active, Present: s.present[prefix] != 0, Error: s.errs[prefix],
 		})
 	}
 }

@@ -230,7 +230,14 @@ func (d *duel) once(ctx context.Context, s *routers.Site) (time.Duration, error)
 			return 0, err
 		}
 		gap = p.Reply.Sub(undone)
-	} else if err := s.Forget(); err != nil {
+		return gap, settle(ctx, s, undone)
+	}
+	// The client forgets only now: one that asks while both are Active may
+	// believe the wrong one, and keepalived then leaves it so for a minute.
+	if _, err := s.AwaitSole(ctx, first, 0, undone); err != nil {
+		return 0, err
+	}
+	if err := s.Forget(); err != nil {
 		return 0, err
 	}
 	return gap, settle(ctx, s, undone)
