@@ -156,8 +156,8 @@ func TestRotatedFilesAreCompressedAndBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, "the file is put away", func() error {
-			if info, err := os.Stat(filepath.Join(dir, "hosts", "cn01.log")); err == nil && info.Size() > 0 {
-				return fmt.Errorf("%d bytes are in it", info.Size())
+			if next := s.Status().Outputs[0].Next; next != uint64(i+1) {
+				return fmt.Errorf("the cursor stands at %d of %d", next, i+1)
 			}
 			return nil
 		})
