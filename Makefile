@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-dns bench-ntp bench-vrrp clean help bench-apt
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -75,6 +75,9 @@ bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server
 bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
+bench-logs: deps ## durable RELP lines per second into per-host files, beside rsyslogd; writes build/bench/logs.json
+	@$(STATIC) go build -trimpath -o build/bench-logs ./bench/logs
+	@build/bench-logs $(BENCHFLAGS)
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@hack/fuzz $(FUZZTIME)

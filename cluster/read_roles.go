@@ -3,7 +3,7 @@ package cluster
 import "slices"
 
 // Units are the units of Holdfast that a role may run beside core.
-func Units() []string { return []string{"dns", "ntp", "apt"} }
+func Units() []string { return []string{"dns", "ntp", "apt", "logs"} }
 
 func (l *loader) readRoles(v *value) {
 	l.lostRoles = !l.filled(v)

@@ -121,7 +121,7 @@ func (o *files) read(ctx context.Context, reader *journal.Reader) (journal.Block
 		if err := o.flush(); err != nil {
 			return block, err
 		}
-		if o.now().Sub(o.synced) >= syncEvery {
+		if o.written >= syncBytes || o.now().Sub(o.synced) >= syncEvery {
 			if err := o.checkpoint(); err != nil {
 				return block, err
 			}

@@ -82,3 +82,16 @@ func (g *gate) turn() {
 		}
 	}
 }
+
+// held says why senders wait; "" if they don't.
+func (g *gate) held() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.full:
+		return "senders wait: the disk is nearly full"
+	case g.paused:
+		return "senders wait: an admin said holdfast logs pause"
+	}
+	return ""
+}

@@ -162,7 +162,7 @@ func TestRsyslogLosesNothingThroughKilledServers(t *testing.T) {
 		p.start()
 	}
 	var got []int
-	eventually(t, 60*time.Second, "all lines arrive", func() error {
+	eventually(t, 20*time.Second, "all lines arrive", func() error {
 		got = p.numbers("cn01")
 		seen := slices.Compact(slices.Sorted(slices.Values(got)))
 		if len(seen) != rounds*count {
@@ -196,9 +196,10 @@ func TestPlannedEndDoublesNothing(t *testing.T) {
 		p.end(syscall.SIGTERM)
 		p.start()
 	}
-	eventually(t, 60*time.Second, "all lines arrive", func() error {
+	eventually(t, 20*time.Second, "all lines arrive", func() error {
 		if got := len(p.numbers("cn01")); got < rounds*count {
-			return fmt.Errorf("%d of %d lines", got, rounds*count)
+			list := missing(p.numbers("cn01"), rounds*count)
+			return fmt.Errorf("%d of %d lines; missing %v; the first was stored: %v", got, rounds*count, list, len(list) > 0 && p.stored(list[0]))
 		}
 		return nil
 	})
@@ -207,4 +208,18 @@ func TestPlannedEndDoublesNothing(t *testing.T) {
 	if len(got) != rounds*count || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
 		t.Errorf("%d lines for %d sent, sorted %v", len(got), rounds*count, slices.IsSorted(got))
 	}
+}
+
+// missing are the numbers below end that are not there, the first ten of them.
+func missing(got []int, end int) (list []int) {
+	seen := map[int]bool{}
+	for _, n := range got {
+		seen[n] = true
+	}
+	for n := 0; n < end && len(list) < 10; n++ {
+		if !seen[n] {
+			list = append(list, n)
+		}
+	}
+	return list
 }

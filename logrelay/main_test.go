@@ -52,6 +52,7 @@ func serveMain(what string) error {
 	if err != nil {
 		return err
 	}
+	s.settings.replay = 1 << 30 // for a look at the journal when a test fails
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return s.Run(ctx, func() { fmt.Println("ready") })
@@ -142,6 +143,24 @@ func (p *process) numbers(host string) (list []int) {
 		list = append(list, n)
 	}
 	return list
+}
+
+// stored tells whether the journal was given a line.
+func (p *process) stored(n int) bool {
+	names, err := filepath.Glob(filepath.Join(p.dir, "logs", "*.journal"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if regexp.MustCompile(fmt.Sprintf(`seq=%d\b`, n)).Match(b) {
+			return true
+		}
+	}
+	return false
 }
 
 // eventually polls until try succeeds.

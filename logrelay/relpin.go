@@ -21,6 +21,7 @@ const (
 	batchBytes   = 1 << 20 // lines of a connection that go into one append
 	answerWithin = 2 * time.Minute
 	lingerFor    = 5 * time.Second
+	answersRead  = 300 * time.Millisecond // in which a client reads answers that were sent
 )
 
 // relpConn is a client's connection. It belongs to one goroutine.
@@ -37,7 +38,7 @@ type relpConn struct {
 }
 
 // serveRELP serves a client until it leaves or ctx ends. Then what is durable
-// is acknowledged, and the client told to go elsewhere.
+// is acknowledged, and the connection closed so that the client hears of it.
 func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
 	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -150,19 +151,20 @@ func (c *relpConn) store(ctx context.Context) error {
 	return err
 }
 
-// leave ends the session from our side: on a planned end no acknowledgement
-// may be lost, or the client sends twice.
+// leave ends the session from our side. Every answer is sent; the client is
+// given a moment to read them, and then the connection is reset. librelp's
+// client sends again, at its next connection, exactly what was not answered,
+// and of that nothing was stored. Neither serverclose nor a plain end of the
+// stream will do: at both it loses the line in its hand (seen with Debian 12's).
 func (c *relpConn) leave() error {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(lingerFor))
-	if _, err := c.conn.Write(relp.AppendServerClose(nil)); err != nil {
-		return err
+	<-time.After(answersRead)
+	if tcp := c.tcp(); tcp != nil {
+		_ = tcp.SetLinger(0)
 	}
-	return c.hangUp()
+	return nil
 }
 
-// hangUp closes our half and waits for the client's. Closing at once with
-// bytes unread would send a reset, which takes acknowledgements away that the
-// client has not read yet.
+// hangUp closes our half after the client said close, and waits for its own.
 func (c *relpConn) hangUp() error {
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		if err := half.CloseWrite(); err != nil {

@@ -106,7 +106,7 @@ func (s *Server) listenUDP(ctx context.Context, address string) (list []*net.UDP
 
 // serveUDP takes datagrams until ctx ends.
 func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
-	packets, err := sockopt.NewBatch(conn, datagrams, datagramBytes, 0)
+	packets, err := sockopt.NewBatch(conn, datagrams, datagramBytes, 1) // nothing is answered
 	if err != nil {
 		return err
 	}

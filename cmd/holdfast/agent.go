@@ -38,6 +38,8 @@ type agentCmd struct {
 	DNSListen  []string `name:"dns-listen" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	NTPListen  []string `name:"ntp-listen" help:"Where to answer NTP, when the node's role runs it; port 123 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	APTListen  []string `name:"apt-listen" help:"Where to serve packages, when the node's role runs it; port 3142 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	RELPListen []string `name:"relp-listen" help:"Where to take log lines by RELP, when the node's role runs logs; port 20514 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	LogsDir    string   `name:"logs-dir" type:"path" help:"Where the hosts' log files go, instead of where the cluster file says." placeholder:"DIR"`
 	HTTPListen []string `name:"http-listen" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 
 	Only string `enum:",net" default:"" help:"Run this unit alone: net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`

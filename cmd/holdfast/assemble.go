@@ -21,6 +21,7 @@ import (
 	"holdfast/internal/run"
 	"holdfast/internal/state"
 	"holdfast/lb"
+	"holdfast/logrelay"
 	"holdfast/ntpproxy"
 	"holdfast/raftstore"
 	"holdfast/vrrp"
@@ -41,6 +42,7 @@ func sections() map[string]cluster.SectionValidator {
 		"apt":        aptproxy.ValidateSection,
 		"dns":        dns.ValidateSection,
 		lb.Section:   lb.ValidateSection,
+		"logs":       logrelay.ValidateSection,
 		"ntp":        ntpproxy.ValidateSection,
 		"raft":       raftstore.ValidateSection,
 		"vips":       vrrp.ValidateVIPs,
@@ -138,6 +140,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		}
 		tasks = append(tasks, packages, socket)
 	}
+	logs, err := c.newLogs(base, httpConfig.AdminGroups)
+	if err != nil {
+		return nil, err
+	}
+	tasks = append(tasks, logs...)
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
 	tasks = append(tasks, net.tasks()...)

@@ -59,6 +59,7 @@ type cli struct {
 	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd    `cmd:"" help:"Print the version."`
 	Apt      aptCmd        `cmd:"" name:"apt" help:"The package proxy: what it serves, and what clients are held at."`
+	Logs     logsCmd       `cmd:"" help:"Look at the log relay of this node, and hold it."`
 }
 
 // console is where commands print, and how.

@@ -257,7 +257,7 @@ func (d disk) Datasync() error {
 	d.state.syncs++
 	d.state.mu.Unlock()
 	if slow > 0 {
-		time.Sleep(slow) // the disk, not the test
+		<-time.After(slow) // what a slow disk takes
 	}
 	if err != nil {
 		return err

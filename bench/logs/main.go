@@ -1,0 +1,167 @@
+// Command logs compares the log relay with rsyslogd, one after the other on
+// this machine and in turn: lines per second by RELP from 8 connections into
+// per-host files of 128 hosts, and the server's CPU per line.
+//
+// Ours acknowledges after fdatasync. rsyslogd is measured twice: as it is
+// mostly run, acknowledging before it stores, and with a synced disk queue,
+// which is as durable as ours. All traffic is on loopback.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/bench"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench logs:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	rounds := flag.Int("rounds", 3, "measurements of each server")
+	lines := flag.Int("lines", 400_000, "lines of a measurement")
+	serve := flag.String("serve", "", "be the server, below this directory (the benchmark starts itself so)")
+	flag.Parse()
+	if *serve != "" {
+		return serveMain(ctx, *serve)
+	}
+	found := map[string][]result{}
+	for round := range *rounds + 1 { // the first warms up
+		for _, c := range contestants() {
+			n := *lines
+			if c.slow {
+				n = 2000
+			}
+			r, err := measure(c, n)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			fmt.Printf("round %d: %-28s %9.0f lines/s acknowledged, %9.0f lines/s in the files, %6.2f us CPU/line, %4d MB\n", round, c.name, r.acked, r.filed, r.cpu, r.rss)
+			if round > 0 {
+				found[c.name] = append(found[c.name], r)
+			}
+		}
+	}
+	return write(found, *rounds)
+}
+
+// contestant is a server and how it is started in a directory.
+type contestant struct {
+	name  string
+	slow  bool
+	start func(dir string) (*exec.Cmd, error)
+}
+
+const port = "21514"
+
+func contestants() []contestant {
+	return []contestant{
+		{ours, false, func(dir string) (*exec.Cmd, error) {
+			self, err := os.Executable()
+			return exec.Command(self, "-serve", dir), err
+		}},
+		{"rsyslogd, not durable", false, func(dir string) (*exec.Cmd, error) { return rsyslogd(dir, "") }},
+		{"rsyslogd, durable", true, func(dir string) (*exec.Cmd, error) {
+			return rsyslogd(dir, `queue.type="Disk" queue.filename="q" queue.checkpointInterval="1" queue.syncQueueFiles="on"`)
+		}},
+	}
+}
+
+func rsyslogd(dir, queue string) (*exec.Cmd, error) {
+	sync := ""
+	if queue != "" {
+		sync = ` sync="on"`
+	}
+	text := fmt.Sprintf(`global(workDirectory="%[1]s")
+module(load="imrelp" ruleset="in")
+input(type="imrelp" port="%[2]s" maxDataSize="128k")
+template(name="path" type="string" string="%[1]s/hosts/%%HOSTNAME%%.log")
+template(name="line" type="string" string="%%TIMESTAMP:::date-rfc3339%% %%HOSTNAME%% %%pri-text%% %%syslogtag%%%%msg%%\n")
+ruleset(name="in" %[3]s) { action(type="omfile" dynaFile="path" template="line" dynaFileCacheSize="2000"%[4]s) }
+`, dir, port, queue, sync)
+	file := filepath.Join(dir, "rsyslog.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	path := "/usr/sbin/rsyslogd"
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("rsyslogd is missing, run hack/deps: %w", err)
+	}
+	return exec.Command(path, "-n", "-f", file, "-i", filepath.Join(dir, "pid")), nil
+}
+
+// write writes build/bench/logs.json.
+func write(found map[string][]result, rounds int) error {
+	var rows []bench.Result
+	for _, f := range []struct {
+		name, unit, better string
+		of                 func(result) float64
+	}{
+		{"lines acknowledged by RELP, 8 connections, 128 hosts", "1/s", "higher", func(r result) float64 { return r.acked }},
+		{"lines in per-host files", "1/s", "higher", func(r result) float64 { return r.filed }},
+		{"CPU per line", "us", "lower", func(r result) float64 { return r.cpu }},
+		{"memory (RSS), greatest", "MB", "lower", func(r result) float64 { return float64(r.rss) }},
+	} {
+		r := bench.Result{Name: f.name, Unit: f.unit, Better: f.better, Peers: map[string]bench.Figures{}, Runs: rounds}
+		for name, list := range found {
+			var values []float64
+			for _, one := range list {
+				values = append(values, f.of(one))
+			}
+			sum := bench.Sum(values)
+			if name == ours {
+				r.Ours = &sum
+				continue
+			}
+			r.Peers[name] = sum
+		}
+		rows = append(rows, r)
+	}
+	if err := bench.Print(os.Stdout, rows); err != nil {
+		return err
+	}
+	return bench.Save("build/bench/logs.json", rows)
+}
+
+// lineCount counts the lines of all files of a directory.
+func lineCount(dir string) (n int) {
+	names, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err == nil {
+			n += strings.Count(string(b), "\n")
+		}
+	}
+	return n
+}
+
+// bytesOf is how large the files of a directory are.
+func bytesOf(dir string) (n int64) {
+	names, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, name := range names {
+		if info, err := os.Stat(name); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
+var errSlow = errors.New("not all lines are in the files after two minutes")
+
+const patience = 2 * time.Minute

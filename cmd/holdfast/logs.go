@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"holdfast/internal/admin"
+	"holdfast/internal/peer"
+	"holdfast/internal/run"
+	"holdfast/logrelay"
+)
+
+// newLogs makes the log relay and its admin socket, if the node's role runs it.
+func (c *agentCmd) newLogs(base *foundation, groups []uint32) ([]run.Task, error) {
+	if !slices.Contains(base.source.Current().Role(base.self.Role).Run, "logs") {
+		return nil, nil
+	}
+	config := logrelay.Config{Node: base.self.Name, DataDir: c.DataDir, Dir: c.LogsDir}
+	if len(c.RELPListen) > 0 {
+		listen, err := addrPorts(c.RELPListen)
+		if err != nil {
+			return nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
+		}
+		config.Listen = map[string][]netip.AddrPort{"relp": listen}
+	}
+	deps := logrelay.Deps{File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board}
+	if base.trust != nil {
+		deps.ServerTLS, deps.ClientTLS = base.trust.Server(peer.RoleServer, peer.RoleAgent), base.trust.Client("")
+	}
+	relay, err := logrelay.New(config, deps)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	socket, err := admin.New(admin.Config{Unit: "logs", Path: filepath.Join(c.RunDir, "logs.sock"), GIDs: groups},
+		admin.Deps{Handler: relay.Handler(), Log: base.log, Metrics: base.registry})
+	if err != nil {
+		return nil, err
+	}
+	return []run.Task{relay, socket}, nil
+}

@@ -1,0 +1,67 @@
+package logrelay
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"holdfast/cluster"
+)
+
+const clusterHead = `schema: 1
+cluster: c
+domain: hpc.example.com
+networks: {main: {prefix: 192.0.2.0/24}}
+nodes:
+  fb1: {role: service, addresses: {main: 192.0.2.1}}
+`
+
+// example is the configuration that the README shows.
+func example(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	yaml, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("README.md has no example")
+	}
+	return clusterHead + yaml
+}
+
+func parse(text string) error {
+	_, err := cluster.Parse("cluster.yaml", []byte(text), map[string]cluster.SectionValidator{Section: ValidateSection})
+	return err
+}
+
+func TestTheExampleOfTheREADMEIsInOrder(t *testing.T) {
+	if err := parse(example(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
+	for section, want := range map[string]string{
+		`{relp: [nowhere]}`:                             "logs.relp[0]",
+		`{relays: [10.0.0.1/8]}`:                        "logs.relays[0]",
+		`{hosts: 0}`:                                    "logs.hosts: 0 is out of range: 1 to 100000",
+		`{files: {dir: relative}}`:                      "no absolute path",
+		`{files: {rotate_every: 1s}}`:                   "logs.files.rotate_every",
+		`{forward: {files: {tcp: "h:1"}}}`:              "can't name a target",
+		`{forward: {a: {tcp: "h:1", relp: "h:1"}}}`:     "2 of relp, tcp and tls",
+		`{forward: {a: {tcp: h}}}`:                      "no HOST:PORT",
+		`{rules: [{if: "severity <"}]}`:                 "logs.rules[0].if",
+		`{rules: [{if: "nonsense == 1"}]}`:              "unknown name nonsense",
+		`{rules: [{if: "severity"}]}`:                   "expected bool",
+		`{rules: [{if: "severity > 1", to: [nobody]}]}`: "is no output",
+		`{redact: ["("]}`:                               "logs.redact[0]",
+		`{redact: ["x*"]}`:                              "fits everywhere",
+	} {
+		err := parse(clusterHead + "roles: {service: {voters: 1}}\nlogs: " + section + "\n")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", section, err, want)
+		}
+	}
+}
