@@ -57,6 +57,9 @@ func TestMain(m *testing.M) {
 // Three frontends that are directors and real servers, with their real
 // agents, on a kernel that has IPVS.
 func TestFrontends(t *testing.T) {
+	if os.Getenv("HOLDFAST_LB_FRONTENDS") == "" && !vm.IsInside() {
+		t.Skip("set HOLDFAST_LB_FRONTENDS=1: its checks and timers need a machine that nobody else keeps busy")
+	}
 	o := vm.Options{Modules: []string{"ip_vs", "ip_vs_rr", "ip_vs_wlc"}}
 	if !vm.IsInside() {
 		vm.Require(t)
