@@ -81,6 +81,7 @@ func TestFrontends(t *testing.T) {
 
 // bed is the frontends and a client with thirty addresses.
 type bed struct {
+	whole     *testing.T // listeners outlive the part that opened them
 	client    *lab.Host
 	frontends []*lab.Host
 	agents    []*lab.Proc
@@ -91,7 +92,7 @@ type bed struct {
 
 func newBed(t *testing.T) *bed {
 	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}})
-	b := &bed{listeners: map[string]net.Listener{}}
+	b := &bed{whole: t, listeners: map[string]net.Listener{}}
 	var addrs []string
 	for i := range 30 {
 		addrs = append(addrs, fmt.Sprintf("10.1.0.%d/24", 150+i))
@@ -144,7 +145,7 @@ func (b *bed) listen(t *testing.T, h *lab.Host, port string) {
 	b.mu.Lock()
 	b.listeners[h.String()+":"+port] = l
 	b.mu.Unlock()
-	t.Cleanup(func() { l.Close() })
+	b.whole.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			conn, err := l.Accept()
