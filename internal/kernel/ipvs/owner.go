@@ -243,5 +243,10 @@ func (o *Owner) setDaemon(role Role, have, want *Daemon) (changed bool, err erro
 			return have != nil, err
 		}
 	}
-	return true, o.kernel.StartDaemon(*want)
+	if err := o.kernel.StartDaemon(*want); err != nil {
+		// What does not run is not ours: the next of this role may be another's.
+		delete(o.journal.daemons, role)
+		return have != nil, errors.Join(err, o.journal.save())
+	}
+	return true, nil
 }

@@ -83,7 +83,7 @@ func (m *model) Daemons() (all []Daemon, err error) {
 }
 
 func (m *model) StartDaemon(d Daemon) error {
-	if _, ok := m.daemons[d.Role]; ok {
+	if _, ok := m.daemons[d.Role]; ok || d.Interface == "nowhere0" {
 		return errors.New("file exists")
 	}
 	m.writes++
@@ -357,4 +357,16 @@ func randomTable(r *rand.Rand) (table []Service) {
 		table = append(table, s)
 	}
 	return table
+}
+
+func TestADaemonThatCouldNotBeStartedIsNotOurs(t *testing.T) {
+	m := newModel()
+	o := owner(t, m, t.TempDir())
+	if _, err := o.SetDaemons([]Daemon{{Master, "nowhere0", 1}}); err == nil {
+		t.Fatal("a daemon on no interface was started")
+	}
+	m.daemons[Master] = Daemon{Master, "eth7", 1} // another starts one
+	if changed, err := o.SetDaemons(nil); err != nil || changed || len(m.daemons) != 1 {
+		t.Errorf("another's daemon was stopped: %v, %v", changed, err)
+	}
 }
