@@ -201,7 +201,7 @@ func testDaemonsInKernel(t *testing.T) {
 		t.Errorf("another's daemon: %v", err)
 	}
 	// Not in the steps above: stopped at once after its start, a backup daemon
-	// of Linux 6.1 did not end for more than 30 s, five times of six.
+	// of Linux 6.1 did not end for 30 s, in four runs of this sequence; why is not known.
 	if _, err := o.SetDaemons(nil); err != nil {
 		t.Fatal(err)
 	}
