@@ -125,7 +125,7 @@ func cleanPath(p string) (string, error) {
 	}
 	for part := range strings.SplitSeq(p, "/") {
 		if part == ".." {
-			return "", fmt.Errorf("%w: the path climbs with ..", errTarget)
+			return "", fmt.Errorf("%w: a part of the path is \"..\"", errTarget)
 		}
 	}
 	clean := path.Clean("/" + p)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Entry is what the index remembers of a name: a URL whose content nothing
@@ -54,7 +55,7 @@ func openIndex(path string, log *slog.Logger) (*index, error) {
 		log.Error("the store can't be written: what is in it is served, nothing is added", "error", err)
 		return x, nil
 	}
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use by another process: %w", path, err)
 	}
 	if err != nil {

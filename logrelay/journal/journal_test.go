@@ -230,13 +230,12 @@ type disk struct {
 }
 
 type diskState struct {
-	mu        sync.Mutex
-	writeErr  error
-	syncErr   error
-	slow      time.Duration
-	syncs     int
-	unsynced  bool
-	shortened int
+	mu       sync.Mutex
+	writeErr error
+	syncErr  error
+	slow     time.Duration
+	syncs    int
+	unsynced bool
 }
 
 func (d disk) WriteAt(b []byte, off int64) (int, error) {
