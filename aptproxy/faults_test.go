@@ -101,8 +101,9 @@ func TestNoClientGetsACompleteBodyWithAWrongHash(t *testing.T) {
 				dice := rand.New(rand.NewPCG(seed, uint64(round)))
 				p := startProxy(t, t.TempDir(), oneRepository(repo.Keyring, bad, other))
 				p.update(bad)
-				spoil := func(o *origin, chance float64) {
+				spoil := func(o *origin, chance float64, stream uint64) {
 					var mu sync.Mutex
+					dice := rand.New(rand.NewPCG(seed, stream<<32|uint64(round)))
 					o.spoiling(func(w http.ResponseWriter, r *http.Request) bool {
 						mu.Lock()
 						defer mu.Unlock()
@@ -113,8 +114,8 @@ func TestNoClientGetsACompleteBodyWithAWrongHash(t *testing.T) {
 						return true
 					})
 				}
-				spoil(bad, 1)
-				spoil(other, float64(round%2)/2) // at times it is right, at times not
+				spoil(bad, 1, 1)
+				spoil(other, float64(round%2)/2, 2) // at times it is right, at times not
 				ask(t, p, repo, dice)
 				bad.spoiling(nil)
 				other.spoiling(nil)
