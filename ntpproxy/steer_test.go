@@ -155,9 +155,9 @@ func TestClockIsBroughtToChronydsAndALiarIsNamed(t *testing.T) {
 		if len(c.steps) != 1 {
 			t.Errorf("steps %v, want the first alone", c.steps)
 		}
-		if got := f.server.Kept().Sources[1].State; got != discipline.Falseticker {
-			t.Errorf("the source that is a day ahead is called %v", got)
-		}
+		eventually(t, "the source that is a day ahead is called a falseticker", 5*time.Second, func() bool {
+			return f.server.Kept().Sources[1].State == discipline.Falseticker
+		})
 		eventually(t, "the falseticker is a condition", 5*time.Second, func() bool { return raised(f.board, conditionFalseticker) })
 		eventually(t, "clients are told", 5*time.Second, func() bool { return f.server.Standing().Stratum == 4 })
 		a := f.ask(t, at)

@@ -431,3 +431,24 @@ services: {apt: {on: "@service", port: 1, check: {tcp: nonsense}}}
 		t.Log(err)
 	}
 }
+
+func TestUnitWithoutAServiceToAskIsRefused(t *testing.T) {
+	file, err := cluster.Parse("cluster.yaml", []byte(`schema: 1
+cluster: lab
+domain: lab.example.com
+networks:
+  adm: {prefix: 10.1.0.0/16}
+roles:
+  service: {voters: 1, run: [ntp]}
+nodes:
+  a: {role: service, addresses: {adm: 10.1.0.1}}
+vips:
+  time: {network: adm, address: 10.1.0.9, vrid: 9, members: "a", track: [ntp]}
+`), validators())
+	if err == nil {
+		_, err = SettingsFrom(file, "a")
+	}
+	if err == nil || !strings.Contains(err.Error(), "declare a service ntp with a check") {
+		t.Errorf("%v", err)
+	}
+}

@@ -201,13 +201,17 @@ func words(s cluster.Section) ([]string, error) {
 	return list, nil
 }
 
-// trackable says what keeps the members from tracking a unit or service.
+// trackable says what keeps the members from tracking a unit or service. Of the
+// units only dns is asked by a question of ours; the others are tracked as a
+// service of that name, with its own check.
 func (d *vipDecoder) trackable(v *vip, name string, weight int) error {
-	if slices.Contains(cluster.Units(), name) {
-		return d.runOnAll(v, name)
-	}
 	svc := serviceOf(d.file, name)
-	if svc == nil {
+	switch {
+	case name == "dns":
+		return d.runOnAll(v, name)
+	case svc == nil && slices.Contains(cluster.Units(), name):
+		return fmt.Errorf("the unit %s can't be asked whether it is well: declare a service %s with a check, and that is tracked", name, name)
+	case svc == nil:
 		return fmt.Errorf("unknown unit or service %q", name)
 	}
 	for _, member := range v.Members {
