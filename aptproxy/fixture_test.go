@@ -35,6 +35,9 @@ func needs(t testing.TB, programs ...string) {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("%s is missing: run hack/deps", p)
 		}
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is missing: run hack/deps", p)
+		}
 		t.Skipf("%s is missing: run hack/deps", p)
 	}
 }

@@ -23,6 +23,9 @@ func startPeer(t *testing.T, program, config string, args ...string) netip.AddrP
 		if os.Getenv("CI") != "" {
 			t.Fatal(err)
 		}
+		if os.Getenv("CI") != "" {
+			t.Fatal(err, "(hack/deps installs it)")
+		}
 		t.Skip(err, "(hack/deps installs it)")
 	}
 	dir := t.TempDir()
