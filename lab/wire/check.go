@@ -49,14 +49,16 @@ func Actives(events []Event, r Router) []Span {
 			b.end(e.From, e.At)
 			continue
 		}
-		b.handOver(e.From, e.At, r.Interval+r.Interval/2)
+		b.handOver(e.From, e.At, r.Interval+r.Interval/4)
 		b.add(e.From, e.At)
 	}
 	return b.spans()
 }
 
-// handOver ends the span of a host that was silent for longer than it may be
-// while another advertised: it had given way, and came back.
+// handOver ends the span of a host that was silent for longer than an Active is
+// while another advertised: it had given way, and came back. That may be soon:
+// one that hears a priority 0 takes over within its Skew_Time, however short
+// the other was Active.
 func (b *spanBuilder) handOver(by MAC, at time.Time, silent time.Duration) {
 	s := b.open[by]
 	if s == nil || at.Sub(s.End) <= silent {

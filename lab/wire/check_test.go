@@ -125,6 +125,26 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 			400 a advert 100
 			500 a advert 100`,
 			spans: "a 0-0 1\nb 340-340 1\na 400-500 2\n"},
+		{name: "one that gives way, and is back when the better one gives up", wire: `
+			0 b advert 50
+			100 b advert 50
+			150 a advert 100
+			152 b advert 50
+			250 a advert 100
+			259 a advert 0
+			300 b advert 50
+			400 b advert 50`,
+			spans: "b 0-152 3\na 150-259 2\nb 300-400 2\n"},
+		{name: "one that never gave way to one that gives up", wire: `
+			0 b advert 50
+			100 b advert 50
+			150 a advert 100
+			200 b advert 50
+			250 a advert 100
+			259 a advert 0
+			300 b advert 50
+			400 b advert 50`,
+			spans: "b 0-400 5\na 150-259 2\n", over: []time.Duration{109 * time.Millisecond}},
 		{name: "another router is another matter", wire: ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
