@@ -59,6 +59,7 @@ type Server struct {
 	now      func() time.Time
 	fresh    time.Duration
 	stall    time.Duration
+	pause    time.Duration
 	state    state.Reader
 	proposer state.Proposer
 
@@ -97,7 +98,7 @@ type active struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "apt"), board: deps.Board, now: deps.Now,
-		fresh: freshFor, stall: stallTimeout, state: deps.State, proposer: deps.Proposer,
+		fresh: freshFor, stall: stallTimeout, pause: pushPause, state: deps.State, proposer: deps.Proposer,
 		flights: flights{by: map[string]*flight{}}, lifetime: context.Background(),
 	}
 	s.buffers.New = func() any { return new([chunk]byte) }
@@ -113,6 +114,10 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	return s, nil
 }
+
+// pushPause is how long a mirror that changes meanwhile is given before it is
+// asked again; twice as long the second time.
+const pushPause = time.Second
 
 // String is the task's name.
 func (s *Server) String() string { return "apt" }
