@@ -39,8 +39,7 @@ func TestAptUpdatesByPatchesThroughTheProxy(t *testing.T) {
 		publish(t, s.repo, aptorigin.Release{Diffs: true})
 	}
 	out := s.sh(apt + "-o Acquire::PDiffs=true update")
-	t.Log(out)
-	if !strings.Contains(out, "Packages 2026") && !strings.Contains(out, "T-lab-001") && !strings.Contains(out, "PDiff") && !strings.Contains(out, ".diff") {
+	if !strings.Contains(out, "T-lab-001.pdiff") {
 		t.Errorf("apt did not patch its index:\n%s", out)
 	}
 	if out := s.sh("apt-cache policy lab000"); !strings.Contains(out, "Candidate: 3.0") {
@@ -54,7 +53,7 @@ func TestDebootstrapMakesATree(t *testing.T) {
 	needs(t, "debootstrap")
 	s := newSite(t)
 	names := []string{"apt"} // which it wants by name
-	for i := range 29 {
+	for i := range 9 {
 		names = append(names, fmt.Sprintf("lab%03d", i))
 	}
 	for _, name := range names {
@@ -64,11 +63,11 @@ func TestDebootstrapMakesATree(t *testing.T) {
 		}
 	}
 	publish(t, s.repo, aptorigin.Release{})
-	s.sh("mount -t tmpfs none /tmp") // with devices: debootstrap wants some
+	s.sh("mount -t tmpfs none /tmp && mkdir -p /tmp/tree/dev") // with devices; and base-files would bring its directory
 	s.sh("gpg --batch --dearmor </etc/lab.asc >/tmp/lab.gpg")
-	s.sh("timeout 60 debootstrap --foreign --variant=minbase --arch=amd64 --keyring=/tmp/lab.gpg test /tmp/tree http://10.1.0.1:3142/debian /usr/share/debootstrap/scripts/sid </dev/null")
-	if out := strings.TrimSpace(s.sh("ls /tmp/tree/var/cache/apt/archives/*.deb | wc -l")); out != "30" {
-		t.Errorf("debootstrap got %s packages, want 30", out)
+	s.sh("timeout 60 debootstrap --foreign --variant=minbase --arch=amd64 --keyring=/tmp/lab.gpg test /tmp/tree http://10.1.0.1:3142/debian /usr/share/debootstrap/scripts/sid </dev/null || { tail -5 /tmp/tree/debootstrap/debootstrap.log; exit 1; }")
+	if out := strings.TrimSpace(s.sh("ls /tmp/tree/var/cache/apt/archives/*.deb | wc -l")); out != "10" {
+		t.Errorf("debootstrap got %s packages, want 10", out)
 	}
 }
 
