@@ -35,6 +35,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/apt/promote", asked(func(r *http.Request, p PromoteRequest) (any, error) {
 		return map[string]string{"promoted": p.To}, s.Promote(r.Context(), p.From, p.To, p.Nodes)
 	}))
+	mux.HandleFunc("POST /v1/apt/rollback", asked(func(r *http.Request, f FreezeRequest) (any, error) { return s.Rollback(r.Context(), f.View) }))
 	mux.HandleFunc("POST /v1/apt/diff", asked(func(r *http.Request, d DiffRequest) (any, error) { return s.Diff(d) }))
 	return mux
 }

@@ -40,6 +40,7 @@ type section struct {
 	Origins      []string                     `yaml:"origins"`
 	Connect      []string                     `yaml:"connect"`
 	Proxy        string                       `yaml:"proxy"`
+	SignKey      cluster.SecretRef            `yaml:"sign_key"`
 }
 
 type repositorySection struct {
@@ -61,6 +62,7 @@ type settings struct {
 	cluster      []netip.Prefix       // the cluster's networks
 	connect      []string             // host:port
 	proxy        *url.URL
+	signKey      string // a file with the key that signs frozen suites anew; "" none
 }
 
 type repositorySettings struct {
@@ -105,6 +107,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		reserve: d.size("reserve", raw.Reserve, defaultReserve),
 		private: d.prefixes("origins", raw.Origins),
 		others:  raw.Others == "allow",
+		signKey: raw.SignKey.File,
 		connect: d.hostPorts("connect", raw.Connect),
 	}
 	for _, n := range file.Networks {

@@ -17,6 +17,8 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) bool {
 		s.report(w)
 	case "/":
 		s.page(w, r)
+	case keyringPath:
+		s.serveKeyring(w)
 	default:
 		hash, ok := strings.CutPrefix(r.URL.Path, peerPath+"/")
 		if !ok {
