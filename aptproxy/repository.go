@@ -22,6 +22,7 @@ import (
 type repository struct {
 	name    string
 	keep    int
+	max     int64        // bytes of the store; 0: no quota
 	keyring *deb.Keyring // nil: signatures are not verified
 	aliases []target
 	mirrors []*mirror

@@ -164,7 +164,7 @@ const conditionKeyring = "apt.keyring."
 
 // newRepository makes a repository, with the suites that the one of its name had.
 func (s *Server) newRepository(set repositorySettings, old *active) *repository {
-	r := &repository{name: set.name, keep: set.keep, aliases: set.aliases, suites: map[string]*suite{}, validators: map[string]validator{}}
+	r := &repository{name: set.name, keep: set.keep, max: set.max, aliases: set.aliases, suites: map[string]*suite{}, validators: map[string]validator{}}
 	for _, base := range set.mirrors {
 		r.mirrors = append(r.mirrors, &mirror{base: base})
 	}
@@ -300,6 +300,7 @@ func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, read
 // Times of what is done now and then.
 const (
 	flushEvery = 5 * time.Second
+	quotaEvery = time.Minute
 	scrubEvery = 24 * time.Hour
 	scrubRate  = 20 << 20 // bytes per second
 )
@@ -311,6 +312,8 @@ func (s *Server) keep(ctx context.Context) {
 	defer tick.Stop()
 	scrub := time.NewTicker(scrubEvery)
 	defer scrub.Stop()
+	quota := time.NewTicker(quotaEvery)
+	defer quota.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -318,6 +321,8 @@ func (s *Server) keep(ctx context.Context) {
 		case <-tick.C:
 			s.store.Flush()
 			s.observe()
+		case <-quota.C:
+			s.quotas()
 		case <-scrub.C:
 			s.work.Go(func() {
 				if report, err := s.store.Verify(ctx, scrubRate); err == nil {

@@ -20,6 +20,11 @@ type aptCmd struct {
 	Promote    aptPromoteCmd    `cmd:"" help:"Make a view hold what another one holds."`
 	Rollback   aptRollbackCmd   `cmd:"" help:"Make a view hold what it held before its last change."`
 	SigningKey aptSigningKeyCmd `cmd:"" name:"signing-key" help:"Make the key by which frozen suites are signed anew."`
+	Origins    aptOriginsCmd    `cmd:"" help:"List the repositories: bytes, quota, and how their mirrors are."`
+	Top        aptTopCmd        `cmd:"" help:"Tell which nodes, packages or repositories are asked for the most."`
+	Warm       aptWarmCmd       `cmd:"" help:"Fetch packages before clients ask for them."`
+	Import     aptImportCmd     `cmd:"" help:"Take over the files of a directory that a signature vouches for, such as an apt-cacher-ng cache."`
+	Purge      aptPurgeCmd      `cmd:"" help:"Remove files from the store; they are fetched again when they are wanted."`
 	Verify     aptVerifyCmd     `cmd:"" help:"Read and hash every file in the store; exit status 6 when one was damaged."`
 	Who        aptWhoCmd        `cmd:"" help:"Tell which nodes fetched a package lately."`
 	Detect     aptDetectCmd     `cmd:"" help:"Print the proxy that answers, or DIRECT: for Acquire::http::Proxy-Auto-Detect."`

@@ -160,4 +160,3 @@ func (c *aptSigningKeyCmd) Run(con *console) error {
 	}
 	return con.done(false, "the key is in "+c.File+"; keep a copy where only you can read it")
 }
-
