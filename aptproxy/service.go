@@ -159,9 +159,6 @@ func (s *Server) use(file *cluster.File) error {
 	return nil
 }
 
-// conditionKeyring: a repository's keys can't be read.
-const conditionKeyring = "apt.keyring."
-
 // newRepository makes a repository, with the suites that the one of its name had.
 func (s *Server) newRepository(set repositorySettings, old *active) *repository {
 	r := &repository{name: set.name, keep: set.keep, max: set.max, aliases: set.aliases, suites: map[string]*suite{}, validators: map[string]validator{}}
@@ -330,26 +327,5 @@ func (s *Server) keep(ctx context.Context) {
 				}
 			})
 		}
-	}
-}
-
-// Conditions of the store.
-const (
-	conditionStorage = "apt.storage"
-	conditionFull    = "apt.disk-full"
-)
-
-// observe raises and clears what is wrong with the store.
-func (s *Server) observe() {
-	st := s.store.Stats()
-	if st.Broken != "" {
-		s.board.Raise(conditionStorage, health.Error, "packages can't be stored and are passed through: "+st.Broken)
-	} else {
-		s.board.Clear(conditionStorage)
-	}
-	if st.Full {
-		s.board.Raise(conditionFull, health.Warning, "the disk of the package cache is full: packages are passed through uncached; make room, or lower apt.max")
-	} else {
-		s.board.Clear(conditionFull)
 	}
 }

@@ -153,9 +153,13 @@ func (c *aptDiffCmd) Run(con *console) error {
 	}
 	rows := make([][]string, 0, len(list))
 	for _, p := range list {
-		rows = append(rows, []string{p.Package, p.Arch, dash(p.From), dash(p.To)})
+		note := ""
+		if p.Security {
+			note = "security"
+		}
+		rows = append(rows, []string{p.Package, p.Arch, dash(p.From), dash(p.To), note})
 	}
-	return con.table([]string{"PACKAGE", "ARCHITECTURE", "FROM", "TO"}, rows)
+	return con.table([]string{"PACKAGE", "ARCHITECTURE", "FROM", "TO", ""}, rows)
 }
 
 func dash(s string) string {
