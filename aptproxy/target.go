@@ -59,6 +59,9 @@ func parseTarget(u *url.URL) (target, error) {
 		}
 		host, rest, _ = strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		rest = "/" + rest
+		if strings.EqualFold(host, httpsMark) {
+			return target{}, fmt.Errorf("%w: after %s come three slashes and a host", errTarget, httpsMark)
+		}
 	}
 	var err error
 	if t.host, err = cleanHost(host, t.https); err != nil {
