@@ -59,13 +59,13 @@ func parseTarget(u *url.URL) (target, error) {
 		}
 		host, rest, _ = strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		rest = "/" + rest
-		if strings.EqualFold(host, httpsMark) {
-			return target{}, fmt.Errorf("%w: after %s come three slashes and a host", errTarget, httpsMark)
-		}
 	}
 	var err error
 	if t.host, err = cleanHost(host, t.https); err != nil {
 		return target{}, err
+	}
+	if strings.EqualFold(t.host, httpsMark) {
+		return target{}, fmt.Errorf("%w: after %s come three slashes and a host", errTarget, httpsMark)
 	}
 	t.path, err = cleanPath(rest)
 	return t, err
