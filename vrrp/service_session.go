@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	lockPatience = time.Second     // for a predecessor that ends, or a guard at work
+	lockPatience = 5 * time.Second // for a predecessor that ends, or a guard at work: rtnetlink may be busy
 	hookPatience = 5 * time.Second // for hooks at the end
 )
 
