@@ -30,10 +30,10 @@ type compiler struct {
 	soa                             soa
 
 	names  *nameTable
-	units  map[string]contribution
+	units  map[string][]given
 	uses   map[name]use
-	owners map[netip.Addr]map[string]name // who has an address, by unit
-	held   map[string][]netip.Addr        // the addresses of a unit
+	owners map[netip.Addr][]holder
+	held   map[string][]netip.Addr // the addresses of a unit
 	good   lastGood
 
 	bases    map[name]*zoneBase // zones of the file
@@ -50,8 +50,15 @@ type compiler struct {
 // the virtual zone. A nil node is an empty non-terminal.
 type contribution map[name]*node
 
+// given is a part of a contribution as it is kept: there is one for each name
+// of each unit, and a map for each unit would take twice the room.
+type given struct {
+	name name
+	data *node
+}
+
 // use counts the units that give a name data, or need it to exist.
-type use struct{ data, empty int }
+type use struct{ data, empty int32 }
 
 // virtualShards keeps a change of one service cheap in a catalog of 100,000
 // names: each of its names costs a copy of some fifty others.
@@ -150,10 +157,10 @@ func (c *compiler) apexOf(servers []nameserver) {
 // reset forgets the catalog. The names that hold the zone's kinds of names
 // exist even while nothing is below them.
 func (c *compiler) reset() {
-	c.units = map[string]contribution{}
+	c.units = map[string][]given{}
 	c.unregistered = map[string]bool{}
 	c.uses = map[name]use{}
-	c.owners, c.held = map[netip.Addr]map[string]name{}, map[string][]netip.Addr{}
+	c.owners, c.held = map[netip.Addr][]holder{}, map[string][]netip.Addr{}
 	c.names = newNameTable(virtualShards)
 	edit := c.names.edit()
 	fixed := contribution{c.services: nil, c.nodes: nil, c.addrs: nil}
@@ -237,8 +244,9 @@ func nodeUnit(node string) string       { return "node/" + state.Fold(node) }
 // replace puts a unit's new contribution in the place of its old one. A name
 // that two units give data has the same data from both (addresses below addr).
 func (c *compiler) replace(edit *nameEdit, unit string, next contribution) {
-	prev := c.units[unit]
+	prev, kept := c.units[unit], make([]given, 0, len(next))
 	for n, data := range next {
+		kept = append(kept, given{n, data})
 		u := c.uses[n]
 		if data != nil {
 			u.data++
@@ -248,23 +256,23 @@ func (c *compiler) replace(edit *nameEdit, unit string, next contribution) {
 		}
 		c.uses[n] = u
 	}
-	for n, data := range prev {
-		u := c.uses[n]
-		if data != nil {
+	for _, g := range prev {
+		u := c.uses[g.name]
+		if g.data != nil {
 			u.data--
 		} else {
 			u.empty--
 		}
-		c.uses[n] = u
+		c.uses[g.name] = u
 		switch {
 		case u.data == 0 && u.empty == 0:
-			delete(c.uses, n)
-			edit.remove(n)
-		case u.data == 0 && data != nil:
-			edit.set(n, &emptyNonTerminal)
+			delete(c.uses, g.name)
+			edit.remove(g.name)
+		case u.data == 0 && g.data != nil:
+			edit.set(g.name, &emptyNonTerminal)
 		}
 	}
-	if c.units[unit] = next; len(next) == 0 {
+	if c.units[unit] = kept; len(kept) == 0 {
 		delete(c.units, unit)
 	}
 }

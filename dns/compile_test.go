@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -298,6 +299,47 @@ func BenchmarkChange(b *testing.B) {
 		c.check("n0007", "service:svc7", []state.Status{state.Critical, state.Passing}[i%2])
 		f.server.refresh()
 	}
+}
+
+// What a service of the catalog takes: a few names, their records, and what is
+// kept to change them.
+func TestCompiledServiceTakesLittleMemory(t *testing.T) {
+	if raceCost > 1 {
+		t.Skip("the race detector has memory of its own")
+	}
+	const services = 3000
+	c := newCatalog(t)
+	for i := range services {
+		c.node(fmt.Sprintf("n%04d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), fmt.Sprintf("svc%d:80", i))
+	}
+	file := testCluster(t, "")
+	set, err := decode(file, file.Section(Section))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler, err := newCompiler(file, set, "fbservice1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	table := compiler.rebuild(c.store.Snapshot())
+	each := float64(heap()-before) / services
+	runtime.KeepAlive(table)
+	runtime.KeepAlive(compiler)
+	runtime.KeepAlive(c)
+	t.Logf("%.0f bytes for each service with a node of its own", each)
+	if each > 2600 {
+		t.Errorf("%.0f bytes for each service with a node of its own, want 2600 at most", each)
+	}
+}
+
+// heap is what is reachable, in bytes.
+func heap() int64 {
+	runtime.GC() // pools take two
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // BenchmarkQuery is the path of a query but for the socket.

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -47,18 +48,25 @@ func (c *compiler) servicePointers(snap *state.Snapshot, service string) map[net
 	return found
 }
 
-// hold puts the addresses that a unit has now in the place of those it had.
+// holder is a unit that has an address, and the name that the address leads to.
+type holder struct {
+	unit string
+	name name
+}
+
+// hold puts the addresses that a unit has now in the place of those it had. A
+// unit leads to one name, so that nothing changes while they are the same.
 func (c *compiler) hold(edit *nameEdit, unit string, next map[netip.Addr]name) {
 	touched := c.held[unit]
+	if len(touched) == len(next) && !slices.ContainsFunc(touched, func(a netip.Addr) bool { return next[a] == "" }) {
+		return
+	}
 	for _, addr := range touched {
-		delete(c.owners[addr], unit)
+		c.owners[addr] = slices.DeleteFunc(c.owners[addr], func(h holder) bool { return h.unit == unit })
 	}
 	delete(c.held, unit)
 	for addr, n := range next {
-		if c.owners[addr] == nil {
-			c.owners[addr] = map[string]name{}
-		}
-		c.owners[addr][unit] = n
+		c.owners[addr] = append(c.owners[addr], holder{unit, n})
 		c.held[unit] = append(c.held[unit], addr)
 		touched = append(touched, addr)
 	}
@@ -78,8 +86,8 @@ func (c *compiler) compilePointer(edit *nameEdit, addr netip.Addr) {
 	out := contribution{}
 	if owners := c.owners[addr]; len(owners) > 0 {
 		n := &node{}
-		for _, target := range owners {
-			n.add(nameRecord(dns.TypePTR, seconds(c.ttl), target, root))
+		for _, h := range owners {
+			n.add(nameRecord(dns.TypePTR, seconds(c.ttl), h.name, root))
 		}
 		n.finish()
 		out[at] = n

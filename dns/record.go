@@ -86,6 +86,9 @@ func (n *node) finish() {
 		slices.SortStableFunc(set.records, func(a, b record) int { return bytes.Compare(a.wire, b.wire) })
 		set.records = slices.CompactFunc(set.records, func(a, b record) bool { return bytes.Equal(a.wire, b.wire) })
 	}
+	if cap(n.sets) > len(n.sets) { // there are many nodes
+		n.sets = append(make([]rrset, 0, len(n.sets)), n.sets...)
+	}
 }
 
 // levelTTLs gives the records of a set one TTL, the least (RFC 2181 §5.2).
