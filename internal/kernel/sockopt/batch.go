@@ -1,7 +1,6 @@
 package sockopt
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -36,12 +35,6 @@ type Batch struct {
 
 	received, queued, sent int
 	errno                  unix.Errno
-}
-
-// message is struct mmsghdr.
-type message struct {
-	header unix.Msghdr
-	length uint32
 }
 
 // NewBatch makes a Batch of count datagrams for a socket, which stays the
@@ -121,18 +114,7 @@ func (b *Batch) Control(i int) []byte {
 
 // Client is who sent the i-th datagram; an IPv6 address without its zone. It
 // is not valid for a datagram of another family.
-func (b *Batch) Client(i int) netip.AddrPort {
-	name := &b.names[i]
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
-	switch name.Family {
-	case unix.AF_INET:
-		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
-	case unix.AF_INET6:
-		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), port)
-	}
-	return netip.AddrPort{}
-}
+func (b *Batch) Client(i int) netip.AddrPort { return addrPort(&b.names[i]) }
 
 // Zone is the index of the interface that the sender of the i-th datagram
 // belongs to; 0 unless its address is link-local.

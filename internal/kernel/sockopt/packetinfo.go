@@ -23,21 +23,36 @@ const (
 // when they don't tell (the socket lacks PacketInfo) or are cut short. It does
 // not allocate.
 func Destination(oob []byte) (addr netip.Addr, ifindex int, ok bool) {
-	for len(oob) >= unix.SizeofCmsghdr {
-		length, level, kind, valid := header(oob)
-		if !valid {
-			return netip.Addr{}, 0, false
+	walk(oob, func(level, kind int32, data []byte) {
+		if !ok {
+			addr, ifindex, ok = packetInfo(level, kind, data)
 		}
-		data := oob[unix.CmsgLen(0):length]
-		switch {
-		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
-			return netip.AddrFrom4([4]byte(data[8:12])), int(binary.NativeEndian.Uint32(data)), true
-		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= sizeofPktinfo6:
-			return netip.AddrFrom16([16]byte(data[:16])).Unmap(), int(binary.NativeEndian.Uint32(data[16:])), true
-		}
-		oob = oob[min(len(oob), unix.CmsgSpace(length-unix.CmsgLen(0))):]
+	})
+	return addr, ifindex, ok
+}
+
+// packetInfo reads struct in_pktinfo or in6_pktinfo; not ok when a control
+// message is neither.
+func packetInfo(level, kind int32, data []byte) (addr netip.Addr, ifindex int, ok bool) {
+	switch {
+	case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
+		return netip.AddrFrom4([4]byte(data[8:12])), int(binary.NativeEndian.Uint32(data)), true
+	case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= sizeofPktinfo6:
+		return netip.AddrFrom16([16]byte(data[:16])).Unmap(), int(binary.NativeEndian.Uint32(data[16:])), true
 	}
 	return netip.Addr{}, 0, false
+}
+
+// walk calls f for each control message; one that is cut short ends it.
+func walk(oob []byte, f func(level, kind int32, data []byte)) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		length, level, kind, ok := header(oob)
+		if !ok {
+			return
+		}
+		f(level, kind, oob[unix.CmsgLen(0):length])
+		oob = oob[min(len(oob), unix.CmsgSpace(length-unix.CmsgLen(0))):]
+	}
 }
 
 // header reads a struct cmsghdr: its length counts itself, and never exceeds

@@ -41,20 +41,13 @@ type Stamped struct {
 	file     *os.File
 	fd       uintptr
 	stopped  atomic.Bool
-	messages []mmsghdr
+	messages []message
 	slots    []slot
 
 	unread    int // replies sent with stamp, whose time of leaving was not read yet
 	departed  func(packet []byte, left int64)
 	looped    []byte // one of our own packets, which the kernel gives back
 	loopedOOB []byte
-}
-
-// mmsghdr is the kernel's struct mmsghdr (recvmmsg(2)).
-type mmsghdr struct {
-	header unix.Msghdr
-	length uint32
-	_      [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
 // slot is the room for one datagram.
@@ -91,7 +84,7 @@ func NewStamped(conn *net.UDPConn, n, size int, departed func(packet []byte, lef
 	}
 	b := &Stamped{
 		file: file, fd: file.Fd(), departed: departed, // Fd makes the socket a blocking one
-		messages: make([]mmsghdr, n), slots: make([]slot, n),
+		messages: make([]message, n), slots: make([]slot, n),
 		looped: make([]byte, headersSize+size), loopedOOB: make([]byte, receiveControl),
 	}
 	for i := range b.slots {
@@ -144,13 +137,10 @@ func (b *Stamped) Datagram(i int) Datagram {
 	d := Datagram{Payload: s.buf[:m.length], From: addrPort(&s.name)}
 	s.to, s.index = netip.Addr{}, 0
 	walk(s.oob[:m.header.Controllen], func(level, kind int32, data []byte) {
-		switch {
-		case level == unix.SOL_SOCKET && kind == unix.SO_TIMESTAMPING_NEW && len(data) >= sizeofTimestamp:
+		if addr, index, ok := packetInfo(level, kind, data); ok {
+			s.to, s.index = addr, index
+		} else if level == unix.SOL_SOCKET && kind == unix.SO_TIMESTAMPING_NEW && len(data) >= sizeofTimestamp {
 			d.Arrived = nanoseconds(data)
-		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
-			s.to, s.index = netip.AddrFrom4([4]byte(data[8:12])), int(binary.NativeEndian.Uint32(data))
-		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= sizeofPktinfo6:
-			s.to, s.index = netip.AddrFrom16([16]byte(data[:16])).Unmap(), int(binary.NativeEndian.Uint32(data[16:]))
 		}
 	})
 	d.To = s.to
@@ -174,28 +164,6 @@ const sizeofTimestamp = 16
 
 func nanoseconds(timespec []byte) int64 {
 	return int64(binary.NativeEndian.Uint64(timespec))*1e9 + int64(binary.NativeEndian.Uint64(timespec[8:]))
-}
-
-// addrPort reads a socket address of either family.
-func addrPort(name *unix.RawSockaddrInet6) netip.AddrPort {
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
-	if name.Family == unix.AF_INET {
-		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
-	}
-	return netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), port)
-}
-
-// walk calls f for each control message; one that is cut short ends it.
-func walk(oob []byte, f func(level, kind int32, data []byte)) {
-	for len(oob) >= unix.SizeofCmsghdr {
-		length, level, kind, ok := header(oob)
-		if !ok {
-			return
-		}
-		f(level, kind, oob[unix.CmsgLen(0):length])
-		oob = oob[min(len(oob), unix.CmsgSpace(length-unix.CmsgLen(0))):]
-	}
 }
 
 // Prepare readies the reply to the i-th datagram, for which Datagram was called
