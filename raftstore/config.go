@@ -189,7 +189,7 @@ type timings struct {
 func (c Config) timings() timings {
 	d := func(ms float64) time.Duration { return time.Duration(ms * c.Timing * float64(time.Millisecond)) }
 	return timings{
-		heartbeat: d(300), lease: d(200), commit: d(20), transport: d(2000), greet: d(5000),
+		heartbeat: d(300), lease: d(200), commit: d(10), transport: d(2000), greet: d(5000),
 		hold: d(2000), outcome: d(10000), disk: d(2000), noLeader: d(3000),
 		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500),
 	}
