@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -51,6 +51,9 @@ chaos-long: deps build ## virtual routers beside keepalived under random faults 
 
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast
+
+resolver-long: deps build ## 50 processes look names up through two virtual addresses while servers are killed, 10 minutes
+	@RESOLVER_CHAOS=10m go test -v -vet=off -count 1 -timeout 30m -run EitherServerOfResolvConf ./chaos
 
 scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
 	@HOLDFAST_SCALE=1 go test -v -vet=off -count 1 -timeout 10m -run AThousandNodesFit ./cmd/holdfast
