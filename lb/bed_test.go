@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/kernel/ipvs"
 	"holdfast/lab"
 	"holdfast/lab/wire"
 )
@@ -38,6 +39,7 @@ type bed struct {
 	frontends []*lab.Host
 	agents    []*lab.Proc
 	sshd      []*lab.Proc
+	tables    []*ipvs.Handle
 	watch     *wire.Watch
 	asked     atomic.Int64
 	home      []string // where the first addresses are persistent
@@ -60,6 +62,12 @@ func newBed(t *testing.T, cluster string) *bed {
 	for i := range 3 {
 		h := must(l.AddHost(fmt.Sprintf("f%d", i+1), lab.On("adm", fmt.Sprintf("10.1.0.%d/24", i+1))))(t)
 		b.frontends = append(b.frontends, h)
+		check(t, h.Do(func() error {
+			tables, err := ipvs.Open()
+			b.tables = append(b.tables, tables)
+			return err
+		}))
+		t.Cleanup(b.tables[i].Close)
 		b.listen(t, h, "7")
 		check(t, h.Write("/etc/holdfast/cluster.yaml", []byte(cluster)))
 		check(t, install(h, "/etc/ssh/host", keys["host"]))

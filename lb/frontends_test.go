@@ -3,6 +3,7 @@ package lb_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,8 +22,10 @@ import (
 
 // What the bounds of TestFrontends come from.
 const (
-	advert    = time.Second
-	delay     = time.Second            // between two checks
+	advert = time.Second
+	// Between two checks of OpenSSH. It starts a process for each of them, nine
+	// for three directors: every second would be more than an emulator has.
+	delay     = 5 * time.Second
 	allowance = 300 * time.Millisecond // beyond VRRP's own figure
 )
 
@@ -58,7 +61,7 @@ lb:
   handover: 1s
   services:
     plain: {vip: front, port: 7, scheduler: rr, check: {tcp: true, every: 1s, timeout: 1s}}
-    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {tcp: true, every: 1s, timeout: 1s, rise: 2}}
+    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {tcp: true, every: 5s, timeout: 1s}}
 `
 
 func TestMain(m *testing.M) {
@@ -158,7 +161,7 @@ func (b *bed) testBalance(t *testing.T) {
 
 func (b *bed) testStoppedSSHD(t *testing.T) {
 	b.settle(t)
-	h := b.kernel(t, 0)
+	h := b.tables[0]
 	s := b.shell(t, b.sourceOn(t, "f3"))
 	check(t, b.sshd[2].Kill())
 	start := time.Now()
@@ -340,37 +343,48 @@ func inTable(h *ipvs.Handle, port uint16, server string, want bool) error {
 	return nil
 }
 
-// kernel opens the tables of a frontend.
-func (b *bed) kernel(t *testing.T, i int) (h *ipvs.Handle) {
-	t.Helper()
-	check(t, b.frontends[i].Do(func() (err error) {
-		h, err = ipvs.Open()
-		return err
-	}))
-	t.Cleanup(h.Close)
-	return h
-}
-
 // standsBy tells whether a frontend has tables that are not in force.
-func (b *bed) standsBy(i int) error {
-	out, err := b.state(i)
-	if err == nil && (!strings.HasPrefix(out, "1\n") || strings.Count(out, "-w 1") != 6) {
-		err = fmt.Errorf("f%d has\n%s", i+1, out)
-	}
-	return err
-}
+func (b *bed) standsBy(i int) error { return b.has(i, "1", false) }
 
 // directs tells whether a frontend directs with all three servers.
-func (b *bed) directs(i int) error {
-	out, err := b.state(i)
-	if err == nil && (!strings.HasPrefix(out, "0\n") || !strings.Contains(out, "eth0    inet "+vip) || strings.Count(out, "-w 1") != 6) {
-		err = fmt.Errorf("f%d has\n%s", i+1, out)
-	}
-	return err
-}
+func (b *bed) directs(i int) error { return b.has(i, "0", true) }
 
-func (b *bed) state(i int) (string, error) {
-	return b.frontends[i].Run(b.whole.Context(), "sh", "-c", "cat /proc/sys/net/ipv4/vs/backup_only; ip -o address; ipvsadm -Sn")
+// has tells whether a frontend has backup_only, the address on its interface,
+// and all real servers, as it should. It starts no process: these cost an
+// emulator most.
+func (b *bed) has(i int, backupOnly string, holds bool) error {
+	var only []byte
+	var addrs []net.Addr
+	err := b.frontends[i].Do(func() (err error) {
+		only, err = os.ReadFile("/proc/sys/net/ipv4/vs/backup_only")
+		if err != nil {
+			return err
+		}
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		addrs, err = ifi.Addrs()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	services, err := b.tables[i].List()
+	if err != nil {
+		return err
+	}
+	servers := 0
+	for _, s := range services {
+		for _, r := range s.Servers {
+			servers += r.Weight
+		}
+	}
+	held := slices.ContainsFunc(addrs, func(a net.Addr) bool { return strings.HasPrefix(a.String(), vip+"/") })
+	if got := strings.TrimSpace(string(only)); got != backupOnly || held != holds || servers != 6 {
+		return fmt.Errorf("f%d has backup_only %s, the address: %v, %d real servers", i+1, got, held, servers)
+	}
+	return nil
 }
 
 // eventually polls and says when f had no error any more.
@@ -393,8 +407,9 @@ func (b *bed) startAgent(t *testing.T, i int) {
 	}}))(t)
 }
 
-// startSSHD starts OpenSSH's server; its sessions outlive it.
+// startSSHD starts OpenSSH's server; its sessions outlive it. With -r it does
+// not execute itself anew for each connection, which costs an emulator most.
 func (b *bed) startSSHD(t *testing.T, i int) {
 	t.Helper()
-	b.sshd[i] = must(b.frontends[i].Start(lab.Cmd{Name: "sshd", Args: []string{"/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/frontend"}}))(t)
+	b.sshd[i] = must(b.frontends[i].Start(lab.Cmd{Name: "sshd", Args: []string{"/usr/sbin/sshd", "-r", "-D", "-e", "-f", "/etc/ssh/frontend"}}))(t)
 }
