@@ -218,10 +218,10 @@ func (b *bed) banner(from int) (on string, err error) {
 		return "", err
 	}
 	words := strings.Fields(line)
-	if len(words) != 2 || !strings.HasPrefix(line, "SSH-2.0-OpenSSH") {
+	if len(words) < 2 || !strings.HasPrefix(line, "SSH-2.0-OpenSSH") {
 		return "", fmt.Errorf("the banner is %q", line)
 	}
-	return words[1], nil
+	return words[len(words)-1], nil
 }
 
 // ssh is a command line of the real client.
