@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
@@ -38,6 +39,7 @@ type applier struct {
 	tables    tables
 	addresses addresses
 	sysctls   sysctls
+	firewall  firewall.Firewall
 	sync      netip.Addr // this node's address on the daemons' interface
 	saved     *saved     // what sysctls were before
 }
@@ -53,6 +55,9 @@ func (a *applier) apply(p Plan) (changes []string, err error) {
 	c.setSysctls(p.Sysctls)
 	hushed := c.hush(p)
 	c.hide(p.Hidden, hushed)
+	passed, err := a.firewall.Set(p.Firewall)
+	c.fail(err)
+	c.changes = append(c.changes, passed...)
 	served := c.daemons(p.Daemons)
 	if !p.Directs && !served {
 		// Without the backup daemon BackupOnly means nothing: these tables

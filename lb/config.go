@@ -11,6 +11,7 @@ import (
 
 	"holdfast/cluster"
 	"holdfast/internal/check"
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 )
 
@@ -45,6 +46,7 @@ func schedulers() []string {
 type section struct {
 	Sync     syncSection                `yaml:"sync"`
 	Handover time.Duration              `yaml:"handover"`
+	Firewall string                     `yaml:"firewall"`
 	Services map[string]cluster.Section `yaml:"services"`
 }
 
@@ -92,14 +94,17 @@ func decode(file *cluster.File, s cluster.Section, node string) (Settings, error
 	if s.IsZero() {
 		return Settings{Node: node}, nil
 	}
-	raw := section{Sync: syncSection{ID: defaultSyncID}, Handover: defaultHandover}
+	raw := section{Sync: syncSection{ID: defaultSyncID}, Handover: defaultHandover, Firewall: string(firewall.Off)}
 	if err := s.Decode(&raw); err != nil {
 		return Settings{}, err
 	}
 	d := decoder{file: file, section: s, node: node}
 	d.within("sync.id", raw.Sync.ID, 1, 255)
 	d.within("handover", raw.Handover, 0, maxHandover)
-	set := Settings{Node: node, Handover: raw.Handover, Sync: Sync{ID: uint8(raw.Sync.ID)}}
+	if !slices.Contains(firewall.Modes(), raw.Firewall) {
+		d.errorf("firewall", "%q is not known; %s are", raw.Firewall, strings.Join(firewall.Modes(), ", "))
+	}
+	set := Settings{Node: node, Handover: raw.Handover, Firewall: firewall.Mode(raw.Firewall), Sync: Sync{ID: uint8(raw.Sync.ID)}}
 	for _, name := range s.At("services").Keys() {
 		if v, ok := d.service(name, raw.Services[name]); ok {
 			set.Services = append(set.Services, v)
@@ -193,7 +198,7 @@ func (d *decoder) distinct(services []VirtualService) {
 // service reads one service.
 func (d *decoder) service(name string, s cluster.Section) (v VirtualService, ok bool) {
 	raw := serviceSection{
-		Protocol: "tcp", Scheduler: defaultScheduler, Weight: defaultWeight, Quorum: 1,
+		Protocol: "tcp", Scheduler: defaultScheduler, Weight: defaultWeight, Quorum: 1, Inhibit: true,
 	}
 	if err := s.Decode(&raw); err != nil {
 		d.join("services."+name, err)
@@ -215,6 +220,14 @@ func (d *decoder) service(name string, s cluster.Section) (v VirtualService, ok 
 	}
 	if raw.Fallback {
 		v.Flags |= ipvs.Fallback
+	}
+	if network := d.file.Network(vip.Network); network != nil {
+		v.Network = network.Prefix
+	}
+	for _, member := range vip.Members {
+		if addr, ok := d.file.Node(member).Addresses[vip.Network]; ok {
+			v.Directors = append(v.Directors, addr)
+		}
 	}
 	d.ranges(at, &raw, v.Addr.BitLen())
 	d.servers(at, &raw, vip, &v)

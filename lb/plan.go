@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 )
 
@@ -31,9 +32,9 @@ type Plan struct {
 	// tables are loaded and do nothing.
 	Directs bool
 	Tables  []ipvs.Service
-	// Untracked: conntrack must not see what is of these, in either direction.
-	Untracked []Endpoint
-	Remarks   []Remark
+	// Firewall is what a firewall has to let through, or to leave alone.
+	Firewall firewall.Rules
+	Remarks  []Remark
 }
 
 // Sysctl is a number below net/.
@@ -45,12 +46,6 @@ type Sysctl struct {
 // BackupOnly is the sysctl that says whether tables are in force while the
 // backup daemon runs: the whole difference between directors.
 const BackupOnly = "ipv4/vs/backup_only"
-
-// Endpoint is an address and port of a virtual service.
-type Endpoint struct {
-	Protocol ipvs.Protocol
-	Addr     netip.AddrPort
-}
 
 // Remark is something about a service that an admin should know.
 type Remark struct {
@@ -216,11 +211,9 @@ func (t *turn) local() {
 		}
 		hidden[netip.PrefixFrom(s.Addr, s.Addr.BitLen())] = true
 		ipv4 = ipv4 || s.Addr.Is4()
-		if s.Mark == 0 {
-			t.plan.Untracked = append(t.plan.Untracked, Endpoint{s.Protocol, netip.AddrPortFrom(s.Addr, s.Port)})
-		}
 	}
 	t.plan.Hidden = slices.SortedFunc(maps.Keys(hidden), func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	t.plan.Firewall = t.settings.rules()
 	if ipv4 { // IPv6 answers for an address only on the interface that has it
 		t.plan.Sysctls = append(t.plan.Sysctls,
 			Sysctl{"ipv4/conf/all/arp_ignore", 1}, Sysctl{"ipv4/conf/all/arp_announce", 2})

@@ -184,7 +184,7 @@ func describe(p Plan) (lines []string) {
 	for _, d := range p.Daemons {
 		lines = append(lines, fmt.Sprintf("daemon %v %d", d.Role, d.SyncID))
 	}
-	for _, e := range p.Untracked {
+	for _, e := range p.Firewall.Untracked {
 		lines = append(lines, fmt.Sprintf("untracked %v/%v", e.Protocol, e.Addr))
 	}
 	for _, v := range p.Tables {

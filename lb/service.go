@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/check"
 	"holdfast/internal/health"
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
@@ -29,6 +30,10 @@ const again = 10 * time.Second
 // presumed is how long an address that is there at the start counts as held,
 // while nobody says whether it is.
 const presumed = 10 * time.Second
+
+// watched is the same where the firewall is ours, too: what restarts it throws
+// our rules away.
+const watched = 3 * time.Second
 
 // Config is what a Service is told.
 type Config struct {
@@ -196,7 +201,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	next := s.turn(a)
 	ready()
 	for {
-		timer := time.NewTimer(min(again, time.Until(next)))
+		timer := time.NewTimer(min(s.period(), time.Until(next)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -213,6 +218,14 @@ func (s *Service) current() Settings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.settings
+}
+
+// period is how long a plan stands unapplied when nothing happens.
+func (s *Service) period() time.Duration {
+	if s.current().Firewall == firewall.Off {
+		return again
+	}
+	return watched
 }
 
 func (s *Service) needed() bool { return len(s.current().Services) > 0 }
@@ -278,6 +291,10 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close()))
 	}
 	if err := s.presume(links); err != nil {
+		handle.Close()
+		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
+	}
+	if a.firewall, err = firewall.Open(s.current().Firewall, s.restore); err != nil {
 		handle.Close()
 		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
 	}

@@ -2,9 +2,11 @@ package lb
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"holdfast/internal/check"
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 )
 
@@ -13,6 +15,8 @@ type Settings struct {
 	Node     string
 	Services []VirtualService
 	Sync     Sync
+	// Firewall is what the site's is made with; off: rules are managed elsewhere.
+	Firewall firewall.Mode
 	// Handover is how long a director that lost its address goes on forwarding
 	// what still comes to it.
 	Handover time.Duration
@@ -31,6 +35,8 @@ type VirtualService struct {
 	VIP         string // whose holder directs
 	Director    bool   // this node may hold it
 	Addr        netip.Addr
+	Network     netip.Prefix // of the address: where its holders advertise
+	Directors   []netip.Addr // of all who may hold it, on that network
 	Port        uint16 // of the address, and of the real servers: direct routing changes no port. 0 with Mark
 	Mark        uint32 // balance what netfilter marked so, instead of an address and port
 	Protocol    ipvs.Protocol
@@ -61,4 +67,30 @@ func (s *VirtualService) key() ipvs.Key {
 		return ipvs.ByMark(s.Mark, s.Addr.Is6())
 	}
 	return ipvs.ByAddr(s.Protocol, netip.AddrPortFrom(s.Addr, s.Port))
+}
+
+// rules are what this node's firewall has to let through.
+func (s *Settings) rules() (r firewall.Rules) {
+	for i := range s.Services {
+		v := &s.Services[i]
+		protocol := firewall.Protocol(v.Protocol)
+		if v.Mark == 0 {
+			r.Untracked = append(r.Untracked, firewall.Endpoint{Protocol: protocol, Addr: netip.AddrPortFrom(v.Addr, v.Port)})
+		}
+		if v.Network.IsValid() && v.Director && !slices.Contains(r.VRRP, v.Network) {
+			r.VRRP = append(r.VRRP, v.Network)
+		}
+		for _, d := range v.Directors {
+			if !slices.Contains(r.Directors, d) {
+				r.Directors = append(r.Directors, d)
+			}
+		}
+		for _, server := range v.Servers {
+			e := firewall.Endpoint{Protocol: protocol, Addr: netip.AddrPortFrom(server.Addr, v.Port)}
+			if v.Mark == 0 && (v.Director || server.Node == s.Node) {
+				r.Probed = append(r.Probed, e)
+			}
+		}
+	}
+	return r
 }

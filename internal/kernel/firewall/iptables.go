@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -23,7 +24,10 @@ func jumps() []jump {
 // ipTables stands beside what a site runs with iptables: Shorewall, scripts.
 // go-iptables tells what is there; one iptables-restore a family changes it,
 // each table in one step.
-type ipTables struct{ restore Restore }
+type ipTables struct {
+	restore Restore
+	no6     bool // nothing of ours is in IPv6's tables, and nothing was since
+}
 
 func restorer(ipv6 bool) string {
 	if ipv6 {
@@ -32,8 +36,7 @@ func restorer(ipv6 bool) string {
 	return "iptables-restore"
 }
 
-// Set looks at both families; of IPv6 only where there were or are rules, or
-// where ip6tables is there.
+// Set looks at both families, at IPv6 without rules only once.
 func (f *ipTables) Set(r Rules) (changes []string, err error) {
 	var errs []error
 	for _, ipv6 := range []bool{false, true} {
@@ -59,10 +62,15 @@ func (f *ipTables) setFamily(r Rules, ipv6 bool) (changed bool, err error) {
 		}
 		return false, join("iptables", err)
 	}
+	if ipv6 && r.empty() && f.no6 {
+		return false, nil
+	}
 	absent, same, err := look(tables, r, ipv6)
+	f.no6 = f.no6 || ipv6 && r.empty() && same
 	if err != nil || same {
 		return false, join("look at the tables", err)
 	}
+	f.no6 = f.no6 && !ipv6
 	text := restoreText(r, ipv6, absent)
 	if r.empty() {
 		text = removalText(absent)
@@ -71,58 +79,47 @@ func (f *ipTables) setFamily(r Rules, ipv6 bool) (changed bool, err error) {
 }
 
 // look tells which jumps are not there, and whether everything is as it should
-// be.
+// be. Of no rules, absent has only those whose chains are there.
 func look(tables *iptables.IPTables, r Rules, ipv6 bool) (absent map[jump]bool, same bool, err error) {
 	absent, same = map[jump]bool{}, true
 	for _, j := range jumps() {
-		there, err := tables.ChainExists(j.table, j.to)
+		have, there, err := marked(tables, j, r.mark())
 		if err != nil {
 			return nil, false, err
 		}
-		jumped := false
-		if there {
-			if jumped, err = tables.Exists(j.table, j.from, "-j", j.to); err != nil {
-				return nil, false, err
-			}
-		}
-		absent[j] = !jumped
-		if r.empty() {
-			same = same && !there
-			if !there {
-				delete(absent, j) // nothing to remove
-			}
+		if !there && r.empty() {
 			continue
 		}
-		want := len(chainRules(r, ipv6, j))
-		have := 0
-		if there {
-			if have, err = marked(tables, j, r.mark()); err != nil {
-				return nil, false, err
-			}
+		from, err := tables.List(j.table, j.from)
+		if err != nil {
+			return nil, false, err
 		}
-		same = same && jumped && have == want
+		absent[j] = !slices.Contains(from, fmt.Sprintf("-A %s -j %s", j.from, j.to))
+		same = same && !r.empty() && !absent[j] && have == len(chainRules(r, ipv6, j))
 	}
 	return absent, same, nil
 }
 
-// marked counts the rules of a chain of ours that carry a mark; -1 when there
-// are others too.
-func marked(tables *iptables.IPTables, j jump, mark string) (int, error) {
+// marked counts the rules of a chain of ours that carry a mark, and tells
+// whether the chain is there. -1: it has other rules too.
+func marked(tables *iptables.IPTables, j jump, mark string) (n int, there bool, err error) {
 	rules, err := tables.List(j.table, j.to)
-	if err != nil {
-		return 0, err
+	if e, ok := errors.AsType[*iptables.Error](err); ok && e.IsNotExist() {
+		return 0, false, nil
 	}
-	n := 0
+	if err != nil {
+		return 0, false, err
+	}
 	for _, rule := range rules {
 		switch {
 		case strings.HasPrefix(rule, "-N"):
 		case strings.Contains(rule, mark):
 			n++
 		default:
-			return -1, nil
+			return -1, true, nil
 		}
 	}
-	return n, nil
+	return n, true, nil
 }
 
 // restoreText makes our chains, whole, and the jumps that are absent; nil: all.
