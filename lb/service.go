@@ -264,6 +264,15 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
+	held, err := lockSoon(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			held.Close()
+		}
+	}()
 	a := &applier{sync: s.current().Sync.Addr}
 	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), strings.TrimSpace(string(boot))); err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
@@ -303,7 +312,7 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	return a, func() {
 		s.setNet(nil)
 		handle.Close()
-		if err := errors.Join(links.Close(), net.Close()); err != nil {
+		if err := errors.Join(links.Close(), net.Close(), held.Close()); err != nil {
 			s.log.Debug("close", "error", err)
 		}
 	}, nil
