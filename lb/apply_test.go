@@ -34,7 +34,8 @@ func newModel() *model {
 	return &model{
 		numbers: map[string]int{
 			"ipv4/conf/all/arp_ignore": 0, "ipv4/conf/all/arp_announce": 0, "ipv4/conf/eth0/arp_ignore": 0, "ipv4/conf/eth0/arp_announce": 0,
-			"ipv4/vs/expire_quiescent_template": 0, BackupOnly: 0,
+			"ipv4/vs/expire_quiescent_template": 0, BackupOnly: 0, acceptLocal: 0,
+			"ipv4/conf/eth0/rp_filter": 0, "ipv4/conf/all/rp_filter": 0,
 		},
 		addrs: []link.Addr{
 			{Link: 1, Prefix: netip.MustParsePrefix("127.0.0.1/8")},

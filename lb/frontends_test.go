@@ -60,8 +60,8 @@ vips:
 lb:
   handover: 1s
   services:
-    plain: {vip: front, port: 7, scheduler: rr, check: {tcp: true, every: 1s, timeout: 1s}}
-    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {tcp: true, every: 5s, timeout: 1s}}
+    plain: {vip: front, port: 7, scheduler: rr, path: true, check: {tcp: true, every: 1s, timeout: 1s}}
+    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 1s}}
 `
 
 func TestMain(m *testing.M) {
@@ -97,6 +97,7 @@ func TestFrontends(t *testing.T) {
 		asking.Go(func() { b.ask(ctx) })
 		t.Run("log-ins are balanced and stay", b.testBalance)
 		t.Run("a server whose sshd stops gets nobody", b.testStoppedSSHD)
+		t.Run("a server that lost the address gets nobody", b.testLostAddress)
 		t.Run("a killed director loses no session", b.testKilledDirector)
 		t.Run("a planned move loses no session", b.testMove)
 		t.Run("a director that is cut off loses only its own sessions", b.testCutDirector)
@@ -180,6 +181,23 @@ func (b *bed) testStoppedSSHD(t *testing.T) {
 	}
 	b.startSSHD(t, 2)
 	b.eventually(t, "f3 is back", func() error { return inTable(h, 22, "10.1.0.3", true) })
+}
+
+// testLostAddress takes the address from f3's loopback, whose services answer at
+// its own address still. Its agent would put it back, and is away meanwhile.
+func (b *bed) testLostAddress(t *testing.T) {
+	check(t, b.agents[2].Kill())
+	if out, err := b.frontends[2].Run(t.Context(), "ip", "address", "delete", vip+"/32", "dev", "lo"); err != nil {
+		t.Fatal(out, err)
+	}
+	start := time.Now()
+	out := b.eventually(t, "f3 is out", func() error { return inTable(b.tables[0], 7, "10.1.0.3", false) })
+	t.Logf("out after %v", out.Sub(start))
+	if took := out.Sub(start); took > advert+time.Second+time.Second/4 { // every second, and a timeout of one
+		t.Errorf("out after %v", took)
+	}
+	b.startAgent(t, 2)
+	b.eventually(t, "f3 is back", func() error { return inTable(b.tables[0], 7, "10.1.0.3", true) })
 }
 
 // testKilledDirector kills the agent of f1. Its guard waits two adverts for a
@@ -379,7 +397,9 @@ func (b *bed) has(i int, backupOnly string, holds bool) error {
 	servers := 0
 	for _, s := range services {
 		for _, r := range s.Servers {
-			servers += r.Weight
+			if s.Mark == 0 {
+				servers += r.Weight
+			}
 		}
 	}
 	held := slices.ContainsFunc(addrs, func(a net.Addr) bool { return strings.HasPrefix(a.String(), vip+"/") })

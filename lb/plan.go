@@ -47,6 +47,9 @@ type Sysctl struct {
 // backup daemon runs: the whole difference between directors.
 const BackupOnly = "ipv4/vs/backup_only"
 
+// acceptLocal lets packets in whose source is an address of the node's own.
+const acceptLocal = "ipv4/conf/all/accept_local"
+
 // Remark is something about a service that an admin should know.
 type Remark struct {
 	Service, Text string
@@ -244,6 +247,10 @@ func (t *turn) roles() {
 		// Who is persistent leaves a server whose weight is 0 at the next login.
 		Sysctl{"ipv4/vs/expire_quiescent_template", 1},
 		Sysctl{BackupOnly, backup})
+	if slices.ContainsFunc(t.settings.Services, func(s VirtualService) bool { return s.Director && s.Path && s.Addr.Is4() }) {
+		// The answer comes from the address, which the director has itself.
+		t.plan.Sysctls = append(t.plan.Sysctls, Sysctl{acceptLocal, 1})
+	}
 }
 
 // directs tells whether what comes to a VIP is forwarded by this node.
@@ -282,10 +289,25 @@ func (t *turn) service(s *VirtualService) {
 			})
 		}
 	}
+	t.paths(s)
 	if sorry {
 		v.Servers = append(v.Servers, ipvs.Server{Addr: netip.AddrPortFrom(s.Sorry, s.Port), Method: ipvs.Route, Weight: 1})
 	}
 	t.plan.Tables = append(t.plan.Tables, v)
+}
+
+// paths adds a service for each real server that leads to it alone, by a mark
+// that only our checks have.
+func (t *turn) paths(s *VirtualService) {
+	for _, r := range s.Servers {
+		if r.Mark == 0 {
+			continue
+		}
+		t.plan.Tables = append(t.plan.Tables, ipvs.Service{
+			Key: ipvs.ByMark(r.Mark, s.Addr.Is6()), Scheduler: "rr",
+			Servers: []ipvs.Server{{Addr: netip.AddrPortFrom(r.Addr, 0), Method: ipvs.Route, Weight: 1}},
+		})
+	}
 }
 
 // usable tells which nodes count as up: those that the checks say, or the last

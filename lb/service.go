@@ -79,7 +79,7 @@ func New(config Config, deps Deps) (*Service, error) {
 		config: config, deps: deps, log: deps.Log.With("service", "lb"), metrics: m, wake: make(chan struct{}, 1),
 		settings: config.Settings, planner: NewPlanner(config.Settings), holds: map[string]bool{},
 	}
-	s.checks = check.NewRunner(check.Deps{Commands: deps.Commands, Log: s.log, Report: s.checked})
+	s.checks = check.NewRunner(check.Deps{Commands: deps.Commands, Log: s.log, Report: s.checked, NewProbe: s.newProbe})
 	return s, err
 }
 
@@ -409,7 +409,9 @@ func definitions(s Settings) (all []check.Definition) {
 		}
 		for _, r := range v.Servers {
 			if r.Check.ID != "" {
-				all = append(all, r.Check)
+				d := r.Check
+				d.Via = v.via(r)
+				all = append(all, d)
 			}
 		}
 	}

@@ -37,8 +37,8 @@ type VirtualService struct {
 	Addr        netip.Addr
 	Network     netip.Prefix // of the address: where its holders advertise
 	Directors   []netip.Addr // of all who may hold it, on that network
-	Port        uint16 // of the address, and of the real servers: direct routing changes no port. 0 with Mark
-	Mark        uint32 // balance what netfilter marked so, instead of an address and port
+	Port        uint16       // of the address, and of the real servers: direct routing changes no port. 0 with Mark
+	Mark        uint32       // balance what netfilter marked so, instead of an address and port
 	Protocol    ipvs.Protocol
 	Scheduler   string
 	Flags       ipvs.Flags
@@ -48,8 +48,12 @@ type VirtualService struct {
 	Sorry       netip.Addr // gets everybody when there is no quorum; invalid: nobody
 	Quorum      int        // weight that must be up; at least 1
 	Hysteresis  int        // less than Quorum
-	Inhibit     bool       // what fails stays in the table with weight 0: its sessions go on
-	SlowStart   time.Duration
+	// Path has checks go through IPVS to the address, as clients' packets do,
+	// while this node directs; from this one of its addresses.
+	Path      bool
+	From      netip.Addr
+	Inhibit   bool // what fails stays in the table with weight 0: its sessions go on
+	SlowStart time.Duration
 }
 
 // Server is a real server of a service.
@@ -59,6 +63,7 @@ type Server struct {
 	Weight       int              // 1–65535
 	Upper, Lower uint32           // connections; 0: no bound
 	Check        check.Definition // without an ID: none
+	Mark         uint32           // of the service that leads to this server alone; 0: none
 }
 
 // key is the service in the kernel.

@@ -82,12 +82,20 @@ func (f *ipTables) setFamily(r Rules, ipv6 bool) (changed bool, err error) {
 // be. Of no rules, absent has only those whose chains are there.
 func look(tables *iptables.IPTables, r Rules, ipv6 bool) (absent map[jump]bool, same bool, err error) {
 	absent, same = map[jump]bool{}, true
-	for _, j := range jumps() {
-		have, there, err := marked(tables, j, r.mark())
-		if err != nil {
+	chains := map[string][]string{} // iptables-nft has strange words for one that is not there
+	for _, table := range []string{"raw", "filter"} {
+		if chains[table], err = tables.ListChains(table); err != nil {
 			return nil, false, err
 		}
-		if !there && r.empty() {
+	}
+	for _, j := range jumps() {
+		have, there := 0, slices.Contains(chains[j.table], j.to)
+		switch {
+		case there:
+			if have, err = marked(tables, j, r.mark()); err != nil {
+				return nil, false, err
+			}
+		case r.empty():
 			continue
 		}
 		from, err := tables.List(j.table, j.from)
@@ -100,15 +108,12 @@ func look(tables *iptables.IPTables, r Rules, ipv6 bool) (absent map[jump]bool, 
 	return absent, same, nil
 }
 
-// marked counts the rules of a chain of ours that carry a mark, and tells
-// whether the chain is there. -1: it has other rules too.
-func marked(tables *iptables.IPTables, j jump, mark string) (n int, there bool, err error) {
+// marked counts the rules of a chain of ours that carry a mark; -1 when it has
+// others too.
+func marked(tables *iptables.IPTables, j jump, mark string) (n int, err error) {
 	rules, err := tables.List(j.table, j.to)
-	if e, ok := errors.AsType[*iptables.Error](err); ok && e.IsNotExist() {
-		return 0, false, nil
-	}
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	for _, rule := range rules {
 		switch {
@@ -116,10 +121,10 @@ func marked(tables *iptables.IPTables, j jump, mark string) (n int, there bool, 
 		case strings.Contains(rule, mark):
 			n++
 		default:
-			return -1, true, nil
+			return -1, nil
 		}
 	}
-	return n, true, nil
+	return n, nil
 }
 
 // restoreText makes our chains, whole, and the jumps that are absent; nil: all.
