@@ -47,6 +47,10 @@ type Deps struct {
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	Board    *health.Board // nil: conditions go nowhere
+	// Store has the drains, and what gossip sees; Proposer orders drains. nil:
+	// this unit has no store.
+	Store    state.Reader
+	Proposer state.Proposer
 	// Suspended tells at the end whether a successor comes that adopts what
 	// is there; nil: none does.
 	Suspended func() bool
@@ -67,6 +71,9 @@ type Service struct {
 	planner  *Planner
 	holds    map[string]bool // VIPs, as they were told before and while it runs
 	net      *sysctl.Net     // while it runs
+	owner    *ipvs.Owner     // while it runs
+	drained  []string        // as they were told last
+	alive    []string
 }
 
 // New makes a service of settings that SettingsFrom gave. It starts nothing.
@@ -195,9 +202,11 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	if err := s.checks.Set(definitions(s.current())); err != nil {
 		return fmt.Errorf("lb: %w", err)
 	}
-	var probing sync.WaitGroup
-	probing.Go(func() { s.checks.Run(ctx) })
-	defer probing.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.checks.Run(ctx) })
+	beside.Go(func() { s.follow(ctx) })
+	beside.Go(func() { s.attend(ctx) })
+	defer beside.Wait()
 	next := s.turn(a)
 	ready()
 	for {
@@ -308,9 +317,9 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
 	}
 	a.tables, a.addresses, a.sysctls = owner, links, &prompt{net, s}
-	s.setNet(net)
+	s.setKernel(net, owner)
 	return a, func() {
-		s.setNet(nil)
+		s.setKernel(nil, nil)
 		handle.Close()
 		if err := errors.Join(links.Close(), net.Close(), held.Close()); err != nil {
 			s.log.Debug("close", "error", err)
@@ -318,10 +327,10 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	}, nil
 }
 
-func (s *Service) setNet(n *sysctl.Net) {
+func (s *Service) setKernel(n *sysctl.Net, o *ipvs.Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.net = n
+	s.net, s.owner = n, o
 }
 
 // prompt are the sysctls, of which BackupOnly is set to what is right at the
