@@ -224,7 +224,7 @@ func (st *ServiceStatus) explain(v VirtualService, client netip.Addr, sessions [
 			takes = append(takes, fmt.Sprintf("%s (weight %d)", r.Node, r.Weight))
 		}
 	}
-	text := fmt.Sprintf("%s: a new client goes to one of %s, by %s", v.Name, cmp.Or(strings.Join(takes, ", "), "none"), v.Scheduler)
+	text := fmt.Sprintf("%s: a new client goes to one of %s, by %s", v.Name, cmp.Or(strings.Join(takes, ", "), "none"), st.Scheduler)
 	if len(not) > 0 {
 		text += "; not to " + strings.Join(not, ", ")
 	}
