@@ -19,6 +19,7 @@ import (
 
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/lab"
+	"holdfast/lab/attempts"
 	"holdfast/lab/wire"
 )
 
@@ -334,98 +335,34 @@ func (s session) echo(text string) error {
 	return nil
 }
 
-// attempts are new connections, one every 50 ms.
-type attempts struct {
-	stop context.CancelFunc
-	all  sync.WaitGroup
-
-	mu   sync.Mutex
-	list []attempt
-}
-
-type attempt struct {
-	started, ended time.Time
-	err            error
-}
-
-// attempts starts trying.
-func (b *bed) attempts(t *testing.T) *attempts {
+// tries are new connections, one every 50 ms, for at most half a second each.
+func (b *bed) tries(t *testing.T) *attempts.Series {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	a := &attempts{stop: cancel}
-	a.all.Go(func() {
-		tick := time.NewTicker(tryEvery)
-		defer tick.Stop()
-		for i := 0; ctx.Err() == nil; i++ {
-			a.all.Go(func() { a.try(b, i%sources) })
-			select {
-			case <-ctx.Done():
-			case <-tick.C:
-			}
+	s := attempts.Start(t.Context(), tryEvery, func(i int) error {
+		conn, err := b.dial(i%sources, "7", 500*time.Millisecond)
+		if err == nil {
+			conn.Close()
 		}
+		return err
 	})
-	t.Cleanup(a.all.Wait)
-	t.Cleanup(cancel)
-	return a
+	t.Cleanup(s.Stop)
+	return s
 }
 
-func (a *attempts) try(b *bed, from int) {
-	one := attempt{started: time.Now()}
-	conn, err := b.dial(from, "7", 500*time.Millisecond)
-	one.ended, one.err = time.Now(), err
-	if err == nil {
-		conn.Close()
-	}
-	a.mu.Lock()
-	a.list = append(a.list, one)
-	a.mu.Unlock()
-}
-
-func (a *attempts) made() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.list)
-}
-
-// end tries until connections have worked for a second, and tells when they
-// began to after the last that did not, and how many did not.
-func (a *attempts) end(t *testing.T, b *bed, seconds int) (works time.Time, failed int) {
+// outage tries until connections have worked for a second after a fault, and
+// tells when they began to. Failures may begin long after the fault: it waits
+// for as long as VRRP takes.
+func (b *bed) outage(t *testing.T, s *attempts.Series, fault time.Time) (works time.Time) {
 	t.Helper()
-	begun := time.Now()
-	b.eventually(t, "new connections work again", func() error {
-		works, failed = a.works()
-		if failed == 0 && time.Since(begun) < activeDown(200)+2*time.Second {
+	b.eventually(t, "new connections work again", func() (err error) {
+		if _, failed := s.Count(); failed == 0 && time.Since(fault) < activeDown(200)+2*time.Second {
 			return errors.New("nothing has failed yet")
 		}
-		if works.IsZero() || time.Since(works) < time.Duration(seconds)*time.Second {
-			return fmt.Errorf("%d of %d attempts failed", failed, a.made())
-		}
-		return nil
+		works, err = s.Works(time.Second)
+		return err
 	})
-	a.stop()
-	return works, failed
-}
-
-// works is the end of the first attempt that worked and was started after the
-// last one that did not; zero: there is none.
-func (a *attempts) works() (at time.Time, failed int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var last time.Time
-	for _, one := range a.list {
-		if one.err != nil {
-			failed++
-			if one.started.After(last) {
-				last = one.started
-			}
-		}
-	}
-	for _, one := range a.list {
-		if one.err == nil && one.started.After(last) && (at.IsZero() || one.ended.Before(at)) {
-			at = one.ended
-		}
-	}
-	return at, failed
+	s.Stop()
+	return works
 }
 
 // run runs a program of the machine.

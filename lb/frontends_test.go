@@ -204,12 +204,12 @@ func (b *bed) testLostAddress(t *testing.T) {
 // successor, takes the address away, and tells the others with priority 0.
 func (b *bed) testKilledDirector(t *testing.T) {
 	all := b.sessions(t)
-	attempts := b.attempts(t)
+	tries := b.tries(t)
 	killed := time.Now()
 	check(t, b.agents[0].Kill())
-	outage, lost := attempts.end(t, b, 1)
-	took := outage.Sub(killed)
-	t.Logf("new connections work again %v after the kill, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, attempts.made(), lost, activeDown(200))
+	took := b.outage(t, tries, killed).Sub(killed)
+	made, lost := tries.Count()
+	t.Logf("new connections work again %v after the kill, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, made, lost, activeDown(200))
 	if took > activeDown(200)+allowance {
 		t.Errorf("new connections work again after %v; VRRP's figure is %v", took, activeDown(200))
 	}
@@ -240,12 +240,12 @@ func (b *bed) testMove(t *testing.T) {
 
 func (b *bed) testCutDirector(t *testing.T) {
 	all := b.sessions(t)
-	attempts := b.attempts(t)
+	tries := b.tries(t)
 	cut := time.Now()
 	check(t, b.frontends[0].Unplug("adm"))
-	outage, lost := attempts.end(t, b, 1)
-	took := outage.Sub(cut)
-	t.Logf("new connections work again %v after the cut, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, attempts.made(), lost, activeDown(200))
+	took := b.outage(t, tries, cut).Sub(cut)
+	made, lost := tries.Count()
+	t.Logf("new connections work again %v after the cut, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, made, lost, activeDown(200))
 	if took > activeDown(200)+allowance {
 		t.Errorf("new connections work again after %v; VRRP's figure is %v", took, activeDown(200))
 	}
