@@ -59,6 +59,7 @@ vips:
     vrrp: {priority: {f1: 250, f2: 200, f3: 100}, preempt: false}
 lb:
   handover: 1s
+  firewall: nftables
   services:
     plain: {vip: front, port: 7, scheduler: rr, path: true, check: {tcp: true, every: 1s, timeout: 1s}}
     ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 1s}}
@@ -288,8 +289,8 @@ func (b *bed) testARP(t *testing.T) {
 func (b *bed) testStop(t *testing.T) {
 	for _, i := range []int{2, 1, 0} {
 		check(t, b.agents[i].Stop(t.Context()))
-		out := must(b.frontends[i].Run(t.Context(), "sh", "-c", "ip -o address; ipvsadm -Sn; ipvsadm -L --daemon; cat /proc/sys/net/ipv4/conf/all/arp_ignore /proc/sys/net/ipv4/conf/all/arp_announce /proc/sys/net/ipv4/vs/backup_only"))(t)
-		if strings.Contains(out, vip) || strings.Contains(out, "sync daemon") || !strings.HasSuffix(out, "0\n0\n0\n") {
+		out := must(b.frontends[i].Run(t.Context(), "sh", "-c", "ip -o address; nft list tables; ipvsadm -Sn; ipvsadm -L --daemon; cat /proc/sys/net/ipv4/conf/all/arp_ignore /proc/sys/net/ipv4/conf/all/arp_announce /proc/sys/net/ipv4/vs/backup_only"))(t)
+		if strings.Contains(out, vip) || strings.Contains(out, "holdfast") || strings.Contains(out, "sync daemon") || !strings.HasSuffix(out, "0\n0\n0\n") {
 			t.Errorf("f%d left\n%s", i+1, out)
 		}
 	}

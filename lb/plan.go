@@ -93,8 +93,9 @@ type checkState struct {
 
 // memory is what a service's plan depends on beside what is now.
 type memory struct {
-	lost bool     // the quorum
-	last []string // nodes that were up when some were
+	lost bool              // the quorum
+	last []string          // nodes that were up when some were
+	keys map[string]string // SSH host keys by node, as far as they are known
 }
 
 // NewPlanner makes a planner that knows nothing yet: everybody stands by,
@@ -270,6 +271,9 @@ func (t *turn) service(s *VirtualService) {
 	v := ipvs.Service{
 		Key: s.key(), Scheduler: s.Scheduler, Flags: s.Flags,
 		Persistence: s.Persistence, Granularity: s.Granularity,
+	}
+	if differ := t.services[s.Name].differing(s.Servers); differ != "" {
+		t.remark(s, "the host keys differ, so that users are warned or refused: %s", differ)
 	}
 	use := t.usable(s)
 	sorry := t.quorum(s, use)

@@ -114,6 +114,9 @@ func (s *script) run(words []string) {
 			s.p.Check(words[1], node, words[0] == "up", s.now)
 		}
 		s.show()
+	case "key": // SERVICE NODE KEY
+		s.p.HostKey(words[1], words[2], words[3])
+		s.show()
 	case "drained": // NODE...: these and no others
 		s.p.Drained(words[1:])
 		s.show()

@@ -206,6 +206,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	beside.Go(func() { s.checks.Run(ctx) })
 	beside.Go(func() { s.follow(ctx) })
 	beside.Go(func() { s.attend(ctx) })
+	beside.Go(func() { s.compareKeys(ctx) })
 	defer beside.Wait()
 	next := s.turn(a)
 	ready()
