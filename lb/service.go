@@ -199,6 +199,8 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer end()
+	ctx, cancel := context.WithCancel(ctx) // an error ends what runs beside it
+	defer cancel()
 	if err := s.checks.Set(definitions(s.current())); err != nil {
 		return fmt.Errorf("lb: %w", err)
 	}
@@ -208,9 +210,10 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	beside.Go(func() { s.attend(ctx) })
 	beside.Go(func() { s.compareKeys(ctx) })
 	defer beside.Wait()
-	next := s.turn(a)
+	defer cancel()
+	next, err := s.turn(a)
 	ready()
-	for {
+	for err == nil {
 		timer := time.NewTimer(min(s.period(), time.Until(next)))
 		select {
 		case <-ctx.Done():
@@ -220,8 +223,9 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		case <-timer.C:
 		}
 		timer.Stop()
-		next = s.turn(a)
+		next, err = s.turn(a)
 	}
+	return err
 }
 
 func (s *Service) current() Settings {
@@ -353,8 +357,9 @@ func (p *prompt) Set(name string, value int) (bool, error) {
 	return p.Net.Set(name, value)
 }
 
-// turn applies the plan of this moment, and tells when the next one is due.
-func (s *Service) turn(a *applier) time.Time {
+// turn applies the plan of this moment, and tells when the next one is due. Its
+// error is that the kernel can't be spoken to by what was opened.
+func (s *Service) turn(a *applier) (time.Time, error) {
 	now := time.Now()
 	plan, next := s.plan(now)
 	changes, err := a.apply(plan)
@@ -363,10 +368,13 @@ func (s *Service) turn(a *applier) time.Time {
 	}
 	s.told(plan, err)
 	s.metrics.applied(plan, len(changes), err)
-	if next.IsZero() {
-		return now.Add(again)
+	if errors.Is(err, ipvs.ErrUnanswered) {
+		return time.Time{}, err
 	}
-	return next
+	if next.IsZero() {
+		next = now.Add(again)
+	}
+	return next, nil
 }
 
 const (
@@ -403,7 +411,11 @@ func (s *Service) leave(a *applier) error {
 		s.planner.Role(vip, Standby, time.Now())
 	}
 	s.mu.Unlock()
-	for next := s.turn(a); s.Plan().Directs; next = s.turn(a) {
+	for s.Plan().Directs {
+		next, err := s.turn(a)
+		if err != nil {
+			return err
+		}
 		<-time.After(time.Until(next))
 	}
 	changes, err := a.apply(Plan{})
