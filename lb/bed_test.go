@@ -290,19 +290,25 @@ func (b *bed) open(from int, port string) (s session, err error) {
 // shell logs in and stays.
 func (b *bed) shell(t *testing.T, from int) (s session) {
 	t.Helper()
+	return must(b.pipe(t, b.ssh(from, "hostname; exec cat")))(t)
+}
+
+// pipe starts a program on the client that says where it is and then echoes.
+func (b *bed) pipe(t *testing.T, args []string) (s session, err error) {
+	t.Helper()
 	stdin, out, err := os.Pipe()
 	check(t, err)
 	in, stdout, err := os.Pipe()
 	check(t, err)
-	p := must(b.client.Start(lab.Cmd{Name: "ssh", Args: b.ssh(from, "hostname; exec cat"), Stdin: stdin, Stdout: stdout}))(t)
+	p := must(b.client.Start(lab.Cmd{Name: args[0], Args: args, Stdin: stdin, Stdout: stdout}))(t)
 	check(t, errors.Join(stdin.Close(), stdout.Close()))
 	t.Cleanup(func() {
 		_ = p.Kill()
 		_ = errors.Join(out.Close(), in.Close())
 	})
 	s = session{in: in, out: out}
-	s.on = must(s.line())(t)
-	return s
+	s.on, err = s.line()
+	return s, err
 }
 
 func (s session) Close() { _ = s.out.Close() }

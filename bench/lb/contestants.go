@@ -21,7 +21,7 @@ domain: lab.example.com
 networks:
   adm: {prefix: 10.1.0.0/24}
 roles:
-  director: {voters: 2, run: []}
+  director: {voters: 1, run: []}
   server: {agent: false}
 nodes:
   d[1-2]: {role: director, addresses: {adm: "10.1.0.[1-2]"}}
