@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
+	"holdfast/internal/boltfile"
 	"holdfast/internal/health"
 )
 
@@ -64,8 +65,8 @@ func soundly(do func() error) (err error) {
 
 // openBolt opens the log's file.
 func openBolt(path string) (bolt *raftboltdb.BoltStore, err error) {
-	if err := checkBoltFile(path); err != nil {
-		return nil, err
+	if err := boltfile.Check(path); err != nil {
+		return nil, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
 	err = soundly(func() error {
 		bolt, err = raftboltdb.New(raftboltdb.Options{
