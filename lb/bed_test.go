@@ -76,6 +76,19 @@ func newBed(t *testing.T, cluster string) *bed {
 		check(t, h.Write("/etc/ssh/frontend", []byte(sshdFile+"VersionAddendum "+h.String()+"\n")))
 		must(h.Run(t.Context(), "mkdir", "-p", "/run/sshd"))(t)
 		b.startSSHD(t, i)
+	}
+	// What a director finds at its first look is up; who is not yet would be out
+	// until the next.
+	for i, h := range b.frontends {
+		b.eventually(t, "the sshd of "+h.String(), func() error {
+			conn, err := b.client.DialContext(t.Context(), "tcp", fmt.Sprintf("10.1.0.%d:22", i+1))
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+	}
+	for i := range b.frontends {
 		b.startAgent(t, i)
 	}
 	b.eventually(t, "f1 directs", func() error { return b.directs(0) })
