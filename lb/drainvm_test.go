@@ -80,7 +80,9 @@ func TestDrain(t *testing.T) {
 			t.Errorf("a session on the drained node: %v", err)
 		}
 		inside.Close()
-		terminal.Close()
+		if _, err := terminal.out.Write([]byte{4}); err != nil { // the end of file, as typed
+			t.Error(err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), wallLimit)
 		defer cancel()
 		out, err := b.frontends[0].Run(ctx, b.binary, "lb", "drain", "f1", "--wait")
