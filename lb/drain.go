@@ -67,6 +67,9 @@ func (s *Service) StartDrain(ctx context.Context, node string, order Drain, forc
 		return err
 	}
 	others := drains(s.deps.Store.Snapshot())
+	if _, drained := others[node]; drained && order.Deadline.IsZero() && order.Message == "" {
+		return nil // who asks again changes nothing
+	}
 	if err := drainable(settings, node, others); errors.Is(err, ErrUnknown) || err != nil && !force {
 		return err
 	}
