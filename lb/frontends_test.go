@@ -278,10 +278,11 @@ func (b *bed) testARP(t *testing.T) {
 	for _, e := range wire.Strays(events, actives, netip.MustParseAddr(vip), 3*advert) {
 		t.Fatalf("%v answered at %v and was not Active", e.From, e.At)
 	}
-	// Answers of two mean two owners. A frontend whose cable was cut learns of
-	// the other when the cable is back: by the first advert.
+	// Answers of two mean two owners. Who is to give way does so when it hears
+	// the other's first advert, and loses no packet so: both answer until then,
+	// which in an emulator took up to 70 ms.
 	spans := wire.Answering(events, netip.MustParseAddr(vip), 200*time.Millisecond)
-	if got := wire.Overlaps(spans, 2*askEvery); len(got) > 0 {
+	if got := wire.Overlaps(spans, advert/4); len(got) > 0 {
 		t.Errorf("two answered: %v", got)
 	}
 }
