@@ -44,7 +44,6 @@ type bed struct {
 	watch     *wire.Watch
 	asked     atomic.Int64
 	home      []string // where the first addresses are persistent
-	keys      string   // the client's private key for ssh
 }
 
 func newBed(t *testing.T, cluster string) *bed {
