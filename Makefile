@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -61,6 +61,10 @@ scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
 bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)
 	@$(STATIC) go build -trimpath -o build/bench-vrrp ./bench/vrrp
 	@build/bench-vrrp $(BENCH)
+
+bench-lb: deps build ## the load balancer beside keepalived in one virtual machine; writes build/bench/lb.json
+	@$(STATIC) go build -trimpath -o build/bench-lb ./bench/lb
+	@build/bench-lb $(BENCH)
 
 test-quick: ## all tests that need no lab hosts, without lint and the race detector
 	@LAB=off go test -vet=off -timeout 2m $(PACKAGES)

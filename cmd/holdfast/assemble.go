@@ -97,7 +97,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	net, err := c.newNetwork(base)
+	net, err := c.newNetwork(base, shared{replica, store})
 	if err != nil {
 		return nil, err
 	}
