@@ -24,6 +24,9 @@ type metrics struct {
 	badSnapshots prometheus.Counter
 	hungWrites   prometheus.Counter
 	damages      prometheus.Counter
+	verified     prometheus.Gauge
+	differing    prometheus.Gauge
+	rebuilds     prometheus.Counter
 }
 
 // newMetrics registers the store's metrics; a second registration (Run's
@@ -55,6 +58,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		changes:      prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
 		badSnapshots: prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
 		hungWrites:   prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+		verified:     gauge("verified_index", "Log entry after which this leader last compared the servers' states."),
+		differing:    gauge("differing_servers", "Servers whose state was another than the majority's, at that comparison."),
+		rebuilds:     prometheus.NewCounter(counter("rebuilds_total", "Times that this server's state was replaced by the majority's.")),
 		damages:      prometheus.NewCounter(counter("damages_total", "Times that the log, the votes or a snapshot was not what had been written.")),
 	}
 	for _, code := range refusals() {
@@ -67,6 +73,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
 		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages,
+		m.verified, m.differing, m.rebuilds,
 	} {
 		errs = append(errs, r.Register(c))
 	}

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log"
@@ -351,6 +352,11 @@ func (f *fakeHandler) transferHere(_ context.Context, to string) error {
 func (f *fakeHandler) restoreHere(_ context.Context, r io.Reader) (uint64, error) {
 	n, err := io.Copy(io.Discard, r)
 	return uint64(n), err
+}
+func (f *fakeHandler) digestHere(context.Context, uint64) digest    { return digest{} }
+func (f *fakeHandler) rebuildHere(context.Context, io.Reader) error { return nil }
+func (f *fakeHandler) operateHere(context.Context, operation) (json.RawMessage, error) {
+	return nil, nil
 }
 func (f *fakeHandler) formHere(req formRequest) (formReply, error) {
 	return formReply{OK: true, Promised: req.Ballot}, nil
