@@ -74,7 +74,7 @@ type host struct {
 	disk      func(raft.LogStore) raft.LogStore
 	wire      wire
 	verify    time.Duration // between two comparisons of the states; as in production when 0
-	clusterID string // as announced
+	clusterID string        // as announced
 	absent    state.Liveness
 }
 

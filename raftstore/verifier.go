@@ -224,7 +224,9 @@ func (e *engine) yield(ctx context.Context, v Verdict) {
 		e.store.log.Error("this leader's state is not that of the majority, and no voter that has it answers")
 		return
 	}
-	if err := e.transfer(ctx, next); err != nil {
+	handing, cancel := context.WithTimeout(e.net.ending, e.store.times.transfer) // ctx ends with the office
+	defer cancel()
+	if err := e.transfer(handing, next); err != nil {
 		e.store.log.Error("this leader's state is not that of the majority, and the office was not handed over; trying again", "to", next.Name, "error", err)
 		return
 	}

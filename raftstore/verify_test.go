@@ -283,7 +283,10 @@ func TestOperationsSayWhyTheyAreRefused(t *testing.T) {
 		}
 	}
 	h.settled(strings.Join(voters, " "), follower.name) // the warm one has its vote
-	refused("as many as the cluster file asks for", opPromote, "server="+follower.name, "twice=yes")
+	if got, err := follower.operation(opPromote, "server="+follower.name); err != nil || !strings.Contains(got, "may have a vote again") {
+		t.Errorf("promote while no vote is free: %s, %v", got, err)
+	}
+	refused("as many as the cluster file asks for", opPromote, "server="+follower.name)
 	if st := pilotStateOf(t, follower); st.Voters != 3 || st.Tolerate != 1 || !st.Healthy {
 		t.Errorf("autopilot: %+v", st)
 	}
