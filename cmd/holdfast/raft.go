@@ -22,6 +22,8 @@ type raftCmd struct {
 	TransferLeader raftTransferCmd `cmd:"" help:"Hand leadership to another server."`
 	Verify         raftVerifyCmd   `cmd:"" help:"Compare the states of all servers, bit by bit."`
 	Autopilot      pilotCmd        `cmd:"" help:"How the leader looks after the servers: look and change."`
+	Inspect        raftInspectCmd  `cmd:"" help:"Look into the log and the snapshots of an agent that is down."`
+	Recover        raftRecoverCmd  `cmd:"" help:"Begin anew with the freshest server after a majority was lost for good."`
 	Stats          raftStatsCmd    `cmd:"" help:"Raft's state on this node."`
 }
 
