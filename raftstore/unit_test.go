@@ -123,7 +123,7 @@ func TestTheExampleOfTheREADMEWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Cluster: "foobar", Servers: []string{"fbservice1", "fbservice2", "fbservice3", "fbservice4"}, Voters: 3, Timing: 2}
+	want := Config{Cluster: "foobar", Servers: []string{"fbservice1", "fbservice2", "fbservice3", "fbservice4"}, Voters: 3, Timing: 2, Backups: Backups{"/srv/backup/holdfast", 6 * time.Hour, 24 * time.Hour}}
 	if diff := cmp.Diff(want, c, cmp.Comparer(func(a, b *peer.Trust) bool { return a == b }), cmp.Comparer(func(a, b func(string)) bool { return a == nil && b == nil }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
