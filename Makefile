@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-raft bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -75,6 +75,10 @@ bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server
 bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
+bench-raft: deps build ## the replicated store beside etcd: writes, failover, transfer; writes build/bench/raft.json
+	@$(STATIC) go build -trimpath -o build/bench-raft ./bench/raft
+	@build/bench-raft $(BENCHFLAGS)
+
 bench-logs: deps ## durable RELP lines per second into per-host files, beside rsyslogd; writes build/bench/logs.json
 	@$(STATIC) go build -trimpath -o build/bench-logs ./bench/logs
 	@build/bench-logs $(BENCHFLAGS)

@@ -63,16 +63,17 @@ func soundly(do func() error) (err error) {
 }
 
 // openBolt opens the log's file.
-func openBolt(path string) (bolt *raftboltdb.BoltStore, err error) {
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	// Without these a log that once was large makes every write slow.
+	return openBoltWith(path, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+}
+
+func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
 	if err := checkBoltFile(path); err != nil {
 		return nil, err
 	}
 	err = soundly(func() error {
-		bolt, err = raftboltdb.New(raftboltdb.Options{
-			Path: path,
-			// Without these a log that once was large makes every write slow.
-			BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		})
+		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 		return err
 	})
 	for _, bad := range []error{bbolterrors.ErrInvalid, bbolterrors.ErrChecksum, bbolterrors.ErrVersionMismatch} {

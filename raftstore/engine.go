@@ -318,6 +318,8 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	})
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
+	e.group.Go(func() { e.keepDigests(ctx) })
+	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()
 	return failed
 }

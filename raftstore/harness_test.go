@@ -73,7 +73,8 @@ type host struct {
 
 	disk      func(raft.LogStore) raft.LogStore
 	wire      wire
-	clusterID string // as announced
+	verify    time.Duration // between two comparisons of the states; as in production when 0
+	clusterID string        // as announced
 	absent    state.Liveness
 }
 
@@ -163,6 +164,9 @@ func (o *host) start(change ...func(*Config)) *host {
 	}
 	store.disk = o.disk
 	store.wire = o.wire
+	if o.verify > 0 {
+		store.times.verify = o.verify
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	o.hosts.mu.Lock()

@@ -115,11 +115,18 @@ func (e *engine) view() view {
 		Self: s.config.NodeID, Store: e.record.get().ClusterID,
 		Order: s.config.Servers, Voters: s.config.Voters,
 		Servers: e.members(), Gossip: s.state.Snapshot().Members(),
-		Reachable: map[string]bool{}, CaughtUp: map[string]bool{},
+		Reachable: map[string]bool{}, CaughtUp: map[string]bool{}, Unstable: map[string]bool{},
+		Demoted: map[string]bool{}, Gone: map[string]time.Duration{}, Pilot: autopilot(s.state.Snapshot()),
 	}
+	now := time.Now()
 	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
 	for _, server := range v.Servers {
+		v.Demoted[server.ID] = serverNote(s.state.Snapshot(), server.ID).Demoted
 		seen, ok := e.tracker.sighting(server.ID)
+		if !seen.goneSince.IsZero() {
+			v.Gone[server.ID] = now.Sub(seen.goneSince)
+		}
+		v.Unstable[server.ID] = server.ID != v.Self && (seen.upSince.IsZero() || now.Sub(seen.upSince) < v.Pilot.Stabilization)
 		if !ok || seen.silent {
 			continue
 		}
@@ -187,6 +194,9 @@ func (s *Store) progressHere() progress {
 	_, leader := e.raft.LeaderWithID()
 	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
 	p.Applied = e.raft.AppliedIndex()
+	if contact := e.raft.LastContact(); p.Leader != p.ID && !contact.IsZero() {
+		p.Heard = time.Since(contact)
+	}
 	return p
 }
 
@@ -195,8 +205,10 @@ func (s *Store) progressHere() progress {
 func (e *engine) writeNames(ctx context.Context) {
 	snap := e.store.state.Snapshot()
 	for _, server := range e.members() {
-		if server.Name != "" && documented(snap, server.ID) != server.Name {
-			e.write(ctx, documentName(server.ID, server.Name))
+		note := serverNote(snap, server.ID)
+		if server.Name != "" && note.Name != server.Name {
+			note.Name = server.Name
+			e.write(ctx, documentServerAs(server.ID, note))
 		}
 	}
 }
@@ -235,7 +247,7 @@ func (e *engine) apply(ctx context.Context, c change) error {
 	}
 	e.store.metrics.changes.WithLabelValues(string(c.Kind)).Inc()
 	if c.Kind == changeRemove {
-		e.write(ctx, documentName(c.Server.ID, ""))
+		e.write(ctx, forgetServer(c.Server.ID))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -87,7 +88,8 @@ type request struct {
 	here  func(ctx context.Context) (uint64, error) // when that is us
 	path  string                                    // when it is another
 	body  []byte
-	write bool // repeating it is not harmless
+	write bool                  // repeating it is not harmless
+	keep  func(json.RawMessage) // what came with another's answer; may be nil
 }
 
 // viaLeader has the leader, here or elsewhere, do r, and waits for one up to
@@ -164,7 +166,10 @@ func (s *Store) tryLeader(ctx context.Context, r request) (uint64, error) {
 	if now := s.addressOf(string(id)); now != "" {
 		address = raft.ServerAddress(now)
 	}
-	index, err := e.client.ask(ctx, string(address), r.path, bytes.NewReader(r.body))
+	index, data, err := e.client.inquire(ctx, string(address), r.path, bytes.NewReader(r.body))
+	if r.keep != nil {
+		r.keep(data)
+	}
 	if err == nil || untouched(err) || index != 0 || isResult(err) {
 		return index, err
 	}

@@ -24,6 +24,9 @@ const (
 	pathRemove    = "/v1/remove"     // body: a target
 	pathTransfer  = "/v1/transfer"   // body: a target
 	pathRestore   = "/v1/restore"    // body: a snapshot
+	pathDigest    = "/v1/digest"     // body: a digest of which only the index counts; the answer a digest
+	pathRebuild   = "/v1/rebuild"    // body: see rebuildHere
+	pathOperate   = "/v1/operate"    // body: an operation; the answer has data
 	pathForm      = "/v1/form"       // body: a formRequest; the answer a formReply
 )
 
@@ -39,7 +42,8 @@ type answer struct {
 	Message string `json:"message,omitempty"`
 	// Untouched: the request was refused and nothing has happened; another
 	// server, or a later try, may take it.
-	Untouched bool `json:"untouched,omitempty"`
+	Untouched bool            `json:"untouched,omitempty"`
+	Data      json.RawMessage `json:"data,omitempty"` // what an operation gave
 }
 
 // target names a server, by ID, name or address.
@@ -54,6 +58,8 @@ type progress struct {
 	LastIndex uint64 `json:"last_index"`
 	Applied   uint64 `json:"applied"`
 	Leader    string `json:"leader"` // ID of the leader it follows; "" none
+
+	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
 }
 
 // untouchedError wraps an error of a request that surely had no effect.
@@ -95,6 +101,9 @@ type handler interface {
 	transferHere(ctx context.Context, to string) error
 	restoreHere(ctx context.Context, r io.Reader) (uint64, error)
 	formHere(req formRequest) (formReply, error)
+	digestHere(ctx context.Context, index uint64) digest
+	rebuildHere(ctx context.Context, body io.Reader) error
+	operateHere(ctx context.Context, o operation) (json.RawMessage, error)
 }
 
 // rpcServer answers requests of other servers.
@@ -166,6 +175,26 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 	}))
 	on(pathRestore, maxSnapshot+2, func(ctx context.Context, body io.Reader) any {
 		return answerOf(h.restoreHere(ctx, body))
+	})
+	on(pathDigest, maxMessage, func(ctx context.Context, body io.Reader) any {
+		var d digest
+		if err := decodeJSON(body, &d); err != nil {
+			return digest{}
+		}
+		return h.digestHere(ctx, d.Index)
+	})
+	on(pathRebuild, maxSnapshot+maxRebuildHead, func(ctx context.Context, body io.Reader) any {
+		return answerOf(0, h.rebuildHere(ctx, body))
+	})
+	on(pathOperate, maxMessage, func(ctx context.Context, body io.Reader) any {
+		var o operation
+		if err := decodeJSON(body, &o); err != nil {
+			return answerOf(0, &untouchedError{err})
+		}
+		data, err := h.operateHere(ctx, o)
+		a := answerOf(0, err)
+		a.Data = data
+		return a
 	})
 	on(pathForm, maxMessage, func(_ context.Context, body io.Reader) any {
 		var req formRequest
@@ -267,11 +296,17 @@ func (c *rpcClient) send(ctx context.Context, address, path string, body io.Read
 
 // ask posts and returns what the answer says.
 func (c *rpcClient) ask(ctx context.Context, address, path string, body io.Reader) (uint64, error) {
+	index, _, err := c.inquire(ctx, address, path, body)
+	return index, err
+}
+
+// inquire is ask for what has data in its answer.
+func (c *rpcClient) inquire(ctx context.Context, address, path string, body io.Reader) (uint64, json.RawMessage, error) {
 	var a answer
 	if err := c.post(ctx, address, path, body, &a); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return a.Index, a.error()
+	return a.Index, a.Data, a.error()
 }
 
 func jsonBody(v any) io.Reader { return bytes.NewReader(mustJSON(v)) }

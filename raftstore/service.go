@@ -44,6 +44,8 @@ type Store struct {
 	metrics *metrics
 	fsm     *fsm
 
+	verifier *verifier
+
 	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
 	wire wire                              // and a network that loses messages
 
@@ -81,7 +83,8 @@ func New(c Config, s *state.Store, d Deps) (*Store, error) {
 		log:     d.Log.With("service", "raftstore"),
 		changed: make(chan struct{}), halt: make(chan error, 1),
 	}
-	store.fsm = &fsm{state: s, log: store.log, halt: store.halted}
+	store.verifier = newVerifier()
+	store.fsm = &fsm{state: s, log: store.log, halt: store.halted, mark: store.verifier.mark}
 	return store, nil
 }
 

@@ -159,6 +159,7 @@ func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID strin
 	}
 	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
 	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
+	config.Version = version
 	config.Trust, config.Insecure = base.trust, c.Insecure
 	config.MaxSnapshot, config.Announce = maxSnapshot, announce
 	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})

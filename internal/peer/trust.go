@@ -164,6 +164,20 @@ func parseKey(data []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
+// ReadGossipKey reads the key that encrypts the gossip from its file, gossip.key
+// in the directory of a node or of the authority.
+func ReadGossipKey(path string) ([]byte, error) {
+	text, err := readSecret(filepath.Dir(path), filepath.Base(path), "it is in the directory of the authority and in each node's")
+	if err != nil {
+		return nil, fmt.Errorf("peer: read the gossip key: %w", err)
+	}
+	key, err := parseGossipKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("peer: %s: %w", path, err)
+	}
+	return key, nil
+}
+
 func parseGossipKey(text []byte) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
 	if err != nil || len(key) != gossipKeyBytes {
