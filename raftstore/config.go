@@ -46,6 +46,10 @@ type Config struct {
 
 	MaxSnapshot int64 // bytes a restored snapshot may have; 1 GiB when 0
 
+	// Consumers are what else takes space on the disk of DataDir and can give
+	// some back: when the disk runs low, the biggest is asked first.
+	Consumers []Consumer
+
 	Backups Backups // scheduled snapshots; none when Every is 0
 
 	// Announce is called with the ID of the store when this server belongs to
@@ -215,6 +219,7 @@ type timings struct {
 	patience  time.Duration // before the next server in order tries to form the store
 	grace     time.Duration // for late servers once a majority was seen
 	transfer  time.Duration // hand over the leadership before a stop
+	calm      time.Duration // a disk must have been better for so long
 	verify    time.Duration // between two comparisons of the servers' states
 }
 
@@ -223,6 +228,6 @@ func (c Config) timings() timings {
 	return timings{
 		heartbeat: d(300), lease: d(200), commit: d(20), transport: d(2000), greet: d(5000),
 		hold: d(2000), outcome: d(10000), disk: d(2000), noLeader: d(3000),
-		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500), verify: d(20000),
+		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500), verify: d(20000), calm: d(5000),
 	}
 }

@@ -81,8 +81,12 @@ func (e *engine) unsettled() bool {
 func (e *engine) manageOnce(ctx context.Context) bool {
 	e.mayLead.Lock()
 	defer e.mayLead.Unlock()
+	v := e.view()
+	if e.yieldForDisk(ctx, v) {
+		return false
+	}
 	e.writeNames(ctx)
-	next, problems := plan(e.view())
+	next, problems := plan(v)
 	e.tellProblems(problems)
 	if next == nil {
 		return false
@@ -116,8 +120,9 @@ func (e *engine) view() view {
 		Order: s.config.Servers, Voters: s.config.Voters,
 		Servers: e.members(), Gossip: s.state.Snapshot().Members(),
 		Reachable: map[string]bool{}, CaughtUp: map[string]bool{}, Unstable: map[string]bool{},
-		Demoted: map[string]bool{}, Gone: map[string]time.Duration{}, Pilot: autopilot(s.state.Snapshot()),
+		Demoted: map[string]bool{}, Gone: map[string]time.Duration{}, Disks: map[string]fitness{}, Pilot: autopilot(s.state.Snapshot()),
 	}
+	v.Disks[v.Self], _ = e.disk.fitness()
 	now := time.Now()
 	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
 	for _, server := range v.Servers {
@@ -130,7 +135,7 @@ func (e *engine) view() view {
 		if !ok || seen.silent {
 			continue
 		}
-		v.Reachable[server.ID] = true
+		v.Reachable[server.ID], v.Disks[server.ID] = true, seen.got.Disk
 		v.CaughtUp[server.ID] = seen.got.Term == term && seen.got.Leader == v.Self && seen.got.Applied+caughtUp >= commit
 	}
 	return v
@@ -194,6 +199,7 @@ func (s *Store) progressHere() progress {
 	_, leader := e.raft.LeaderWithID()
 	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
 	p.Applied = e.raft.AppliedIndex()
+	p.Disk, _ = e.disk.fitness()
 	if contact := e.raft.LastContact(); p.Leader != p.ID && !contact.IsZero() {
 		p.Heard = time.Since(contact)
 	}

@@ -35,6 +35,7 @@ type view struct {
 	// its vote. Gone: how long it has not answered.
 	Unstable, Demoted map[string]bool
 	Gone              map[string]time.Duration
+	Disks             map[string]fitness // of those that answer
 	Pilot             Autopilot
 }
 
@@ -70,7 +71,7 @@ func plan(v view) (next *change, problems []string) {
 	if c != nil {
 		return c, problems
 	}
-	for _, rule := range []func(view) *change{balance, replaceLost, forgetLost} {
+	for _, rule := range []func(view) *change{spareUnfit, balance, replaceLost, forgetLost} {
 		if c := rule(v); c != nil {
 			return c, problems
 		}
@@ -193,7 +194,7 @@ func promote(v view) *change {
 func (v view) ready() (list []member) {
 	for _, s := range v.Servers {
 		m, ok := v.gossip(s.ID)
-		fit := ok && m.Liveness == state.Alive && v.CaughtUp[s.ID] && !v.Unstable[s.ID] && !v.Demoted[s.ID]
+		fit := ok && m.Liveness == state.Alive && v.CaughtUp[s.ID] && !v.Unstable[s.ID] && !v.Demoted[s.ID] && v.Disks[s.ID] == diskFit
 		if !s.Voter && fit && v.rank(s.Name) < len(v.Order) {
 			list = append(list, s)
 		}
@@ -232,7 +233,7 @@ func demote(v view, voters []member) *change {
 func (v view) successor() (member, bool) {
 	var best []member
 	for _, s := range v.voters() {
-		if s.ID != v.Self && v.Reachable[s.ID] {
+		if s.ID != v.Self && v.Reachable[s.ID] && v.Disks[s.ID] != diskSick {
 			best = append(best, s)
 		}
 	}

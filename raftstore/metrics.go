@@ -22,6 +22,8 @@ type metrics struct {
 	refused       *prometheus.CounterVec
 	changes       *prometheus.CounterVec
 	badSnapshots  prometheus.Counter
+	diskFree      prometheus.Gauge
+	diskFitness   prometheus.Gauge
 	hungWrites    prometheus.Counter
 	damages       prometheus.Counter
 	verified      prometheus.Gauge
@@ -61,6 +63,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		changes:       prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
 		badSnapshots:  prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
 		hungWrites:    prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+		diskFree:      gauge("disk_free_bytes", "Space left for this server on the disk of the store."),
+		diskFitness:   gauge("disk_unfit", "0 while the disk of the store is fit, 1 while it is low on space, 2 while it does not answer or errs."),
 		verified:      gauge("verified_index", "Log entry after which this leader last compared the servers' states."),
 		differing:     gauge("differing_servers", "Servers whose state was another than the majority's, at that comparison."),
 		rebuilds:      prometheus.NewCounter(counter("rebuilds_total", "Times that this server's state was replaced by the majority's.")),
@@ -78,7 +82,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
-		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages,
+		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages, m.diskFree, m.diskFitness,
 		m.verified, m.differing, m.rebuilds,
 		m.backupTime, m.backupBytes, m.backupsFailed,
 	} {

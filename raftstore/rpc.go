@@ -60,6 +60,7 @@ type progress struct {
 	Leader    string `json:"leader"` // ID of the leader it follows; "" none
 
 	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
+	Disk  fitness       `json:"disk,omitempty"`
 }
 
 // untouchedError wraps an error of a request that surely had no effect.
