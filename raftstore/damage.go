@@ -64,8 +64,13 @@ func soundly(do func() error) (err error) {
 
 // openBolt opens the log's file.
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
-	// Without these a log that once was large makes every write slow.
-	return openBoltWith(path, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	return openBoltWith(path, boltOptions())
+}
+
+// boltOptions are ours: with bolt's defaults a log that once was large makes
+// every write slow, since each writes the list of all free pages.
+func boltOptions() *bbolt.Options {
+	return &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
 }
 
 func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -132,5 +133,32 @@ func TestBiggestConsumerIsShedFirst(t *testing.T) {
 	}
 	if freed != 60 || !slices.Equal(names, []string{"big", "middle"}) {
 		t.Errorf("freed %d by %v", freed, names)
+	}
+}
+
+func TestScheduledSnapshotsAreShedButTheNewest(t *testing.T) {
+	c := Config{DataDir: t.TempDir(), Backups: Backups{Directory: t.TempDir()}}
+	if err := os.MkdirAll(c.dir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"20260101T000000Z", "20260103T000000Z", "20260102T000000Z"} {
+		name := backupPrefix + "foobar-" + at + backupSuffix
+		if err := os.WriteFile(filepath.Join(c.Backups.Directory, name), make([]byte, 100), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := c.backupsAsConsumer()
+	if got := one.Bytes(); got != 200 {
+		t.Errorf("%d bytes can be had back, want 200", got)
+	}
+	if got := one.Shed(50); got != 100 {
+		t.Errorf("%d bytes were freed of 50, want the oldest's 100", got)
+	}
+	if got := one.Shed(1000); got != 100 {
+		t.Errorf("%d bytes were freed of 1000, want 100", got)
+	}
+	there, err := listBackups(c.Backups.Directory)
+	if err != nil || len(there) != 1 || there[0].at.Day() != 3 {
+		t.Errorf("there are %v, %v; want the newest", there, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -182,10 +183,11 @@ func (e *engine) role(f fitness) string {
 func (e *engine) shedForDisk(l look) {
 	s := e.store
 	missing := l.missing()
-	if missing == 0 || l.Size == 0 || len(s.config.Consumers) == 0 {
+	if missing == 0 || l.Size == 0 {
 		return
 	}
-	if freed, names := shed(s.config.Consumers, missing); freed > 0 {
+	consumers := append(slices.Clone(s.config.Consumers), s.config.backupsAsConsumer())
+	if freed, names := shed(consumers, missing); freed > 0 {
 		s.log.Warn("room was made on the disk", "freed_bytes", freed, "by", strings.Join(names, ", "), "path", s.config.dir())
 	}
 }
@@ -265,4 +267,54 @@ func (s steadyStable) Set(key, value []byte) error {
 // SetUint64 implements raft.StableStore; it blocks until the value is on the disk.
 func (s steadyStable) SetUint64(key []byte, value uint64) error {
 	return s.Set(key, bigEndian(value))
+}
+
+// backupsAsConsumer are the scheduled snapshots: all but the newest can go.
+// Those on another disk are none of this one's.
+func (c Config) backupsAsConsumer() Consumer {
+	old := func() (list []backup) {
+		files, err := os.ReadDir(c.Backups.Directory)
+		if err != nil || !sameDisk(c.Backups.Directory, c.dir()) {
+			return nil
+		}
+		var there []backup
+		for _, f := range files {
+			if b, ok := parseBackup(f.Name()); ok {
+				there = append(there, b)
+			}
+		}
+		slices.SortFunc(there, func(a, b backup) int { return a.at.Compare(b.at) })
+		return there[:max(0, len(there)-1)]
+	}
+	bytesOf := func(b backup) int64 {
+		st, err := os.Stat(filepath.Join(c.Backups.Directory, b.name))
+		if err != nil {
+			return 0
+		}
+		return st.Size()
+	}
+	return Consumer{
+		Name: "the scheduled snapshots",
+		Bytes: func() (sum int64) {
+			for _, b := range old() {
+				sum += bytesOf(b)
+			}
+			return sum
+		},
+		Shed: func(want int64) (freed int64) {
+			for _, b := range old() { // the oldest first
+				size := bytesOf(b)
+				if freed < want && os.Remove(filepath.Join(c.Backups.Directory, b.name)) == nil {
+					freed += size
+				}
+			}
+			return freed
+		},
+	}
+}
+
+// sameDisk tells whether two files are on one file system.
+func sameDisk(a, b string) bool {
+	var x, y syscall.Stat_t
+	return syscall.Stat(a, &x) == nil && syscall.Stat(b, &y) == nil && x.Dev == y.Dev
 }
