@@ -52,6 +52,12 @@ type Config struct {
 
 	Backups Backups // scheduled snapshots; none when Every is 0
 
+	// SetAside is called when the store is damaged and the others can spare
+	// it: it is to see that SetAside moves the files away and that the node
+	// begins anew with another ID. Run then returns ErrSetAside. When nil, an
+	// admin must do it.
+	SetAside func() error
+
 	// Announce is called with the ID of the store when this server belongs to
 	// one: soon after a start, or when one was formed or joined. It must not
 	// block. May be nil.

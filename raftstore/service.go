@@ -109,10 +109,14 @@ func (s *Store) run(ctx context.Context, ready func()) (err error) {
 		return err // the entry is still there, and so is the program
 	}
 	e, err := s.open(ctx)
+	if errors.Is(err, ErrDamaged) {
+		return s.rejoin(ctx, err)
+	}
 	if err != nil {
 		return err
 	}
 	s.engine.Store(e)
+	s.tellAside()
 	s.log.Info("store open", "address", e.advertise, "store", e.record.get().ClusterID, "voters", s.config.Voters, "servers", s.config.Servers)
 	failed := e.start(ctx)
 	ready()

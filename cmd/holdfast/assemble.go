@@ -68,6 +68,9 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		return nil, &exitError{exitUsage, fmt.Errorf(
 			"%s has role %s, which has no voters: this version runs its agent on servers only; other nodes are clients of their DNS", base.self.Name, base.self.Role)}
 	}
+	if err := raftstore.FinishSetAside(c.DataDir); err != nil {
+		return nil, err
+	}
 	nodeID, err := discovery.NodeID(c.DataDir)
 	if err != nil {
 		return nil, err
@@ -164,6 +167,7 @@ func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID strin
 	}
 	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
 	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
+	config.SetAside = func() error { return c.beginAnew(base) }
 	config.Version, config.Consumers = version, consumers
 	config.Trust, config.Insecure = base.trust, c.Insecure
 	config.MaxSnapshot, config.Announce = maxSnapshot, announce
