@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,6 +31,9 @@ import (
 // TestMain lets more tests run at once than there are processors: nearly all
 // of them wait for elections most of the time.
 func TestMain(m *testing.M) {
+	if os.Getenv(powerEnv) != "" {
+		os.Exit(runPowered(os.Stderr))
+	}
 	flag.Parse()
 	parallel := flag.Lookup("test.parallel")
 	if parallel.Value.String() == parallel.DefValue {
