@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-raft bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long chaos-store-long power-long bench-freelist locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-raft bench-vrrp clean help
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -48,6 +48,15 @@ chaos: deps build ## the destructive tests alone, with what they measured
 
 chaos-long: deps build ## virtual routers beside keepalived under random faults for LONG (default 1h)
 	@VRRP_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run RandomFaults ./chaos/vrrp
+
+chaos-store-long: deps build ## five agents under kills, pauses, partitions, full and frozen disks for LONG (30m is the aim)
+	@STORE_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run StoreIsLinearizable ./chaos
+
+power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
+	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
+
+bench-freelist: ## a write of the log after a burst of 1.6 GB, with bolt's defaults and ours
+	@HOLDFAST_BURST_MB=1600 go test -vet=off -run NONE -bench AfterABurst -benchtime 1000x -timeout 20m ./raftstore
 
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast

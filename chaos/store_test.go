@@ -79,9 +79,12 @@ func (r *storeRun) run(duration time.Duration) {
 		c := &storeClient{id: i, run: r, record: record, random: rand.New(rand.NewPCG(seed, uint64(i)))}
 		group.Go(func() { c.work(ctx) })
 	}
-	deck := chaos.NewDeck(r.random, "kill", "pause", "cut", "mute", "deaf", "full", "freeze", "pause and cut")
+	deck := chaos.NewDeck(r.random, "kill", "pause", "cut", "mute", "deaf", "full", "freeze", twoAtOnce)
 	for end, round := time.Now().Add(duration), 0; time.Now().Before(end); round++ {
 		kind := deck.Deal()
+		if kind == twoAtOnce { // of four they would take the majority away
+			r.allVote()
+		}
 		victim := r.site.Nodes[r.random.IntN(len(r.site.Nodes))]
 		if r.random.IntN(2) == 0 { // rather the one that matters
 			victim = waitLeader(t, r.site.Nodes, "")
@@ -102,13 +105,7 @@ func (r *storeRun) run(duration time.Duration) {
 			return nil
 		})
 	}
-	within(t, 40*time.Second, "five voters again", func(ctx context.Context) error {
-		voters, others, err := raftServers(ctx, waitLeader(t, r.site.Nodes, ""))
-		if err == nil && len(voters) != 5 {
-			err = fmt.Errorf("voters %v, others %v", voters, others)
-		}
-		return err
-	})
+	r.allVote()
 	cancel()
 	group.Wait()
 	known, unknown := record.Count()
@@ -120,6 +117,25 @@ func (r *storeRun) run(duration time.Duration) {
 	if err := record.Check(2 * time.Minute); err != nil {
 		t.Error(err)
 	}
+}
+
+const twoAtOnce = "pause and cut"
+
+// allVote waits until all five have a vote: a disk that was unfit is given some
+// seconds.
+func (r *storeRun) allVote() {
+	r.t.Helper()
+	within(r.t, 40*time.Second, "five voters again", func(ctx context.Context) error {
+		leader, err := leaderSoon(ctx, r.site.Nodes[0])
+		if err != nil || leader == "" {
+			return fmt.Errorf("leader %q, %v", leader, err)
+		}
+		voters, others, err := raftServers(ctx, r.site.Node(leader))
+		if err == nil && len(voters) != 5 {
+			err = fmt.Errorf("voters %v, others %v", voters, others)
+		}
+		return err
+	})
 }
 
 // fault makes one fault of a kind.

@@ -71,7 +71,7 @@ func surelyNot(err error) bool {
 		return true
 	}
 	status, ok := errors.AsType[*site.StatusError](err)
-	return ok && strings.Contains(status.Text, "No cluster leader") && !strings.Contains(status.Text, "unknown")
+	return ok && strings.Contains(status.Text, "o cluster leader") && !strings.Contains(status.Text, "unknown")
 }
 
 // read returns what is there, and its index; false when nobody told.
