@@ -50,6 +50,7 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
+	learner   *learner
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
 	damage    chan error             // found on the disk; ends the engine
@@ -67,7 +68,7 @@ type engine struct {
 // open takes the files and the port and makes Raft; nothing is left open when
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
-	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64), damage: make(chan error, 1)}
+	e := &engine{store: s, tracker: newTracker(), learner: newLearner(), observed: make(chan raft.Observation, 64), damage: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -267,6 +268,7 @@ func (e *engine) makeRaft() (err error) {
 		}),
 		locate: s.addressOf, pursues: e.pursues, wire: s.wire,
 	}
+	e.trans.inbox = newInbox(e.trans.NetworkTransport.Consumer())
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -318,6 +320,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	})
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
+	e.group.Go(func() { e.passOn(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()

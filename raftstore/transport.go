@@ -26,6 +26,7 @@ type transport struct {
 	// be brought there.
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 	wire    wire
+	inbox   *inbox
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC
