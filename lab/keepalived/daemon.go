@@ -52,7 +52,10 @@ func Start(h *lab.Host, c Config) (*Daemon, error) {
 	if err := h.Write(configFile, []byte(c.String())); err != nil {
 		return nil, err
 	}
-	p, err := h.Start(lab.Cmd{Args: []string{
+	// One that was killed while it wrote its process number leaves an empty
+	// file, and the next takes that for a daemon that runs.
+	p, err := h.Start(lab.Cmd{Name: "keepalived", Args: []string{
+		"sh", "-c", `rm -f /run/keepalived.pid /run/vrrp.pid; exec "$@"`, "sh",
 		program, "--use-file", configFile, "--dont-fork", "--log-console", "--log-detail", "--no-syslog", "--vrrp",
 	}})
 	if err != nil {
