@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"holdfast/aptproxy/cas"
 	"holdfast/internal/state"
 )
 
@@ -17,6 +18,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/apt/who", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, s.recent.find(r.URL.Query().Get("file")))
 	})
+	mux.HandleFunc("POST /v1/apt/top", asked(func(_ *http.Request, q TopRequest) (any, error) { return s.recent.top(q.By) }))
+	mux.HandleFunc("GET /v1/apt/origins", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Origins()) })
+	mux.HandleFunc("POST /v1/apt/warm", asked(func(r *http.Request, q WarmRequest) (any, error) { return s.Warm(r.Context(), q) }))
+	mux.HandleFunc("POST /v1/apt/purge", asked(func(r *http.Request, q PurgeRequest) (any, error) { return s.Purge(r.Context(), q) }))
+	mux.HandleFunc("POST /v1/apt/import", asked(func(r *http.Request, q ImportRequest) (any, error) { return s.Import(r.Context(), q.Dir) }))
 	mux.HandleFunc("POST /v1/apt/verify", func(w http.ResponseWriter, r *http.Request) {
 		rate, _ := strconv.ParseInt(r.URL.Query().Get("rate"), 10, 64) // not a number: no limit
 		report, err := s.store.Verify(r.Context(), rate)
@@ -35,6 +41,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/apt/promote", asked(func(r *http.Request, p PromoteRequest) (any, error) {
 		return map[string]string{"promoted": p.To}, s.Promote(r.Context(), p.From, p.To, p.Nodes)
 	}))
+	mux.HandleFunc("POST /v1/apt/rollback", asked(func(r *http.Request, f FreezeRequest) (any, error) { return s.Rollback(r.Context(), f.View) }))
 	mux.HandleFunc("POST /v1/apt/diff", asked(func(r *http.Request, d DiffRequest) (any, error) { return s.Diff(d) }))
 	return mux
 }
@@ -44,6 +51,16 @@ type PromoteRequest struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
 	Nodes string `json:"nodes"` // of a new view; "" those that it has
+}
+
+// TopRequest says what is counted: node, package or repository.
+type TopRequest struct {
+	By string `json:"by"`
+}
+
+// ImportRequest names a directory of this machine.
+type ImportRequest struct {
+	Dir string `json:"dir"`
 }
 
 // maxAdminBody bounds a request, in bytes.
@@ -59,18 +76,22 @@ func asked[T any](answer func(*http.Request, T) (any, error)) http.HandlerFunc {
 			return
 		}
 		v, err := answer(r, body)
-		switch {
-		case err == nil:
+		if err == nil {
 			writeJSON(w, v)
-		case errors.Is(err, state.ErrInvalid):
-			http.Error(w, err.Error(), http.StatusBadRequest)
-		case errors.Is(err, state.ErrNotFound):
-			http.Error(w, err.Error(), http.StatusNotFound)
-		case errors.Is(err, state.ErrNoLeader):
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		default:
-			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
 		}
+		status := http.StatusInternalServerError
+		switch {
+		case errors.Is(err, state.ErrInvalid):
+			status = http.StatusBadRequest
+		case errors.Is(err, state.ErrNotFound):
+			status = http.StatusNotFound
+		case errors.Is(err, state.ErrNoLeader):
+			status = http.StatusServiceUnavailable
+		case errors.Is(err, cas.ErrFull):
+			status = http.StatusInsufficientStorage
+		}
+		http.Error(w, err.Error(), status)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/time/rate"
+
 	"holdfast/aptproxy/deb"
 	"holdfast/cluster"
 )
@@ -40,6 +42,15 @@ type section struct {
 	Origins      []string                     `yaml:"origins"`
 	Connect      []string                     `yaml:"connect"`
 	Proxy        string                       `yaml:"proxy"`
+	SignKey      cluster.SecretRef            `yaml:"sign_key"`
+	AccessLog    bool                         `yaml:"access_log"`
+	Limits       []limitSection               `yaml:"limits"`
+	FetchRate    string                       `yaml:"fetch_rate"`
+}
+
+type limitSection struct {
+	Networks []string `yaml:"networks"`
+	Rate     string   `yaml:"rate"`
 }
 
 type repositorySection struct {
@@ -48,6 +59,7 @@ type repositorySection struct {
 	Keyring []string `yaml:"keyring"`
 	Signed  *bool    `yaml:"signed"`
 	Keep    int      `yaml:"keep"`
+	Max     string   `yaml:"max"`
 }
 
 // settings is the section, understood.
@@ -61,6 +73,10 @@ type settings struct {
 	cluster      []netip.Prefix       // the cluster's networks
 	connect      []string             // host:port
 	proxy        *url.URL
+	accessLog    bool
+	limits       []limit       // of clients, the first that fits
+	fetch        *rate.Limiter // of what comes from mirrors; nil: as fast as it can
+	signKey      string        // a file with the key that signs frozen suites anew; "" none
 }
 
 type repositorySettings struct {
@@ -69,6 +85,7 @@ type repositorySettings struct {
 	aliases []target
 	keyring []string // files; empty: the signature is not verified
 	keep    int      // generations of each suite
+	max     int64    // bytes of the store; 0: as many as there are
 }
 
 // debian are the repositories of a file that names none.
@@ -105,7 +122,12 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		reserve: d.size("reserve", raw.Reserve, defaultReserve),
 		private: d.prefixes("origins", raw.Origins),
 		others:  raw.Others == "allow",
-		connect: d.hostPorts("connect", raw.Connect),
+		signKey: raw.SignKey.File,
+		fetch:   newLimiter(d.size("fetch_rate", raw.FetchRate, 0)),
+		limits:  d.limits(raw.Limits),
+
+		accessLog: raw.AccessLog,
+		connect:   d.hostPorts("connect", raw.Connect),
 	}
 	for _, n := range file.Networks {
 		set.cluster = append(set.cluster, n.Prefix)
@@ -162,6 +184,20 @@ func (d *decoder) prefixes(key string, raw []string) []netip.Prefix {
 	return list
 }
 
+// limits reads the classes of clients that get no more than a rate together.
+func (d *decoder) limits(raw []limitSection) (list []limit) {
+	for i, one := range raw {
+		key := fmt.Sprintf("limits[%d]", i)
+		bytes := d.size(key+".rate", one.Rate, 0)
+		if bytes == 0 || len(one.Networks) == 0 {
+			d.errorf(key, "a limit has networks and a rate: {networks: [10.2.0.0/16], rate: 50M}")
+			continue
+		}
+		list = append(list, limit{d.prefixes(key+".networks", one.Networks), newLimiter(bytes)})
+	}
+	return list
+}
+
 // size reads bytes with a binary unit: 200G.
 func (d *decoder) size(key, text string, unless int64) int64 {
 	if text == "" {
@@ -205,7 +241,7 @@ func (d *decoder) repository(name string, r repositorySection) repositorySetting
 	if !validHost(name) || strings.Contains(name, ".") {
 		d.errorf(key, "%q is no name of a repository: lower-case letters, digits and hyphens", clip(name))
 	}
-	set := repositorySettings{name: name, keyring: r.Keyring, keep: r.Keep}
+	set := repositorySettings{name: name, keyring: r.Keyring, keep: r.Keep, max: d.size(key+".max", r.Max, 0)}
 	if len(r.Mirrors) == 0 {
 		d.errorf(key, "a repository has mirrors: [http://deb.debian.org/debian]")
 	}

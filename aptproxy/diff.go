@@ -46,6 +46,14 @@ type Change struct {
 	Arch    string `json:"arch"`
 	From    string `json:"from"`
 	To      string `json:"to"`
+	// Security says that the newer version comes from a suite of security updates.
+	Security bool `json:"security"`
+}
+
+// isSecurity tells a suite of security updates by its Label, as
+// unattended-upgrades does: Debian-Security.
+func (g *generation) isSecurity() bool {
+	return strings.Contains(strings.ToLower(g.release.Label), "security")
 }
 
 // Diff tells which packages differ between two generations, in the indices that
@@ -74,12 +82,12 @@ func (s *Server) Diff(d DiffRequest) ([]Change, error) {
 	list := []Change{}
 	for key, version := range before {
 		if after[key] != version {
-			list = append(list, Change{key[0], key[1], version, after[key]})
+			list = append(list, Change{key[0], key[1], version, after[key], after[key] != "" && to.isSecurity()})
 		}
 	}
 	for key, version := range after {
 		if _, had := before[key]; !had {
-			list = append(list, Change{key[0], key[1], "", version})
+			list = append(list, Change{key[0], key[1], "", version, to.isSecurity()})
 		}
 	}
 	slices.SortFunc(list, func(a, b Change) int { return strings.Compare(a.Package+"\x00"+a.Arch, b.Package+"\x00"+b.Arch) })

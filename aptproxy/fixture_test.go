@@ -35,9 +35,6 @@ func needs(t testing.TB, programs ...string) {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("%s is missing: run hack/deps", p)
 		}
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing: run hack/deps", p)
-		}
 		t.Skipf("%s is missing: run hack/deps", p)
 	}
 }
@@ -139,7 +136,46 @@ type proxy struct {
 	clock *clock
 	url   string
 	board *health.Board
+	logs  *lines
 	stop  func()
+}
+
+// lines are what a server logs.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// with are the lines that have a word.
+func (l *lines) with(word string) (list []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.buf.String()) {
+		if strings.Contains(line, word) {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// eventually waits until is, for at most ten seconds.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(10 * time.Second); !is(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("in vain waited for: %s", what)
+		}
+	}
 }
 
 // clusterFile is a file with an apt section.
@@ -170,12 +206,12 @@ func oneRepository(keyring string, mirrors ...*origin) string {
 // startProxy runs a server over dir.
 func startProxy(t testing.TB, dir, apt string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, clock: &clock{}}
+	p := &proxy{t: t, clock: &clock{}, logs: &lines{}}
 	p.board = health.NewBoard(time.Now, nil, nil)
 	file := clusterFile(t, apt)
 	var err error
 	p.Server, err = New(Config{Node: "fb1", Dir: dir, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}}, Deps{
-		File: file, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: prometheus.NewRegistry(),
+		File: file, Log: slog.New(slog.NewTextHandler(p.logs, nil)), Metrics: prometheus.NewRegistry(),
 		Board: p.board, Now: p.clock.now,
 	})
 	if err != nil {

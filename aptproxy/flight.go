@@ -237,6 +237,7 @@ func (s *Server) flyPath(ctx context.Context, one *flight, w want, m *mirror, wh
 		return err
 	}
 	m.worked(s.now().Sub(asked))
+	defer func() { m.gave(max(0, one.body.length()-from)) }()
 	if err := s.receive(ctx, one, w, response.Body, skip); err != nil {
 		if ctx.Err() == nil && !errors.Is(err, errNobody) {
 			m.failed(s.now(), err)
@@ -292,6 +293,11 @@ func (s *Server) receive(ctx context.Context, one *flight, w want, in io.Reader,
 	for {
 		n, err := in.Read(buf[:])
 		if n > 0 {
+			if fetch := s.active.Load().settings.fetch; fetch != nil {
+				if err := fetch.WaitN(ctx, n); err != nil {
+					return err
+				}
+			}
 			if one.size >= 0 && one.body.length()+int64(n) > one.size {
 				return fmt.Errorf("%w: more than %d bytes came", errLied, one.size)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -175,6 +176,26 @@ func (su *suite) needed(g *generation, now time.Time) (list []deb.File) {
 		if f, ok := g.release.Files[name]; ok {
 			list = append(list, f)
 		}
+	}
+	slices.SortFunc(list, func(a, b deb.File) int { return strings.Compare(a.Path, b.Path) })
+	return list
+}
+
+// likely are the indices that a first client of a suite will ask for: those of
+// this machine's architecture, in the compression that is the smallest.
+func (g *generation) likely() (list []deb.File) {
+	best := map[string]deb.File{}
+	for name, f := range g.release.Files {
+		kind, plain := deb.KindOf(name)
+		if kind != deb.Packages || path.Base(path.Dir(plain)) != "binary-"+runtime.GOARCH && path.Dir(plain) != "." {
+			continue
+		}
+		if old, ok := best[plain]; !ok || f.Size < old.Size {
+			best[plain] = f
+		}
+	}
+	for _, f := range best {
+		list = append(list, f)
 	}
 	slices.SortFunc(list, func(a, b deb.File) int { return strings.Compare(a.Path, b.Path) })
 	return list

@@ -200,3 +200,41 @@ func TestTheSameNameWithAnotherHashIsAnotherFile(t *testing.T) {
 	p.update(o)
 	p.must(o, smallDeb)
 }
+
+func TestAConditionSaysHowOldIsWhatIsServed(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	publish(t, o.repo, aptorigin.Release{ValidFor: 24 * time.Hour})
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
+	p.update(o)
+	text := func(name string) string {
+		p.observe()
+		for _, c := range p.board.Conditions() {
+			if c.Name == name {
+				return c.Message
+			}
+		}
+		return ""
+	}
+	if offline, expired := text("apt.offline.debian"), text("apt.expired.debian"); offline+expired != "" {
+		t.Errorf("all is well: %q, %q", offline, expired)
+	}
+	o.spoiling(func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, "down", http.StatusServiceUnavailable)
+		return true
+	})
+	p.clock.pass(30 * time.Hour)
+	p.must(o, inRelease)
+	if offline := text("apt.offline.debian"); !strings.Contains(offline, "dists/test of 20") || !strings.Contains(offline, "503") {
+		t.Errorf("no mirror answers: %q", offline)
+	}
+	if expired := text("apt.expired.debian"); !strings.Contains(expired, "dists/test expired at 20") {
+		t.Errorf("the Release expired: %q", expired)
+	}
+	o.spoiling(nil)
+	publish(t, o.repo, aptorigin.Release{ValidFor: 48 * time.Hour})
+	p.clock.pass(time.Hour)
+	p.must(o, inRelease)
+	if offline, expired := text("apt.offline.debian"), text("apt.expired.debian"); offline+expired != "" {
+		t.Errorf("all is well again: %q, %q", offline, expired)
+	}
+}

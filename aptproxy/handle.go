@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/aptproxy/cas"
 )
@@ -17,6 +18,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(deadlineFor(0))
 	client := clientOf(r)
 	set := s.active.Load().settings
+	if limiter := set.limiterFor(client); limiter != nil {
+		w = &pacedWriter{w, r.Context(), limiter}
+	}
+	if set.accessLog {
+		counted := &countedWriter{ResponseWriter: w}
+		defer s.logAccess(r, client, counted, time.Now())
+		w = counted
+	}
+	s.answer(w, r, client, set)
+}
+
+// answer answers one request.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, client netip.Addr, set settings) {
 	if !slices.ContainsFunc(set.allow, func(p netip.Prefix) bool { return p.Contains(client) }) {
 		s.refuse(w, "network", http.StatusForbidden, fmt.Sprintf("%s may not use this proxy: its network is not in apt.allow of the cluster file", client))
 		return
@@ -99,7 +113,7 @@ func (s *Server) serveRepository(w http.ResponseWriter, r *http.Request, client 
 	case f.data != nil:
 		s.serveRelease(w, r, f)
 	default:
-		s.recent.note(s.nameOf(client), repo.name, name, s.now())
+		s.recent.note(Request{s.nameOf(client), repo.name, name, f.size, s.now()})
 		s.serveVouched(w, r, repo, f, name)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
-	"time"
 )
 
 // own answers requests for our own pages. It is false when the path is not one.
@@ -17,6 +15,8 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) bool {
 		s.report(w)
 	case "/":
 		s.page(w, r)
+	case keyringPath:
+		s.serveKeyring(w)
 	default:
 		hash, ok := strings.CutPrefix(r.URL.Path, peerPath+"/")
 		if !ok {
@@ -63,51 +63,6 @@ func (s *Server) report(w http.ResponseWriter) {
 		text = "packages are served"
 	}
 	_, _ = fmt.Fprintf(w, "<!doctype html><title>Holdfast apt proxy</title><p>%s</p>\n", template.HTMLEscapeString(text))
-}
-
-// recent remembers the files that were asked for last, and by whom.
-type recent struct {
-	mu   sync.Mutex
-	list []Request // a ring
-	next int
-}
-
-// Request is a file that a node asked for.
-type Request struct {
-	Node       string    `json:"node"` // its name, or its address
-	Repository string    `json:"repository"`
-	Path       string    `json:"path"`
-	At         time.Time `json:"at"`
-}
-
-// maxRecent bounds what is remembered of requests.
-const maxRecent = 100_000
-
-func (r *recent) note(node, repository, path string, at time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	one := Request{node, repository, path, at}
-	if len(r.list) < maxRecent {
-		r.list = append(r.list, one)
-		return
-	}
-	r.list[r.next] = one
-	r.next = (r.next + 1) % maxRecent
-}
-
-// find lists the requests whose file begins with NAME_ or NAME_VERSION, in the
-// order in which they came.
-func (r *recent) find(prefix string) []Request {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	list := []Request{}
-	for i := range r.list {
-		one := r.list[(r.next+i)%len(r.list)]
-		if strings.HasPrefix(one.Path[strings.LastIndexByte(one.Path, '/')+1:], prefix) {
-			list = append(list, one)
-		}
-	}
-	return list
 }
 
 // nameOf is a node's name, or the address when it is no node's.

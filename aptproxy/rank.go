@@ -33,21 +33,26 @@ func (s *Server) rank(sum cas.Sum) cas.Rank {
 func (s *Server) rankAll() map[cas.Sum]cas.Rank {
 	by := map[cas.Sum]cas.Rank{}
 	for _, r := range s.active.Load().repositories {
-		for _, su := range r.all() {
-			used := su.usedNames()
-			for _, g := range su.all() {
-				g.rankInto(by, used, cas.Referenced)
-			}
-			if v := s.views.Load(); v != nil {
-				for _, one := range v.list {
-					if g := one.suites[[2]string{r.name, su.dir}]; g != nil {
-						g.rankInto(by, used, cas.Pinned)
-					}
+		s.rankRepository(r, by)
+	}
+	return by
+}
+
+// rankRepository ranks what a repository vouches for.
+func (s *Server) rankRepository(r *repository, by map[cas.Sum]cas.Rank) {
+	for _, su := range r.all() {
+		used := su.usedNames()
+		for _, g := range su.all() {
+			g.rankInto(by, used, cas.Referenced)
+		}
+		if v := s.views.Load(); v != nil {
+			for _, one := range v.list {
+				if g := one.suites[[2]string{r.name, su.dir}]; g != nil {
+					g.rankInto(by, used, cas.Pinned)
 				}
 			}
 		}
 	}
-	return by
 }
 
 func (su *suite) usedNames() []string {

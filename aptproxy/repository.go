@@ -22,6 +22,7 @@ import (
 type repository struct {
 	name    string
 	keep    int
+	max     int64        // bytes of the store; 0: no quota
 	keyring *deb.Keyring // nil: signatures are not verified
 	aliases []target
 	mirrors []*mirror
@@ -100,10 +101,7 @@ func (s *Server) refresh(ctx context.Context, r *repository, dir string) (*gener
 	if g := su.current(); g != nil && now.Sub(su.lastChecked()) < s.fresh {
 		return g, nil
 	}
-	g, err := s.newest(ctx, r, su)
-	if err == nil {
-		err = s.prefetch(ctx, r, su, g)
-	}
+	g, err := s.newestWhole(ctx, r, su)
 	current := su.current()
 	if err != nil {
 		su.note(err)
@@ -144,6 +142,34 @@ func (su *suite) note(err error) {
 	su.mu.Lock()
 	defer su.mu.Unlock()
 	su.trouble = err.Error()
+}
+
+// attempts is how often a generation is looked for while a mirror changes under
+// our hands.
+const attempts = 3
+
+// newestWhole gives the newest generation with the indices that it needs. When
+// the mirror has other indices than its Release said, a newer Release is there
+// by now, or comes in a moment.
+func (s *Server) newestWhole(ctx context.Context, r *repository, su *suite) (g *generation, err error) {
+	for i := range attempts {
+		if i > 0 {
+			pause := time.NewTimer(s.pause << (i - 1))
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+				pause.Stop()
+				return nil, context.Cause(ctx)
+			}
+		}
+		if g, err = s.newest(ctx, r, su); err != nil {
+			return nil, err
+		}
+		if err = s.prefetch(ctx, r, su, g); !errors.Is(err, errLied) {
+			return g, err
+		}
+	}
+	return g, err
 }
 
 // newest asks mirror after mirror for a Release that is signed and no older
@@ -284,24 +310,56 @@ func (s *Server) volatile(ctx context.Context, r *repository, m *mirror, name st
 	return small{data, sum}, nil
 }
 
-// prefetch gets the indices of a new generation that clients use.
+// firstPatience bounds how long the first client of a suite waits for what it
+// is likely to ask for next: apt itself waits for 30 s.
+const firstPatience = 10 * time.Second
+
+// prefetch gets the indices of a new generation that clients use. Of a suite
+// that nobody used yet, those that are likely: they are not waited for for ever,
+// and one that the mirror lacks is no error.
 func (s *Server) prefetch(ctx context.Context, r *repository, su *suite, g *generation) error {
-	if current := su.current(); current != nil && current.id == g.id {
+	current := su.current()
+	if current != nil && current.id == g.id {
 		return nil
 	}
-	for _, f := range su.needed(g, s.now()) {
-		if _, have := s.store.Has(cas.Sum(f.Sum)); have {
+	needed := su.needed(g, s.now())
+	first := current == nil && len(needed) == 0
+	if !first {
+		return s.prefetchAll(ctx, r, g, needed)
+	}
+	patience, cancel := context.WithTimeout(ctx, firstPatience)
+	defer cancel()
+	err := s.prefetchAll(patience, r, g, g.likely())
+	if ctx.Err() == nil && !errors.Is(err, errLied) {
+		return nil
+	}
+	return err
+}
+
+// prefetchAll has files fetched, all at once, and waits for them. What is under
+// way goes on when ctx ends.
+func (s *Server) prefetchAll(ctx context.Context, r *repository, g *generation, files []deb.File) error {
+	var flights []*flight
+	for _, f := range files {
+		one := (*flight)(nil)
+		if _, have := s.store.Has(cas.Sum(f.Sum)); !have {
+			var reader *reader
+			one, reader = s.fetch(s.wantOf(r, vouched{cas.Sum(f.Sum), f.Size}, g.paths(f)))
+			reader.close()
+		}
+		flights = append(flights, one)
+	}
+	for i, one := range flights {
+		if one == nil {
 			continue
 		}
-		one, reader := s.fetch(s.wantOf(r, vouched{cas.Sum(f.Sum), f.Size}, g.paths(f)))
-		reader.close()
 		select {
 		case <-one.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 		if err := one.body.failure(); err != nil && !errors.Is(err, errNobody) {
-			return fmt.Errorf("the new generation %s is not complete: %s: %w", g, f.Path, err)
+			return fmt.Errorf("the new generation %s is not complete: %s: %w", g, files[i].Path, err)
 		}
 	}
 	return nil

@@ -59,6 +59,7 @@ type Server struct {
 	now      func() time.Time
 	fresh    time.Duration
 	stall    time.Duration
+	pause    time.Duration
 	state    state.Reader
 	proposer state.Proposer
 
@@ -98,7 +99,7 @@ type active struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "apt"), board: deps.Board, now: deps.Now,
-		fresh: freshFor, stall: stallTimeout, state: deps.State, proposer: deps.Proposer,
+		fresh: freshFor, stall: stallTimeout, pause: pushPause, state: deps.State, proposer: deps.Proposer,
 		flights: flights{by: map[string]*flight{}}, lifetime: context.Background(),
 	}
 	s.buffers.New = func() any { return new([chunk]byte) }
@@ -114,6 +115,10 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	return s, nil
 }
+
+// pushPause is how long a mirror that changes meanwhile is given before it is
+// asked again; twice as long the second time.
+const pushPause = time.Second
 
 // String is the task's name.
 func (s *Server) String() string { return "apt" }
@@ -155,12 +160,9 @@ func (s *Server) use(file *cluster.File) error {
 	return nil
 }
 
-// conditionKeyring: a repository's keys can't be read.
-const conditionKeyring = "apt.keyring."
-
 // newRepository makes a repository, with the suites that the one of its name had.
 func (s *Server) newRepository(set repositorySettings, old *active) *repository {
-	r := &repository{name: set.name, keep: set.keep, aliases: set.aliases, suites: map[string]*suite{}, validators: map[string]validator{}}
+	r := &repository{name: set.name, keep: set.keep, max: set.max, aliases: set.aliases, suites: map[string]*suite{}, validators: map[string]validator{}}
 	for _, base := range set.mirrors {
 		r.mirrors = append(r.mirrors, &mirror{base: base})
 	}
@@ -297,6 +299,7 @@ func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, read
 // Times of what is done now and then.
 const (
 	flushEvery = 5 * time.Second
+	quotaEvery = time.Minute
 	scrubEvery = 24 * time.Hour
 	scrubRate  = 20 << 20 // bytes per second
 )
@@ -308,6 +311,8 @@ func (s *Server) keep(ctx context.Context) {
 	defer tick.Stop()
 	scrub := time.NewTicker(scrubEvery)
 	defer scrub.Stop()
+	quota := time.NewTicker(quotaEvery)
+	defer quota.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -315,6 +320,8 @@ func (s *Server) keep(ctx context.Context) {
 		case <-tick.C:
 			s.store.Flush()
 			s.observe()
+		case <-quota.C:
+			s.quotas()
 		case <-scrub.C:
 			s.work.Go(func() {
 				if report, err := s.store.Verify(ctx, scrubRate); err == nil {
@@ -322,26 +329,5 @@ func (s *Server) keep(ctx context.Context) {
 				}
 			})
 		}
-	}
-}
-
-// Conditions of the store.
-const (
-	conditionStorage = "apt.storage"
-	conditionFull    = "apt.disk-full"
-)
-
-// observe raises and clears what is wrong with the store.
-func (s *Server) observe() {
-	st := s.store.Stats()
-	if st.Broken != "" {
-		s.board.Raise(conditionStorage, health.Error, "packages can't be stored and are passed through: "+st.Broken)
-	} else {
-		s.board.Clear(conditionStorage)
-	}
-	if st.Full {
-		s.board.Raise(conditionFull, health.Warning, "the disk of the package cache is full: packages are passed through uncached; make room, or lower apt.max")
-	} else {
-		s.board.Clear(conditionFull)
 	}
 }

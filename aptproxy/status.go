@@ -23,6 +23,8 @@ type MirrorStatus struct {
 	Failures   int           `json:"failures"` // in a row
 	Error      string        `json:"error,omitempty"`
 	Latency    time.Duration `json:"latency_ns"` // to the first byte, smoothed
+	Requests   int64         `json:"requests"`   // that it answered since the start
+	Bytes      int64         `json:"bytes"`      // of files that came from it
 }
 
 // SuiteStatus is the current generation of a suite.
@@ -38,6 +40,34 @@ type SuiteStatus struct {
 	Trouble     string    `json:"trouble,omitempty"` // why there is no newer one
 }
 
+// Origin is a repository as it uses the store and the network.
+type Origin struct {
+	Repository string         `json:"repository"`
+	Bytes      int64          `json:"bytes"` // of the store
+	Max        int64          `json:"max"`   // its quota; 0 none
+	Mirrors    []MirrorStatus `json:"mirrors"`
+}
+
+// Origins lists the repositories with their mirrors.
+func (s *Server) Origins() []Origin {
+	sizes := s.bytesOf()
+	list := []Origin{}
+	for _, r := range s.active.Load().repositories {
+		one := Origin{Repository: r.name, Bytes: sizes[r.name], Max: r.max}
+		for _, m := range r.mirrors {
+			one.Mirrors = append(one.Mirrors, m.status(r.name))
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+func (m *mirror) status(repository string) MirrorStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return MirrorStatus{repository, m.base.url().String(), m.failures, m.lastErr, m.latency, m.requests, m.bytes}
+}
+
 // Status tells how the proxy stands. It does not block.
 func (s *Server) Status() Status {
 	st := Status{Node: s.config.Node, Downloads: s.flights.count(), Mirrors: []MirrorStatus{}, Suites: []SuiteStatus{}}
@@ -46,9 +76,7 @@ func (s *Server) Status() Status {
 	}
 	for _, r := range s.active.Load().repositories {
 		for _, m := range r.mirrors {
-			m.mu.Lock()
-			st.Mirrors = append(st.Mirrors, MirrorStatus{r.name, m.base.url().String(), m.failures, m.lastErr, m.latency})
-			m.mu.Unlock()
+			st.Mirrors = append(st.Mirrors, m.status(r.name))
 		}
 		for _, su := range r.all() {
 			g := su.current()

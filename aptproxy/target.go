@@ -64,6 +64,9 @@ func parseTarget(u *url.URL) (target, error) {
 	if t.host, err = cleanHost(host, t.https); err != nil {
 		return target{}, err
 	}
+	if strings.EqualFold(t.host, httpsMark) {
+		return target{}, fmt.Errorf("%w: after %s come three slashes and a host", errTarget, httpsMark)
+	}
 	t.path, err = cleanPath(rest)
 	return t, err
 }

@@ -21,13 +21,9 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, host string) {
 		return
 	}
 	defer server.Close()
-	hijacker, ok := w.(http.Hijacker)
-	if !ok {
-		http.Error(w, "CONNECT needs HTTP/1", http.StatusHTTPVersionNotSupported)
-		return
-	}
-	client, early, err := hijacker.Hijack()
+	client, early, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		http.Error(w, "CONNECT needs HTTP/1", http.StatusHTTPVersionNotSupported)
 		return
 	}
 	defer client.Close()

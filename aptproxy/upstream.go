@@ -190,6 +190,15 @@ type mirror struct {
 	until    time.Time // asked only after the others until then
 	lastErr  string
 	latency  time.Duration // to the first byte, smoothed
+	requests int64         // answered
+	bytes    int64         // of files that came
+}
+
+// gave notes bytes of a file.
+func (m *mirror) gave(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bytes += bytes
 }
 
 // Backoff of a mirror that fails.
@@ -212,6 +221,7 @@ func (m *mirror) worked(took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failures, m.until, m.lastErr = 0, time.Time{}, ""
+	m.requests++
 	if m.latency == 0 {
 		m.latency = took
 	}

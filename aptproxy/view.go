@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"holdfast/aptproxy/cas"
 	"holdfast/cluster"
 	"holdfast/internal/state"
 )
@@ -34,6 +33,7 @@ type frozenSuite struct {
 	Inline     []byte    `json:"inline,omitempty"`
 	Plain      []byte    `json:"plain,omitempty"` // gzip, as the others
 	Signature  []byte    `json:"signature,omitempty"`
+	Resigned   *resigned `json:"resigned,omitempty"`
 }
 
 // views are the frozen suites that the store holds, compiled. Immutable.
@@ -177,49 +177,55 @@ func (s *Server) thawed(name, dir string, doc frozenSuite) (*generation, error) 
 		return nil, fmt.Errorf("there is no repository %s in the cluster file", name)
 	}
 	r := s.active.Load().repositories[i]
-	if su := r.suite(dir); su != nil {
+	if su := r.suite(dir); su != nil && doc.Resigned == nil {
 		if g := su.find(doc.Generation); g != nil {
 			return g, nil
 		}
 	}
-	var files [3][]byte
-	for i, packed := range [][]byte{doc.Inline, doc.Plain, doc.Signature} {
-		var err error
-		if files[i], err = expand(packed); err != nil {
-			return nil, err
-		}
-	}
-	text := files[1]
-	var err error
-	if files[0] != nil {
-		text, err = r.keyring.Inline(files[0], doc.Published)
-	} else {
-		err = r.keyring.Detached(files[1], files[2], doc.Published)
-	}
+	text, err := doc.text(r)
 	if err != nil {
 		return nil, err
 	}
-	var sums [3]string
-	for i, data := range files {
-		if data == nil {
-			continue
-		}
-		sum := cas.Sum(sha(data))
-		if _, err := s.store.Put(data, time.Time{}); err != nil {
-			s.log.Warn("a frozen Release can't be stored", "suite", dir, "error", err)
-		}
-		s.keepInMemory(sum, data)
-		sums[i] = sum.String()
+	files, err := doc.files()
+	if err != nil {
+		return nil, err
 	}
-	g, err := newGeneration(dir, releaseBlobs{sums[0], sums[1], sums[2]}, text, doc.Published)
+	g, err := newGeneration(dir, s.keepRelease(dir, files[0], files[1], files[2]), text, doc.Published)
 	if err == nil && g.id != doc.Generation {
 		err = fmt.Errorf("the document says generation %s and holds %s", clip(doc.Generation), g.id)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if doc.Resigned != nil {
+		if g, err = doc.Resigned.generation(s, dir, text, doc); err != nil {
+			return nil, fmt.Errorf("signed anew: %w", err)
+		}
+	}
 	r.know(dir)
 	return g, nil
+}
+
+// files are InRelease, Release and Release.gpg; absent ones are nil.
+func (doc frozenSuite) files() (files [3][]byte, err error) {
+	for i, packed := range [][]byte{doc.Inline, doc.Plain, doc.Signature} {
+		if files[i], err = expand(packed); err != nil {
+			return files, err
+		}
+	}
+	return files, nil
+}
+
+// text is what the repository signed.
+func (doc frozenSuite) text(r *repository) ([]byte, error) {
+	files, err := doc.files()
+	if err != nil {
+		return nil, err
+	}
+	if files[0] != nil {
+		return r.keyring.Inline(files[0], doc.Published)
+	}
+	return files[1], r.keyring.Detached(files[1], files[2], doc.Published)
 }
 
 // know makes a suite known, so that requests for what is below it are its.
@@ -256,221 +262,4 @@ func expand(packed []byte) ([]byte, error) {
 		err = errors.New("a Release in the store is too large")
 	}
 	return data, err
-}
-
-// FreezeRequest says what to freeze.
-type FreezeRequest struct {
-	View  string    `json:"view"`
-	Nodes string    `json:"nodes"` // a node set; "" all clients
-	At    time.Time `json:"at"`    // the newest generation that was served at that time; zero: now
-}
-
-// FrozenReport is one suite of a view.
-type FrozenReport struct {
-	View       string    `json:"view"`
-	Nodes      string    `json:"nodes"`
-	Repository string    `json:"repository"`
-	Suite      string    `json:"suite"`
-	Generation string    `json:"generation"`
-	Released   time.Time `json:"released,omitzero"`
-	ValidUntil time.Time `json:"valid_until,omitzero"`
-	Frozen     time.Time `json:"frozen"`
-	Trouble    string    `json:"trouble,omitempty"`
-}
-
-// Freeze holds clients at the generations of now, or of a time, in all suites
-// that this node serves. It blocks until the store has it. The error wraps
-// state.ErrInvalid or is the Proposer's.
-func (s *Server) Freeze(ctx context.Context, f FreezeRequest) ([]FrozenReport, error) {
-	if !validHost(f.View) || strings.Contains(f.View, ".") {
-		return nil, fmt.Errorf("%w: %q is no name of a view: lower-case letters, digits and hyphens", state.ErrInvalid, clip(f.View))
-	}
-	nodes, err := s.literal(f.Nodes)
-	if err != nil {
-		return nil, err
-	}
-	f.Nodes = nodes
-	docs := map[string]frozenSuite{}
-	for _, r := range s.active.Load().repositories {
-		for _, su := range r.all() {
-			g := su.at(f.At)
-			if g == nil {
-				continue
-			}
-			doc, err := s.document(f.Nodes, g)
-			if err != nil {
-				return nil, err
-			}
-			docs[f.View+"/"+r.name+"/"+su.dir] = doc
-		}
-	}
-	if len(docs) == 0 {
-		return nil, fmt.Errorf("%w: this node has no generation of any suite from that time: see holdfast apt snapshots", state.ErrInvalid)
-	}
-	if err := s.replaceView(ctx, f.View, docs); err != nil {
-		return nil, err
-	}
-	s.log.Info("frozen", "view", f.View, "nodes", f.Nodes, "suites", len(docs))
-	s.compileViews()
-	return s.Views(), nil
-}
-
-// literal writes a node set of the cluster file without its groups: what is
-// frozen stays so when the file changes.
-func (s *Server) literal(nodes string) (string, error) {
-	if nodes == "" {
-		return "", nil
-	}
-	names, err := s.active.Load().file.Expand(nodes)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", state.ErrInvalid, err)
-	}
-	return cluster.Fold(names), nil
-}
-
-// at is the generation that was current at a time; nil when none that is kept
-// was.
-func (su *suite) at(t time.Time) *generation {
-	for _, g := range su.all() {
-		if t.IsZero() || !g.published.After(t) {
-			return g
-		}
-	}
-	return nil
-}
-
-// document holds a generation.
-func (s *Server) document(nodes string, g *generation) (frozenSuite, error) {
-	blobs := g.releaseBlobs()
-	doc := frozenSuite{Nodes: nodes, Generation: g.id, Frozen: s.now().UTC().Truncate(time.Second), Published: g.published}
-	for _, part := range []struct {
-		sum string
-		to  *[]byte
-	}{{blobs.Inline, &doc.Inline}, {blobs.Plain, &doc.Plain}, {blobs.Signature, &doc.Signature}} {
-		if part.sum == "" {
-			continue
-		}
-		sum, err := parseHex(part.sum)
-		if err != nil {
-			return doc, err
-		}
-		data, err := s.readBlob(sum)
-		if err != nil {
-			return doc, err
-		}
-		*part.to = pack(data)
-	}
-	return doc, nil
-}
-
-// replaceView writes the suites of a view and removes those that it had.
-func (s *Server) replaceView(ctx context.Context, name string, docs map[string]frozenSuite) error {
-	if s.proposer == nil {
-		return errors.New("aptproxy: nothing can be frozen here: there is no store")
-	}
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
-	defer cancel()
-	var commands []state.PutDocument
-	for key, doc := range docs {
-		value, err := json.Marshal(doc)
-		if err != nil {
-			return err
-		}
-		if len(value) > state.MaxValue {
-			return fmt.Errorf("%w: the Release of %s is too large for the store", state.ErrInvalid, key)
-		}
-		commands = append(commands, state.PutDocument{Verb: state.Set, Document: state.Document{Kind: kindView, Key: key, Value: value}})
-	}
-	old, _ := s.state.Snapshot().Documents(nil, kindView)
-	for _, d := range old {
-		if _, stays := docs[d.Key]; !stays && strings.HasPrefix(d.Key, name+"/") {
-			commands = append(commands, state.PutDocument{Verb: state.Delete, Document: state.Document{Kind: kindView, Key: d.Key}})
-		}
-	}
-	for i, c := range commands {
-		if _, err := s.proposer.Propose(ctx, c); err != nil {
-			return fmt.Errorf("aptproxy: after %d of %d suites: %w", i, len(commands), err)
-		}
-	}
-	return nil
-}
-
-// Thaw lets the clients of a view go. The error wraps state.ErrNotFound when
-// there is no such view.
-func (s *Server) Thaw(ctx context.Context, name string) error {
-	if v := s.views.Load(); v == nil || !slices.ContainsFunc(v.list, func(o view) bool { return o.name == name }) {
-		return fmt.Errorf("%w: there is no view %q", state.ErrNotFound, clip(name))
-	}
-	if err := s.replaceView(ctx, name, nil); err != nil {
-		return err
-	}
-	s.log.Info("thawed", "view", name)
-	s.compileViews()
-	return nil
-}
-
-// Promote makes a view hold what another one holds. The nodes stay those that
-// it had; a new view is for the nodes that are named.
-func (s *Server) Promote(ctx context.Context, from, to, nodes string) error {
-	nodes, err := s.literal(nodes)
-	if err != nil {
-		return err
-	}
-	v := s.views.Load()
-	docs := map[string]frozenSuite{}
-	if v != nil {
-		for _, one := range v.list {
-			for key, doc := range one.docs {
-				if one.name == to && nodes == "" {
-					nodes = doc.Nodes
-				}
-				if one.name == from {
-					docs[to+"/"+key[0]+"/"+key[1]] = doc
-				}
-			}
-		}
-	}
-	if len(docs) == 0 {
-		return fmt.Errorf("%w: there is no view %q", state.ErrNotFound, clip(from))
-	}
-	if !validHost(to) || strings.Contains(to, ".") {
-		return fmt.Errorf("%w: %q is no name of a view: lower-case letters, digits and hyphens", state.ErrInvalid, clip(to))
-	}
-	for key, doc := range docs {
-		doc.Nodes = nodes
-		docs[key] = doc
-	}
-	if err := s.replaceView(ctx, to, docs); err != nil {
-		return err
-	}
-	s.log.Info("promoted", "from", from, "to", to)
-	s.compileViews()
-	return nil
-}
-
-// Views lists the suites of all views.
-func (s *Server) Views() []FrozenReport {
-	list := []FrozenReport{}
-	v := s.views.Load()
-	if v == nil {
-		return list
-	}
-	for _, one := range v.list {
-		for key, doc := range one.docs {
-			r := FrozenReport{
-				View: one.name, Nodes: doc.Nodes, Repository: key[0], Suite: key[1], Generation: doc.Generation, Frozen: doc.Frozen, Trouble: one.broken[key],
-			}
-			if g := one.suites[key]; g != nil {
-				r.Released, r.ValidUntil = g.release.Date, g.release.ValidUntil
-				if since, is := g.expired(s.now()); is {
-					r.Trouble = fmt.Sprintf("expired %s ago: clients need [check-valid-until=no]", since.Round(time.Minute))
-				}
-			}
-			list = append(list, r)
-		}
-	}
-	slices.SortFunc(list, func(a, b FrozenReport) int {
-		return strings.Compare(a.View+a.Repository+a.Suite, b.View+b.Repository+b.Suite)
-	})
-	return list
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -41,6 +42,8 @@ type compiler struct {
 	routes   map[string]*route // of delegations
 
 	unregistered map[string]bool // services of the file that the catalog lacks, folded
+	beginning    beginning
+	now          func() time.Time
 }
 
 // contribution is what one unit of the catalog, a service or a node, adds to
@@ -58,7 +61,7 @@ const virtualShards = 2048
 // who ask which server answered. Errors are names that DNS can't hold, which a
 // file that passed cluster.Parse has not.
 func newCompiler(file *cluster.File, set settings, self string) (*compiler, error) {
-	c := &compiler{file: file, self: self, settings: set, machines: map[string]*cluster.Node{}}
+	c := &compiler{file: file, self: self, settings: set, machines: map[string]*cluster.Node{}, now: time.Now}
 	for i := range file.Nodes {
 		c.machines[state.Fold(file.Nodes[i].Name)] = &file.Nodes[i]
 	}
@@ -167,6 +170,7 @@ func (c *compiler) reset() {
 // rebuild compiles the whole catalog.
 func (c *compiler) rebuild(snap *state.Snapshot) *table {
 	c.reset()
+	c.begin(snap)
 	c.overlay(snap, nil, true)
 	edit := c.names.edit()
 	services, _ := snap.ServiceNames(nil)
@@ -190,6 +194,7 @@ func (c *compiler) rebuild(snap *state.Snapshot) *table {
 
 // update compiles what changed since the last table.
 func (c *compiler) update(snap *state.Snapshot, changed []state.Key) *table {
+	c.begin(snap)
 	c.overlay(snap, changed, false)
 	edit := c.names.edit()
 	services := map[string]bool{}

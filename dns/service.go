@@ -147,13 +147,14 @@ func (s *Server) use(file *cluster.File) error {
 	if err != nil {
 		return err
 	}
+	c.now = s.now
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.compiler != nil && len(s.config.Listen) == 0 && !slices.Equal(s.compiler.listen, set.listen) {
 		s.log.Warn("dns.listen changed in the cluster file: it takes effect when the server is restarted")
 	}
 	if s.compiler != nil {
-		c.good = s.compiler.good
+		c.good, c.beginning = s.compiler.good, s.compiler.beginning
 	}
 	if s.compiler == nil || s.compiler.cache != set.cache || !maps.EqualFunc(s.compiler.forward, set.forward, slices.Equal) {
 		s.caching.Store(newCache(set.cache)) // others may say otherwise

@@ -63,7 +63,7 @@ func newMachine(t *testing.T) machine {
 	// So that this test needs none of the packages itself.
 	for _, tool := range []string{
 		"make", "gcc", "ip", "nft", "dig", "ps", "curl", "nsenter", "keepalived",
-		"qemu-system-x86_64", "depmod", "xz", "mkfs.ext4", "ipvsadm", "exportfs", "apt-ftparchive",
+		"qemu-system-x86_64", "depmod", "xz", "mkfs.ext4", "ipvsadm", "exportfs", "apt-ftparchive", "dpkg-source", "debootstrap", "gpg",
 	} {
 		m.script("/usr/local/sbin/"+tool, "#!/bin/sh\n")
 	}

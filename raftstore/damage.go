@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
+	"holdfast/internal/boltfile"
 	"holdfast/internal/health"
 )
 
@@ -74,8 +75,8 @@ func boltOptions() *bbolt.Options {
 }
 
 func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
-	if err := checkBoltFile(path); err != nil {
-		return nil, err
+	if err := boltfile.Check(path); err != nil {
+		return nil, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
 	err = soundly(func() error {
 		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})

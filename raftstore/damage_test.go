@@ -208,32 +208,6 @@ func TestLogWithoutChecksumsIsRefused(t *testing.T) {
 	}
 }
 
-func FuzzCheckBolt(f *testing.F) {
-	path := filepath.Join(f.TempDir(), logName)
-	bolt, err := openBolt(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	entries, _ := written()
-	if err := errors.Join(markFormat(bolt), (&checkedLog{LogStore: bolt}).StoreLogs(entries[:30]), bolt.Close()); err != nil {
-		f.Fatal(err)
-	}
-	good, err := os.ReadFile(path)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good, uint32(0), byte(0))
-	f.Add(good, uint32(2*4096+12), byte(0xff))
-	f.Fuzz(func(t *testing.T, data []byte, at uint32, with byte) {
-		if len(data) > 0 {
-			data = bytes.Clone(data)
-			data[int(at)%len(data)] ^= with
-		}
-		// Sound or not: it must come back, without a panic and in bounded memory.
-		_ = checkBolt(bytes.NewReader(data), int64(len(data)))
-	})
-}
-
 // Restoring a snapshot leaves a hole in the log of the leader, which is none of
 // the disk's doing.
 func TestRestoredSnapshotsHoleIsNoDamage(t *testing.T) {

@@ -49,6 +49,7 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
+	learner   *learner
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
 	disk      *diskHealth
@@ -68,8 +69,10 @@ type engine struct {
 // open takes the files and the port and makes Raft; nothing is left open when
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
-	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64), damage: make(chan error, 1), ended: make(chan struct{})}
-	e.disk = &diskHealth{judge: diskJudge{calm: s.times.calm}}
+	e := &engine{
+		store: s, tracker: newTracker(), learner: newLearner(), observed: make(chan raft.Observation, 64),
+		damage: make(chan error, 1), ended: make(chan struct{}), disk: &diskHealth{judge: diskJudge{calm: s.times.calm}},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -268,6 +271,7 @@ func (e *engine) makeRaft() (err error) {
 		}),
 		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire,
 	}
+	e.trans.inbox = newInbox(e.trans.NetworkTransport.Consumer())
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -320,6 +324,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
 	e.group.Go(func() { e.watchDisk(ctx) })
+	e.group.Go(func() { e.passOn(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()

@@ -77,7 +77,7 @@ func (s *Store) operate(ctx context.Context, o operation) (json.RawMessage, erro
 			data, err = s.operateHere(ctx, o)
 			return 0, err
 		},
-		path: pathOperate, body: mustJSON(o), write: true, keep: func(d json.RawMessage) { data = d },
+		path: pathOperate, body: mustJSON(o), write: true, keep: func(a answer) { data = a.Data },
 	})
 	return data, err
 }

@@ -38,6 +38,7 @@ const (
 // answer is what most requests give back.
 type answer struct {
 	Index   uint64 `json:"index,omitempty"`
+	Term    uint64 `json:"term,omitempty"` // of the entry at Index, which is committed; 0 unknown
 	Code    string `json:"code,omitempty"` // state.ErrorCode of the error, if there was one
 	Message string `json:"message,omitempty"`
 	// Untouched: the request was refused and nothing has happened; another
@@ -102,6 +103,7 @@ type handler interface {
 	transferHere(ctx context.Context, to string) error
 	restoreHere(ctx context.Context, r io.Reader) (uint64, error)
 	formHere(req formRequest) (formReply, error)
+	termAt(index uint64) uint64
 	digestHere(ctx context.Context, index uint64) digest
 	rebuildHere(ctx context.Context, body io.Reader) error
 	operateHere(ctx context.Context, o operation) (json.RawMessage, error)
@@ -166,9 +168,9 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		if err != nil {
 			return answerOf(0, &untouchedError{fmt.Errorf("read the command: %w", err)})
 		}
-		return answerOf(h.proposeHere(ctx, command))
+		return withTerm(h, answerOf(h.proposeHere(ctx, command)))
 	})
-	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return answerOf(h.readIndexHere(ctx)) })
+	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return withTerm(h, answerOf(h.readIndexHere(ctx))) })
 	on(pathProgress, 0, func(context.Context, io.Reader) any { return h.progressHere() })
 	on(pathRemove, maxMessage, withTarget(h.removeHere))
 	on(pathTransfer, maxMessage, withTarget(func(ctx context.Context, to string) (uint64, error) {
@@ -209,6 +211,13 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		return reply
 	})
 	return mux
+}
+
+func withTerm(h handler, a answer) answer {
+	if a.Index != 0 {
+		a.Term = h.termAt(a.Index)
+	}
+	return a
 }
 
 func withTarget(do func(context.Context, string) (uint64, error)) func(context.Context, io.Reader) any {
@@ -297,17 +306,16 @@ func (c *rpcClient) send(ctx context.Context, address, path string, body io.Read
 
 // ask posts and returns what the answer says.
 func (c *rpcClient) ask(ctx context.Context, address, path string, body io.Reader) (uint64, error) {
-	index, _, err := c.inquire(ctx, address, path, body)
-	return index, err
+	a, err := c.inquire(ctx, address, path, body)
+	return a.Index, err
 }
 
-// inquire is ask for what has data in its answer.
-func (c *rpcClient) inquire(ctx context.Context, address, path string, body io.Reader) (uint64, json.RawMessage, error) {
-	var a answer
+// inquire is ask for who needs all of the answer; its error is returned.
+func (c *rpcClient) inquire(ctx context.Context, address, path string, body io.Reader) (a answer, err error) {
 	if err := c.post(ctx, address, path, body, &a); err != nil {
-		return 0, nil, err
+		return answer{}, err
 	}
-	return a.Index, a.Data, a.error()
+	return a, a.error()
 }
 
 func jsonBody(v any) io.Reader { return bytes.NewReader(mustJSON(v)) }

@@ -27,6 +27,7 @@ type transport struct {
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 	stands  func() error // why this server asks for no votes; nil function: it always may
 	wire    wire
+	inbox   *inbox
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC

@@ -14,6 +14,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"holdfast/internal/boltfile"
 )
 
 // Entry is what the index remembers of a name: a URL whose content nothing
@@ -72,7 +74,8 @@ func openIndex(path string, log *slog.Logger) (*index, error) {
 	return x, nil
 }
 
-// openBolt opens and checks the database. bbolt panics on some damage.
+// openBolt opens the database, when all of its pages make sense: bbolt panics
+// where they don't, some of it in goroutines of its own.
 func openBolt(path string) (db *bolt.DB, err error) {
 	// A pointer in a damaged page may lead out of the mapped file.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -84,7 +87,12 @@ func openBolt(path string) (db *bolt.DB, err error) {
 			db, err = nil, fmt.Errorf("%s: %v", path, p)
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	if err := boltfile.Check(path); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	// Without a list of free pages in the file, damage to it can't free what is
+	// in use.
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return nil, err
 	}
@@ -94,12 +102,7 @@ func openBolt(path string) (db *bolt.DB, err error) {
 				return err
 			}
 		}
-		// All pages are looked at now rather than in the middle of a request.
-		var bad error
-		for err := range tx.Check() {
-			bad = errors.Join(bad, err)
-		}
-		return bad
+		return nil
 	})
 	if err != nil {
 		closeQuietly(db)

@@ -211,6 +211,24 @@ type Blob struct {
 	Modified time.Time // as its server said; zero: it did not say
 }
 
+// BlobInfo is what is known of a blob.
+type BlobInfo struct {
+	Sum  Sum
+	Size int64 // bytes
+	Used int64 // when it was served last: of several, the least is the longest ago
+}
+
+// Blobs lists all blobs, in no order.
+func (s *Store) Blobs() []BlobInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]BlobInfo, 0, len(s.blobs))
+	for sum, b := range s.blobs {
+		list = append(list, BlobInfo{sum, b.size, b.used.Load()})
+	}
+	return list
+}
+
 // Open opens a blob. The first time in this process, and whenever its inode
 // changed, its content is hashed before, which blocks. A blob that is not what
 // it should be is moved into quarantine; then, and when there is none, the

@@ -25,6 +25,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, fill(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(verifyEnv); dir != "" {
+		if err := verify(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	m.Run()
 }
 
@@ -281,7 +288,7 @@ func fill(dir string) error {
 		return err
 	}
 	for i := 0; ; i++ {
-		data := bytes.Repeat(fmt.Appendf(nil, "%d %d ", os.Getpid(), i), 1+i%5000)
+		data := bytes.Repeat(fmt.Appendf(nil, "%d %d ", rand.Uint64(), i), 1+i%5000)
 		sum, err := s.Put(data, time.Time{})
 		if err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 
 // Release is what a Release file says (wiki.debian.org/DebianRepository/Format).
 type Release struct {
-	Origin, Suite, Codename string
+	Origin, Label, Suite, Codename string
 
 	Date       time.Time
 	ValidUntil time.Time // zero: for ever
@@ -34,7 +34,7 @@ const maxReleaseFiles = 200_000
 // The error wraps ErrFormat or is the reader's.
 func ParseRelease(r io.Reader) (*Release, error) {
 	var rel *Release
-	want := fields("origin", "suite", "codename", "date", "valid-until", "acquire-by-hash", "sha256", "sha512", "sha1", "md5sum")
+	want := fields("origin", "label", "suite", "codename", "date", "valid-until", "acquire-by-hash", "sha256", "sha512", "sha1", "md5sum")
 	err := paragraphs(r, want, func(f map[string]string) (err error) {
 		if rel != nil {
 			return fmt.Errorf("%w: a Release has one paragraph, not more", ErrFormat)
@@ -53,7 +53,7 @@ func ParseRelease(r io.Reader) (*Release, error) {
 
 func newRelease(f map[string]string) (*Release, error) {
 	rel := &Release{
-		Origin: f["origin"], Suite: f["suite"], Codename: f["codename"],
+		Origin: f["origin"], Label: f["label"], Suite: f["suite"], Codename: f["codename"],
 		ByHash: strings.EqualFold(f["acquire-by-hash"], "yes"),
 		Files:  map[string]File{}, other: map[string]string{},
 	}

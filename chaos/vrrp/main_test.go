@@ -142,23 +142,34 @@ func lineWith(text string, words ...string) string {
 // actives are the spans of adverts so far.
 func (b *bench) actives() []wire.Span { return wire.Actives(b.Watch.Events(), b.Router(0)) }
 
-// neverTwo fails the test when two were Active for longer than one advert,
-// apart from partitions. What two keepaliveds do to each other is told, and
-// isn't our failure.
+// neverTwo fails the test when two were Active for more than one advert, apart
+// from partitions. What two keepaliveds do to each other is told, and isn't our
+// failure; nor is one advert that a stalled process sent late.
 func (b *bench) neverTwo(excused ...wire.Window) {
 	b.t.Helper()
 	spans := b.actives()
 	for _, o := range wire.Overlaps(spans, b.Options.Interval+measuring, excused...) {
 		one, other := b.member(o.A.By), b.member(o.B.By)
 		tell := b.t.Errorf
-		if one.Kind == routers.Keepalived && other.Kind == routers.Keepalived {
+		if one.Kind == routers.Keepalived && other.Kind == routers.Keepalived || o.Times <= 1 {
 			tell = b.t.Logf
 		}
 		tell("two Actives, %s and %s, %v", one, other, o)
+		b.story(o.B.Start)
 	}
 	if b.t.Failed() {
 		for _, s := range spans {
 			b.t.Logf("%s: %v", b.member(s.By), s)
+		}
+	}
+}
+
+// story logs the adverts around a moment.
+func (b *bench) story(at time.Time) {
+	b.t.Helper()
+	for _, e := range b.Watch.Events() {
+		if b.Router(0).Is(e) && e.At.Sub(at).Abs() < 5*b.Options.Interval {
+			b.t.Logf("%s advert of %s, priority %d", e.At.Format("05.000000"), b.member(e.From), e.Priority)
 		}
 	}
 }

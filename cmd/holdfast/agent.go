@@ -110,7 +110,7 @@ func (c *agentCmd) Run(con *console) error {
 	if base.trust != nil {
 		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
 			ready()
-			return watchExpiry(ctx, base.board, base.trust.Expires())
+			return watchExpiry(ctx, base.board, func() time.Time { return renew(base.trust, base.board, base.log) })
 		}))
 	}
 	err = group.Run(ctx, func() {

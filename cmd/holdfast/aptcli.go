@@ -4,25 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"holdfast/aptproxy"
 )
 
 type aptCmd struct {
-	Status    aptStatusCmd    `cmd:"" help:"Mirrors, suites and the store of this node's package proxy."`
-	Snapshots aptSnapshotsCmd `cmd:"" help:"List the generations of each suite that this node keeps."`
-	Diff      aptDiffCmd      `cmd:"" help:"Tell which packages differ between two generations."`
-	Freeze    aptFreezeCmd    `cmd:"" help:"Hold clients at the packages of now, or of a time, on every service node."`
-	Thaw      aptThawCmd      `cmd:"" help:"Let the clients of a view go."`
-	Views     aptViewsCmd     `cmd:"" help:"List what is frozen, and for whom."`
-	Promote   aptPromoteCmd   `cmd:"" help:"Make a view hold what another one holds."`
-	Verify    aptVerifyCmd    `cmd:"" help:"Read and hash every file in the store; exit status 6 when one was damaged."`
-	Who       aptWhoCmd       `cmd:"" help:"Tell which nodes fetched a package lately."`
-	Detect    aptDetectCmd    `cmd:"" help:"Print the proxy that answers, or DIRECT: for Acquire::http::Proxy-Auto-Detect."`
+	Status     aptStatusCmd     `cmd:"" help:"Mirrors, suites and the store of this node's package proxy."`
+	Snapshots  aptSnapshotsCmd  `cmd:"" help:"List the generations of each suite that this node keeps."`
+	Diff       aptDiffCmd       `cmd:"" help:"Tell which packages differ between two generations."`
+	Freeze     aptFreezeCmd     `cmd:"" help:"Hold clients at the packages of now, or of a time, on every service node."`
+	Thaw       aptThawCmd       `cmd:"" help:"Let the clients of a view go."`
+	Views      aptViewsCmd      `cmd:"" help:"List what is frozen, and for whom."`
+	Promote    aptPromoteCmd    `cmd:"" help:"Make a view hold what another one holds."`
+	Rollback   aptRollbackCmd   `cmd:"" help:"Make a view hold what it held before its last change."`
+	SigningKey aptSigningKeyCmd `cmd:"" name:"signing-key" help:"Make the key by which frozen suites are signed anew."`
+	Origins    aptOriginsCmd    `cmd:"" help:"List the repositories: bytes, quota, and how their mirrors are."`
+	Top        aptTopCmd        `cmd:"" help:"Tell which nodes, packages or repositories are asked for the most."`
+	Warm       aptWarmCmd       `cmd:"" help:"Fetch packages before clients ask for them."`
+	Import     aptImportCmd     `cmd:"" help:"Take over the files of a directory that a signature vouches for, such as an apt-cacher-ng cache."`
+	Purge      aptPurgeCmd      `cmd:"" help:"Remove files from the store; they are fetched again when they are wanted."`
+	Verify     aptVerifyCmd     `cmd:"" help:"Read and hash every file in the store; exit status 6 when one was damaged."`
+	Who        aptWhoCmd        `cmd:"" help:"Tell which nodes fetched a package lately."`
+	Detect     aptDetectCmd     `cmd:"" help:"Print the proxy that answers, or DIRECT: for Acquire::http::Proxy-Auto-Detect."`
 }
 
 // aptSocket asks the package proxy on this machine. It is embedded in every
@@ -148,9 +153,13 @@ func (c *aptDiffCmd) Run(con *console) error {
 	}
 	rows := make([][]string, 0, len(list))
 	for _, p := range list {
-		rows = append(rows, []string{p.Package, p.Arch, dash(p.From), dash(p.To)})
+		note := ""
+		if p.Security {
+			note = "security"
+		}
+		rows = append(rows, []string{p.Package, p.Arch, dash(p.From), dash(p.To), note})
 	}
-	return con.table([]string{"PACKAGE", "ARCHITECTURE", "FROM", "TO"}, rows)
+	return con.table([]string{"PACKAGE", "ARCHITECTURE", "FROM", "TO", ""}, rows)
 }
 
 func dash(s string) string {
@@ -158,190 +167,4 @@ func dash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-type aptFreezeCmd struct {
-	aptSocket
-	View  string `default:"all" help:"Name of the view, for thaw and promote." placeholder:"NAME"`
-	Nodes string `help:"Nodes that are held; every client unless said." placeholder:"NODESET"`
-	At    string `help:"Freeze what this node served then (2026-11-01 or 2026-11-01T12:00:00Z); now unless said." placeholder:"TIME"`
-}
-
-func (*aptFreezeCmd) Help() string {
-	return "Examples:\n" +
-		"  holdfast apt freeze                                # every client, as of now\n" +
-		"  holdfast apt freeze --view test --nodes 'cn[1-4]' --at 2026-11-01\n\n" +
-		"A frozen Release may run past its Valid-Until: clients then want [check-valid-until=no] in sources.list."
-}
-
-func (c *aptFreezeCmd) Run(con *console) error {
-	request := aptproxy.FreezeRequest{View: c.View, Nodes: c.Nodes}
-	if c.At != "" {
-		at, err := time.Parse(time.RFC3339, c.At)
-		if err != nil {
-			if at, err = time.ParseInLocation(time.DateOnly, c.At, time.Local); err != nil {
-				return &exitError{exitUsage, fmt.Errorf("--at %q is no time such as 2026-11-01 or 2026-11-01T12:00:00Z", c.At)}
-			}
-		}
-		request.At = at
-	}
-	var list []aptproxy.FrozenReport
-	if err := c.ask(con.ctx, "POST", "/v1/apt/freeze", request, &list); err != nil {
-		return err
-	}
-	return printViews(con, list, c.JSON)
-}
-
-func printViews(con *console, list []aptproxy.FrozenReport, asJSON bool) error {
-	if asJSON {
-		return con.json(list)
-	}
-	rows := make([][]string, 0, len(list))
-	for _, v := range list {
-		nodes := v.Nodes
-		if nodes == "" {
-			nodes = "every client"
-		}
-		rows = append(rows, []string{v.View, nodes, v.Repository, v.Suite, short(v.Generation), date(v.Released), date(v.Frozen), oneLine(v.Trouble, 70)})
-	}
-	return con.table([]string{"VIEW", "NODES", "REPOSITORY", "SUITE", "GENERATION", "RELEASED", "FROZEN", ""}, rows)
-}
-
-type aptViewsCmd struct{ aptSocket }
-
-func (*aptViewsCmd) Help() string { return "Example: holdfast apt views" }
-
-func (c *aptViewsCmd) Run(con *console) error {
-	var list []aptproxy.FrozenReport
-	if err := c.ask(con.ctx, "GET", "/v1/apt/views", nil, &list); err != nil {
-		return err
-	}
-	return printViews(con, list, c.JSON)
-}
-
-type aptThawCmd struct {
-	aptSocket
-	View string `arg:"" optional:"" default:"all" help:"Name of the view."`
-}
-
-func (*aptThawCmd) Help() string { return "Example: holdfast apt thaw test" }
-
-func (c *aptThawCmd) Run(con *console) error {
-	var answer map[string]string
-	if err := c.ask(con.ctx, "POST", "/v1/apt/thaw", aptproxy.FreezeRequest{View: c.View}, &answer); err != nil {
-		return err
-	}
-	return con.done(c.JSON, "thawed "+c.View)
-}
-
-type aptPromoteCmd struct {
-	aptSocket
-	Nodes string `help:"Nodes of the second view; those that it has unless said." placeholder:"NODESET"`
-	From  string `arg:"" help:"A view."`
-	To    string `arg:"" help:"The view that is to hold the same."`
-}
-
-func (*aptPromoteCmd) Help() string { return "Example: holdfast apt promote test prod" }
-
-func (c *aptPromoteCmd) Run(con *console) error {
-	var answer map[string]string
-	request := aptproxy.PromoteRequest{From: c.From, To: c.To, Nodes: c.Nodes}
-	if err := c.ask(con.ctx, "POST", "/v1/apt/promote", request, &answer); err != nil {
-		return err
-	}
-	return con.done(c.JSON, c.To+" holds what "+c.From+" holds")
-}
-
-type aptVerifyCmd struct {
-	aptSocket
-	Rate string `help:"Bytes read per second, such as 50M; as fast as the disk unless said." placeholder:"SIZE"`
-}
-
-func (*aptVerifyCmd) Help() string { return "Example: holdfast apt verify --rate 100M" }
-
-func (c *aptVerifyCmd) Run(con *console) error {
-	path := "/v1/apt/verify"
-	if c.Rate != "" {
-		rate, err := aptproxy.ParseSize(c.Rate)
-		if err != nil {
-			return &exitError{exitUsage, fmt.Errorf("--rate: %w", err)}
-		}
-		path += "?rate=" + strconv.FormatInt(rate, 10)
-	}
-	var report struct {
-		Checked int           `json:"checked"`
-		Bytes   int64         `json:"bytes"`
-		Bad     []string      `json:"bad"`
-		Took    time.Duration `json:"took_ns"`
-	}
-	if err := c.ask(con.ctx, "POST", path, nil, &report); err != nil {
-		return err
-	}
-	if c.JSON {
-		if err := con.json(report); err != nil {
-			return err
-		}
-	} else if _, err := fmt.Fprintf(con.out, "%d files, %s, read in %s\n", report.Checked, bytesText(report.Bytes), report.Took.Round(time.Millisecond)); err != nil {
-		return err
-	}
-	if len(report.Bad) > 0 {
-		return &exitError{exitDegraded, fmt.Errorf("%d were damaged and are in quarantine: %s", len(report.Bad), strings.Join(report.Bad, ", "))}
-	}
-	return nil
-}
-
-type aptWhoCmd struct {
-	aptSocket
-	Package string `arg:"" help:"NAME or NAME=VERSION."`
-}
-
-func (*aptWhoCmd) Help() string {
-	return "Example: holdfast apt who openssl=3.0.11-1~deb12u2\n\nIt knows the last 100,000 requests that this node answered since its start."
-}
-
-func (c *aptWhoCmd) Run(con *console) error {
-	name, version, exact := strings.Cut(c.Package, "=")
-	prefix := name + "_"
-	if exact {
-		if _, after, ok := strings.Cut(version, ":"); ok { // a file's name has no epoch
-			version = after
-		}
-		prefix += version + "_"
-	}
-	var list []aptproxy.Request
-	if err := c.ask(con.ctx, "GET", "/v1/apt/who?file="+prefix, nil, &list); err != nil {
-		return err
-	}
-	if c.JSON {
-		return con.json(list)
-	}
-	rows := make([][]string, 0, len(list))
-	for _, r := range list {
-		rows = append(rows, []string{r.Node, date(r.At), r.Repository, r.Path})
-	}
-	return con.table([]string{"NODE", "AT", "REPOSITORY", "FILE"}, rows)
-}
-
-type aptDetectCmd struct {
-	Proxy   string        `default:"apt.service.virtual:3142" env:"HOLDFAST_APT_PROXY" help:"The proxy to look for." placeholder:"HOST:PORT"`
-	Timeout time.Duration `default:"300ms" help:"How long to wait for it."`
-	URL     string        `arg:"" optional:"" help:"What apt is about to fetch; it says so, and it makes no difference."`
-}
-
-func (*aptDetectCmd) Help() string {
-	return "On a client, in /etc/apt/apt.conf.d/01proxy:\n" +
-		"  Acquire::http::Proxy-Auto-Detect \"/usr/bin/holdfast-apt-detect\";  # a script: exec holdfast apt detect \"$1\""
-}
-
-func (c *aptDetectCmd) Run(con *console) error {
-	ctx, cancel := context.WithTimeout(con.ctx, c.Timeout)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", c.Proxy)
-	if err != nil {
-		_, err = fmt.Fprintln(con.out, "DIRECT")
-		return err
-	}
-	_ = conn.Close() // it answers
-	_, err = fmt.Fprintf(con.out, "http://%s\n", c.Proxy)
-	return err
 }

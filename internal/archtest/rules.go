@@ -80,7 +80,7 @@ func importRules() []importRule {
 			foreign: []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "github.com/boltdb/bolt"},
 			why:     "Raft and its log are raftstore's alone: propose through internal/state",
 		}, {
-			except:  []string{"raftstore", "aptproxy"},
+			except:  []string{"raftstore", "aptproxy", "internal/boltfile"},
 			foreign: []string{"go.etcd.io/bbolt"},
 			why:     "what is in the store is proposed through internal/state; of files of its own, only the package cache has an index",
 		}, {

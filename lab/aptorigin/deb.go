@@ -3,8 +3,12 @@ package aptorigin
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,6 +18,7 @@ type Package struct {
 	Name, Version string
 	Arch          string // "all" unless said
 	Depends       string
+	Priority      string // "optional" unless said
 	Content       []byte // of /usr/share/doc/NAME/content
 }
 
@@ -32,17 +37,17 @@ func (p Package) file() string { return fmt.Sprintf("%s_%s_%s.deb", p.Name, p.Ve
 
 // build makes the .deb (deb(5)): an ar archive of two tar archives.
 func (p Package) build() ([]byte, error) {
-	control := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\nSection: misc\nPriority: optional\n", p.Name, p.Version, p.arch())
+	control := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\nSection: misc\nPriority: %s\n", p.Name, p.Version, p.arch(), cmp.Or(p.Priority, "optional"))
 	if p.Depends != "" {
 		control += "Depends: " + p.Depends + "\n"
 	}
 	control += "Description: a package of the lab\n"
-	meta, err := archive("./control", []byte(control), gzip.DefaultCompression)
+	meta, err := archive(map[string][]byte{"./control": []byte(control)}, gzip.DefaultCompression)
 	if err != nil {
 		return nil, err
 	}
 	// Stored, so that its size is that of the content.
-	data, err := archive("./usr/share/doc/"+p.Name+"/content", p.Content, gzip.NoCompression)
+	data, err := archive(map[string][]byte{"./usr/share/doc/" + p.Name + "/content": p.Content}, gzip.NoCompression)
 	if err != nil {
 		return nil, err
 	}
@@ -61,32 +66,34 @@ func (p Package) build() ([]byte, error) {
 	return deb.Bytes(), nil
 }
 
-// archive makes a compressed tar archive of one file in its directories.
-func archive(name string, content []byte, level int) ([]byte, error) {
+// archive makes a compressed tar archive of files in their directories.
+func archive(files map[string][]byte, level int) ([]byte, error) {
 	var out bytes.Buffer
 	packed, err := gzip.NewWriterLevel(&out, level)
 	if err != nil {
 		return nil, err
 	}
 	t := tar.NewWriter(packed)
-	for i := range name {
-		if name[i] == '/' {
+	made := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		for i := range name {
+			if name[i] != '/' || made[name[:i+1]] {
+				continue
+			}
+			made[name[:i+1]] = true
 			if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name[:i+1], Mode: 0o755, ModTime: epoch}); err != nil {
 				return nil, err
 			}
 		}
+		err = t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(files[name])), ModTime: epoch})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := t.Write(files[name]); err != nil {
+			return nil, err
+		}
 	}
-	err = t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: epoch})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := t.Write(content); err != nil {
-		return nil, err
-	}
-	if err := t.Close(); err != nil {
-		return nil, err
-	}
-	if err := packed.Close(); err != nil {
+	if err := errors.Join(t.Close(), packed.Close()); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil

@@ -4,7 +4,6 @@ package aptorigin
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -24,8 +23,9 @@ type Repository struct {
 	Dir     string // the root: dists and pool are in it
 	Keyring string // the public key, for signed-by
 
-	key    *openpgp.Entity
-	pushes int
+	key     *openpgp.Entity
+	pushes  int
+	patches map[string][]patch // by the directory of the index
 }
 
 // New makes an empty repository in dir, with a key of its own.
@@ -78,6 +78,7 @@ type Release struct {
 	NoByHash bool
 	Unsigned bool // neither InRelease nor Release.gpg
 	NoInline bool // Release and Release.gpg alone
+	Diffs    bool // Packages.diff, too
 }
 
 // Publish makes dists/SUITE of all that is in the pool: the indices first, then
@@ -92,22 +93,20 @@ func (r *Repository) Publish(ctx context.Context, rel Release) error {
 	if err != nil {
 		return err
 	}
-	var packed bytes.Buffer
-	w := gzip.NewWriter(&packed)
-	if _, err := w.Write(packages); err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{"Packages": packages, "Packages.gz": packed.Bytes()} {
-		if err := replace(filepath.Join(index, name), data); err != nil {
+	if rel.Diffs {
+		if err := r.diff(ctx, index, packages); err != nil {
 			return err
 		}
-		if rel.NoByHash {
-			continue
-		}
-		if err := replace(filepath.Join(index, "by-hash", "SHA256", fmt.Sprintf("%x", sha256.Sum256(data))), data); err != nil {
+	}
+	if err := writeIndex(index, "Packages", packages, rel); err != nil {
+		return err
+	}
+	sources, err := r.run(ctx, "sources", "pool")
+	if err != nil {
+		return err
+	}
+	if len(sources) > 0 {
+		if err := writeIndex(filepath.Join(suite, "main", "source"), "Sources", sources, rel); err != nil {
 			return err
 		}
 	}
@@ -128,6 +127,26 @@ func (r *Repository) Publish(ctx context.Context, rel Release) error {
 	at := time.Now().Add(time.Duration(r.pushes) * time.Second)
 	for _, name := range []string{"InRelease", "Release", "Release.gpg", "main/binary-amd64/Packages", "main/binary-amd64/Packages.gz"} {
 		if err := os.Chtimes(filepath.Join(suite, name), at, at); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeIndex puts an index in place, compressed and by its hash, too.
+func writeIndex(dir, name string, data []byte, rel Release) error {
+	packed, err := compress(data)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{name: data, name + ".gz": packed} {
+		if err := replace(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+		if rel.NoByHash {
+			continue
+		}
+		if err := replace(filepath.Join(dir, "by-hash", "SHA256", fmt.Sprintf("%x", sha256.Sum256(data))), data); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,18 @@ type Span struct {
 	By         MAC
 	Start, End time.Time // of the first and the last time
 	Count      int
+
+	times []time.Time
+}
+
+// within counts the times after from, up to to.
+func (s Span) within(from, to time.Time) (n int) {
+	for _, at := range s.times {
+		if at.After(from) && !at.After(to) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s Span) String() string {
@@ -100,13 +112,14 @@ func (b *spanBuilder) add(by MAC, at time.Time) {
 	if s := b.open[by]; s != nil && at.Sub(s.End) <= b.gap {
 		s.End = at
 		s.Count++
+		s.times = append(s.times, at)
 		return
 	}
 	b.close(by)
 	if b.open == nil {
 		b.open = make(map[MAC]*Span)
 	}
-	b.open[by] = &Span{By: by, Start: at, End: at, Count: 1}
+	b.open[by] = &Span{By: by, Start: at, End: at, Count: 1, times: []time.Time{at}}
 }
 
 // end ends a span at a time, when one is under way.
@@ -140,12 +153,16 @@ type Window struct{ From, To time.Time }
 
 // Overlap is a time in which two hosts did what one alone may do.
 type Overlap struct {
-	A, B Span
+	A, B Span          // in the order of their starts
 	For  time.Duration // without what was excused
+	// Times is how often the one that did it less often did it after the other
+	// had begun: of two Actives, how many adverts it took to give way. One that
+	// was late is one still.
+	Times int
 }
 
 func (o Overlap) String() string {
-	return fmt.Sprintf("for %s both %s and %s", o.For, o.A, o.B)
+	return fmt.Sprintf("for %s, and %d times, both %s and %s", o.For, o.Times, o.A, o.B)
 }
 
 // Overlaps lists the pairs of spans of different hosts that lie over each
@@ -164,7 +181,7 @@ func Overlaps(spans []Span, allowed time.Duration, excused ...Window) []Overlap 
 				length -= max(0, earlier(w.To, e.To).Sub(later(w.From, e.From)))
 			}
 			if length > allowed {
-				found = append(found, Overlap{a, b, length})
+				found = append(found, Overlap{a, b, length, min(a.within(w.From, w.To), 1+b.within(w.From, w.To))})
 			}
 		}
 	}

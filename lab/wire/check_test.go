@@ -59,6 +59,7 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 		excused    []Window
 		spans      string
 		over       []time.Duration
+		times      []int
 	}{
 		{name: "one that takes over from a dead one", wire: `
 			0 a advert 100
@@ -92,7 +93,7 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 			250 a advert 100
 			300 b advert 50
 			350 a advert 100`,
-			spans: "b 0-300 4\na 150-350 3\n", over: []time.Duration{150 * time.Millisecond}},
+			spans: "b 0-300 4\na 150-350 3\n", over: []time.Duration{150 * time.Millisecond}, times: []int{2}},
 		{name: "a partition, and both drop to one in time", wire: `
 			0 a advert 100
 			100 a advert 100
@@ -118,7 +119,7 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 			540 b advert 50
 			600 a advert 100`,
 			excused: []Window{{at(50), at(400)}},
-			spans:   "a 0-600 7\nb 340-540 3\n", over: []time.Duration{140 * time.Millisecond}},
+			spans:   "a 0-600 7\nb 340-540 3\n", over: []time.Duration{140 * time.Millisecond}, times: []int{2}},
 		{name: "a long silence ends a span", wire: `
 			0 a advert 100
 			340 b advert 50
@@ -144,7 +145,15 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 			259 a advert 0
 			300 b advert 50
 			400 b advert 50`,
-			spans: "b 0-400 5\na 150-259 2\n", over: []time.Duration{109 * time.Millisecond}},
+			spans: "b 0-400 5\na 150-259 2\n", over: []time.Duration{109 * time.Millisecond}, times: []int{1}},
+		{name: "one that was stalled and sends its last advert late", wire: `
+			0 b advert 50
+			100 b advert 50
+			101 a advert 100
+			201 a advert 100
+			223 b advert 50
+			301 a advert 100`,
+			spans: "b 0-223 3\na 101-301 3\n", over: []time.Duration{122 * time.Millisecond}, times: []int{1}},
 		{name: "another router is another matter", wire: ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -156,8 +165,13 @@ func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 				t.Errorf("spans (-want +got)\n%s", diff)
 			}
 			var over []time.Duration
+			var times []int
 			for _, o := range Overlaps(spans, 100*time.Millisecond, c.excused...) {
 				over = append(over, o.For)
+				times = append(times, o.Times)
+			}
+			if !slices.Equal(times, c.times) {
+				t.Errorf("two Actives for %v adverts, want %v", times, c.times)
 			}
 			if !slices.Equal(over, c.over) {
 				t.Errorf("two Actives for %v, want %v", over, c.over)
