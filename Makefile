@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long power-long bench-freelist bench-raft
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -48,6 +48,15 @@ chaos: deps build ## the destructive tests alone, with what they measured
 
 chaos-long: deps build ## virtual routers beside keepalived under random faults for LONG (default 1h)
 	@VRRP_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run RandomFaults ./chaos/vrrp
+
+chaos-store-long: deps build ## five agents under kills, pauses, partitions, full and frozen disks for LONG (30m is the aim)
+	@STORE_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run StoreIsLinearizable ./chaos
+
+power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
+	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
+
+bench-freelist: ## a write of the log after a burst of 1.6 GB, with bolt's defaults and ours
+	@HOLDFAST_BURST_MB=1600 go test -vet=off -run NONE -bench AfterABurst -benchtime 1000x -timeout 20m ./raftstore
 
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast
@@ -82,6 +91,10 @@ bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server
 bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
+bench-raft: deps build ## the replicated store beside etcd: writes, failover, transfer; writes build/bench/raft.json
+	@$(STATIC) go build -trimpath -o build/bench-raft ./bench/raft
+	@build/bench-raft $(BENCHFLAGS)
+
 bench-logs: deps ## durable RELP lines per second into per-host files, beside rsyslogd; writes build/bench/logs.json
 	@$(STATIC) go build -trimpath -o build/bench-logs ./bench/logs
 	@build/bench-logs $(BENCHFLAGS)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -258,6 +259,13 @@ func (r *fakeRaft) ReadBarrier(context.Context) error {
 	defer r.mu.Unlock()
 	r.barriers++
 	return r.barrierErr
+}
+
+func (r *fakeRaft) Operation(_ context.Context, name string, args url.Values, write bool) (any, error) {
+	if name == "refused" {
+		return nil, fmt.Errorf("%w: refused: because", state.ErrInvalid)
+	}
+	return fmt.Sprint(name, " ", args.Get("server"), " ", write), nil
 }
 
 func (r *fakeRaft) Status() state.RaftStatus {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +89,23 @@ func (s *Server) raftTransferLeader(c *call) error {
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	return s.reply(c, struct{ Success bool }{true})
+}
+
+// storeOperation hands over to the store what it knows by name.
+func (s *Server) storeOperation(c *call) error {
+	write := c.Method == http.MethodPost
+	ctx := c.Context()
+	if write {
+		s.log.Info("an operation of the store on an admin's request", "operation", c.rest, "server", c.args.Get("server"))
+		var cancel context.CancelFunc
+		ctx, cancel = c.carriedOut()
+		defer cancel()
+	}
+	answer, err := s.raft.Operation(ctx, c.rest, c.args, write)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.rest, err)
+	}
+	return s.reply(c, answer)
 }
 
 func (s *Server) snapshotSave(c *call) error {

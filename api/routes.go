@@ -109,6 +109,7 @@ func routes() []route {
 		{"/v1/holdfast/raft", get((*Server).holdfastRaft)},
 		{"/v1/holdfast/conditions", get((*Server).holdfastConditions)},
 		{"/v1/holdfast/config", get((*Server).holdfastConfig)},
+		{storePath, methods{"GET": {Read, (*Server).storeOperation}, "POST": {Operate, (*Server).storeOperation}}},
 		{vipHoldPath, methods{"POST": {Operate, (*Server).holdfastVIP}}},
 		{vipPath, methods{"GET": {Read, (*Server).holdfastVIP}, "POST": {Operate, (*Server).holdfastVIP}}},
 		{"/v1/holdfast/config/reload", methods{"POST": {Operate, (*Server).holdfastReload}}},
@@ -134,7 +135,7 @@ func notOffered() []struct{ prefix, why string } {
 		{"/v1/internal/", "Consul's own interface is not offered"},
 		{"/v1/agent/monitor", "the log is in the journal: journalctl -u holdfast"},
 		{"/v1/agent/token/", "there are no ACL tokens"},
-		{"/v1/operator/autopilot/", "Raft's members are looked after by the leader without settings"},
+		{"/v1/operator/autopilot/", "see /v1/holdfast/store/autopilot and holdfast raft autopilot"},
 		{"/v1/operator/keyring", "the gossip key is a file: see holdfast pki"},
 	}
 }

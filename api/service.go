@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -92,10 +93,17 @@ type SnapshotStore interface {
 	RestoreSnapshot(ctx context.Context, r io.Reader) error
 }
 
+// RaftOperator does what else an admin asks of the store, by name: see
+// raftstore.Store.Operation. The answer is what JSON is made of.
+type RaftOperator interface {
+	Operation(ctx context.Context, name string, args url.Values, write bool) (any, error)
+}
+
 // Raft is the store as seen from this node.
 type Raft interface {
 	Leadership
 	RaftAdmin
+	RaftOperator
 	SnapshotStore
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,6 +66,8 @@ type foundation struct {
 	source   *cluster.Source
 	self     cluster.Node
 	trust    *peer.Trust // nil: insecure
+	end      func()      // ends the agent
+	anew     atomic.Bool // it ends to begin anew
 }
 
 func (c *agentCmd) Run(con *console) error {
@@ -92,6 +95,7 @@ func (c *agentCmd) Run(con *console) error {
 		base.log.Info("stopping")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	})()
+	base.end = end
 	agent, err := c.assemble(base, end)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -106,7 +110,7 @@ func (c *agentCmd) Run(con *console) error {
 	if base.trust != nil {
 		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
 			ready()
-			return watchExpiry(ctx, base.board, base.trust.Expires())
+			return watchExpiry(ctx, base.board, func() time.Time { return renew(base.trust, base.board, base.log) })
 		}))
 	}
 	err = group.Run(ctx, func() {
@@ -114,7 +118,7 @@ func (c *agentCmd) Run(con *console) error {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
 	base.log.Info("ended")
-	return errors.Join(err, agent.network.ended())
+	return errors.Join(err, base.endedAnew(), agent.network.ended())
 }
 
 // lay reads the configuration and opens what the tasks share.

@@ -49,11 +49,13 @@ func (t *Trust) Client(name string) *tls.Config {
 }
 
 // base is what all connections have in common. Sessions are not resumed: a
-// certificate is looked at each time.
+// certificate is looked at each time, and so is our own, which Reload changes.
 func (t *Trust) base() *tls.Config {
+	own := func() (*tls.Certificate, error) { return &t.issued.Load().cert, nil }
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{t.cert},
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own() },
+		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own() },
 		RootCAs:                t.roots,
 		ClientCAs:              t.roots,
 		Time:                   t.now,

@@ -52,7 +52,7 @@ func TestWhoMayConnect(t *testing.T) {
 	namesake := mustLoad(t, issueTo(t, newAuthority(t, "foobar"), RoleServer, "fb2"))
 
 	anonymous := second.Client("")
-	anonymous.Certificates = nil
+	anonymous.GetClientCertificate = nil
 	old := second.Client("fb1")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 
