@@ -288,7 +288,10 @@ func withCertificate(config, other *tls.Config) *tls.Config {
 	config.GetClientCertificate = nil
 	config.Certificates = nil
 	if other != nil {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &other.Certificates[0], nil }
+		show := other.GetClientCertificate
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return show(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+		}
 	}
 	return config
 }
