@@ -131,7 +131,7 @@ func TestTokenGivesEveryRight(t *testing.T) {
 func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 	c := newCell(t)
 	for path, want := range map[string]string{
-		"/v1/acl/tokens":              "there are no ACLs",
+		"/v1/acl/roles":               "of ACLs, tokens and policies are offered",
 		"/v1/connect/ca/roots":        "the service mesh is not offered",
 		"/v1/agent/connect/ca/leaf/x": "the service mesh is not offered",
 		"/v1/health/connect/web":      "the service mesh is not offered",
@@ -321,7 +321,7 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 		"a node with the token": {node.Client(""), goodToken, ""},
 		"nobody":                {withCertificate(admin.Client(""), nil), "", refused},
 		"nobody with the token": {withCertificate(admin.Client(""), nil), goodToken, ""},
-		"a wrong token":         {withCertificate(admin.Client(""), nil), "wrong", "403 Permission denied: the token is not this cluster's"},
+		"a wrong token":         {withCertificate(admin.Client(""), nil), "wrong", "403 ACL not found: the token is not this cluster"},
 		"another cluster":       {withCertificate(admin.Client(""), intruder.Client("")), "", anyError},
 		"to another cluster":    {intruder.Client(""), "", "that claims to be"},
 		"to another node":       {admin.Client("n3"), "", "n3"},

@@ -91,18 +91,21 @@ func (s *Server) query(c *call, run queryFunc) error {
 	}
 	c.blocked = true
 	s.metrics.blocking.Inc()
-	found, reason := s.block(c, run)
+	found, reason, err := s.block(c, run)
 	s.metrics.blocking.Dec()
 	s.metrics.blocked.WithLabelValues(reason).Inc()
+	if err != nil {
+		return err
+	}
 	if reason == "gone" {
 		return errGone
 	}
 	return s.send(c, found)
 }
 
-// block waits until the answer moves, the wait is over, the server stops or
-// the client goes, and says which.
-func (s *Server) block(c *call, run queryFunc) (answer, string) {
+// block waits until the answer moves, the wait is over, the server stops, the
+// client goes or its token is taken away, and says which.
+func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 	wait := c.read.wait
 	if wait == 0 {
 		wait = defaultWait
@@ -113,11 +116,15 @@ func (s *Server) block(c *call, run queryFunc) (answer, string) {
 	for round := 0; ; round++ {
 		gossip := s.watch.gossip() // before the snapshot: a change between the two wakes us
 		ws := state.WatchSet{}
-		found := run(s.state.Snapshot(), ws)
+		snap := s.state.Snapshot()
+		if err := s.still(c, snap, ws); err != nil {
+			return answer{}, "refused", err
+		}
+		found := run(snap, ws)
 		restored := round > 0 && found.index < before.index // the client begins anew
 		if restored || found.moved(c.read.index) {
 			s.woke(round, "changed")
-			return found, "changed"
+			return found, "changed", nil
 		}
 		s.woke(round, "unchanged")
 		before = found
@@ -126,11 +133,15 @@ func (s *Server) block(c *call, run queryFunc) (answer, string) {
 		}
 		ws.Add(c.stop)
 		if !waitFor(ctx, ws, found.ahead(c.read.index)) {
-			return run(s.state.Snapshot(), nil), ended(c)
+			snap := s.state.Snapshot()
+			if err := s.still(c, snap, nil); err != nil { // its time may be over
+				return answer{}, "refused", err
+			}
+			return run(snap, nil), ended(c), nil
 		}
 		select {
 		case <-c.stop:
-			return found, "stopped"
+			return found, "stopped", nil
 		default:
 		}
 	}
@@ -230,6 +241,9 @@ func (s *Server) describe(c *call, index uint64) {
 	header.Set("X-Consul-KnownLeader", strconv.FormatBool(leader))
 	header.Set("X-Consul-LastContact", strconv.FormatUint(contact, 10))
 	header.Set("X-Consul-Effective-Consistency", string(c.read.mode))
+	if c.hidden {
+		header.Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	}
 }
 
 // sendRaw sends bytes that somebody stored: a browser must not take them for

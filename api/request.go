@@ -25,11 +25,14 @@ type call struct {
 	*http.Request
 	w    *recorder
 	from origin
+	who  caller
+	rule rule       // of the endpoint
 	rest string     // of the path, after the route's
 	args url.Values // the query
 	read readOptions
 
 	filter *filter
+	hidden bool // something was left out that the token may not see
 
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing

@@ -172,6 +172,7 @@ type Server struct {
 	routes  *routeTable
 	slots   chan struct{} // one for each blocking query
 	watch   *watcher
+	tokens  authorizers
 
 	mu    sync.Mutex
 	bound []net.Addr
