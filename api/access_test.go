@@ -143,6 +143,13 @@ func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 			t.Errorf("%s: %d %q, want 404 %q", path, code, text, want)
 		}
 	}
+	for _, m := range notOffered() {
+		for _, method := range []string{"GET", "PUT", "POST", "DELETE"} {
+			if code, _, text := c.do(method, m.prefix, http.NoBody); code != 404 || !strings.HasSuffix(text, m.prefix+": "+m.why) {
+				t.Errorf("%s %s: %d %q", method, m.prefix, code, text)
+			}
+		}
+	}
 	code, header, _ := c.do("PATCH", "/v1/catalog/nodes", http.NoBody)
 	if code != 405 || header.Get("Allow") != "GET" {
 		t.Errorf("PATCH: %d, Allow %q", code, header.Get("Allow"))

@@ -82,18 +82,12 @@ func (s *Server) query(c *call, run queryFunc) error {
 	if c.read.index == 0 {
 		return s.send(c, run(s.state.Snapshot(), nil))
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		c.w.Header().Set("Retry-After", "1")
-		return s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
+	leave, err := s.enter(c)
+	if err != nil {
+		return err
 	}
-	c.blocked = true
-	s.metrics.blocking.Inc()
 	found, reason, err := s.block(c, run)
-	s.metrics.blocking.Dec()
-	s.metrics.blocked.WithLabelValues(reason).Inc()
+	leave(reason)
 	if err != nil {
 		return err
 	}
@@ -103,14 +97,37 @@ func (s *Server) query(c *call, run queryFunc) error {
 	return s.send(c, found)
 }
 
-// block waits until the answer moves, the wait is over, the server stops, the
-// client goes or its token is taken away, and says which.
-func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
+// enter takes one of the places of blocking queries; leave gives it back and
+// counts how the query ended.
+func (s *Server) enter(c *call) (leave func(reason string), err error) {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		c.w.Header().Set("Retry-After", "1")
+		return nil, s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
+	}
+	c.blocked = true
+	s.metrics.blocking.Inc()
+	return func(reason string) {
+		s.metrics.blocking.Dec()
+		s.metrics.blocked.WithLabelValues(reason).Inc()
+		<-s.slots
+	}, nil
+}
+
+// waitContext ends with the client, or when its wait is over.
+func (c *call) waitContext() (context.Context, context.CancelFunc) {
 	wait := c.read.wait
 	if wait == 0 {
 		wait = defaultWait
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), wait+rand.N(wait/waitJitter+1))
+	return context.WithTimeout(c.Context(), wait+rand.N(wait/waitJitter+1))
+}
+
+// block waits until the answer moves, the wait is over, the server stops, the
+// client goes or its token is taken away, and says which.
+func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
+	ctx, cancel := c.waitContext()
 	defer cancel()
 	var before answer
 	for round := 0; ; round++ {

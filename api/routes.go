@@ -71,6 +71,9 @@ func agentRoutes() []route {
 		{"/v1/agent/leave", put(Operate, onThis(acl.Agent, acl.Write), (*Server).leave)},
 		{"/v1/agent/force-leave/", put(Operate, to(acl.Operator, acl.Write), (*Server).forceLeave)},
 		{"/v1/agent/reload", put(Operate, onThis(acl.Agent, acl.Write), (*Server).agentReload)},
+		{"/v1/agent/monitor", methods{"GET": {Operate, onThis(acl.Agent, acl.Read), (*Server).agentMonitor}}},
+		{"/v1/event/fire/", put(Write, on(acl.Event, acl.Write), (*Server).eventFire)},
+		{"/v1/event/list", get(inside, (*Server).eventList)},
 		{"/v1/agent/metrics", get(onThis(acl.Agent, acl.Read), (*Server).agentMetrics)},
 	}
 }
@@ -111,6 +114,8 @@ func storeRoutes() []route {
 }
 
 func operatorRoutes() []route {
+	look, change := to(acl.Operator, acl.Read), to(acl.Operator, acl.Write)
+	keys := endpoint{Operate, to(acl.Keyring, acl.Write), (*Server).keyring}
 	transfer := endpoint{Operate, to(acl.Operator, acl.Write), (*Server).raftTransferLeader}
 	return []route{
 		{"/v1/status/leader", get(anyToken, (*Server).statusLeader)},
@@ -119,6 +124,16 @@ func operatorRoutes() []route {
 		{"/v1/operator/raft/configuration", get(to(acl.Operator, acl.Read), (*Server).raftConfiguration)},
 		{"/v1/operator/raft/peer", methods{"DELETE": {Operate, to(acl.Operator, acl.Write), (*Server).raftRemovePeer}}},
 		{"/v1/operator/raft/transfer-leader", methods{"POST": transfer, "PUT": transfer}},
+		{"/v1/operator/autopilot/configuration", methods{
+			"GET": {Read, look, (*Server).autopilotConfiguration}, "PUT": {Operate, change, (*Server).autopilotConfigure},
+		}},
+		{"/v1/operator/autopilot/health", get(look, (*Server).autopilotHealth)},
+		{"/v1/operator/autopilot/state", get(look, (*Server).autopilotState)},
+		{"/v1/operator/usage", get(look, (*Server).operatorUsage)},
+		{"/v1/operator/keyring", methods{
+			"GET":  {Operate, to(acl.Keyring, acl.Read), (*Server).keyring},
+			"POST": keys, "PUT": keys, "DELETE": keys,
+		}},
 		{"/v1/snapshot", methods{
 			"GET": {Operate, to(acl.ACL, acl.Write), (*Server).snapshotSave}, // it holds everything
 			"PUT": {Operate, to(acl.ACL, acl.Write), (*Server).snapshotRestore},
@@ -167,7 +182,6 @@ func ownRoutes() []route {
 // notOffered says why, for paths of Consul that we leave out.
 func notOffered() []struct{ prefix, why string } {
 	return []struct{ prefix, why string }{
-		{"/v1/event/", "user events are not offered"},
 		{"/v1/query", "prepared queries are not offered"},
 		{"/v1/acl/", "of ACLs, tokens and policies are offered; roles, auth methods and binding rules are not"},
 		{"/v1/connect/", "the service mesh is not offered"},
@@ -181,10 +195,21 @@ func notOffered() []struct{ prefix, why string } {
 		{"/v1/peering", "cluster peering is not offered"},
 		{"/v1/coordinate/", "network coordinates are not offered: a cluster is one room"},
 		{"/v1/internal/", "Consul's own interface is not offered"},
-		{"/v1/agent/monitor", "the log is in the journal: journalctl -u holdfast"},
 		{"/v1/agent/token/", "the agent needs no token of its own: it has its certificate"},
-		{"/v1/operator/autopilot/", "Raft's members are looked after by the leader without settings"},
-		{"/v1/operator/keyring", "the gossip key is a file: see holdfast pki"},
+		{"/v1/operator/area", "there is one cluster, and no areas"},
+		{"/v1/operator/segment", "there is one network of the gossip"},
+		{"/v1/operator/license", "there is no license to keep"},
+		{"/v1/operator/feature", "feature levels rise by themselves: see holdfast status"},
+		{"/v1/operator/audit-hash", "there is no audit log of Consul's kind"},
+		{"/v1/operator/utilization", "see /v1/operator/usage and /v1/agent/metrics"},
+		{"/v1/exported-services", "cluster peering is not offered"},
+		{"/v1/imported-services", "cluster peering is not offered"},
+		{"/v1/namespace", "there is only the default namespace"},
+		{"/v1/partition", "there is only the default partition"},
+		{"/v1/resource", "Consul's resources are not offered"},
+		{"/v1/exec", "remote execution is not offered"},
+		{"/v1/agent/host", "what the machine is, is told by its own tools"},
+		{"/v1/agent/version", "see /v1/agent/self"},
 	}
 }
 
@@ -224,6 +249,7 @@ func (t *routeTable) find(path string) (found route, rest string, ok bool) {
 // handler answers the requests of one listener. stop ends blocking queries.
 func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served(r)
 		s.dispatch(&call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop})
 	})
 }
@@ -232,6 +258,9 @@ func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 func (s *Server) dispatch(c *call) {
 	began := s.now()
 	c.w.wait()
+	if c.ContentLength != 0 {
+		c.hurry(bodyTimeout) // also where nobody reads it
+	}
 	defer c.w.extend(writeTimeout)
 	found, rest, known := s.routes.find(c.URL.Path)
 	name := found.path

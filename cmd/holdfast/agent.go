@@ -59,6 +59,7 @@ func (*agentCmd) Help() string {
 // foundation is what every task of the agent stands on.
 type foundation struct {
 	log      *slog.Logger
+	tail     *telemetry.Tail // for who follows the log
 	registry *prometheus.Registry
 	board    *health.Board
 	path     string // of the cluster file; "" for a node that is a cluster of its own
@@ -119,11 +120,13 @@ func (c *agentCmd) Run(con *console) error {
 
 // lay reads the configuration and opens what the tasks share.
 func (c *agentCmd) lay(con *console) (*foundation, error) {
-	log, _, err := telemetry.NewLogger(con.err, c.LogFormat, c.LogLevel)
+	plain, _, err := telemetry.NewLogger(con.err, c.LogFormat, c.LogLevel)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	base := &foundation{log: log, registry: telemetry.NewRegistry(version)}
+	tail := telemetry.NewTail(plain.Handler())
+	log := slog.New(tail)
+	base := &foundation{log: log, tail: tail, registry: telemetry.NewRegistry(version)}
 	if !c.embedded() {
 		base.path = c.ClusterFile
 	}

@@ -237,7 +237,7 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 
 func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips,
+		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {
