@@ -232,6 +232,11 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
 		}
 	}
+	if len(c.HTTPSListen) > 0 {
+		if config.HTTPS, err = addrPorts(c.HTTPSListen); err != nil {
+			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--https-listen: %w", err)}
+		}
+	}
 	return config, nil
 }
 
