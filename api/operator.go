@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 )
 
 func (s *Server) statusLeader(c *call) error {
@@ -144,12 +143,9 @@ func (s *Server) snapshotRestore(c *call) error {
 		return s.snapshotTooLarge()
 	}
 	s.log.Info("restoring a snapshot on an admin's request", "bytes", c.ContentLength)
-	body := &patientReader{
-		r:          http.MaxBytesReader(c.w, c.Body, s.config.MaxSnapshot),
-		controller: http.NewResponseController(c.w.ResponseWriter),
-	}
+	body := &patientReader{r: http.MaxBytesReader(c.w, c.Body, s.config.MaxSnapshot), call: c}
 	err := s.raft.RestoreSnapshot(c.Context(), body)
-	_ = body.controller.SetReadDeadline(time.Time{}) // no deadline in a test's recorder
+	c.bodyRead(err)
 	var oversize *http.MaxBytesError
 	switch {
 	case errors.As(err, &oversize):
@@ -167,11 +163,11 @@ func (s *Server) snapshotTooLarge() error {
 
 // patientReader gives the client time for each piece, not for the whole.
 type patientReader struct {
-	r          io.Reader
-	controller *http.ResponseController
+	r    io.Reader
+	call *call
 }
 
 func (p *patientReader) Read(data []byte) (int, error) {
-	_ = p.controller.SetReadDeadline(time.Now().Add(bodyTimeout)) // no deadline in a test's recorder
+	p.call.hurry(bodyTimeout)
 	return p.r.Read(data)
 }

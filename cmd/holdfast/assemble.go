@@ -242,12 +242,17 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
 		}
 	}
+	if len(c.HTTPSListen) > 0 {
+		if config.HTTPS, err = addrPorts(c.HTTPSListen); err != nil {
+			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--https-listen: %w", err)}
+		}
+	}
 	return config, nil
 }
 
 func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips,
+		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {

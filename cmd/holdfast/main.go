@@ -83,7 +83,13 @@ func main() {
 func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	var c cli
 	ended := -1
+	own, err := openNodeFile(args, os.Getenv)
+	if err != nil {
+		fmt.Fprintf(errOut, "holdfast: %v\n", err)
+		return exitUsage
+	}
 	parser, err := kong.New(&c,
+		kong.Resolvers(own),
 		kong.Name("holdfast"),
 		kong.Description("The service nodes of a cluster in one program: discovery, DNS, and the store they stand on."),
 		kong.UsageOnError(),
