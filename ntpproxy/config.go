@@ -86,6 +86,7 @@ type settings struct {
 	step             time.Duration
 	minPoll, maxPoll int
 	self             []ntp.Reference // how packets name this node
+	names            map[netip.Addr]string
 }
 
 // own tells whether a reference names this node.
@@ -102,6 +103,17 @@ func referencesOf(file *cluster.File, node string) (list []ntp.Reference) {
 		}
 	}
 	return list
+}
+
+// namesOf are the cluster file's names of addresses.
+func namesOf(file *cluster.File) map[netip.Addr]string {
+	names := map[netip.Addr]string{}
+	for _, n := range file.Nodes {
+		for _, a := range n.Addresses {
+			names[a] = n.Name
+		}
+	}
+	return names
 }
 
 // ValidateSection checks the `ntp:` section of a cluster file; a file without

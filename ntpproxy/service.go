@@ -61,6 +61,7 @@ type Server struct {
 	clock   Steered
 	stepNow chan struct{}
 	kept    atomic.Pointer[Kept]
+	seen    atomic.Pointer[[]Peer] // in the last round of comparing; nil: none
 	chrony  netip.AddrPort
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
@@ -68,6 +69,7 @@ type Server struct {
 	policy   atomic.Pointer[policy]
 	settings atomic.Pointer[settings]
 	pairs    pairs
+	clients  clients
 
 	mu    sync.Mutex // below, and whoever replaces the policy
 	addrs []netip.AddrPort
@@ -94,9 +96,10 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.kernel = clock.Read
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients); err != nil {
 		return nil, err
 	}
+	s.clients.seed = rand.Uint64()
 	s.policy.Store(&policy{standing: unsynchronised(s.now()), precision: precision(s.now)})
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -134,6 +137,7 @@ func (s *Server) use(file *cluster.File) error {
 	}
 	set.peers = peersOf(file, s.config.Node)
 	set.self = referencesOf(file, s.config.Node)
+	set.names = namesOf(file)
 	old := s.settings.Swap(&set)
 	s.replace(func(p *policy) {
 		p.access = set.access
