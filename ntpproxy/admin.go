@@ -22,6 +22,8 @@ type Tracking struct {
 	Frequency      float64       `json:"frequency_ppm"` // that the oscillator is corrected by
 	Skew           float64       `json:"skew_ppm"`      // standard error of that
 	Updates        int           `json:"updates"`
+	Phase          string        `json:"phase,omitempty"`  // whose time it is: sourced, following, orphan leader, orphan, alone
+	Leader         string        `json:"leader,omitempty"` // of the store
 }
 
 // Tracking tells how the clock stands now.
@@ -32,7 +34,9 @@ func (s *Server) Tracking() Tracking {
 		Stratum: standing.Stratum, Reference: standing.Reference.String(), Leap: standing.Leap.String(),
 		RootDelay: standing.RootDelay, RootDispersion: standing.dispersion(now),
 	}
+	t.Leader = s.leader()
 	if k := s.Kept(); k != nil {
+		t.Phase = k.Phase.String()
 		t.Steering, t.Offset, t.Updates = true, k.Offset, k.Updates
 		t.Frequency, t.Skew = k.Frequency*1e6, k.Skew*1e6
 		if k.Leading >= 0 {

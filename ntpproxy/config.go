@@ -36,6 +36,12 @@ const (
 	maxSources                     = 16
 	defaultStep                    = 100 * time.Millisecond
 	minStep, maxStep               = time.Millisecond, time.Hour
+	// Of the clock's error without sources, each second.
+	defaultGrowth        = time.Microsecond
+	minGrowth, maxGrowth = time.Nanosecond, 500 * time.Microsecond
+	// Below whoever has a source, and with room for those who follow.
+	defaultOrphan           = 10
+	leastOrphan, mostOrphan = 5, 13
 )
 
 // Who keeps the clock.
@@ -59,6 +65,8 @@ type section struct {
 	Agreeing int           `yaml:"agreeing"`
 	Step     time.Duration `yaml:"step"`
 	Poll     pollSection   `yaml:"poll"`
+	Growth   time.Duration `yaml:"growth"`
+	Orphan   int           `yaml:"orphan"`
 }
 
 type pollSection struct {
@@ -85,6 +93,9 @@ type settings struct {
 	agreeing         int
 	step             time.Duration
 	minPoll, maxPoll int
+	growth           float64         // of the error without sources, in seconds per second
+	orphan           uint8           // stratum
+	nodes            []ntp.Reference // how packets name the service nodes
 	self             []ntp.Reference // how packets name this node
 	names            map[netip.Addr]string
 }
@@ -128,7 +139,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
-		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll},
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan,
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -144,6 +155,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		agree:   raw.Agree,
 		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
 		sources: d.sources(raw.Sources),
+		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan),
 	}
 	d.discipline(raw)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
@@ -196,6 +208,12 @@ func (d *decoder) discipline(raw section) {
 	}
 	if raw.Step < minStep || raw.Step > maxStep {
 		d.errorf("step", "%v is out of range: %v to %v", raw.Step, minStep, maxStep)
+	}
+	if raw.Growth < minGrowth || raw.Growth > maxGrowth {
+		d.errorf("growth", "%v is out of range: %v to %v, each second", raw.Growth, minGrowth, maxGrowth)
+	}
+	if raw.Orphan < leastOrphan || raw.Orphan > mostOrphan {
+		d.errorf("orphan", "%d is out of range: %d to %d, a stratum", raw.Orphan, leastOrphan, mostOrphan)
 	}
 	if raw.Poll.Min < leastPoll || raw.Poll.Min > mostPoll {
 		d.errorf("poll.min", "%d is out of range: %d to %d, in log2 seconds", raw.Poll.Min, leastPoll, mostPoll)

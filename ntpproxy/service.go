@@ -47,6 +47,7 @@ type Deps struct {
 	Now     func() time.Time            // the clock that is served; nil: time.Now
 	Kernel  func() (clock.State, error) // nil: clock.Read
 	Clock   Steered                     // the clock that is disciplined; nil: KernelClock
+	Leader  func() string               // of the store, a node's name, "" unknown; nil: none ever
 	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
 }
 
@@ -62,6 +63,7 @@ type Server struct {
 	stepNow chan struct{}
 	kept    atomic.Pointer[Kept]
 	seen    atomic.Pointer[[]Peer] // in the last round of comparing; nil: none
+	leader  func() string
 	chrony  netip.AddrPort
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
@@ -88,6 +90,9 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	if s.clock == nil {
 		s.clock = KernelClock{}
+	}
+	if s.leader = deps.Leader; s.leader == nil {
+		s.leader = func() string { return "" }
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -138,6 +143,9 @@ func (s *Server) use(file *cluster.File) error {
 	set.peers = peersOf(file, s.config.Node)
 	set.self = referencesOf(file, s.config.Node)
 	set.names = namesOf(file)
+	for _, peer := range set.peers {
+		set.nodes = append(set.nodes, referencesOf(file, peer.node)...)
+	}
 	old := s.settings.Swap(&set)
 	s.replace(func(p *policy) {
 		p.access = set.access

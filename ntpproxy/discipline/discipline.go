@@ -24,6 +24,9 @@ type Config struct {
 	// Growth is how fast root dispersion grows without sources, beyond what
 	// the frequency's own uncertainty explains, in seconds per second; 1e-6.
 	Growth float64
+	// Orphan is the stratum that the leader of a cluster without any source
+	// serves; 0: the node knows no other, and runs on by itself.
+	Orphan uint8
 	// Frequency and Skew are what the drift file holds: the oscillator's
 	// correction and its standard error, as a ratio. Skew 0: not known.
 	Frequency, Skew float64
@@ -45,7 +48,7 @@ var ErrPanic = errors.New("discipline: the clock is too far off")
 // it changes nothing.
 type Adjustment struct {
 	Frequency float64       // of the clock against the bare oscillator, as a ratio
-	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last
+	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last; while healing, a part
 	Step      time.Duration // at once; Slew is 0 then
 	Leap      Leap
 	MaxError  time.Duration
@@ -80,6 +83,13 @@ type Core struct {
 	leapAt    time.Time
 	allowStep bool          // by command
 	lastStep  time.Duration // raw time
+
+	phase    Phase
+	leader   int // Self, Nobody or a source's index
+	healing  bool
+	healedAt time.Duration // raw time of the last correction while healing
+	walk     time.Duration // offset with which the walk home began
+	walkAt   time.Duration // raw time of that; 0: it has yet to begin
 }
 
 // New makes a Core; its sources are asked from now on.
@@ -101,7 +111,7 @@ func New(config Config, now Reading) *Core {
 		config.Frequency, config.Skew = 0, unknownSkew
 	}
 	c := &Core{
-		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1,
+		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1, leader: Nobody,
 		frequency: config.Frequency, variance: config.Skew * config.Skew,
 		states: make([]State, len(config.Sources)),
 	}
@@ -114,7 +124,7 @@ func New(config Config, now Reading) *Core {
 // Sample takes a source's answer. Step acts upon it.
 func (c *Core) Sample(source int, s Sample) {
 	c.sources[source].took(c.epoch, s)
-	c.fresh = true
+	c.fresh = c.fresh || c.eligible(source)
 }
 
 // Refused notes that a source wants to be asked more rarely, or not at all
@@ -141,27 +151,38 @@ func (c *Core) Step(now Reading) (a Actions) {
 	a.Next = now.Raw + time.Hour
 	c.lastStep = now.Raw
 	for i, s := range c.sources {
+		s.expire(now.Raw)
 		if now.Raw >= s.next {
 			s.ask(now.Raw)
 			a.Ask = append(a.Ask, i)
 		}
-		a.Next = min(a.Next, s.next)
+		a.Next = min(a.Next, s.due())
 	}
 	c.passLeap(now)
-	if !c.fresh && len(a.Ask) == 0 {
-		return a
+	c.orient(now)
+	if c.fresh || len(a.Ask) > 0 {
+		a.Adjust, a.Err = c.choose(now)
 	}
-	sel := elect(c.sources, now.Raw, maxDistance)
+	c.heal(now, &a)
+	return a
+}
+
+// choose takes the sources' word, if there is a new one.
+func (c *Core) choose(now Reading) (*Adjustment, error) {
+	sel := elect(c.sources, c.eligible, now.Raw, maxDistance)
 	c.states = sel.states
 	if !c.fresh {
-		return a
+		return nil, nil
 	}
 	c.fresh = false
-	if len(sel.survivors) < c.config.Agreeing || c.at == 0 && !c.settled() || !c.majority(sel) {
-		return a
+	agreeing := c.config.Agreeing
+	if c.phase != Sourced {
+		agreeing = 1
 	}
-	a.Adjust, a.Err = c.update(now, sel.survivors)
-	return a
+	if len(sel.survivors) < agreeing || c.at == 0 && !c.settled() || !c.majority(sel) {
+		return nil, nil
+	}
+	return c.update(now, sel.survivors)
 }
 
 // settled tells whether all sources have had their chance.
@@ -209,7 +230,7 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	if step {
 		adj.Step = offset
 	} else {
-		adj.Slew = offset
+		adj.Slew = c.bounded(now.Raw, offset)
 	}
 	return adj, nil
 }
