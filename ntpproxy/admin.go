@@ -22,8 +22,9 @@ type Tracking struct {
 	Frequency      float64       `json:"frequency_ppm"` // that the oscillator is corrected by
 	Skew           float64       `json:"skew_ppm"`      // standard error of that
 	Updates        int           `json:"updates"`
-	Phase          string        `json:"phase,omitempty"`  // whose time it is: sourced, following, orphan leader, orphan, alone
-	Leader         string        `json:"leader,omitempty"` // of the store
+	Phase          string        `json:"phase,omitempty"`   // whose time it is: sourced, following, orphan leader, orphan, alone
+	HeldBy         []string      `json:"held_by,omitempty"` // services that live here and forbid steps
+	Leader         string        `json:"leader,omitempty"`  // of the store
 }
 
 // Tracking tells how the clock stands now.
@@ -34,7 +35,7 @@ func (s *Server) Tracking() Tracking {
 		Stratum: standing.Stratum, Reference: standing.Reference.String(), Leap: standing.Leap.String(),
 		RootDelay: standing.RootDelay, RootDispersion: standing.dispersion(now),
 	}
-	t.Leader = s.leader()
+	t.Leader, t.HeldBy = s.leader(), s.heldBy()
 	if k := s.Kept(); k != nil {
 		t.Phase = k.Phase.String()
 		t.Steering, t.Offset, t.Updates = true, k.Offset, k.Updates
@@ -127,12 +128,13 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/ntp/sources", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Sources()) })
 	mux.HandleFunc("GET /v1/ntp/clients", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Clients()) })
 	mux.HandleFunc("GET /v1/ntp/peers", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Peers()) })
-	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.StepNow(); err != nil {
+	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, r *http.Request) {
+		forced := r.URL.Query().Has("force")
+		if err := s.StepNow(forced); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
-		s.log.Warn("an admin allows the clock to be stepped")
+		s.log.Warn("an admin allows the clock to be stepped", "forced", forced)
 		writeJSON(w, struct{}{})
 	})
 	return mux

@@ -67,6 +67,7 @@ type section struct {
 	Poll     pollSection   `yaml:"poll"`
 	Growth   time.Duration `yaml:"growth"`
 	Orphan   int           `yaml:"orphan"`
+	Hold     []string      `yaml:"hold"`
 }
 
 type pollSection struct {
@@ -98,6 +99,7 @@ type settings struct {
 	nodes            []ntp.Reference // how packets name the service nodes
 	self             []ntp.Reference // how packets name this node
 	names            map[netip.Addr]string
+	hold             []string // services beside which the clock is not stepped
 }
 
 // own tells whether a reference names this node.
@@ -139,7 +141,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
-		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan,
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan, Hold: defaultHold(),
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -155,7 +157,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		agree:   raw.Agree,
 		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
 		sources: d.sources(raw.Sources),
-		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan),
+		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan), hold: raw.Hold,
 	}
 	d.discipline(raw)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
@@ -208,6 +210,11 @@ func (d *decoder) discipline(raw section) {
 	}
 	if raw.Step < minStep || raw.Step > maxStep {
 		d.errorf("step", "%v is out of range: %v to %v", raw.Step, minStep, maxStep)
+	}
+	for i, name := range raw.Hold {
+		if name == "" || strings.ContainsAny(name, " \t") {
+			d.errorf(fmt.Sprintf("hold[%d]", i), "%q is no service's name, such as slurmctld", name)
+		}
 	}
 	if raw.Growth < minGrowth || raw.Growth > maxGrowth {
 		d.errorf("growth", "%v is out of range: %v to %v, each second", raw.Growth, minGrowth, maxGrowth)

@@ -32,7 +32,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
   step: 0s
   growth: 1s
   orphan: 15
-  hold: [""]
+  hold: ["a b"]
   poll: {min: -5, max: 18}
 `
 	_, err = cluster.Parse("cluster.yaml", []byte(head+wrong), map[string]cluster.SectionValidator{Section: ValidateSection})
@@ -46,7 +46,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
 		"ntp.stratum: 16 is out of range: 2 to 15", "ntp.agree: 0s is out of range: 100µs to 10s",
 		`ntp.keep: "never" is none of auto, serve, discipline`, `ntp.sources[1]: "a b" is no HOST or HOST:PORT`, `ntp.sources[2]: "ntp2:0" is no HOST`,
 		"ntp.agreeing: 4 is out of range: 1 to the number of sources, 3", "ntp.step: 0s is out of range",
-		"ntp.growth: 1s is out of range: 1ns to 500µs", "ntp.orphan: 15 is out of range: 5 to 13", `ntp.hold[0]: "" is no service's name`,
+		"ntp.growth: 1s is out of range: 1ns to 500µs", "ntp.orphan: 15 is out of range: 5 to 13", `ntp.hold[0]: "a b" is no service's name`,
 		"ntp.poll.min: -5 is out of range: -4 to 17", "ntp.poll.max: 18 is out of range: poll.min, -5, to 17",
 	} {
 		if !strings.Contains(err.Error(), want) {

@@ -24,6 +24,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
+	"holdfast/internal/state"
 )
 
 // Config is what a Server is told.
@@ -47,6 +48,7 @@ type Deps struct {
 	Now     func() time.Time            // the clock that is served; nil: time.Now
 	Kernel  func() (clock.State, error) // nil: clock.Read
 	Clock   Steered                     // the clock that is disciplined; nil: KernelClock
+	State   *state.Store                // the catalog, for what forbids steps; nil: nothing does
 	Leader  func() string               // of the store, a node's name, "" unknown; nil: none ever
 	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
 }
@@ -60,7 +62,8 @@ type Server struct {
 	now     func() time.Time
 	kernel  func() (clock.State, error)
 	clock   Steered
-	stepNow chan struct{}
+	stepNow chan bool // forced
+	state   *state.Store
 	kept    atomic.Pointer[Kept]
 	seen    atomic.Pointer[[]Peer] // in the last round of comparing; nil: none
 	leader  func() string
@@ -83,7 +86,7 @@ type Server struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
-		now: deps.Now, clock: deps.Clock, stepNow: make(chan struct{}, 1), kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
+		now: deps.Now, clock: deps.Clock, stepNow: make(chan bool, 1), kernel: deps.Kernel, state: deps.State, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
 	}
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr

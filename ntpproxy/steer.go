@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/health"
@@ -149,6 +150,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
 	defer s.kept.Store(nil)
 	defer s.board.Clear(conditionOrphan)
+	defer s.board.Clear(conditionHeld)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -158,8 +160,8 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 			return ""
 		case h := <-k.heard:
 			k.hear(h)
-		case <-s.stepNow:
-			k.core.AllowStep()
+		case forced := <-s.stepNow:
+			k.core.AllowStep(forced)
 		case <-timer.C:
 		}
 		wait, err := k.turn(ctx)
@@ -178,10 +180,13 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	k.core.Lead(k.leader())
+	by := s.heldBy()
+	k.core.HoldSteps(len(by) > 0)
 	actions := k.core.Step(discipline.Reading(now))
 	for _, i := range actions.Ask {
 		go k.ask(ctx, i, k.addrs[i])
 	}
+	k.sayHeld(by)
 	if actions.Err != nil {
 		s.board.Raise(conditionPanic, health.Error, actions.Err.Error())
 	}
@@ -419,13 +424,17 @@ const keptGrowth = 15e-6
 func (s *Server) Kept() *Kept { return s.kept.Load() }
 
 // StepNow lets the next answer of the sources step the clock, however far.
-// The error is that this server does not discipline it.
-func (s *Server) StepNow() error {
+// The error is that this server does not discipline it, or, unless forced, what
+// lives on this node that forbids steps.
+func (s *Server) StepNow(forced bool) error {
 	if s.kept.Load() == nil {
 		return errors.New("ntpproxy: this node does not steer its clock: ask the daemon that does (chronyc makestep)")
 	}
+	if by := s.heldBy(); len(by) > 0 && !forced {
+		return fmt.Errorf("ntpproxy: the clock is not stepped while these live on this node: %s: stop them first, or say `holdfast ntp step --force`", strings.Join(by, ", "))
+	}
 	select {
-	case s.stepNow <- struct{}{}:
+	case s.stepNow <- forced:
 	default: // one is asked for already
 	}
 	return nil

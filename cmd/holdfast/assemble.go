@@ -101,7 +101,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	clock, err := c.newNTP(base, store)
+	clock, err := c.newNTP(base, replica, store)
 	if err != nil {
 		return nil, err
 	}

@@ -82,6 +82,9 @@ type Core struct {
 	leap      Leap
 	leapAt    time.Time
 	allowStep bool          // by command
+	forced    bool          // likewise, whatever lives here
+	hold      bool          // nothing is to be stepped
+	held      time.Duration // what is left of an offset that would have been stepped
 	lastStep  time.Duration // raw time
 
 	phase    Phase
@@ -144,7 +147,15 @@ func (c *Core) Refused(source int) {
 const maxPoll = 17
 
 // AllowStep lets the next update step the clock, however far: an admin said so.
-func (c *Core) AllowStep() { c.allowStep, c.fresh = true, true }
+// forced does so even while steps are held.
+func (c *Core) AllowStep(forced bool) { c.allowStep, c.forced, c.fresh = true, forced, true }
+
+// HoldSteps says whether what lives on this machine forbids steps: what would be
+// stepped is slewed then.
+func (c *Core) HoldSteps(hold bool) { c.hold = hold }
+
+// Held is what is left of an offset that would have been stepped; 0 none.
+func (c *Core) Held() time.Duration { return c.held }
 
 // Step says what is to be done at a moment, and when to come again.
 func (c *Core) Step(now Reading) (a Actions) {
@@ -209,10 +220,18 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	combined := c.combine(now.Raw, survivors)
 	offset := c.epoch.Add(now.Raw + combined.ahead).Sub(now.Clock)
 	step := offset.Abs() > c.config.StepOver && (c.updates < c.config.StepUpdates || c.allowStep)
+	switch {
+	case step && c.hold && !c.forced:
+		step, c.held = false, offset
+	case c.held != 0 && !step && offset.Abs() > c.config.StepOver:
+		c.held = offset // still on its way
+	default:
+		c.held = 0
+	}
 	if offset.Abs() > c.config.Panic && !step {
 		return nil, fmt.Errorf("%w: by %v, and more than %v is only corrected by `holdfast ntp step`", ErrPanic, offset, c.config.Panic)
 	}
-	c.allowStep = false
+	c.allowStep, c.forced = false, false
 	c.learn(now.Raw, combined)
 	c.target = combined
 	c.target.frequency = c.frequency
