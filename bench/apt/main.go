@@ -79,7 +79,7 @@ func run(ctx context.Context) error {
 		for _, server := range strings.Split(*only, ",") {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, *rounds, server)
 			if err := b.measure(ctx, server); err != nil {
-				return fmt.Errorf("%s: %w", server, err)
+				return errors.Join(fmt.Errorf("%s: %w", server, err), b.print(os.Stdout)) // what there is so far
 			}
 		}
 	}

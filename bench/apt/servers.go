@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -69,11 +70,14 @@ func start(ctx context.Context, addr, base string, args ...string) (*process, er
 
 // freePort is a port that nobody has at the moment.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range 100 {
+		// apt-cacher-ng can't listen on ports above 32767.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", errors.New("no port between 20000 and 32000 is free")
 }
 
 // serve starts one of the servers with an empty cache below dir.
