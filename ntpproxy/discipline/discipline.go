@@ -190,7 +190,7 @@ func (c *Core) choose(now Reading) (*Adjustment, error) {
 	if c.phase != Sourced {
 		agreeing = 1
 	}
-	if len(sel.survivors) < agreeing || c.at == 0 && !c.settled() || !c.majority(sel) {
+	if len(sel.survivors) < agreeing || c.at == 0 && !c.settled() {
 		return nil, nil
 	}
 	return c.update(now, sel.survivors)
@@ -199,20 +199,6 @@ func (c *Core) choose(now Reading) (*Adjustment, error) {
 // settled tells whether all sources have had their chance.
 func (c *Core) settled() bool {
 	return !slices.ContainsFunc(c.sources, func(s *source) bool { return !s.settled() })
-}
-
-// majority tells whether more than half of those that can be judged agree.
-func (c *Core) majority(sel selection) bool {
-	agree, judged := 0, 0
-	for _, s := range sel.states {
-		if s >= Falseticker {
-			judged++
-		}
-		if s >= Outlier {
-			agree++
-		}
-	}
-	return 2*agree > judged
 }
 
 // update moves the model, and says how the clock gets there.
