@@ -110,7 +110,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	clock, err := c.newNTP(base)
+	clock, err := c.newNTP(base, replica, store)
 	if err != nil {
 		return nil, err
 	}
