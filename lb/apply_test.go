@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type model struct {
 	tables  []ipvs.Service
 	daemons []ipvs.Daemon
 	addrs   []link.Addr
+	mu      sync.Mutex // of numbers: a script may look at them meanwhile
 	numbers map[string]int
 	rules   firewall.Rules
 	said    []string
@@ -90,6 +92,8 @@ func (m *model) Remove(a link.Addr) error {
 }
 
 func (m *model) get(name string) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	v, ok := m.numbers[name]
 	if !ok {
 		return 0, fmt.Errorf("%s: %w", name, os.ErrNotExist)
@@ -100,7 +104,9 @@ func (m *model) get(name string) (int, error) {
 func (m *model) put(name string, value int) (bool, error) {
 	old, err := m.get(name)
 	if err == nil && old != value {
+		m.mu.Lock()
 		m.numbers[name] = value
+		m.mu.Unlock()
 		m.say("%s=%d", name, value)
 	}
 	return old != value, err
