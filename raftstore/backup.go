@@ -120,6 +120,8 @@ func (e *engine) backUp(ctx context.Context) {
 
 // backUpOnce makes a snapshot if one is due, and removes what is outdated.
 func (s *Store) backUpOnce(ctx context.Context, now time.Time) error {
+	s.backingUp.Lock() // one at a time: what another has half written is no leftover
+	defer s.backingUp.Unlock()
 	b := s.config.Backups
 	snap := s.state.Snapshot()
 	if snap.Index() == 0 {

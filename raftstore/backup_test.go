@@ -157,6 +157,13 @@ func TestScheduledSnapshotsAreSealedVerifiedAndKeptForADay(t *testing.T) {
 	o := h.all["fb1"].start(func(c *Config) { c.Backups = Backups{Directory: dir, Every: 6 * time.Hour, Keep: 24 * time.Hour} })
 	h.leader()
 	o.put("k", "a value nobody else may read")
+	eventually(t, "the schedule begins", func() error { // its next look is in a minute
+		list, err := listBackups(dir)
+		if err == nil && len(list) == 0 {
+			err = errors.New("there is none yet")
+		}
+		return err
+	})
 	if err := os.WriteFile(filepath.Join(dir, backupTemp+"cut"), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}

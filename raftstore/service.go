@@ -46,6 +46,8 @@ type Store struct {
 
 	verifier *verifier
 
+	backingUp sync.Mutex
+
 	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
 	wire wire                              // and a network that loses messages
 
