@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 10m $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long power-long bench-freelist bench-raft
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -49,8 +49,20 @@ chaos: deps build ## the destructive tests alone, with what they measured
 chaos-long: deps build ## virtual routers beside keepalived under random faults for LONG (default 1h)
 	@VRRP_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run RandomFaults ./chaos/vrrp
 
+chaos-store-long: deps build ## five agents under kills, pauses, partitions, full and frozen disks for LONG (30m is the aim)
+	@STORE_CHAOS=$(LONG) go test -v -vet=off -count 1 -timeout 0 -run StoreIsLinearizable ./chaos
+
+power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
+	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
+
+bench-freelist: ## a write of the log after a burst of 1.6 GB, with bolt's defaults and ours
+	@HOLDFAST_BURST_MB=1600 go test -vet=off -run NONE -bench AfterABurst -benchtime 1000x -timeout 20m ./raftstore
+
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast
+
+resolver-long: deps build ## 50 processes look names up through two virtual addresses while servers are killed, 10 minutes
+	@RESOLVER_CHAOS=10m go test -v -vet=off -count 1 -timeout 30m -run EitherServerOfResolvConf ./chaos
 
 scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
 	@HOLDFAST_SCALE=1 go test -v -vet=off -count 1 -timeout 10m -run AThousandNodesFit ./cmd/holdfast
@@ -58,6 +70,10 @@ scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
 bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)
 	@$(STATIC) go build -trimpath -o build/bench-vrrp ./bench/vrrp
 	@build/bench-vrrp $(BENCH)
+
+bench-lb: deps build ## the load balancer beside keepalived in one virtual machine; writes build/bench/lb.json
+	@$(STATIC) go build -trimpath -o build/bench-lb ./bench/lb
+	@build/bench-lb $(BENCH)
 
 test-quick: ## all tests that need no lab hosts, without lint and the race detector
 	@LAB=off go test -vet=off -timeout 2m $(PACKAGES)
@@ -75,6 +91,10 @@ bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server
 bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
+bench-raft: deps build ## the replicated store beside etcd: writes, failover, transfer; writes build/bench/raft.json
+	@$(STATIC) go build -trimpath -o build/bench-raft ./bench/raft
+	@build/bench-raft $(BENCHFLAGS)
+
 bench-logs: deps ## durable RELP lines per second into per-host files, beside rsyslogd; writes build/bench/logs.json
 	@$(STATIC) go build -trimpath -o build/bench-logs ./bench/logs
 	@build/bench-logs $(BENCHFLAGS)

@@ -40,32 +40,64 @@ type refusal struct {
 
 // authorize decides what a request may do. It looks at where the request came
 // from and at what it shows, never at what it asks for.
-func (s *Server) authorize(r *http.Request, from origin) (Access, *refusal) {
+func (s *Server) authorize(r *http.Request, from origin) (caller, *refusal) {
+	token, shown := tokenOf(r)
 	if from == fromSocket {
-		return Operate, nil
+		// The kernel said who asks; a token can only make it less.
+		if who, ok := s.holder(token); shown && ok {
+			return who, nil
+		}
+		return caller{access: Operate}, nil
 	}
 	if from == fromLoopback {
 		if refused := s.checkHost(r); refused != nil {
-			return None, refused
+			return caller{}, refused
 		}
 	}
 	// A browser shows an admin's certificate to whatever page asks it to.
 	if refused := checkSite(r); refused != nil {
-		return None, refused
+		return caller{}, refused
 	}
-	token, shown := tokenOf(r)
+	if shown {
+		if s.config.Token != "" && s.tokenMatches(token) {
+			return caller{access: Operate}, nil
+		}
+		if who, ok := s.holder(token); ok {
+			return who, nil
+		}
+		if s.config.Token != "" || s.haveTokens() {
+			return caller{}, unknownToken()
+		}
+	}
 	switch {
-	case shown && s.config.Token != "" && s.tokenMatches(token):
-		return Operate, nil
-	case shown && s.config.Token != "":
-		return None, &refusal{http.StatusForbidden, "token", "Permission denied: the token is not this cluster's"}
 	case from == fromLoopback:
-		return s.config.Loopback, nil
+		return caller{access: s.config.Loopback}, nil
 	case s.admin != nil && s.admin(r):
-		return Operate, nil
+		return caller{access: Operate}, nil
 	default:
-		return None, &refusal{http.StatusForbidden, "unauthenticated", "Permission denied: show an admin certificate or a token"}
+		return caller{}, &refusal{http.StatusForbidden, "unauthenticated", "Permission denied: show an admin certificate or a token"}
 	}
+}
+
+// holder is who has a token of the store.
+func (s *Server) holder(secret string) (caller, bool) {
+	if secret == "" {
+		return caller{}, false
+	}
+	sum := sumOf(secret)
+	rights, ok := s.tokens.of(s.state.Snapshot(), nil, sum, s.now())
+	return caller{rights: rights, sum: sum}, ok
+}
+
+// haveTokens tells whether the store has any token: if none was ever made,
+// what clients send on loopback means nothing, as with a Consul without ACLs.
+func (s *Server) haveTokens() bool {
+	snap := s.state.Snapshot()
+	if mark, _ := snap.Document(nil, markKind, bootMark); mark != nil {
+		return true
+	}
+	all, _ := snap.Documents(nil, tokenKind)
+	return len(all) > 0
 }
 
 // tokenMatches compares in a time that does not depend on where the two

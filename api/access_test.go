@@ -131,7 +131,7 @@ func TestTokenGivesEveryRight(t *testing.T) {
 func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 	c := newCell(t)
 	for path, want := range map[string]string{
-		"/v1/acl/tokens":              "there are no ACLs",
+		"/v1/acl/roles":               "of ACLs, tokens and policies are offered",
 		"/v1/connect/ca/roots":        "the service mesh is not offered",
 		"/v1/agent/connect/ca/leaf/x": "the service mesh is not offered",
 		"/v1/health/connect/web":      "the service mesh is not offered",
@@ -141,6 +141,13 @@ func TestPathsThatAreNotOfferedSaySo(t *testing.T) {
 	} {
 		if code, _, text := c.get(path); code != 404 || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %q, want 404 %q", path, code, text, want)
+		}
+	}
+	for _, m := range notOffered() {
+		for _, method := range []string{"GET", "PUT", "POST", "DELETE"} {
+			if code, _, text := c.do(method, m.prefix, http.NoBody); code != 404 || !strings.HasSuffix(text, m.prefix+": "+m.why) {
+				t.Errorf("%s %s: %d %q", method, m.prefix, code, text)
+			}
 		}
 	}
 	code, header, _ := c.do("PATCH", "/v1/catalog/nodes", http.NoBody)
@@ -288,7 +295,10 @@ func withCertificate(config, other *tls.Config) *tls.Config {
 	config.GetClientCertificate = nil
 	config.Certificates = nil
 	if other != nil {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &other.Certificates[0], nil }
+		show := other.GetClientCertificate
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return show(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+		}
 	}
 	return config
 }
@@ -321,7 +331,7 @@ func TestHTTPSWantsAnAdminOrTheToken(t *testing.T) {
 		"a node with the token": {node.Client(""), goodToken, ""},
 		"nobody":                {withCertificate(admin.Client(""), nil), "", refused},
 		"nobody with the token": {withCertificate(admin.Client(""), nil), goodToken, ""},
-		"a wrong token":         {withCertificate(admin.Client(""), nil), "wrong", "403 Permission denied: the token is not this cluster's"},
+		"a wrong token":         {withCertificate(admin.Client(""), nil), "wrong", "403 ACL not found: the token is not this cluster"},
 		"another cluster":       {withCertificate(admin.Client(""), intruder.Client("")), "", anyError},
 		"to another cluster":    {intruder.Client(""), "", "that claims to be"},
 		"to another node":       {admin.Client("n3"), "", "n3"},

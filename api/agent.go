@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"holdfast/api/acl"
 	"holdfast/internal/state"
 )
 
@@ -74,6 +75,9 @@ func (s *Server) agentMembers(c *call) error {
 	found := []memberJSON{}
 	if c.args.Get("wan") == "" { // there is one pool
 		for _, m := range s.state.Snapshot().Members() {
+			if !c.sees(acl.Node, m.Name) {
+				continue
+			}
 			found = append(found, s.memberOf(m))
 		}
 	}
@@ -83,6 +87,9 @@ func (s *Server) agentMembers(c *call) error {
 func (s *Server) agentServices(c *call) error {
 	found := map[string]serviceJSON{}
 	for _, svc := range s.agent.LocalServices() {
+		if !c.seesService(&svc) {
+			continue
+		}
 		found[svc.ID] = s.localService(svc)
 	}
 	return s.replyKept(c, keptIn(c.filter, found))
@@ -131,6 +138,10 @@ func (s *Server) agentService(c *call) error {
 func (s *Server) agentChecks(c *call) error {
 	found := map[string]checkJSON{}
 	for _, chk := range s.agent.LocalChecks() {
+		chk.Node = s.config.Node
+		if !c.seesCheck(&chk) {
+			continue
+		}
 		found[chk.ID] = s.localCheck(chk)
 	}
 	return s.replyKept(c, keptIn(c.filter, found))
@@ -151,6 +162,19 @@ func (s *Server) registerService(c *call) error {
 	svc, checks, err := body.service()
 	if err != nil {
 		return err
+	}
+	if err := s.permit(c, acl.Service, svc.Name, acl.Write); err != nil {
+		return err
+	}
+	if had, err := s.findLocal(svc.ID); err == nil { // it may have another name
+		if err := s.permit(c, acl.Service, had.Name, acl.Write); err != nil {
+			return err
+		}
+	}
+	for _, definition := range checks {
+		if err := s.permitReplaced(c, definition.ID); err != nil {
+			return err
+		}
 	}
 	if err := s.agent.RegisterService(svc, checks); err != nil {
 		return err
@@ -188,6 +212,12 @@ func (s *Server) registerCheck(c *call) error {
 		if _, err := s.findLocal(definition.ServiceID); err != nil {
 			return fault(http.StatusBadRequest, "Invalid check: ServiceID %q does not exist", definition.ServiceID)
 		}
+	}
+	if err := s.permitCheck(c, definition.ServiceID); err != nil {
+		return err
+	}
+	if err := s.permitReplaced(c, definition.ID); err != nil {
+		return err
 	}
 	if err := s.agent.RegisterCheck(definition); err != nil {
 		return err

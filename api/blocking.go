@@ -82,42 +82,66 @@ func (s *Server) query(c *call, run queryFunc) error {
 	if c.read.index == 0 {
 		return s.send(c, run(s.state.Snapshot(), nil))
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		c.w.Header().Set("Retry-After", "1")
-		return s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
+	leave, err := s.enter(c)
+	if err != nil {
+		return err
 	}
-	c.blocked = true
-	s.metrics.blocking.Inc()
-	found, reason := s.block(c, run)
-	s.metrics.blocking.Dec()
-	s.metrics.blocked.WithLabelValues(reason).Inc()
+	found, reason, err := s.block(c, run)
+	leave(reason)
+	if err != nil {
+		return err
+	}
 	if reason == "gone" {
 		return errGone
 	}
 	return s.send(c, found)
 }
 
-// block waits until the answer moves, the wait is over, the server stops or
-// the client goes, and says which.
-func (s *Server) block(c *call, run queryFunc) (answer, string) {
+// enter takes one of the places of blocking queries; leave gives it back and
+// counts how the query ended.
+func (s *Server) enter(c *call) (leave func(reason string), err error) {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		c.w.Header().Set("Retry-After", "1")
+		return nil, s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
+	}
+	c.blocked = true
+	s.metrics.blocking.Inc()
+	return func(reason string) {
+		s.metrics.blocking.Dec()
+		s.metrics.blocked.WithLabelValues(reason).Inc()
+		<-s.slots
+	}, nil
+}
+
+// waitContext ends with the client, or when its wait is over.
+func (c *call) waitContext() (context.Context, context.CancelFunc) {
 	wait := c.read.wait
 	if wait == 0 {
 		wait = defaultWait
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), wait+rand.N(wait/waitJitter+1))
+	return context.WithTimeout(c.Context(), wait+rand.N(wait/waitJitter+1))
+}
+
+// block waits until the answer moves, the wait is over, the server stops, the
+// client goes or its token is taken away, and says which.
+func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
+	ctx, cancel := c.waitContext()
 	defer cancel()
 	var before answer
 	for round := 0; ; round++ {
 		gossip := s.watch.gossip() // before the snapshot: a change between the two wakes us
 		ws := state.WatchSet{}
-		found := run(s.state.Snapshot(), ws)
+		snap := s.state.Snapshot()
+		if err := s.still(c, snap, ws); err != nil {
+			return answer{}, "refused", err
+		}
+		found := run(snap, ws)
 		restored := round > 0 && found.index < before.index // the client begins anew
 		if restored || found.moved(c.read.index) {
 			s.woke(round, "changed")
-			return found, "changed"
+			return found, "changed", nil
 		}
 		s.woke(round, "unchanged")
 		before = found
@@ -126,11 +150,15 @@ func (s *Server) block(c *call, run queryFunc) (answer, string) {
 		}
 		ws.Add(c.stop)
 		if !waitFor(ctx, ws, found.ahead(c.read.index)) {
-			return run(s.state.Snapshot(), nil), ended(c)
+			snap := s.state.Snapshot()
+			if err := s.still(c, snap, nil); err != nil { // its time may be over
+				return answer{}, "refused", err
+			}
+			return run(snap, nil), ended(c), nil
 		}
 		select {
 		case <-c.stop:
-			return found, "stopped"
+			return found, "stopped", nil
 		default:
 		}
 	}
@@ -230,6 +258,9 @@ func (s *Server) describe(c *call, index uint64) {
 	header.Set("X-Consul-KnownLeader", strconv.FormatBool(leader))
 	header.Set("X-Consul-LastContact", strconv.FormatUint(contact, 10))
 	header.Set("X-Consul-Effective-Consistency", string(c.read.mode))
+	if c.hidden {
+		header.Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	}
 }
 
 // sendRaw sends bytes that somebody stored: a browser must not take them for

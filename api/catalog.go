@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"holdfast/api/acl"
 	"holdfast/internal/state"
 )
 
@@ -18,7 +19,7 @@ func (s *Server) catalogNodes(c *call) error {
 		nodes, index := snap.Nodes(ws)
 		found := []nodeJSON{}
 		for _, n := range nodes {
-			if hasMeta(n, c.read.nodeMeta) {
+			if hasMeta(n, c.read.nodeMeta) && c.sees(acl.Node, n.Name) {
 				found = append(found, s.nodeJSON(n))
 			}
 		}
@@ -33,7 +34,7 @@ func (s *Server) catalogServices(c *call) error {
 		}
 		names, index := snap.ServiceNames(ws)
 		if len(c.read.nodeMeta) == 0 {
-			return answer{value: names, index: index}
+			return answer{value: c.visibleNames(names), index: index}
 		}
 		nodes, moved := snap.Nodes(ws)
 		found := map[string][]string{}
@@ -48,8 +49,23 @@ func (s *Server) catalogServices(c *call) error {
 				found[svc.Name] = slices.Compact(tags)
 			}
 		}
-		return answer{value: found, index: max(index, moved)}
+		return answer{value: c.visibleNames(found), index: max(index, moved)}
 	})
+}
+
+// visibleNames leaves out the services that the caller may not see. names is
+// shared and not changed.
+func (c *call) visibleNames(names map[string][]string) map[string][]string {
+	if c.who.rights == nil {
+		return names
+	}
+	found := map[string][]string{}
+	for name, tags := range names {
+		if c.sees(acl.Service, name) {
+			found[name] = tags
+		}
+	}
+	return found
 }
 
 func (s *Server) catalogService(c *call) error {
@@ -70,9 +86,9 @@ func (s *Server) catalogService(c *call) error {
 }
 
 // wants applies the filters that service queries share: ?node-meta and ?tag,
-// all of which an instance must have.
+// all of which an instance must have, and what the caller may see.
 func (c *call) wants(i state.Instance) bool {
-	if !hasMeta(i.Node, c.read.nodeMeta) {
+	if !hasMeta(i.Node, c.read.nodeMeta) || !c.seesInstance(i) {
 		return false
 	}
 	for _, tag := range c.args["tag"] {
@@ -100,11 +116,11 @@ func (s *Server) catalogNode(c *call) error {
 	}
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		node, services, index := nodeAndServices(snap, ws, name)
-		if node == nil {
+		if node == nil || !c.sees(acl.Node, node.Name) {
 			return answer{value: nil, index: index} // Consul's answer, too, is 200 with null
 		}
 		byID := map[string]serviceJSON{}
-		for _, svc := range services {
+		for _, svc := range visible(services, c.seesService) {
 			byID[svc.ID] = serviceOf(svc)
 		}
 		return answer{index: index, value: struct {
@@ -126,12 +142,12 @@ func (s *Server) catalogNodeServices(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		node, services, index := nodeAndServices(snap, ws, name)
 		found := listJSON{Services: []serviceJSON{}}
-		if node == nil {
+		if node == nil || !c.sees(acl.Node, node.Name) {
 			return answer{value: found, index: index}
 		}
 		own := s.nodeJSON(node)
 		found.Node = &own
-		for _, svc := range services {
+		for _, svc := range visible(services, c.seesService) {
 			found.Services = append(found.Services, serviceOf(svc))
 		}
 		found.Services = kept(c.filter, found.Services)
@@ -191,6 +207,9 @@ func (s *Server) catalogRegister(c *call) error {
 	}
 	command, err := body.command(s.state.Snapshot())
 	if err != nil {
+		return err
+	}
+	if err := s.permitRegister(c, command, body.SkipNodeUpdate); err != nil {
 		return err
 	}
 	if _, err := s.propose(c, command); err != nil {
@@ -345,6 +364,9 @@ func (s *Server) catalogDeregister(c *call) error {
 		command.Services = []string{body.ServiceID}
 	case body.CheckID != "":
 		command.Checks = []string{body.CheckID}
+	}
+	if err := s.permitDeregister(c, command); err != nil {
+		return err
 	}
 	if _, err := s.propose(c, command); err != nil {
 		return err

@@ -327,6 +327,16 @@ func (c *Client) TransferLeader(ctx context.Context, to string) error {
 	return c.ask(ctx, "POST", "/v1/operator/raft/transfer-leader", args, nil, nil)
 }
 
+// StoreOperation has the store do something by its name (see
+// raftstore.Store.Operation) and decodes the answer into found.
+func (c *Client) StoreOperation(ctx context.Context, name string, args url.Values, write bool, found any) error {
+	method := "GET"
+	if write {
+		method = "POST"
+	}
+	return c.ask(ctx, method, storePath+name, args, nil, found)
+}
+
 // SnapshotSave writes the whole state to w. With stale it is what the agent
 // has, leader or not. After an error w holds nothing that is of use.
 func (c *Client) SnapshotSave(ctx context.Context, w io.Writer, stale bool) error {

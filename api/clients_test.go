@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,4 +84,88 @@ func TestRequestsOfPrometheusTraefikAndConsulTemplateFollowChanges(t *testing.T)
 		}
 		c.blocked(0)
 	}
+}
+
+// targets are what Prometheus knows of a service at a time.
+type targets struct {
+	Source  string
+	Labels  map[string]string
+	Targets []map[string]string
+}
+
+// TestPrometheusFindsItsTargets runs Prometheus's own discovery, from the Go
+// module proxy: Debian builds its Prometheus without it. It is a module of its
+// own, so that nothing of it comes near the product.
+func TestPrometheusFindsItsTargets(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a part of Prometheus")
+	}
+	binary := filepath.Join(t.TempDir(), "promsd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".")
+	build.Dir = "testdata/promsd"
+	if out, err := build.CombinedOutput(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("build Prometheus's discovery: %v\n%s", err, out)
+		}
+		t.Skipf("build Prometheus's discovery: %v\n%s", err, out)
+	}
+	c := withAgent(t)
+	c.apply(web("n1", "10.1.0.1", state.Passing, "metrics"), web("n2", "10.1.0.2", state.Passing, "metrics"))
+	command := exec.CommandContext(t.Context(), binary, strings.TrimPrefix(c.url, "http://"), "metrics")
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	updates := make(chan targets, 100)
+	go func() {
+		defer close(updates)
+		for lines := json.NewDecoder(out); ; {
+			var found targets
+			if lines.Decode(&found) != nil {
+				return
+			}
+			updates <- found
+		}
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		for range updates {
+		}
+		_ = command.Wait()
+	})
+	// until waits for targets that satisfy a condition; each as "address health".
+	until := func(what string, done func(addresses []string) bool) {
+		t.Helper()
+		limit := time.After(30 * time.Second)
+		for {
+			select {
+			case found, ok := <-updates:
+				if !ok {
+					t.Fatalf("Prometheus's discovery ended before %s", what)
+				}
+				var addresses []string
+				for _, target := range found.Targets {
+					addresses = append(addresses, target["__address__"]+" "+target["__meta_consul_health"])
+				}
+				slices.Sort(addresses)
+				if found.Labels["__meta_consul_service"] == "web" && done(addresses) {
+					return
+				}
+			case <-limit:
+				t.Fatalf("Prometheus did not see %s", what)
+			}
+		}
+	}
+	until("both instances", func(a []string) bool {
+		return slices.Equal(a, []string{"10.1.0.1:80 passing", "10.1.0.2:80 passing"})
+	})
+	c.apply(web("n3", "10.1.0.3", state.Passing, "metrics"))
+	until("a new instance", func(a []string) bool { return slices.Contains(a, "10.1.0.3:80 passing") })
+	c.apply(web("n1", "10.1.0.1", state.Critical, "metrics"))
+	until("one that fails", func(a []string) bool { return slices.Contains(a, "10.1.0.1:80 critical") })
+	c.apply(state.Deregister{Node: "n2"})
+	until("one that went", func(a []string) bool { return len(a) == 2 && !slices.Contains(a, "10.1.0.2:80 passing") })
 }

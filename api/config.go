@@ -52,15 +52,17 @@ type Config struct {
 
 // Limits that no configuration changes.
 const (
-	maxURL         = 8 << 10 // bytes of a request's target
-	maxHeader      = 64 << 10
-	headerTimeout  = 5 * time.Second // also of the TLS handshake
-	bodyTimeout    = 15 * time.Second
-	writeTimeout   = 30 * time.Second
-	idleTimeout    = 2 * time.Minute
-	stopTimeout    = 2 * time.Second
-	proposeTimeout = 15 * time.Second
-	operateTimeout = 30 * time.Second
+	maxMonitors     = 8
+	maxURL          = 8 << 10 // bytes of a request's target
+	maxHeader       = 64 << 10
+	headerTimeout   = 5 * time.Second // also of the TLS handshake
+	bodyTimeout     = 15 * time.Second
+	leftoverTimeout = time.Second // for a body that nobody wants
+	writeTimeout    = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	stopTimeout     = 2 * time.Second
+	proposeTimeout  = 15 * time.Second
+	operateTimeout  = 30 * time.Second
 
 	defaultPort       = 8500
 	defaultHTTPSPort  = 8501

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -260,6 +261,13 @@ func (r *fakeRaft) ReadBarrier(context.Context) error {
 	return r.barrierErr
 }
 
+func (r *fakeRaft) Operation(_ context.Context, name string, args url.Values, write bool) (any, error) {
+	if name == "refused" {
+		return nil, fmt.Errorf("%w: refused: because", state.ErrInvalid)
+	}
+	return fmt.Sprint(name, " ", args.Get("server"), " ", write), nil
+}
+
 func (r *fakeRaft) Status() state.RaftStatus {
 	return state.RaftStatus{
 		Node: "n1", State: "leader", Term: 3, LastIndex: 42, CommitIndex: 41, AppliedIndex: 40,
@@ -326,6 +334,9 @@ type fakeAgent struct {
 	joined   []string
 	left     int
 	forced   []string
+	events   []state.UserEvent
+	heard    chan struct{}
+	keys     []string
 	err      error
 }
 
@@ -425,25 +436,54 @@ func (a *fakeAgent) ForceLeave(_ context.Context, node string) error {
 	return a.err
 }
 
-// fakeConfig is a cluster file that changes when it is read again.
-type fakeConfig struct {
-	mu  sync.Mutex
-	sum string
-	err error
-}
-
-func (f *fakeConfig) ConfigStatus() ConfigStatus {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return ConfigStatus{Path: "/etc/holdfast/cluster.yaml", Sum: f.sum}
-}
-
-func (f *fakeConfig) ReloadConfig(context.Context) (ReloadReport, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return ReloadReport{}, f.err
+func (a *fakeAgent) FireEvent(_ context.Context, e state.UserEvent) (state.UserEvent, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(e.Payload) > 500 {
+		return e, fmt.Errorf("%w: too large", state.ErrInvalid)
 	}
-	f.sum = "bbbb"
-	return ReloadReport{Changed: true, Sum: f.sum, Applied: []string{"services"}, Restart: []string{"networks"}}, nil
+	e.ID = fmt.Sprintf("00000000-0000-4000-8000-%012d", len(a.events)+1)
+	a.events = append(a.events, e)
+	if a.heard != nil {
+		close(a.heard)
+	}
+	a.heard = make(chan struct{})
+	return e, a.err
+}
+
+func (a *fakeAgent) Events() ([]state.UserEvent, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.heard == nil {
+		a.heard = make(chan struct{})
+	}
+	return slices.Clone(a.events), a.heard
+}
+
+func (a *fakeAgent) ListKeys(context.Context) (state.KeyringStatus, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return state.KeyringStatus{Nodes: 3, Keys: map[string]int{"old": 3}, Primary: map[string]int{"old": 3}}, a.err
+}
+
+func (a *fakeAgent) key(what, key string) (state.KeyringStatus, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if key == "" {
+		return state.KeyringStatus{}, fmt.Errorf("%w: no key", state.ErrInvalid)
+	}
+	a.keys = append(a.keys, what+" "+key)
+	return state.KeyringStatus{}, a.err
+}
+
+func (a *fakeAgent) InstallKey(_ context.Context, key string) (state.KeyringStatus, error) {
+	return a.key("install", key)
+}
+
+func (a *fakeAgent) UseKey(_ context.Context, key string) (state.KeyringStatus, error) {
+	return a.key("use", key)
+}
+
+func (a *fakeAgent) RemoveKey(_ context.Context, key string) (state.KeyringStatus, error) {
+	return a.key("remove", key)
 }

@@ -40,6 +40,7 @@ func (s *Server) healthNode(c *call) error {
 		if len(checks) > 0 {
 			checks = over.checks(checks[0].Node, checks)
 		}
+		checks = visible(checks, c.seesCheck)
 		return answer{value: kept(c.filter, checksOf(checks)), index: index, gossip: true, laid: over.laid}
 	})
 }
@@ -54,6 +55,7 @@ func (s *Server) healthChecks(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		checks, index := snap.ServiceChecks(ws, name)
 		checks, moved := c.onNodes(snap, ws, checks)
+		checks = visible(checks, c.seesCheck)
 		return answer{value: kept(c.filter, checksOf(checks)), index: max(index, moved)}
 	})
 }
@@ -74,6 +76,7 @@ func (s *Server) healthState(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		checks, index, laid := checksIn(snap, ws, wanted)
 		checks, moved := c.onNodes(snap, ws, checks)
+		checks = visible(checks, c.seesCheck)
 		return answer{value: kept(c.filter, checksOf(checks)), index: max(index, moved), gossip: true, laid: laid}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -373,5 +374,21 @@ func TestClientTellsABrokenConnectionFromAnAgentThatIsNotThere(t *testing.T) {
 		if _, err := NewClient(ClientConfig{URL: far, Token: "secret"}); err == nil || !strings.Contains(err.Error(), "loopback only") {
 			t.Errorf("the token would go to %s in plain text: %v", far, err)
 		}
+	}
+}
+
+func TestOperationsOfTheStoreAreAskedForByName(t *testing.T) {
+	c := newCell(t)
+	client := c.client()
+	var got string
+	if err := client.StoreOperation(t.Context(), "demote", url.Values{"server": {"n2"}}, true, &got); err != nil || got != "demote n2 true" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := client.StoreOperation(t.Context(), "peers", nil, false, &got); err != nil || got != "peers  false" {
+		t.Errorf("%q, %v", got, err)
+	}
+	var refused *Error
+	if err := client.StoreOperation(t.Context(), "refused", nil, true, &got); !errors.As(err, &refused) || refused.Status != http.StatusBadRequest || !strings.Contains(refused.Text, "because") {
+		t.Errorf("%v, want the reason of the refusal", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"holdfast/api/acl"
 	"holdfast/internal/state"
 )
 
@@ -41,6 +42,10 @@ func (s *Server) kvGet(c *call) error {
 	case c.rest == "":
 		return fault(http.StatusBadRequest, "Missing key name")
 	}
+	if err := s.permit(c, acl.Key, c.rest, acl.Read); err != nil {
+		return err
+	}
+	c.rule = on(acl.Key, acl.Read) // once more after a wait
 	raw := c.args.Has("raw")
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		entry, index := snap.Entry(ws, c.rest)
@@ -55,9 +60,32 @@ func (s *Server) kvGet(c *call) error {
 	})
 }
 
+func (c *call) seesEntry(e *state.Entry) bool { return c.sees(acl.Key, e.Key) }
+
+// permitKV asks for the right that an operation on keys needs.
+func (s *Server) permitKV(c *call, command state.KV) error {
+	level := acl.Write
+	switch command.Verb {
+	case state.DeleteTree:
+		if c.who.rights != nil && !c.who.rights.MayTree(acl.Key, command.Entry.Key, acl.Write) {
+			return s.deny(acl.Key, command.Entry.Key, acl.Write)
+		}
+		return nil
+	case state.GetTree:
+		if c.who.rights != nil && !c.who.rights.MayTree(acl.Key, command.Entry.Key, acl.Read) {
+			return s.deny(acl.Key, command.Entry.Key, acl.Read)
+		}
+		return nil
+	case state.Get, state.GetOrEmpty, state.CheckIndex, state.CheckSession, state.CheckNotExists:
+		level = acl.Read
+	}
+	return s.permit(c, acl.Key, command.Entry.Key, level)
+}
+
 func (s *Server) kvList(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		entries, index := snap.Entries(ws, c.rest)
+		entries = visible(entries, c.seesEntry)
 		found := make([]entryJSON, 0, len(entries))
 		for _, e := range entries {
 			found = append(found, entryOf(e))
@@ -73,6 +101,7 @@ func (s *Server) kvKeys(c *call) error {
 	}
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		entries, index := snap.Entries(ws, c.rest)
+		entries = visible(entries, c.seesEntry)
 		keys := keysUpTo(entries, len(c.rest), separator)
 		return answer{value: keys, index: index, missing: len(keys) == 0 && c.rest != ""}
 	})
@@ -180,6 +209,9 @@ func (s *Server) kvPut(c *call) error {
 func (s *Server) kvDelete(c *call) error {
 	command, err := kvDeleteOf(c.rest, c.args)
 	if err != nil {
+		return err
+	}
+	if err := s.permitKV(c, command); err != nil {
 		return err
 	}
 	return s.proposeKV(c, command)

@@ -32,7 +32,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		}),
 		blocked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_api_blocking_queries_ended_total",
-			Help: "Blocking queries that ended: changed, timeout, gone (the client), stopped (the agent).",
+			Help: "Blocking queries that ended: changed, timeout, gone (the client), stopped (the agent), refused (its token was taken away).",
 		}, []string{"reason"}),
 		wakes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_api_blocking_wakes_total",

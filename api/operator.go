@@ -1,11 +1,11 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 )
 
 func (s *Server) statusLeader(c *call) error {
@@ -90,6 +90,23 @@ func (s *Server) raftTransferLeader(c *call) error {
 	return s.reply(c, struct{ Success bool }{true})
 }
 
+// storeOperation hands over to the store what it knows by name.
+func (s *Server) storeOperation(c *call) error {
+	write := c.Method == http.MethodPost
+	ctx := c.Context()
+	if write {
+		s.log.Info("an operation of the store on an admin's request", "operation", c.rest, "server", c.args.Get("server"))
+		var cancel context.CancelFunc
+		ctx, cancel = c.carriedOut()
+		defer cancel()
+	}
+	answer, err := s.raft.Operation(ctx, c.rest, c.args, write)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.rest, err)
+	}
+	return s.reply(c, answer)
+}
+
 func (s *Server) snapshotSave(c *call) error {
 	if c.read.mode != stale {
 		if _, _, ok := s.raft.Leader(); !ok {
@@ -126,12 +143,9 @@ func (s *Server) snapshotRestore(c *call) error {
 		return s.snapshotTooLarge()
 	}
 	s.log.Info("restoring a snapshot on an admin's request", "bytes", c.ContentLength)
-	body := &patientReader{
-		r:          http.MaxBytesReader(c.w, c.Body, s.config.MaxSnapshot),
-		controller: http.NewResponseController(c.w.ResponseWriter),
-	}
+	body := &patientReader{r: http.MaxBytesReader(c.w, c.Body, s.config.MaxSnapshot), call: c}
 	err := s.raft.RestoreSnapshot(c.Context(), body)
-	_ = body.controller.SetReadDeadline(time.Time{}) // no deadline in a test's recorder
+	c.bodyRead(err)
 	var oversize *http.MaxBytesError
 	switch {
 	case errors.As(err, &oversize):
@@ -149,11 +163,11 @@ func (s *Server) snapshotTooLarge() error {
 
 // patientReader gives the client time for each piece, not for the whole.
 type patientReader struct {
-	r          io.Reader
-	controller *http.ResponseController
+	r    io.Reader
+	call *call
 }
 
 func (p *patientReader) Read(data []byte) (int, error) {
-	_ = p.controller.SetReadDeadline(time.Now().Add(bodyTimeout)) // no deadline in a test's recorder
+	p.call.hurry(bodyTimeout)
 	return p.r.Read(data)
 }

@@ -25,11 +25,14 @@ type call struct {
 	*http.Request
 	w    *recorder
 	from origin
+	who  caller
+	rule rule       // of the endpoint
 	rest string     // of the path, after the route's
 	args url.Values // the query
 	read readOptions
 
 	filter *filter
+	hidden bool // something was left out that the token may not see
 
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing
@@ -198,20 +201,41 @@ func (s *Server) body(c *call, limit int64) ([]byte, error) {
 	if c.ContentLength > limit {
 		return nil, tooLarge(strconv.FormatInt(c.ContentLength, 10))
 	}
-	controller := http.NewResponseController(c.w.ResponseWriter)
-	_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout)) // no deadline in a test's recorder
+	c.hurry(bodyTimeout)
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.Body, limit))
-	_ = controller.SetReadDeadline(time.Time{})
+	c.bodyRead(err)
 	var oversize *http.MaxBytesError
 	switch {
 	case errors.As(err, &oversize):
 		return nil, tooLarge(fmt.Sprintf("more than %d", limit))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fault(http.StatusRequestTimeout, "Request body: it did not come within %s", bodyTimeout)
+		return nil, s.refuse(&refusal{http.StatusRequestTimeout, "slow", fmt.Sprintf("Request body: it did not come within %s", bodyTimeout)})
 	case err != nil:
 		return nil, fault(http.StatusBadRequest, "Request body: %v", err)
 	}
 	return data, nil
+}
+
+// hurry gives the client time for what is next of its body; 0 is for ever. A
+// test's recorder has no deadlines.
+func (c *call) hurry(d time.Duration) {
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(c.w.ResponseWriter).SetReadDeadline(at)
+}
+
+// bodyRead is called when the body was read, or can't be. What is left of it
+// then, net/http reads before it sends the answer, without a limit of its own:
+// it gets a short one, or who sends nothing would hold the connection.
+func (c *call) bodyRead(err error) {
+	if err == nil {
+		c.hurry(0)
+		return
+	}
+	c.w.Header().Set("Connection", "close")
+	c.hurry(leftoverTimeout)
 }
 
 // decode reads a JSON body into v.
@@ -284,6 +308,10 @@ func (s *Server) done(c *call) error {
 
 // unanswerable tells whether an error leaves nothing to answer.
 func (c *call) unanswerable(err error) bool {
+	var own *statusError
+	if errors.As(err, &own) && own.status == http.StatusRequestTimeout {
+		return false // its context has ended with the reading, but it is there
+	}
 	return err != nil && (errors.Is(err, errGone) || c.w.code != 0 || c.Context().Err() != nil)
 }
 

@@ -8,11 +8,14 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"holdfast/api/acl"
 )
 
 // endpoint is one method of a path.
 type endpoint struct {
-	needs Access
+	needs Access // of callers without a token of their own
+	rule  rule   // of callers with one
 	serve func(*Server, *call) error
 }
 
@@ -26,101 +29,162 @@ type route struct {
 	methods methods
 }
 
-func get(serve func(*Server, *call) error) methods { return methods{"GET": {Read, serve}} }
-func put(needs Access, serve func(*Server, *call) error) methods {
-	return methods{"PUT": {needs, serve}}
+func get(r rule, serve func(*Server, *call) error) methods {
+	return methods{"GET": {Read, r, serve}}
+}
+
+func put(needs Access, r rule, serve func(*Server, *call) error) methods {
+	return methods{"PUT": {needs, r, serve}}
 }
 
 // old is put for paths that Consul took GET on before its version 1.0, and
 // that Debian's python3-consul still asks that way.
-func old(serve func(*Server, *call) error) methods {
-	return methods{"PUT": {Write, serve}, "GET": {Write, serve}}
+func old(r rule, serve func(*Server, *call) error) methods {
+	return methods{"PUT": {Write, r, serve}, "GET": {Write, r, serve}}
 }
 
 // routes is the API. The README's table is checked against it.
 func routes() []route {
+	return slices.Concat(agentRoutes(), catalogRoutes(), storeRoutes(), operatorRoutes(), aclRoutes(), ownRoutes())
+}
+
+func agentRoutes() []route {
 	return []route{
-		{"/v1/agent/self", get((*Server).agentSelf)},
-		{"/v1/agent/members", get((*Server).agentMembers)},
-		{"/v1/agent/services", get((*Server).agentServices)},
-		{"/v1/agent/service/register", put(Write, (*Server).registerService)},
-		{"/v1/agent/service/deregister/", old((*Server).deregisterService)},
-		{"/v1/agent/service/maintenance/", put(Write, (*Server).agentServiceMaintenance)},
-		{"/v1/agent/maintenance", put(Write, (*Server).agentMaintenance)},
-		{"/v1/agent/service/", get((*Server).agentService)},
-		{"/v1/agent/checks", get((*Server).agentChecks)},
-		{"/v1/agent/check/register", put(Write, (*Server).registerCheck)},
-		{"/v1/agent/check/deregister/", old((*Server).deregisterCheck)},
-		{"/v1/agent/check/pass/", old((*Server).passCheck)},
-		{"/v1/agent/check/warn/", old((*Server).warnCheck)},
-		{"/v1/agent/check/fail/", old((*Server).failCheck)},
-		{"/v1/agent/check/update/", put(Write, (*Server).updateCheck)},
-		{"/v1/agent/health/service/name/", get((*Server).agentHealthByName)},
-		{"/v1/agent/health/service/id/", get((*Server).agentHealthByID)},
-		{"/v1/agent/join/", put(Operate, (*Server).join)},
-		{"/v1/agent/leave", put(Operate, (*Server).leave)},
-		{"/v1/agent/force-leave/", put(Operate, (*Server).forceLeave)},
-		{"/v1/agent/reload", put(Operate, (*Server).agentReload)},
-		{"/v1/agent/metrics", get((*Server).agentMetrics)},
+		{"/v1/agent/self", get(onThis(acl.Agent, acl.Read), (*Server).agentSelf)},
+		{"/v1/agent/members", get(inside, (*Server).agentMembers)},
+		{"/v1/agent/services", get(inside, (*Server).agentServices)},
+		{"/v1/agent/service/register", put(Write, inside, (*Server).registerService)},
+		{"/v1/agent/service/deregister/", old(onService(acl.Write), (*Server).deregisterService)},
+		{"/v1/agent/service/maintenance/", put(Write, onService(acl.Write), (*Server).agentServiceMaintenance)},
+		{"/v1/agent/maintenance", put(Write, onThis(acl.Node, acl.Write), (*Server).agentMaintenance)},
+		{"/v1/agent/service/", get(onService(acl.Read), (*Server).agentService)},
+		{"/v1/agent/checks", get(inside, (*Server).agentChecks)},
+		{"/v1/agent/check/register", put(Write, inside, (*Server).registerCheck)},
+		{"/v1/agent/check/deregister/", old(onCheck, (*Server).deregisterCheck)},
+		{"/v1/agent/check/pass/", old(onCheck, (*Server).passCheck)},
+		{"/v1/agent/check/warn/", old(onCheck, (*Server).warnCheck)},
+		{"/v1/agent/check/fail/", old(onCheck, (*Server).failCheck)},
+		{"/v1/agent/check/update/", put(Write, onCheck, (*Server).updateCheck)},
+		{"/v1/agent/health/service/name/", get(on(acl.Service, acl.Read), (*Server).agentHealthByName)},
+		{"/v1/agent/health/service/id/", get(onService(acl.Read), (*Server).agentHealthByID)},
+		{"/v1/agent/join/", put(Operate, onThis(acl.Agent, acl.Write), (*Server).join)},
+		{"/v1/agent/leave", put(Operate, onThis(acl.Agent, acl.Write), (*Server).leave)},
+		{"/v1/agent/force-leave/", put(Operate, to(acl.Operator, acl.Write), (*Server).forceLeave)},
+		{"/v1/agent/reload", put(Operate, onThis(acl.Agent, acl.Write), (*Server).agentReload)},
+		{"/v1/agent/monitor", methods{"GET": {Operate, onThis(acl.Agent, acl.Read), (*Server).agentMonitor}}},
+		{"/v1/event/fire/", put(Write, on(acl.Event, acl.Write), (*Server).eventFire)},
+		{"/v1/event/list", get(inside, (*Server).eventList)},
+		{"/v1/agent/metrics", get(onThis(acl.Agent, acl.Read), (*Server).agentMetrics)},
+	}
+}
 
-		{"/v1/catalog/datacenters", get((*Server).catalogDatacenters)},
-		{"/v1/catalog/nodes", get((*Server).catalogNodes)},
-		{"/v1/catalog/services", get((*Server).catalogServices)},
-		{"/v1/catalog/service/", get((*Server).catalogService)},
-		{"/v1/catalog/node/", get((*Server).catalogNode)},
-		{"/v1/catalog/node-services/", get((*Server).catalogNodeServices)},
-		{"/v1/catalog/register", put(Write, (*Server).catalogRegister)},
-		{"/v1/catalog/deregister", put(Write, (*Server).catalogDeregister)},
+func catalogRoutes() []route {
+	return []route{
+		{"/v1/catalog/datacenters", get(anyToken, (*Server).catalogDatacenters)},
+		{"/v1/catalog/nodes", get(inside, (*Server).catalogNodes)},
+		{"/v1/catalog/services", get(inside, (*Server).catalogServices)},
+		{"/v1/catalog/service/", get(inside, (*Server).catalogService)},
+		{"/v1/catalog/node/", get(inside, (*Server).catalogNode)},
+		{"/v1/catalog/node-services/", get(inside, (*Server).catalogNodeServices)},
+		{"/v1/catalog/register", put(Write, inside, (*Server).catalogRegister)},
+		{"/v1/catalog/deregister", put(Write, inside, (*Server).catalogDeregister)},
 
-		{"/v1/health/service/", get((*Server).healthService)},
-		{"/v1/health/node/", get((*Server).healthNode)},
-		{"/v1/health/checks/", get((*Server).healthChecks)},
-		{"/v1/health/state/", get((*Server).healthState)},
+		{"/v1/health/service/", get(inside, (*Server).healthService)},
+		{"/v1/health/node/", get(inside, (*Server).healthNode)},
+		{"/v1/health/checks/", get(inside, (*Server).healthChecks)},
+		{"/v1/health/state/", get(inside, (*Server).healthState)},
+	}
+}
 
+func storeRoutes() []route {
+	return []route{
 		{"/v1/kv/", methods{
-			"GET":    {Read, (*Server).kvGet},
-			"PUT":    {Write, (*Server).kvPut},
-			"DELETE": {Write, (*Server).kvDelete},
+			"GET":    {Read, inside, (*Server).kvGet},
+			"PUT":    {Write, on(acl.Key, acl.Write), (*Server).kvPut},
+			"DELETE": {Write, inside, (*Server).kvDelete},
 		}},
+		{"/v1/session/create", put(Write, inside, (*Server).sessionCreate)},
+		{"/v1/session/destroy/", put(Write, onSession(acl.Write), (*Server).sessionDestroy)},
+		{"/v1/session/renew/", put(Write, onSession(acl.Write), (*Server).sessionRenew)},
+		{"/v1/session/info/", get(inside, (*Server).sessionInfo)},
+		{"/v1/session/node/", get(inside, (*Server).sessionNode)},
+		{"/v1/session/list", get(inside, (*Server).sessionList)},
+		{"/v1/txn", put(Write, inside, (*Server).txn)},
+	}
+}
 
-		{"/v1/session/create", put(Write, (*Server).sessionCreate)},
-		{"/v1/session/destroy/", put(Write, (*Server).sessionDestroy)},
-		{"/v1/session/renew/", put(Write, (*Server).sessionRenew)},
-		{"/v1/session/info/", get((*Server).sessionInfo)},
-		{"/v1/session/node/", get((*Server).sessionNode)},
-		{"/v1/session/list", get((*Server).sessionList)},
-		{"/v1/txn", put(Write, (*Server).txn)},
+func operatorRoutes() []route {
+	look, change := to(acl.Operator, acl.Read), to(acl.Operator, acl.Write)
+	keys := endpoint{Operate, to(acl.Keyring, acl.Write), (*Server).keyring}
+	transfer := endpoint{Operate, to(acl.Operator, acl.Write), (*Server).raftTransferLeader}
+	return []route{
+		{"/v1/status/leader", get(anyToken, (*Server).statusLeader)},
+		{"/v1/status/peers", get(anyToken, (*Server).statusPeers)},
 
-		{"/v1/status/leader", get((*Server).statusLeader)},
-		{"/v1/status/peers", get((*Server).statusPeers)},
-
-		{"/v1/operator/raft/configuration", get((*Server).raftConfiguration)},
-		{"/v1/operator/raft/peer", methods{"DELETE": {Operate, (*Server).raftRemovePeer}}},
-		{"/v1/operator/raft/transfer-leader", methods{
-			"POST": {Operate, (*Server).raftTransferLeader},
-			"PUT":  {Operate, (*Server).raftTransferLeader},
+		{"/v1/operator/raft/configuration", get(to(acl.Operator, acl.Read), (*Server).raftConfiguration)},
+		{"/v1/operator/raft/peer", methods{"DELETE": {Operate, to(acl.Operator, acl.Write), (*Server).raftRemovePeer}}},
+		{"/v1/operator/raft/transfer-leader", methods{"POST": transfer, "PUT": transfer}},
+		{"/v1/operator/autopilot/configuration", methods{
+			"GET": {Read, look, (*Server).autopilotConfiguration}, "PUT": {Operate, change, (*Server).autopilotConfigure},
+		}},
+		{"/v1/operator/autopilot/health", get(look, (*Server).autopilotHealth)},
+		{"/v1/operator/autopilot/state", get(look, (*Server).autopilotState)},
+		{"/v1/operator/usage", get(look, (*Server).operatorUsage)},
+		{"/v1/operator/keyring", methods{
+			"GET":  {Operate, to(acl.Keyring, acl.Read), (*Server).keyring},
+			"POST": keys, "PUT": keys, "DELETE": keys,
 		}},
 		{"/v1/snapshot", methods{
-			"GET": {Operate, (*Server).snapshotSave},
-			"PUT": {Operate, (*Server).snapshotRestore},
+			"GET": {Operate, to(acl.ACL, acl.Write), (*Server).snapshotSave}, // it holds everything
+			"PUT": {Operate, to(acl.ACL, acl.Write), (*Server).snapshotRestore},
 		}},
+	}
+}
 
-		{"/v1/holdfast/status", get((*Server).holdfastStatus)},
-		{"/v1/holdfast/raft", get((*Server).holdfastRaft)},
-		{"/v1/holdfast/conditions", get((*Server).holdfastConditions)},
-		{"/v1/holdfast/config", get((*Server).holdfastConfig)},
-		{vipHoldPath, methods{"POST": {Operate, (*Server).holdfastVIP}}},
-		{vipPath, methods{"GET": {Read, (*Server).holdfastVIP}, "POST": {Operate, (*Server).holdfastVIP}}},
-		{"/v1/holdfast/config/reload", methods{"POST": {Operate, (*Server).holdfastReload}}},
+// aclRoutes are open to who may do everything, and to tokens that say so: a
+// program of this machine that may write keys must not make tokens.
+func aclRoutes() []route {
+	read, write := to(acl.ACL, acl.Read), to(acl.ACL, acl.Write)
+	return []route{
+		{"/v1/acl/bootstrap", methods{"PUT": {Operate, write, (*Server).aclBootstrap}}},
+		{"/v1/acl/token/self", get(anyToken, (*Server).aclTokenSelf)},
+		{"/v1/acl/tokens", methods{"GET": {Operate, read, (*Server).aclTokens}}},
+		{"/v1/acl/token", methods{"PUT": {Operate, write, (*Server).aclTokenCreate}}},
+		{"/v1/acl/token/", methods{
+			"GET":    {Operate, read, (*Server).aclTokenRead},
+			"PUT":    {Operate, write, (*Server).aclTokenUpdate},
+			"DELETE": {Operate, write, (*Server).aclTokenDelete},
+		}},
+		{"/v1/acl/policies", methods{"GET": {Operate, read, (*Server).aclPolicies}}},
+		{"/v1/acl/policy", methods{"PUT": {Operate, write, (*Server).aclPolicyCreate}}},
+		{"/v1/acl/policy/name/", methods{"GET": {Operate, read, (*Server).aclPolicyByName}}},
+		{"/v1/acl/policy/", methods{
+			"GET":    {Operate, read, (*Server).aclPolicyRead},
+			"PUT":    {Operate, write, (*Server).aclPolicyUpdate},
+			"DELETE": {Operate, write, (*Server).aclPolicyDelete},
+		}},
+	}
+}
+
+func ownRoutes() []route {
+	look, change := to(acl.Operator, acl.Read), to(acl.Operator, acl.Write)
+	return []route{
+		{"/v1/holdfast/status", get(look, (*Server).holdfastStatus)},
+		{"/v1/holdfast/raft", get(look, (*Server).holdfastRaft)},
+		{"/v1/holdfast/conditions", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConditions)},
+		{"/v1/holdfast/config", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConfig)},
+		{storePath, methods{"GET": {Read, look, (*Server).storeOperation}, "POST": {Operate, change, (*Server).storeOperation}}},
+		{vipHoldPath, methods{"POST": {Operate, change, (*Server).holdfastVIP}}},
+		{vipPath, methods{"GET": {Read, look, (*Server).holdfastVIP}, "POST": {Operate, change, (*Server).holdfastVIP}}},
+		{"/v1/holdfast/config/reload", methods{"POST": {Operate, onThis(acl.Agent, acl.Write), (*Server).holdfastReload}}},
 	}
 }
 
 // notOffered says why, for paths of Consul that we leave out.
 func notOffered() []struct{ prefix, why string } {
 	return []struct{ prefix, why string }{
-		{"/v1/event/", "user events are not offered"},
 		{"/v1/query", "prepared queries are not offered"},
-		{"/v1/acl/", "there are no ACLs: access is by socket, certificate or the cluster's one token"},
+		{"/v1/acl/", "of ACLs, tokens and policies are offered; roles, auth methods and binding rules are not"},
 		{"/v1/connect/", "the service mesh is not offered"},
 		{"/v1/agent/connect/", "the service mesh is not offered"},
 		{"/v1/catalog/connect/", "the service mesh is not offered"},
@@ -132,10 +196,21 @@ func notOffered() []struct{ prefix, why string } {
 		{"/v1/peering", "cluster peering is not offered"},
 		{"/v1/coordinate/", "network coordinates are not offered: a cluster is one room"},
 		{"/v1/internal/", "Consul's own interface is not offered"},
-		{"/v1/agent/monitor", "the log is in the journal: journalctl -u holdfast"},
-		{"/v1/agent/token/", "there are no ACL tokens"},
-		{"/v1/operator/autopilot/", "Raft's members are looked after by the leader without settings"},
-		{"/v1/operator/keyring", "the gossip key is a file: see holdfast pki"},
+		{"/v1/agent/token/", "the agent needs no token of its own: it has its certificate"},
+		{"/v1/operator/area", "there is one cluster, and no areas"},
+		{"/v1/operator/segment", "there is one network of the gossip"},
+		{"/v1/operator/license", "there is no license to keep"},
+		{"/v1/operator/feature", "feature levels rise by themselves: see holdfast status"},
+		{"/v1/operator/audit-hash", "there is no audit log of Consul's kind"},
+		{"/v1/operator/utilization", "see /v1/operator/usage and /v1/agent/metrics"},
+		{"/v1/exported-services", "cluster peering is not offered"},
+		{"/v1/imported-services", "cluster peering is not offered"},
+		{"/v1/namespace", "there is only the default namespace"},
+		{"/v1/partition", "there is only the default partition"},
+		{"/v1/resource", "Consul's resources are not offered"},
+		{"/v1/exec", "remote execution is not offered"},
+		{"/v1/agent/host", "what the machine is, is told by its own tools"},
+		{"/v1/agent/version", "see /v1/agent/self"},
 	}
 }
 
@@ -175,6 +250,7 @@ func (t *routeTable) find(path string) (found route, rest string, ok bool) {
 // handler answers the requests of one listener. stop ends blocking queries.
 func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served(r)
 		s.dispatch(&call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop})
 	})
 }
@@ -183,6 +259,9 @@ func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 func (s *Server) dispatch(c *call) {
 	began := s.now()
 	c.w.wait()
+	if c.ContentLength != 0 {
+		c.hurry(bodyTimeout) // also where nobody reads it
+	}
 	defer c.w.extend(writeTimeout)
 	found, rest, known := s.routes.find(c.URL.Path)
 	name := found.path
@@ -212,9 +291,9 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	if len(c.RequestURI) > maxURL {
 		return s.refuse(&refusal{http.StatusRequestURITooLong, "url", fmt.Sprintf("the URL has %d bytes; at most %d", len(c.RequestURI), maxURL)})
 	}
-	access, refused := s.authorize(c.Request, c.from)
+	who, refused := s.authorize(c.Request, c.from)
 	if refused != nil && s.fromNode(c, found) {
-		access, refused = Operate, nil
+		who, refused = caller{access: Operate}, nil
 	}
 	if refused != nil {
 		return s.refuse(refused)
@@ -232,11 +311,15 @@ func (s *Server) answer(c *call, found route, known bool) error {
 		c.w.Header().Set("Allow", allowed)
 		return fault(http.StatusMethodNotAllowed, "method %s not allowed: this path takes %s", c.Method, allowed)
 	}
-	if access < e.needs {
+	if who.rights == nil && who.access < e.needs {
 		return s.refuse(&refusal{http.StatusForbidden, "access", fmt.Sprintf(
 			"Permission denied: %s %s needs the right to %s: ask over the admin socket, or show the token", method, found.path, e.needs)})
 	}
 	if err := c.parse(s.config.Datacenter); err != nil {
+		return err
+	}
+	c.who, c.rule = who, e.rule
+	if err := s.ask(c, e); err != nil {
 		return err
 	}
 	var err error
@@ -244,6 +327,18 @@ func (s *Server) answer(c *call, found route, known bool) error {
 		return err
 	}
 	return e.serve(s, c)
+}
+
+// ask puts an endpoint's rule to a caller with a token.
+func (s *Server) ask(c *call, e endpoint) error {
+	switch {
+	case c.who.rights == nil:
+		return nil
+	case e.rule == nil:
+		return s.refuse(&refusal{http.StatusForbidden, "acl", "Permission denied: tokens have no way here"})
+	default:
+		return e.rule(s, c)
+	}
 }
 
 // refuse counts a refusal and makes the error of it.

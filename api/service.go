@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -62,12 +63,45 @@ type MemberAgent interface {
 	ForceLeave(ctx context.Context, node string) error
 }
 
+// EventAgent passes on what people tell the gossip.
+type EventAgent interface {
+	FireEvent(ctx context.Context, event state.UserEvent) (state.UserEvent, error)
+	// Events are the latest that concern this node, and a channel that is
+	// closed at the next.
+	Events() (latest []state.UserEvent, changed <-chan struct{})
+}
+
+// KeyAgent changes the keys of the gossip on all living members. With an error
+// that is not state.ErrInvalid some may have done it: the status tells.
+type KeyAgent interface {
+	ListKeys(ctx context.Context) (state.KeyringStatus, error)
+	InstallKey(ctx context.Context, key string) (state.KeyringStatus, error)
+	UseKey(ctx context.Context, key string) (state.KeyringStatus, error)
+	RemoveKey(ctx context.Context, key string) (state.KeyringStatus, error)
+}
+
 // Agent is what this node knows and does for itself.
 type Agent interface {
 	ServiceAgent
 	CheckAgent
 	TTLAgent
 	MemberAgent
+	EventAgent
+	KeyAgent
+}
+
+// LogSource tells what this agent logs from now on: each line once, as text or
+// JSON, until stop is called. Lines that the reader is too slow for are lost.
+type LogSource interface {
+	Follow(level slog.Level, json bool) (lines <-chan []byte, stop func())
+}
+
+// Autopilot is how the leader looks after Raft's servers.
+type Autopilot interface {
+	AutopilotConfig() AutopilotConfig
+	// SetAutopilotConfig replaces it, if cas is not nil only while its
+	// ModifyIndex is *cas; state.ErrConflict otherwise.
+	SetAutopilotConfig(ctx context.Context, config AutopilotConfig, cas *uint64) error
 }
 
 // Leadership answers for the freshness of reads.
@@ -92,10 +126,17 @@ type SnapshotStore interface {
 	RestoreSnapshot(ctx context.Context, r io.Reader) error
 }
 
+// RaftOperator does what else an admin asks of the store, by name: see
+// raftstore.Store.Operation. The answer is what JSON is made of.
+type RaftOperator interface {
+	Operation(ctx context.Context, name string, args url.Values, write bool) (any, error)
+}
+
 // Raft is the store as seen from this node.
 type Raft interface {
 	Leadership
 	RaftAdmin
+	RaftOperator
 	SnapshotStore
 }
 
@@ -145,7 +186,10 @@ type Deps struct {
 	// so may ask for one thing only: POST /v1/holdfast/vip/hold/NAME. nil:
 	// none is let in.
 	Node func(*http.Request) bool
-	VIPs http.Handler // the admin tree of the virtual addresses; nil: this agent moves none
+	// Autopilot may be nil: then its settings are shown and can't be changed.
+	Autopilot Autopilot
+	Logs      LogSource    // nil: the log can't be followed
+	VIPs      http.Handler // the admin tree of the virtual addresses; nil: this agent moves none
 }
 
 // Server answers the API. It is a run.Task.
@@ -166,12 +210,17 @@ type Server struct {
 	admin      func(*http.Request) bool
 	node       func(*http.Request) bool
 	vips       http.Handler
+	autopilot  Autopilot
+	logs       LogSource
 	registerer prometheus.Registerer
 
 	metrics *metrics
 	routes  *routeTable
 	slots   chan struct{} // one for each blocking query
-	watch   *watcher
+
+	monitors chan struct{} // one for each who follows the log
+	watch    *watcher
+	tokens   authorizers
 
 	mu    sync.Mutex
 	bound []net.Addr
@@ -212,10 +261,13 @@ func New(config Config, deps Deps) (*Server, error) {
 		admin:      deps.Admin,
 		node:       deps.Node,
 		vips:       deps.VIPs,
+		autopilot:  deps.Autopilot,
+		logs:       deps.Logs,
 		registerer: deps.Metrics,
 		metrics:    m,
 		routes:     newRouteTable(routes()),
 		slots:      make(chan struct{}, config.MaxBlocking),
+		monitors:   make(chan struct{}, maxMonitors),
 		watch:      newWatcher(deps.State, deps.Now),
 	}, nil
 }
@@ -342,7 +394,10 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 	underWay := &handlers{next: s.handler(l.from, ctx.Done())}
 	defer underWay.Wait()
 	defer abandon() // first: handlers end with their context
+	conns := &connections{server: s}
 	server := &http.Server{
+		ConnContext:       conns.context,
+		ConnState:         conns.state,
 		Handler:           underWay,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/api/acl"
 	"holdfast/internal/state"
 )
 
@@ -167,6 +168,9 @@ func (s *Server) sessionCreate(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := s.permit(c, acl.Session, made.Node, acl.Write); err != nil {
+		return err
+	}
 	if made.ID, err = s.newID(); err != nil {
 		return err
 	}
@@ -225,7 +229,7 @@ func (s *Server) sessionInfo(c *call) error {
 	}
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		found, index := snap.Session(ws, id)
-		if found == nil {
+		if found == nil || !c.seesSession(found) {
 			return answer{value: []sessionJSON{}, index: index}
 		}
 		return answer{value: []sessionJSON{sessionOf(found)}, index: index}
@@ -239,14 +243,14 @@ func (s *Server) sessionNode(c *call) error {
 	}
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		found, index := snap.NodeSessions(ws, node)
-		return answer{value: sessionsOf(found), index: index}
+		return answer{value: sessionsOf(visible(found, c.seesSession)), index: index}
 	})
 }
 
 func (s *Server) sessionList(c *call) error {
 	return s.query(c, func(snap *state.Snapshot, ws state.WatchSet) answer {
 		found, index := snap.Sessions(ws)
-		return answer{value: sessionsOf(found), index: index}
+		return answer{value: sessionsOf(visible(found, c.seesSession)), index: index}
 	})
 }
 

@@ -96,6 +96,11 @@ func (s *Server) txn(c *call) error {
 	if err != nil {
 		return err
 	}
+	for i, op := range command.Ops {
+		if err := s.permitKV(c, op); err != nil {
+			return fmt.Errorf("operation %d: %w", i, err)
+		}
+	}
 	if len(command.Ops) == 0 {
 		return s.reply(c, map[string]any{"Results": []txnResult{}, "Errors": nil})
 	}

@@ -3,6 +3,7 @@ package api
 import "net/http"
 
 const (
+	storePath   = "/v1/holdfast/store/"
 	vipPath     = "/v1/holdfast/vip/"
 	vipHoldPath = vipPath + "hold/"
 )

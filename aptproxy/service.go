@@ -63,7 +63,8 @@ type Server struct {
 	state    state.Reader
 	proposer state.Proposer
 
-	store     *cas.Store // while Run runs
+	store     *cas.Store                // while Run runs
+	room      atomic.Pointer[cas.Store] // the same, for those who need its room
 	active    atomic.Pointer[active]
 	flights   flights
 	sightings sightings
@@ -214,6 +215,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	s.store, s.lifetime = store, life
+	s.room.Store(store)
 	defer func() {
 		end(errors.New("the proxy is being stopped"))
 		s.work.Wait()

@@ -84,7 +84,9 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	list.Transport = &transport{NetTransport: wire, ctx: ctx}
 	list.BindAddr, list.BindPort = c.Address.String(), port
 	list.AdvertiseAddr, list.AdvertisePort = c.Address.String(), port
-	list.SecretKey = c.Key
+	if list.Keyring, err = loadKeyring(c.DataDir, c.Key); err != nil {
+		return nil, errors.Join(err, wire.Shutdown())
+	}
 	list.ProbeInterval, list.ProbeTimeout = times(probeInterval), times(probeTimeout)
 	list.GossipInterval = times(gossipInterval)
 	list.SuspicionMult, list.SuspicionMaxTimeoutMult = suspicionMult, suspicionMaxMult
@@ -100,6 +102,10 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	conf.MemberlistConfig = list
 	conf.Logger = std
 	conf.Merge = doorman
+	conf.UserEventSizeLimit = maxEvent + len(eventPrefix)
+	if list.Keyring != nil {
+		conf.KeyringFile = filepath.Join(c.DataDir, keyringFile) // Serf keeps it when keys change
+	}
 	events := make(chan serf.Event, 256)
 	conf.EventCh = events
 	conf.SnapshotPath = filepath.Join(c.DataDir, snapshotFile)

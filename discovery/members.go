@@ -47,16 +47,18 @@ func (a *Agent) followMembers(ctx context.Context, g *gossip) {
 			return
 		case <-tick.C:
 		case <-a.doorman.noticed:
-		case <-g.events:
-			drain(g)
+		case e := <-g.events:
+			a.heard(e)
+			a.drain(g)
 		}
 	}
 }
 
-func drain(g *gossip) {
+func (a *Agent) drain(g *gossip) {
 	for {
 		select {
-		case <-g.events:
+		case e := <-g.events:
+			a.heard(e)
 		default:
 			return
 		}
@@ -73,6 +75,9 @@ func (a *Agent) refresh(g *gossip) {
 		poke(a.leadNow) // a death is not to wait
 	}
 	a.metrics.setMembers(members)
+	if err := copyKeyring(a.config.DataDir); err != nil {
+		a.log.Warn("the gossip's keys were not copied", "error", err)
+	}
 	a.logChanges(before, members)
 	a.judge(members)
 }

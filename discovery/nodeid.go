@@ -14,6 +14,9 @@ import (
 
 const nodeIDFile = "node-id"
 
+// NodeIDFile is the name of the file with the node's UUID, in the data directory.
+const NodeIDFile = nodeIDFile
+
 // NodeID reads the node's UUID from its data directory, and makes both when
 // they are not there. It names the directory rather than the machine: after a
 // disk was wiped the node is another one, under the same name. The UUID is on

@@ -53,6 +53,7 @@ type Agent struct {
 	checks  *check.Runner
 	doorman *doorman
 	updates *updates
+	events  *events
 
 	// mu guards the definitions and, in its order, what follows from them.
 	mu         sync.Mutex
@@ -86,6 +87,7 @@ func New(config Config, deps Deps) (*Agent, error) {
 		log:     deps.Log.With("service", "discovery"),
 		metrics: newMetrics(deps.Metrics),
 		local:   newLocal(config.node()),
+		events:  newEvents(),
 		retag:   make(chan struct{}, 1),
 		leadNow: make(chan struct{}, 1),
 

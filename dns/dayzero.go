@@ -26,7 +26,7 @@ var reasonDayZero = newExtended(dns.ExtendedErrorCodeOther, "no store is formed 
 
 // alone is how long a node must have seen no store before it counts as one of
 // day zero: longer than one that comes late takes to hear the others.
-const alone = 5 * time.Second
+const alone = 2 * time.Second
 
 // beginning is what a node saw of stores before it had the store itself.
 type beginning struct {

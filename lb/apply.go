@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
@@ -38,6 +39,7 @@ type applier struct {
 	tables    tables
 	addresses addresses
 	sysctls   sysctls
+	firewall  firewall.Firewall
 	sync      netip.Addr // this node's address on the daemons' interface
 	saved     *saved     // what sysctls were before
 }
@@ -52,7 +54,11 @@ func (a *applier) apply(p Plan) (changes []string, err error) {
 	c := &changer{applier: a, links: links}
 	c.setSysctls(p.Sysctls)
 	hushed := c.hush(p)
+	c.verifyPaths(p)
 	c.hide(p.Hidden, hushed)
+	passed, err := a.firewall.Set(p.Firewall)
+	c.fail(err)
+	c.changes = append(c.changes, passed...)
 	served := c.daemons(p.Daemons)
 	if !p.Directs && !served {
 		// Without the backup daemon BackupOnly means nothing: these tables
@@ -142,6 +148,23 @@ func (c *changer) hush(p Plan) bool {
 		}
 	}
 	return good
+}
+
+// verifyPaths tells when answers to path checks are thrown away: strict
+// filtering takes an own address as a source for spoofed, whatever accept_local
+// says.
+func (c *changer) verifyPaths(p Plan) {
+	if !slices.ContainsFunc(p.Sysctls, func(s Sysctl) bool { return s.Name == acceptLocal }) {
+		return
+	}
+	for _, l := range c.links {
+		if l.Kind == link.Loopback {
+			continue
+		}
+		if strict, err := c.sysctls.Effective(sysctl.IPv4, l.Name, "rp_filter"); err != nil || strict == 1 {
+			c.fail(errors.Join(err, fmt.Errorf("lb: rp_filter of %s is %d; 0 or 2 lets the answers to path checks in", l.Name, strict)))
+		}
+	}
 }
 
 // hide puts addresses on lo and takes those of ours away that are there in

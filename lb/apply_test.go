@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
@@ -23,7 +25,9 @@ type model struct {
 	tables  []ipvs.Service
 	daemons []ipvs.Daemon
 	addrs   []link.Addr
+	mu      sync.Mutex // of numbers: a script may look at them meanwhile
 	numbers map[string]int
+	rules   firewall.Rules
 	said    []string
 	broken  error // of the daemons
 }
@@ -32,7 +36,8 @@ func newModel() *model {
 	return &model{
 		numbers: map[string]int{
 			"ipv4/conf/all/arp_ignore": 0, "ipv4/conf/all/arp_announce": 0, "ipv4/conf/eth0/arp_ignore": 0, "ipv4/conf/eth0/arp_announce": 0,
-			"ipv4/vs/expire_quiescent_template": 0, BackupOnly: 0,
+			"ipv4/vs/expire_quiescent_template": 0, BackupOnly: 0, acceptLocal: 0,
+			"ipv4/conf/eth0/rp_filter": 0, "ipv4/conf/all/rp_filter": 0,
 		},
 		addrs: []link.Addr{
 			{Link: 1, Prefix: netip.MustParsePrefix("127.0.0.1/8")},
@@ -87,6 +92,8 @@ func (m *model) Remove(a link.Addr) error {
 }
 
 func (m *model) get(name string) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	v, ok := m.numbers[name]
 	if !ok {
 		return 0, fmt.Errorf("%s: %w", name, os.ErrNotExist)
@@ -97,7 +104,9 @@ func (m *model) get(name string) (int, error) {
 func (m *model) put(name string, value int) (bool, error) {
 	old, err := m.get(name)
 	if err == nil && old != value {
+		m.mu.Lock()
 		m.numbers[name] = value
+		m.mu.Unlock()
 		m.say("%s=%d", name, value)
 	}
 	return old != value, err
@@ -114,13 +123,21 @@ func (m modelSysctls) Effective(f sysctl.Family, iface, key string) (int, error)
 	return max(all, own), errors.Join(err, err2)
 }
 
+// modelFirewall has the rules that it was given last.
+type modelFirewall struct{ *model }
+
+func (m modelFirewall) Set(r firewall.Rules) ([]string, error) {
+	m.rules = r
+	return nil, nil
+}
+
 func newApplier(t *testing.T, m *model, dir string) *applier {
 	t.Helper()
 	old, err := openSaved(filepath.Join(dir, "sysctls"), "boot")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &applier{tables: m, addresses: m, sysctls: modelSysctls{m}, sync: netip.MustParseAddr("10.1.0.1"), saved: old}
+	return &applier{tables: m, addresses: m, sysctls: modelSysctls{m}, firewall: modelFirewall{m}, sync: netip.MustParseAddr("10.1.0.1"), saved: old}
 }
 
 // frontends are the settings of f1 among three.
@@ -234,7 +251,7 @@ func TestADayOfFlappingLeavesNoOrphan(t *testing.T) {
 			now = now.Add(time.Duration(1+r.IntN(10)) * time.Second)
 		}
 		apply(t, a, Plan{})
-		if len(m.tables) != 0 || len(m.daemons) != 0 || !maps.Equal(m.numbers, before) || !slices.Equal(m.addrs, addrs) {
+		if len(m.rules.Untracked) != 0 || len(m.tables) != 0 || len(m.daemons) != 0 || !maps.Equal(m.numbers, before) || !slices.Equal(m.addrs, addrs) {
 			t.Errorf("seed %d: left over: tables %v, daemons %v, sysctls %v, addresses %v", seed, m.tables, m.daemons, m.numbers, m.addrs)
 		}
 		if text, err := os.ReadFile(filepath.Join(dir, "sysctls")); err != nil || len(text) != 0 {

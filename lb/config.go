@@ -11,6 +11,7 @@ import (
 
 	"holdfast/cluster"
 	"holdfast/internal/check"
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 )
 
@@ -45,6 +46,7 @@ func schedulers() []string {
 type section struct {
 	Sync     syncSection                `yaml:"sync"`
 	Handover time.Duration              `yaml:"handover"`
+	Firewall string                     `yaml:"firewall"`
 	Services map[string]cluster.Section `yaml:"services"`
 }
 
@@ -72,6 +74,7 @@ type serviceSection struct {
 	Hysteresis  int             `yaml:"hysteresis"`
 	Inhibit     bool            `yaml:"inhibit"`
 	SlowStart   time.Duration   `yaml:"slow_start"`
+	Path        bool            `yaml:"path"`
 	Check       cluster.Section `yaml:"check"`
 }
 
@@ -92,14 +95,17 @@ func decode(file *cluster.File, s cluster.Section, node string) (Settings, error
 	if s.IsZero() {
 		return Settings{Node: node}, nil
 	}
-	raw := section{Sync: syncSection{ID: defaultSyncID}, Handover: defaultHandover}
+	raw := section{Sync: syncSection{ID: defaultSyncID}, Handover: defaultHandover, Firewall: string(firewall.Off)}
 	if err := s.Decode(&raw); err != nil {
 		return Settings{}, err
 	}
 	d := decoder{file: file, section: s, node: node}
 	d.within("sync.id", raw.Sync.ID, 1, 255)
 	d.within("handover", raw.Handover, 0, maxHandover)
-	set := Settings{Node: node, Handover: raw.Handover, Sync: Sync{ID: uint8(raw.Sync.ID)}}
+	if !slices.Contains(firewall.Modes(), raw.Firewall) {
+		d.errorf("firewall", "%q is not known; %s are", raw.Firewall, strings.Join(firewall.Modes(), ", "))
+	}
+	set := Settings{Node: node, Handover: raw.Handover, Firewall: firewall.Mode(raw.Firewall), Sync: Sync{ID: uint8(raw.Sync.ID)}}
 	for _, name := range s.At("services").Keys() {
 		if v, ok := d.service(name, raw.Services[name]); ok {
 			set.Services = append(set.Services, v)
@@ -119,6 +125,7 @@ func decode(file *cluster.File, s cluster.Section, node string) (Settings, error
 
 // decoder collects the mistakes of a section.
 type decoder struct {
+	marks   uint32 // given to servers so far
 	file    *cluster.File
 	section cluster.Section
 	node    string
@@ -193,7 +200,7 @@ func (d *decoder) distinct(services []VirtualService) {
 // service reads one service.
 func (d *decoder) service(name string, s cluster.Section) (v VirtualService, ok bool) {
 	raw := serviceSection{
-		Protocol: "tcp", Scheduler: defaultScheduler, Weight: defaultWeight, Quorum: 1,
+		Protocol: "tcp", Scheduler: defaultScheduler, Weight: defaultWeight, Quorum: 1, Inhibit: true,
 	}
 	if err := s.Decode(&raw); err != nil {
 		d.join("services."+name, err)
@@ -215,6 +222,18 @@ func (d *decoder) service(name string, s cluster.Section) (v VirtualService, ok 
 	}
 	if raw.Fallback {
 		v.Flags |= ipvs.Fallback
+	}
+	if network := d.file.Network(vip.Network); network != nil {
+		v.Network = network.Prefix
+	}
+	v.Path = raw.Path
+	if self := d.file.Node(d.node); self != nil {
+		v.From = self.Addresses[vip.Network]
+	}
+	for _, member := range vip.Members {
+		if addr, ok := d.file.Node(member).Addresses[vip.Network]; ok {
+			v.Directors = append(v.Directors, addr)
+		}
 	}
 	d.ranges(at, &raw, v.Addr.BitLen())
 	d.servers(at, &raw, vip, &v)
@@ -283,6 +302,9 @@ func (d *decoder) servers(at func(string) string, raw *serviceSection, vip *clus
 		}
 		total += r.Weight
 		r.Check = d.check(at, raw, v, r)
+		if v.Path {
+			r.Mark = d.mark(at, v, r)
+		}
 		v.Servers = append(v.Servers, r)
 	}
 	if len(names) > 0 && raw.Quorum+raw.Hysteresis > total {
@@ -312,6 +334,20 @@ func (d *decoder) check(at func(string) string, raw *serviceSection, v *VirtualS
 		TCP:      netip.AddrPortFrom(r.Addr, v.Port).String(),
 		Interval: checkEvery, Timeout: checkTimeout, Rise: checkRise, Fall: checkFall,
 	}
+}
+
+// firstMark is the first of the firewall marks that lead to one real server
+// each ("Hf"). A site that uses marks has small numbers, or single bits.
+const firstMark = 0x48660000
+
+// mark gives a server a mark of its own, the same on every node.
+func (d *decoder) mark(at func(string) string, v *VirtualService, r Server) uint32 {
+	if kind := r.Check.Type(); v.Mark != 0 || kind != "tcp" && kind != "ssh" && kind != "http" {
+		d.errorf(at("path"), "only a check of tcp, ssh, http or https, of a service with a port, can go to the address")
+		return 0
+	}
+	d.marks++
+	return firstMark + d.marks - 1
 }
 
 // checkID names a server's check; checked reads it again.

@@ -50,6 +50,9 @@ func (m *metrics) applied(p Plan, changes int, err error) {
 	}
 	m.weight.Reset()
 	for _, v := range p.Tables {
+		if v.Mark >= firstMark && v.Mark < firstMark+1<<16 {
+			continue // leads our own checks
+		}
 		for _, r := range v.Servers {
 			m.weight.WithLabelValues(v.Key.String(), r.Addr.String()).Set(float64(r.Weight))
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 )
 
@@ -31,9 +32,9 @@ type Plan struct {
 	// tables are loaded and do nothing.
 	Directs bool
 	Tables  []ipvs.Service
-	// Untracked: conntrack must not see what is of these, in either direction.
-	Untracked []Endpoint
-	Remarks   []Remark
+	// Firewall is what a firewall has to let through, or to leave alone.
+	Firewall firewall.Rules
+	Remarks  []Remark
 }
 
 // Sysctl is a number below net/.
@@ -46,11 +47,8 @@ type Sysctl struct {
 // backup daemon runs: the whole difference between directors.
 const BackupOnly = "ipv4/vs/backup_only"
 
-// Endpoint is an address and port of a virtual service.
-type Endpoint struct {
-	Protocol ipvs.Protocol
-	Addr     netip.AddrPort
-}
+// acceptLocal lets packets in whose source is an address of the node's own.
+const acceptLocal = "ipv4/conf/all/accept_local"
 
 // Remark is something about a service that an admin should know.
 type Remark struct {
@@ -95,8 +93,9 @@ type checkState struct {
 
 // memory is what a service's plan depends on beside what is now.
 type memory struct {
-	lost bool     // the quorum
-	last []string // nodes that were up when some were
+	lost bool              // the quorum
+	last []string          // nodes that were up when some were
+	keys map[string]string // SSH host keys by node, as far as they are known
 }
 
 // NewPlanner makes a planner that knows nothing yet: everybody stands by,
@@ -216,11 +215,9 @@ func (t *turn) local() {
 		}
 		hidden[netip.PrefixFrom(s.Addr, s.Addr.BitLen())] = true
 		ipv4 = ipv4 || s.Addr.Is4()
-		if s.Mark == 0 {
-			t.plan.Untracked = append(t.plan.Untracked, Endpoint{s.Protocol, netip.AddrPortFrom(s.Addr, s.Port)})
-		}
 	}
 	t.plan.Hidden = slices.SortedFunc(maps.Keys(hidden), func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	t.plan.Firewall = t.settings.rules()
 	if ipv4 { // IPv6 answers for an address only on the interface that has it
 		t.plan.Sysctls = append(t.plan.Sysctls,
 			Sysctl{"ipv4/conf/all/arp_ignore", 1}, Sysctl{"ipv4/conf/all/arp_announce", 2})
@@ -251,6 +248,10 @@ func (t *turn) roles() {
 		// Who is persistent leaves a server whose weight is 0 at the next login.
 		Sysctl{"ipv4/vs/expire_quiescent_template", 1},
 		Sysctl{BackupOnly, backup})
+	if slices.ContainsFunc(t.settings.Services, func(s VirtualService) bool { return s.Director && s.Path && s.Addr.Is4() }) {
+		// The answer comes from the address, which the director has itself.
+		t.plan.Sysctls = append(t.plan.Sysctls, Sysctl{acceptLocal, 1})
+	}
 }
 
 // directs tells whether what comes to a VIP is forwarded by this node.
@@ -271,6 +272,9 @@ func (t *turn) service(s *VirtualService) {
 		Key: s.key(), Scheduler: s.Scheduler, Flags: s.Flags,
 		Persistence: s.Persistence, Granularity: s.Granularity,
 	}
+	if differ := t.services[s.Name].differing(s.Servers); differ != "" {
+		t.remark(s, "the host keys differ, so that users are warned or refused: %s", differ)
+	}
 	use := t.usable(s)
 	sorry := t.quorum(s, use)
 	for _, r := range s.Servers {
@@ -289,10 +293,25 @@ func (t *turn) service(s *VirtualService) {
 			})
 		}
 	}
+	t.paths(s)
 	if sorry {
 		v.Servers = append(v.Servers, ipvs.Server{Addr: netip.AddrPortFrom(s.Sorry, s.Port), Method: ipvs.Route, Weight: 1})
 	}
 	t.plan.Tables = append(t.plan.Tables, v)
+}
+
+// paths adds a service for each real server that leads to it alone, by a mark
+// that only our checks have.
+func (t *turn) paths(s *VirtualService) {
+	for _, r := range s.Servers {
+		if r.Mark == 0 {
+			continue
+		}
+		t.plan.Tables = append(t.plan.Tables, ipvs.Service{
+			Key: ipvs.ByMark(r.Mark, s.Addr.Is6()), Scheduler: "rr",
+			Servers: []ipvs.Server{{Addr: netip.AddrPortFrom(r.Addr, 0), Method: ipvs.Route, Weight: 1}},
+		})
+	}
 }
 
 // usable tells which nodes count as up: those that the checks say, or the last

@@ -114,6 +114,9 @@ func (s *script) run(words []string) {
 			s.p.Check(words[1], node, words[0] == "up", s.now)
 		}
 		s.show()
+	case "key": // SERVICE NODE KEY
+		s.p.HostKey(words[1], words[2], words[3])
+		s.show()
 	case "drained": // NODE...: these and no others
 		s.p.Drained(words[1:])
 		s.show()
@@ -184,7 +187,7 @@ func describe(p Plan) (lines []string) {
 	for _, d := range p.Daemons {
 		lines = append(lines, fmt.Sprintf("daemon %v %d", d.Role, d.SyncID))
 	}
-	for _, e := range p.Untracked {
+	for _, e := range p.Firewall.Untracked {
 		lines = append(lines, fmt.Sprintf("untracked %v/%v", e.Protocol, e.Addr))
 	}
 	for _, v := range p.Tables {

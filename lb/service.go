@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/check"
 	"holdfast/internal/health"
+	"holdfast/internal/kernel/firewall"
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
@@ -30,6 +31,10 @@ const again = 10 * time.Second
 // while nobody says whether it is.
 const presumed = 10 * time.Second
 
+// watched is the same where the firewall is ours, too: what restarts it throws
+// our rules away.
+const watched = 3 * time.Second
+
 // Config is what a Service is told.
 type Config struct {
 	RunDir   string // below /run; what is ours in the kernel is written down in its "lb" folder
@@ -42,6 +47,10 @@ type Deps struct {
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	Board    *health.Board // nil: conditions go nowhere
+	// Store has the drains, and what gossip sees; Proposer orders drains. nil:
+	// this unit has no store.
+	Store    state.Reader
+	Proposer state.Proposer
 	// Suspended tells at the end whether a successor comes that adopts what
 	// is there; nil: none does.
 	Suspended func() bool
@@ -62,6 +71,9 @@ type Service struct {
 	planner  *Planner
 	holds    map[string]bool // VIPs, as they were told before and while it runs
 	net      *sysctl.Net     // while it runs
+	owner    *ipvs.Owner     // while it runs
+	drained  []string        // as they were told last
+	alive    []string
 }
 
 // New makes a service of settings that SettingsFrom gave. It starts nothing.
@@ -74,7 +86,7 @@ func New(config Config, deps Deps) (*Service, error) {
 		config: config, deps: deps, log: deps.Log.With("service", "lb"), metrics: m, wake: make(chan struct{}, 1),
 		settings: config.Settings, planner: NewPlanner(config.Settings), holds: map[string]bool{},
 	}
-	s.checks = check.NewRunner(check.Deps{Commands: deps.Commands, Log: s.log, Report: s.checked})
+	s.checks = check.NewRunner(check.Deps{Commands: deps.Commands, Log: s.log, Report: s.checked, NewProbe: s.newProbe})
 	return s, err
 }
 
@@ -187,16 +199,22 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer end()
+	ctx, cancel := context.WithCancel(ctx) // an error ends what runs beside it
+	defer cancel()
 	if err := s.checks.Set(definitions(s.current())); err != nil {
 		return fmt.Errorf("lb: %w", err)
 	}
-	var probing sync.WaitGroup
-	probing.Go(func() { s.checks.Run(ctx) })
-	defer probing.Wait()
-	next := s.turn(a)
+	var beside sync.WaitGroup
+	beside.Go(func() { s.checks.Run(ctx) })
+	beside.Go(func() { s.follow(ctx) })
+	beside.Go(func() { s.attend(ctx) })
+	beside.Go(func() { s.compareKeys(ctx) })
+	defer beside.Wait()
+	defer cancel()
+	next, err := s.turn(a)
 	ready()
-	for {
-		timer := time.NewTimer(min(again, time.Until(next)))
+	for err == nil {
+		timer := time.NewTimer(min(s.period(), time.Until(next)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -205,14 +223,23 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		case <-timer.C:
 		}
 		timer.Stop()
-		next = s.turn(a)
+		next, err = s.turn(a)
 	}
+	return err
 }
 
 func (s *Service) current() Settings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.settings
+}
+
+// period is how long a plan stands unapplied when nothing happens.
+func (s *Service) period() time.Duration {
+	if s.current().Firewall == firewall.Off {
+		return again
+	}
+	return watched
 }
 
 func (s *Service) needed() bool { return len(s.current().Services) > 0 }
@@ -251,6 +278,15 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
+	held, err := lockSoon(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			held.Close()
+		}
+	}()
 	a := &applier{sync: s.current().Sync.Addr}
 	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), strings.TrimSpace(string(boot))); err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
@@ -281,21 +317,25 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 		handle.Close()
 		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
 	}
-	a.tables, a.addresses, a.sysctls = owner, links, &prompt{net, s}
-	s.setNet(net)
-	return a, func() {
-		s.setNet(nil)
+	if a.firewall, err = firewall.Open(s.current().Firewall, s.restore); err != nil {
 		handle.Close()
-		if err := errors.Join(links.Close(), net.Close()); err != nil {
+		return nil, nil, fmt.Errorf("lb: %w", errors.Join(err, links.Close(), net.Close()))
+	}
+	a.tables, a.addresses, a.sysctls = owner, links, &prompt{net, s}
+	s.setKernel(net, owner)
+	return a, func() {
+		s.setKernel(nil, nil)
+		handle.Close()
+		if err := errors.Join(links.Close(), net.Close(), held.Close()); err != nil {
 			s.log.Debug("close", "error", err)
 		}
 	}, nil
 }
 
-func (s *Service) setNet(n *sysctl.Net) {
+func (s *Service) setKernel(n *sysctl.Net, o *ipvs.Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.net = n
+	s.net, s.owner = n, o
 }
 
 // prompt are the sysctls, of which BackupOnly is set to what is right at the
@@ -317,8 +357,9 @@ func (p *prompt) Set(name string, value int) (bool, error) {
 	return p.Net.Set(name, value)
 }
 
-// turn applies the plan of this moment, and tells when the next one is due.
-func (s *Service) turn(a *applier) time.Time {
+// turn applies the plan of this moment, and tells when the next one is due. Its
+// error is that the kernel can't be spoken to by what was opened.
+func (s *Service) turn(a *applier) (time.Time, error) {
 	now := time.Now()
 	plan, next := s.plan(now)
 	changes, err := a.apply(plan)
@@ -327,10 +368,13 @@ func (s *Service) turn(a *applier) time.Time {
 	}
 	s.told(plan, err)
 	s.metrics.applied(plan, len(changes), err)
-	if next.IsZero() {
-		return now.Add(again)
+	if errors.Is(err, ipvs.ErrUnanswered) {
+		return time.Time{}, err
 	}
-	return next
+	if next.IsZero() {
+		next = now.Add(again)
+	}
+	return next, nil
 }
 
 const (
@@ -367,7 +411,11 @@ func (s *Service) leave(a *applier) error {
 		s.planner.Role(vip, Standby, time.Now())
 	}
 	s.mu.Unlock()
-	for next := s.turn(a); s.Plan().Directs; next = s.turn(a) {
+	for s.Plan().Directs {
+		next, err := s.turn(a)
+		if err != nil {
+			return err
+		}
 		<-time.After(time.Until(next))
 	}
 	changes, err := a.apply(Plan{})
@@ -383,7 +431,9 @@ func definitions(s Settings) (all []check.Definition) {
 		}
 		for _, r := range v.Servers {
 			if r.Check.ID != "" {
-				all = append(all, r.Check)
+				d := r.Check
+				d.Via = v.via(r)
+				all = append(all, d)
 			}
 		}
 	}

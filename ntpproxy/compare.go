@@ -62,31 +62,69 @@ func (s *Server) compare(ctx context.Context) {
 	}
 }
 
+// Peer is what this node last saw of another service node, for an admin.
+type Peer struct {
+	Node    string        `json:"node"`
+	Address string        `json:"address"`
+	State   string        `json:"state"` // agrees, differs, unsynchronised, silent, or waiting for the first round
+	Stratum uint8         `json:"stratum"`
+	Source  string        `json:"source,omitempty"`
+	Offset  time.Duration `json:"offset_ns"` // of it before this clock
+	Delay   time.Duration `json:"delay_ns"`
+}
+
+// Peers tells how the other service nodes' clocks looked in the last round, or
+// that there was none: a node that is not synchronised compares nothing.
+func (s *Server) Peers() []Peer {
+	list := []Peer{}
+	if last := s.seen.Load(); last != nil {
+		return append(list, *last...)
+	}
+	for _, p := range s.settings.Load().peers {
+		list = append(list, Peer{Node: p.node, Address: p.addr.String(), State: "waiting"})
+	}
+	return list
+}
+
 // sight asks all other nodes at once. Those that don't answer or are not
 // synchronised are left out: it is another's business to say so. A node that
 // is not synchronised itself has nothing to compare.
 func (s *Server) sight(ctx context.Context) (round []sighting) {
 	s.metrics.offsets.Reset()
 	if s.Standing().Stratum == 0 {
+		s.seen.Store(nil)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	for _, p := range s.settings.Load().peers {
+	set := s.settings.Load()
+	seen := make([]Peer, len(set.peers))
+	for i, p := range set.peers {
+		seen[i] = Peer{Node: p.node, Address: p.addr.String(), State: "silent"}
 		group.Go(func() {
 			a, err := s.ask(ctx, p.addr.String())
-			if err != nil || !a.Synchronised() {
+			if err != nil {
+				return
+			}
+			seen[i].State, seen[i].Offset, seen[i].Delay = "unsynchronised", a.Offset, a.Delay
+			if !a.Synchronised() {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			s.metrics.offsets.WithLabelValues(p.node).Set(a.Offset.Seconds())
-			round = append(round, sighting{p.node, a.Offset, a.Delay,
-				fmt.Sprintf("stratum %d, below %v", a.Stratum, netip.AddrFrom4(a.ReferenceID))})
+			one := sighting{p.node, a.Offset, a.Delay,
+				fmt.Sprintf("stratum %d, below %v", a.Stratum, netip.AddrFrom4(a.ReferenceID))}
+			round = append(round, one)
+			seen[i].Stratum, seen[i].Source = a.Stratum, netip.AddrFrom4(a.ReferenceID).String()
+			if seen[i].State = "agrees"; one.excess() > set.agree {
+				seen[i].State = "differs"
+			}
 		})
 	}
 	group.Wait()
+	s.seen.Store(&seen)
 	return round
 }

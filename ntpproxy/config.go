@@ -36,6 +36,12 @@ const (
 	maxSources                     = 16
 	defaultStep                    = 100 * time.Millisecond
 	minStep, maxStep               = time.Millisecond, time.Hour
+	// Of the clock's error without sources, each second.
+	defaultGrowth        = time.Microsecond
+	minGrowth, maxGrowth = time.Nanosecond, 500 * time.Microsecond
+	// Below whoever has a source, and with room for those who follow.
+	defaultOrphan           = 10
+	leastOrphan, mostOrphan = 5, 13
 )
 
 // Who keeps the clock.
@@ -59,6 +65,9 @@ type section struct {
 	Agreeing int           `yaml:"agreeing"`
 	Step     time.Duration `yaml:"step"`
 	Poll     pollSection   `yaml:"poll"`
+	Growth   time.Duration `yaml:"growth"`
+	Orphan   int           `yaml:"orphan"`
+	Hold     []string      `yaml:"hold"`
 }
 
 type pollSection struct {
@@ -85,7 +94,12 @@ type settings struct {
 	agreeing         int
 	step             time.Duration
 	minPoll, maxPoll int
+	growth           float64         // of the error without sources, in seconds per second
+	orphan           uint8           // stratum
+	nodes            []ntp.Reference // how packets name the service nodes
 	self             []ntp.Reference // how packets name this node
+	names            map[netip.Addr]string
+	hold             []string // services beside which the clock is not stepped
 }
 
 // own tells whether a reference names this node.
@@ -104,6 +118,17 @@ func referencesOf(file *cluster.File, node string) (list []ntp.Reference) {
 	return list
 }
 
+// namesOf are the cluster file's names of addresses.
+func namesOf(file *cluster.File) map[netip.Addr]string {
+	names := map[netip.Addr]string{}
+	for _, n := range file.Nodes {
+		for _, a := range n.Addresses {
+			names[a] = n.Name
+		}
+	}
+	return names
+}
+
 // ValidateSection checks the `ntp:` section of a cluster file; a file without
 // one is in order. The error is cluster.Errors.
 func ValidateSection(file *cluster.File, s cluster.Section) error {
@@ -116,7 +141,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
-		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll},
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan, Hold: defaultHold(),
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -132,6 +157,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		agree:   raw.Agree,
 		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
 		sources: d.sources(raw.Sources),
+		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan), hold: raw.Hold,
 	}
 	d.discipline(raw)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
@@ -184,6 +210,17 @@ func (d *decoder) discipline(raw section) {
 	}
 	if raw.Step < minStep || raw.Step > maxStep {
 		d.errorf("step", "%v is out of range: %v to %v", raw.Step, minStep, maxStep)
+	}
+	for i, name := range raw.Hold {
+		if name == "" || strings.ContainsAny(name, " \t") {
+			d.errorf(fmt.Sprintf("hold[%d]", i), "%q is no service's name, such as slurmctld", name)
+		}
+	}
+	if raw.Growth < minGrowth || raw.Growth > maxGrowth {
+		d.errorf("growth", "%v is out of range: %v to %v, each second", raw.Growth, minGrowth, maxGrowth)
+	}
+	if raw.Orphan < leastOrphan || raw.Orphan > mostOrphan {
+		d.errorf("orphan", "%d is out of range: %d to %d, a stratum", raw.Orphan, leastOrphan, mostOrphan)
 	}
 	if raw.Poll.Min < leastPoll || raw.Poll.Min > mostPoll {
 		d.errorf("poll.min", "%d is out of range: %d to %d, in log2 seconds", raw.Poll.Min, leastPoll, mostPoll)

@@ -30,6 +30,9 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
   sources: ["ntp1.example.org", "a b", "ntp2:0"]
   agreeing: 4
   step: 0s
+  growth: 1s
+  orphan: 15
+  hold: ["a b"]
   poll: {min: -5, max: 18}
 `
 	_, err = cluster.Parse("cluster.yaml", []byte(head+wrong), map[string]cluster.SectionValidator{Section: ValidateSection})
@@ -43,6 +46,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
 		"ntp.stratum: 16 is out of range: 2 to 15", "ntp.agree: 0s is out of range: 100µs to 10s",
 		`ntp.keep: "never" is none of auto, serve, discipline`, `ntp.sources[1]: "a b" is no HOST or HOST:PORT`, `ntp.sources[2]: "ntp2:0" is no HOST`,
 		"ntp.agreeing: 4 is out of range: 1 to the number of sources, 3", "ntp.step: 0s is out of range",
+		"ntp.growth: 1s is out of range: 1ns to 500µs", "ntp.orphan: 15 is out of range: 5 to 13", `ntp.hold[0]: "a b" is no service's name`,
 		"ntp.poll.min: -5 is out of range: -4 to 17", "ntp.poll.max: 18 is out of range: poll.min, -5, to 17",
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -82,7 +86,7 @@ func TestExampleInTheREADMEIsValid(t *testing.T) {
 	file := parseFile(t, head+example)
 	keys := file.Section(Section).Keys()
 	slices.Sort(keys)
-	if diff := cmp.Diff([]string{"agree", "agreeing", "allow", "deny", "keep", "limit", "listen", "poll", "sources", "step", "stratum"}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"agree", "agreeing", "allow", "deny", "growth", "hold", "keep", "limit", "listen", "orphan", "poll", "sources", "step", "stratum"}, keys); diff != "" {
 		t.Errorf("keys of the example (-want +got):\n%s", diff)
 	}
 }

@@ -145,7 +145,7 @@ func newCore(t testing.TB) *core {
 		t.Fatal(err)
 	}
 	c := &core{t: t, now: start}
-	c.pairs = &pairs{}
+	c.pairs, c.clients = &pairs{}, &clients{}
 	c.policy = &policy{
 		standing: fromKernel(synchronised, set.stratum, start), access: set.access, precision: -24,
 		limiter: newLimiter(set.limit.Interval, set.limit.Burst, 1),

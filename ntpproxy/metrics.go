@@ -19,9 +19,24 @@ type metrics struct {
 	byOutcome [outcomes]prometheus.Counter // of requests
 }
 
+// clocks collects how the clients' clocks look.
+type clocks struct{ count func() map[string]int }
+
+var clocksDesc = prometheus.NewDesc("holdfast_ntp_clients", "Machines of the cluster that asked within the last hour, by how their clock looks.", []string{"clock"}, nil)
+
+// Describe says what Collect gives.
+func (clocks) Describe(out chan<- *prometheus.Desc) { out <- clocksDesc }
+
+// Collect counts them.
+func (c clocks) Collect(out chan<- prometheus.Metric) {
+	for clock, n := range c.count() {
+		out <- prometheus.MustNewConstMetric(clocksDesc, prometheus.GaugeValue, float64(n), clock)
+	}
+}
+
 // newMetrics makes the metrics and registers them. standing tells how the
 // clock stands.
-func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() time.Time) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() time.Time, clients func() map[string]int) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_ntp_requests_total", Help: "Datagrams received, by what became of them.",
@@ -43,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() 
 		})
 	}
 	collectors := []prometheus.Collector{
-		m.requests, m.failed, m.panics, m.offsets,
+		m.requests, m.failed, m.panics, m.offsets, clocks{clients},
 		gauge("holdfast_ntp_stratum", "Stratum that is served; 16 when the clock is not synchronised.", func(p ntp.Packet) float64 {
 			if p.Stratum == 0 {
 				return ntp.MaxStratum + 1

@@ -55,9 +55,10 @@ type policy struct {
 
 // responder is the pure core of the server: it turns a datagram into a reply.
 // It has no clock but what it is told, and does not allocate. It belongs to
-// one goroutine; pairs may be shared.
+// one goroutine; pairs and clients may be shared.
 type responder struct {
 	pairs   *pairs
+	clients *clients
 	policy  *policy
 	header  ntp.Packet // of a reply, as of prepare
 	elapsed time.Duration
@@ -106,6 +107,8 @@ func (r *responder) respond(out *[ntp.Size]byte, payload []byte, from netip.Addr
 				return reply{outcome: dropRate}
 			}
 		}
+	} else { // strangers can't push the cluster's own out of the table
+		r.clients.see(from, p.Transmit, ntp.FromUnixNano(arrived), p.Version, r.elapsed)
 	}
 	return r.serve(out, &p, client, arrived)
 }

@@ -147,6 +147,26 @@ func TestStrangerWhoAsksTooOftenIsToldAndThenSlowedDown(t *testing.T) {
 	}
 }
 
+func TestBootStormIsServedWholeWhileAStrangerIsLimited(t *testing.T) {
+	c := newCore(t)
+	answered, asked := 0, 0
+	for i := range 2000 * 8 {
+		c.after(100 * time.Microsecond)
+		from := netip.AddrFrom4([4]byte{10, 1, 0, byte(i % 250)})
+		if r, _ := c.send(from.String(), request(nil)); r.outcome != served {
+			t.Fatalf("request %d of %v: %v", i, from, r.outcome)
+		}
+		asked++
+		if r, _ := c.send("192.0.2.1", request(nil)); r.outcome == served {
+			answered++
+		}
+	}
+	// The burst of 4, one a second for 1.6 s, and one in eight of the rest.
+	if most := asked/leakEvery + 6; answered > most || answered < asked/leakEvery/2 {
+		t.Errorf("the stranger got %d answers to %d requests, want %d at most", answered, asked, most)
+	}
+}
+
 func TestDeniedClientIsToldRarely(t *testing.T) {
 	c := newCore(t)
 	told := 0

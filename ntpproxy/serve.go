@@ -31,7 +31,7 @@ type worker struct {
 const coldAfter = time.Millisecond
 
 func (s *Server) newWorker(conn *net.UDPConn) (*worker, error) {
-	w := &worker{server: s, core: responder{pairs: &s.pairs}}
+	w := &worker{server: s, core: responder{pairs: &s.pairs, clients: &s.clients}}
 	var err error
 	w.batch, err = sockopt.NewStamped(conn, batchSize, maxDatagram, w.departed)
 	return w, err

@@ -24,6 +24,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
+	"holdfast/internal/state"
 )
 
 // Config is what a Server is told.
@@ -47,6 +48,8 @@ type Deps struct {
 	Now     func() time.Time            // the clock that is served; nil: time.Now
 	Kernel  func() (clock.State, error) // nil: clock.Read
 	Clock   Steered                     // the clock that is disciplined; nil: KernelClock
+	State   *state.Store                // the catalog, for what forbids steps; nil: nothing does
+	Leader  func() string               // of the store, a node's name, "" unknown; nil: none ever
 	Chrony  netip.AddrPort              // where a chronyd answers commands; zero: its own default
 }
 
@@ -59,8 +62,11 @@ type Server struct {
 	now     func() time.Time
 	kernel  func() (clock.State, error)
 	clock   Steered
-	stepNow chan struct{}
+	stepNow chan bool // forced
+	state   *state.Store
 	kept    atomic.Pointer[Kept]
+	seen    atomic.Pointer[[]Peer] // in the last round of comparing; nil: none
+	leader  func() string
 	chrony  netip.AddrPort
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
@@ -68,6 +74,7 @@ type Server struct {
 	policy   atomic.Pointer[policy]
 	settings atomic.Pointer[settings]
 	pairs    pairs
+	clients  clients
 
 	mu    sync.Mutex // below, and whoever replaces the policy
 	addrs []netip.AddrPort
@@ -79,13 +86,16 @@ type Server struct {
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
-		now: deps.Now, clock: deps.Clock, stepNow: make(chan struct{}, 1), kernel: deps.Kernel, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
+		now: deps.Now, clock: deps.Clock, stepNow: make(chan bool, 1), kernel: deps.Kernel, state: deps.State, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
 	}
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr
 	}
 	if s.clock == nil {
 		s.clock = KernelClock{}
+	}
+	if s.leader = deps.Leader; s.leader == nil {
+		s.leader = func() string { return "" }
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -94,9 +104,10 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.kernel = clock.Read
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients); err != nil {
 		return nil, err
 	}
+	s.clients.seed = rand.Uint64()
 	s.policy.Store(&policy{standing: unsynchronised(s.now()), precision: precision(s.now)})
 	if err := s.use(deps.File); err != nil {
 		return nil, err
@@ -134,6 +145,10 @@ func (s *Server) use(file *cluster.File) error {
 	}
 	set.peers = peersOf(file, s.config.Node)
 	set.self = referencesOf(file, s.config.Node)
+	set.names = namesOf(file)
+	for _, peer := range set.peers {
+		set.nodes = append(set.nodes, referencesOf(file, peer.node)...)
+	}
 	old := s.settings.Swap(&set)
 	s.replace(func(p *policy) {
 		p.access = set.access

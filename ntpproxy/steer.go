@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/health"
@@ -67,6 +69,8 @@ type keeper struct {
 	set    *settings
 	core   *discipline.Core
 	heard  chan heard
+	names  []string         // host:port of the sources, then of the other nodes
+	peers  []peer           // the latter
 	addrs  []netip.AddrPort // of the sources; zero: to be looked up
 	told   *float64         // frequency that the kernel was told, in ppm
 	saved  time.Duration    // raw time of the last drift file
@@ -121,7 +125,11 @@ func (s *Server) another() string {
 
 // keep steers until ctx ends or somebody else does, and says who.
 func (s *Server) keep(ctx context.Context, set *settings) string {
-	k := &keeper{server: s, set: set, heard: make(chan heard, 4*len(set.sources)), addrs: make([]netip.AddrPort, len(set.sources))}
+	k := &keeper{server: s, set: set, names: slices.Clone(set.sources), peers: set.peers}
+	for _, p := range k.peers {
+		k.names = append(k.names, p.addr.String())
+	}
+	k.heard, k.addrs = make(chan heard, 4*len(k.names)), make([]netip.AddrPort, len(k.names))
 	now, err := s.clock.Now()
 	if err != nil {
 		return err.Error()
@@ -130,13 +138,19 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	if err != nil {
 		s.log.Warn("the drift file is not used", "error", err)
 	}
-	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing}
+	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth}
 	for _, name := range set.sources {
 		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
+	}
+	for _, p := range k.peers {
+		config.Orphan = set.orphan
+		config.Sources = append(config.Sources, discipline.SourceConfig{Name: p.node, MinPoll: min(peerPoll, set.minPoll), MaxPoll: min(peerPoll, set.minPoll), Burst: true, Peer: true})
 	}
 	k.core = discipline.New(config, discipline.Reading(now))
 	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
 	defer s.kept.Store(nil)
+	defer s.board.Clear(conditionOrphan)
+	defer s.board.Clear(conditionHeld)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -146,8 +160,8 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 			return ""
 		case h := <-k.heard:
 			k.hear(h)
-		case <-s.stepNow:
-			k.core.AllowStep()
+		case forced := <-s.stepNow:
+			k.core.AllowStep(forced)
 		case <-timer.C:
 		}
 		wait, err := k.turn(ctx)
@@ -165,10 +179,14 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	k.core.Lead(k.leader())
+	by := s.heldBy()
+	k.core.HoldSteps(len(by) > 0)
 	actions := k.core.Step(discipline.Reading(now))
 	for _, i := range actions.Ask {
 		go k.ask(ctx, i, k.addrs[i])
 	}
+	k.sayHeld(by)
 	if actions.Err != nil {
 		s.board.Raise(conditionPanic, health.Error, actions.Err.Error())
 	}
@@ -187,6 +205,32 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 	}
 	k.publish(now)
 	return max(0, min(steerEvery, actions.Next-now.Raw)), nil
+}
+
+// peerPoll is how often the other nodes are asked, in log2 seconds.
+const peerPoll = 4
+
+// leader is who leads the store, as the core counts.
+func (k *keeper) leader() int {
+	name := k.server.leader()
+	switch i := slices.IndexFunc(k.peers, func(p peer) bool { return p.node == name }); {
+	case name != "" && name == k.server.config.Node:
+		return discipline.Self
+	case i >= 0:
+		return len(k.set.sources) + i
+	}
+	return discipline.Nobody // of those who serve the time
+}
+
+// authority is what stands behind a node's answer.
+func (k *keeper) authority(p ntp.Packet) discipline.Authority {
+	switch {
+	case p.ReferenceID == orphanReference:
+		return discipline.LeaderAuthority
+	case p.Stratum > 1 && (p.ReferenceID == aloneReference || slices.Contains(k.set.nodes, p.ReferenceID)):
+		return discipline.NoAuthority
+	}
+	return discipline.SourceAuthority
 }
 
 // errInterference: somebody else changed the kernel's frequency.
@@ -225,7 +269,7 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 
 // ask asks a source, looked up first when its address is not known.
 func (k *keeper) ask(ctx context.Context, i int, addr netip.AddrPort) {
-	server := k.set.sources[i]
+	server := k.names[i]
 	if addr.IsValid() {
 		server = addr.String()
 	}
@@ -240,23 +284,24 @@ func (k *keeper) ask(ctx context.Context, i int, addr netip.AddrPort) {
 // hear takes an answer.
 func (k *keeper) hear(h heard) {
 	if h.err == nil || errors.As(h.err, new(*ntp.KissError)) {
-		_, port, _ := net.SplitHostPort(k.set.sources[h.source])
+		_, port, _ := net.SplitHostPort(k.names[h.source])
 		k.addrs[h.source], _ = netip.ParseAddrPort(net.JoinHostPort(h.from.String(), port))
 	}
 	switch {
 	case errors.As(h.err, new(*ntp.KissError)):
 		k.core.Refused(h.source)
-		k.server.log.Warn("a source wants to be asked more rarely", "source", k.set.sources[h.source], "error", h.err)
+		k.server.log.Warn("a source wants to be asked more rarely", "source", k.names[h.source], "error", h.err)
 		return
 	case h.err != nil:
 		// Another address of the name may answer; a short outage changes nothing.
 		k.addrs[h.source] = netip.AddrPort{}
-		k.server.log.Debug("a source does not answer", "source", k.set.sources[h.source], "error", h.err)
+		k.server.log.Debug("a source does not answer", "source", k.names[h.source], "error", h.err)
 		return
 	}
 	if h.packet.Stratum > 1 && k.set.own(h.packet.ReferenceID) {
 		h.sample.Stratum = 0 // it follows us: a loop
 	}
+	h.sample.Authority = k.authority(h.packet)
 	k.core.Sample(h.source, h.sample)
 }
 
@@ -282,13 +327,20 @@ func (k *keeper) publish(now clock.Reading) {
 	liars := ""
 	for i, source := range report.Sources {
 		if source.State == discipline.Falseticker && report.Synchronised {
-			liars += fmt.Sprintf("; %s is off by %v", k.set.sources[i], source.Offset.Round(time.Microsecond))
+			liars += fmt.Sprintf("; %s is off by %v", k.names[i], source.Offset.Round(time.Microsecond))
 		}
 	}
 	if liars != "" {
 		s.board.Raise(conditionFalseticker, health.Warning, "sources that the majority outvotes"+liars)
 	} else {
 		s.board.Clear(conditionFalseticker)
+	}
+	k.orphaned(report.Phase)
+	switch report.Phase {
+	case discipline.OrphanLeader:
+		report.reference = orphanReference
+	case discipline.Alone:
+		report.reference = aloneReference
 	}
 	if report.Leading >= 0 {
 		report.reference = referenceOf(k.addrs[report.Leading].Addr())
@@ -299,6 +351,33 @@ func (k *keeper) publish(now clock.Reading) {
 		}
 	}
 	s.kept.Store(report)
+}
+
+// How packets name a time that no source stands behind: chronyd's word for its
+// own `local`, and one of ours. Both are no address of anybody's.
+var (
+	orphanReference = ntp.Reference{127, 127, 1, 1}
+	aloneReference  = ntp.Reference{127, 127, 1, 0}
+)
+
+// conditionOrphan: this node's sources are gone.
+const conditionOrphan = "ntp.orphan"
+
+// orphaned says in a condition where the time comes from.
+func (k *keeper) orphaned(phase discipline.Phase) {
+	const why = "none of this node's sources answers, see `holdfast ntp sources`: "
+	switch phase {
+	case discipline.Following:
+		k.server.board.Raise(conditionOrphan, health.Warning, why+"it follows the nodes that still have one")
+	case discipline.OrphanLeader:
+		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; as the store's leader this node keeps the cluster's time by its own oscillator")
+	case discipline.Orphan:
+		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; it follows the store's leader")
+	case discipline.Alone:
+		k.server.board.Raise(conditionOrphan, health.Error, why+"and no leader of the store serves the time; its clock runs on alone")
+	default:
+		k.server.board.Clear(conditionOrphan)
+	}
 }
 
 // referenceOf is how packets name a source: an IPv4 address, or the start of
@@ -345,13 +424,17 @@ const keptGrowth = 15e-6
 func (s *Server) Kept() *Kept { return s.kept.Load() }
 
 // StepNow lets the next answer of the sources step the clock, however far.
-// The error is that this server does not discipline it.
-func (s *Server) StepNow() error {
+// The error is that this server does not discipline it, or, unless forced, what
+// lives on this node that forbids steps.
+func (s *Server) StepNow(forced bool) error {
 	if s.kept.Load() == nil {
 		return errors.New("ntpproxy: this node does not steer its clock: ask the daemon that does (chronyc makestep)")
 	}
+	if by := s.heldBy(); len(by) > 0 && !forced {
+		return fmt.Errorf("ntpproxy: the clock is not stepped while these live on this node: %s: stop them first, or say `holdfast ntp step --force`", strings.Join(by, ", "))
+	}
 	select {
-	case s.stepNow <- struct{}{}:
+	case s.stepNow <- forced:
 	default: // one is asked for already
 	}
 	return nil

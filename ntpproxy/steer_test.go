@@ -164,7 +164,7 @@ func TestClockIsBroughtToChronydsAndALiarIsNamed(t *testing.T) {
 		if a.Stratum != 4 || a.ReferenceID != (ntp.Reference{127, 0, 0, 1}) || a.RootDispersion == 0 {
 			t.Errorf("clients see %+v", a.Packet)
 		}
-		if err := f.server.StepNow(); err != nil {
+		if err := f.server.StepNow(false); err != nil {
 			t.Error(err)
 		}
 	})
@@ -192,7 +192,7 @@ func TestClockThatAnotherSteersIsLeftAlone(t *testing.T) {
 		f := keeping(t, c, keepDiscipline, source)
 		f.serve(t)
 		eventually(t, "it is said", 5*time.Second, func() bool { return raised(f.board, conditionRefused) })
-		if len(c.steps) > 0 || f.server.StepNow() == nil {
+		if len(c.steps) > 0 || f.server.StepNow(false) == nil {
 			t.Errorf("steps %v of a clock that is another's", c.steps)
 		}
 	})

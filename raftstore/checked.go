@@ -122,8 +122,10 @@ func (c checkedStable) Get(key []byte) ([]byte, error) {
 
 // SetUint64 implements raft.StableStore.
 func (c checkedStable) SetUint64(key []byte, value uint64) error {
-	return c.Set(key, binary.BigEndian.AppendUint64(nil, value))
+	return c.Set(key, bigEndian(value))
 }
+
+func bigEndian(value uint64) []byte { return binary.BigEndian.AppendUint64(nil, value) }
 
 // GetUint64 implements raft.StableStore.
 func (c checkedStable) GetUint64(key []byte) (uint64, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -41,7 +42,21 @@ type Config struct {
 	Insecure             bool
 	AllowInsecureAddress bool
 
+	Version string // of the program: states are compared among servers of the same
+
 	MaxSnapshot int64 // bytes a restored snapshot may have; 1 GiB when 0
+
+	// Consumers are what else takes space on the disk of DataDir and can give
+	// some back: when the disk runs low, the biggest is asked first.
+	Consumers []Consumer
+
+	Backups Backups // scheduled snapshots; none when Every is 0
+
+	// SetAside is called when the store is damaged and the others can spare
+	// it: it is to see that SetAside moves the files away and that the node
+	// begins anew with another ID. Run then returns ErrSetAside. When nil, an
+	// admin must do it.
+	SetAside func() error
 
 	// Announce is called with the ID of the store when this server belongs to
 	// one: soon after a start, or when one was formed or joined. It must not
@@ -73,6 +88,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.MaxSnapshot == 0 {
 		c.MaxSnapshot = 1 << 30
+	}
+	if c.Backups.Directory == "" {
+		c.Backups.Directory = filepath.Join(c.DataDir, "snapshots")
 	}
 	return c, c.validate()
 }
@@ -130,7 +148,27 @@ func validTiming(t float64) error {
 
 // section is the optional "raft:" of the cluster file.
 type section struct {
-	Timing float64 `yaml:"timing"`
+	Timing    float64         `yaml:"timing"`
+	Snapshots snapshotSection `yaml:"snapshots"`
+}
+
+type snapshotSection struct {
+	Directory string         `yaml:"directory"`
+	Every     *time.Duration `yaml:"every"`
+	Keep      *time.Duration `yaml:"keep"`
+}
+
+func (s snapshotSection) backups() Backups {
+	b := defaultBackups()
+	b.Directory = s.Directory
+	if s.Every != nil {
+		b.Every = *s.Every
+	}
+	b.Keep = max(b.Keep, b.Every)
+	if s.Keep != nil {
+		b.Keep = *s.Keep
+	}
+	return b
 }
 
 func decodeSection(s cluster.Section) (section, error) {
@@ -143,6 +181,9 @@ func decodeSection(s cluster.Section) (section, error) {
 	}
 	if err := validTiming(v.Timing); err != nil {
 		return v, s.Errorf("timing", "%v", err)
+	}
+	if err := v.Snapshots.backups().validate(); err != nil {
+		return v, s.Errorf("snapshots", "%v", err)
 	}
 	return v, nil
 }
@@ -160,7 +201,7 @@ func ConfigFrom(f *cluster.File, s cluster.Section) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{Cluster: f.Name, Voters: f.Voters(), Timing: v.Timing}
+	c := Config{Cluster: f.Name, Voters: f.Voters(), Timing: v.Timing, Backups: v.Snapshots.backups()}
 	for _, n := range f.Servers() {
 		c.Servers = append(c.Servers, n.Name)
 	}
@@ -184,6 +225,8 @@ type timings struct {
 	patience  time.Duration // before the next server in order tries to form the store
 	grace     time.Duration // for late servers once a majority was seen
 	transfer  time.Duration // hand over the leadership before a stop
+	calm      time.Duration // a disk must have been better for so long
+	verify    time.Duration // between two comparisons of the servers' states
 }
 
 func (c Config) timings() timings {
@@ -191,6 +234,6 @@ func (c Config) timings() timings {
 	return timings{
 		heartbeat: d(300), lease: d(200), commit: d(10), transport: d(2000), greet: d(5000),
 		hold: d(2000), outcome: d(10000), disk: d(2000), noLeader: d(3000),
-		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500),
+		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500), verify: d(20000), calm: d(5000),
 	}
 }

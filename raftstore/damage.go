@@ -64,16 +64,22 @@ func soundly(do func() error) (err error) {
 }
 
 // openBolt opens the log's file.
-func openBolt(path string) (bolt *raftboltdb.BoltStore, err error) {
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	return openBoltWith(path, boltOptions())
+}
+
+// boltOptions are ours: with bolt's defaults a log that once was large makes
+// every write slow, since each writes the list of all free pages.
+func boltOptions() *bbolt.Options {
+	return &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
+}
+
+func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
 	if err := boltfile.Check(path); err != nil {
 		return nil, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
 	err = soundly(func() error {
-		bolt, err = raftboltdb.New(raftboltdb.Options{
-			Path: path,
-			// Without these a log that once was large makes every write slow.
-			BoltOptions: &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		})
+		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 		return err
 	})
 	for _, bad := range []error{bbolterrors.ErrInvalid, bbolterrors.ErrChecksum, bbolterrors.ErrVersionMismatch} {

@@ -17,7 +17,6 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/internal/durable"
-	"holdfast/internal/health"
 )
 
 const (
@@ -50,11 +49,14 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
+	learner   *learner
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
-	damage    chan error             // found on the disk; ends the engine
-	questions gate                   // whether we lead
-	proofs    rounds                 // the answers to them
+	disk      *diskHealth
+	ended     chan struct{} // closed when Raft is to end
+	damage    chan error    // found on the disk; ends the engine
+	questions gate          // whether we lead
+	proofs    rounds        // the answers to them
 
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
@@ -67,7 +69,10 @@ type engine struct {
 // open takes the files and the port and makes Raft; nothing is left open when
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
-	e := &engine{store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64), damage: make(chan error, 1)}
+	e := &engine{
+		store: s, tracker: newTracker(), learner: newLearner(), observed: make(chan raft.Observation, 64),
+		damage: make(chan error, 1), ended: make(chan struct{}), disk: &diskHealth{judge: diskJudge{calm: s.times.calm}},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.stop())
@@ -145,7 +150,7 @@ func (e *engine) openLog() (err error) {
 	if e.store.disk != nil {
 		e.checked.LogStore = e.store.disk(e.bolt)
 	}
-	guarded := &watchdog{LogStore: e.checked, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers}
+	guarded := &watchdog{LogStore: e.checked, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
 	return err
 }
@@ -177,16 +182,15 @@ func (e *engine) noteLog() error {
 }
 
 func (e *engine) diskHung() {
-	s := e.store
-	s.metrics.hungWrites.Inc()
-	s.log.Error("the disk of the log does not answer", "limit", s.times.disk, "path", s.config.dir())
-	s.board.Raise(conditionDisk, health.Error, fmt.Sprintf(
-		"a write to %s did not end within %v: this server does not lead and keeps nothing until it does; look at the disk", s.config.dir(), s.times.disk))
+	e.store.metrics.hungWrites.Inc()
+	e.store.log.Error("the disk of the log does not answer", "limit", e.store.times.disk, "path", e.store.config.dir())
+	e.disk.hangs(true)
+	e.tellDisk(diskSick, diskSick, look{})
 }
 
 func (e *engine) diskAnswers() {
 	e.store.log.Info("the disk of the log answers again", "path", e.store.config.dir())
-	e.store.board.Clear(conditionDisk)
+	e.disk.hangs(false)
 }
 
 func (e *engine) listen(ctx context.Context) error {
@@ -265,8 +269,9 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues, wire: s.wire,
+		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire,
 	}
+	e.trans.inbox = newInbox(e.trans.NetworkTransport.Consumer())
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -275,7 +280,7 @@ func (e *engine) makeRaft() (err error) {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
-	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, e.stable, e.snapshots, e.trans); err != nil {
+	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, steadyStable{e.stable, e.ended, e.disk.wrote}, e.snapshots, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	e.running.Store(e.raft)
@@ -318,6 +323,10 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	})
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
+	e.group.Go(func() { e.watchDisk(ctx) })
+	e.group.Go(func() { e.passOn(ctx) })
+	e.group.Go(func() { e.keepDigests(ctx) })
+	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()
 	return failed
 }
@@ -343,6 +352,7 @@ func (e *engine) stop() error {
 		e.raft.DeregisterObserver(e.observer)
 		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.close(); return nil }))
 		e.net.hangUp()
+		close(e.ended)
 		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))
 	}
 	if e.trans != nil {

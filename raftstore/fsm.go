@@ -23,6 +23,11 @@ type fsm struct {
 	state *state.Store
 	log   *slog.Logger
 	halt  func(error) // called once, when an entry can't be applied
+	// mark is called after a command that asks for a digest of the state; it
+	// must not block. May be nil.
+	mark func(index uint64, s *state.Snapshot)
+
+	applying sync.Mutex // held while the state is changed
 
 	mu      sync.Mutex
 	applied uint64        // Raft's index of the last entry in the state
@@ -35,6 +40,8 @@ type result struct{ err error }
 
 // Apply implements raft.FSM.
 func (f *fsm) Apply(entry *raft.Log) any {
+	f.applying.Lock()
+	defer f.applying.Unlock()
 	f.mu.Lock()
 	halted, applied := f.halted, f.applied
 	f.mu.Unlock()
@@ -54,6 +61,9 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		return result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, f.stop(entry.Index, err))}
 	}
 	err = f.state.Apply(entry.Index, cmd)
+	if f.mark != nil && isVerifyMark(cmd) {
+		f.mark(entry.Index, f.state.Snapshot())
+	}
 	f.advance(entry.Index)
 	return result{err}
 }
@@ -126,6 +136,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore implements raft.FSM. A snapshot older than the state is left out:
 // Raft reads its newest one whenever Run starts it.
 func (f *fsm) Restore(r io.ReadCloser) error {
+	f.applying.Lock()
+	defer f.applying.Unlock()
 	index := snapshotIndex(r)
 	if applied, _, _ := f.progress(); index != 0 && index <= applied {
 		return nil

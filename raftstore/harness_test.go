@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,6 +31,9 @@ import (
 // TestMain lets more tests run at once than there are processors: nearly all
 // of them wait for elections most of the time.
 func TestMain(m *testing.M) {
+	if os.Getenv(powerEnv) != "" {
+		os.Exit(runPowered(os.Stderr))
+	}
 	flag.Parse()
 	parallel := flag.Lookup("test.parallel")
 	if parallel.Value.String() == parallel.DefValue {
@@ -73,7 +77,8 @@ type host struct {
 
 	disk      func(raft.LogStore) raft.LogStore
 	wire      wire
-	clusterID string // as announced
+	verify    time.Duration // between two comparisons of the states; as in production when 0
+	clusterID string        // as announced
 	absent    state.Liveness
 }
 
@@ -163,6 +168,9 @@ func (o *host) start(change ...func(*Config)) *host {
 	}
 	store.disk = o.disk
 	store.wire = o.wire
+	if o.verify > 0 {
+		store.times.verify = o.verify
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	o.hosts.mu.Lock()

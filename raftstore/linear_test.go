@@ -131,9 +131,9 @@ func finish(done func(history.Outcome), err error) {
 	}
 }
 
-// CHAOS_SEED repeats the choices of a run.
-func TestHistoryUnderKillsAndCutsIsLinearizable(t *testing.T) {
-	h := newHosts(t, 5, 5)
+// chaosSeed is the seed of a run's choices; CHAOS_SEED repeats them.
+func chaosSeed(t *testing.T) uint64 {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if given := os.Getenv("CHAOS_SEED"); given != "" {
 		if _, err := fmt.Sscan(given, &seed); err != nil {
@@ -141,6 +141,12 @@ func TestHistoryUnderKillsAndCutsIsLinearizable(t *testing.T) {
 		}
 	}
 	t.Logf("CHAOS_SEED=%d", seed)
+	return seed
+}
+
+func TestHistoryUnderKillsAndCutsIsLinearizable(t *testing.T) {
+	h := newHosts(t, 5, 5)
+	seed := chaosSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	net := &cuts{}
 	for name, o := range h.all {

@@ -81,8 +81,12 @@ func (e *engine) unsettled() bool {
 func (e *engine) manageOnce(ctx context.Context) bool {
 	e.mayLead.Lock()
 	defer e.mayLead.Unlock()
+	v := e.view()
+	if e.yieldForDisk(ctx, v) {
+		return false
+	}
 	e.writeNames(ctx)
-	next, problems := plan(e.view())
+	next, problems := plan(v)
 	e.tellProblems(problems)
 	if next == nil {
 		return false
@@ -115,15 +119,23 @@ func (e *engine) view() view {
 		Self: s.config.NodeID, Store: e.record.get().ClusterID,
 		Order: s.config.Servers, Voters: s.config.Voters,
 		Servers: e.members(), Gossip: s.state.Snapshot().Members(),
-		Reachable: map[string]bool{}, CaughtUp: map[string]bool{},
+		Reachable: map[string]bool{}, CaughtUp: map[string]bool{}, Unstable: map[string]bool{},
+		Demoted: map[string]bool{}, Gone: map[string]time.Duration{}, Disks: map[string]fitness{}, Pilot: autopilot(s.state.Snapshot()),
 	}
+	v.Disks[v.Self], _ = e.disk.fitness()
+	now := time.Now()
 	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
 	for _, server := range v.Servers {
+		v.Demoted[server.ID] = serverNote(s.state.Snapshot(), server.ID).Demoted
 		seen, ok := e.tracker.sighting(server.ID)
+		if !seen.goneSince.IsZero() {
+			v.Gone[server.ID] = now.Sub(seen.goneSince)
+		}
+		v.Unstable[server.ID] = server.ID != v.Self && (seen.upSince.IsZero() || now.Sub(seen.upSince) < v.Pilot.Stabilization)
 		if !ok || seen.silent {
 			continue
 		}
-		v.Reachable[server.ID] = true
+		v.Reachable[server.ID], v.Disks[server.ID] = true, seen.got.Disk
 		v.CaughtUp[server.ID] = seen.got.Term == term && seen.got.Leader == v.Self && seen.got.Applied+caughtUp >= commit
 	}
 	return v
@@ -187,6 +199,10 @@ func (s *Store) progressHere() progress {
 	_, leader := e.raft.LeaderWithID()
 	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
 	p.Applied = e.raft.AppliedIndex()
+	p.Disk, _ = e.disk.fitness()
+	if contact := e.raft.LastContact(); p.Leader != p.ID && !contact.IsZero() {
+		p.Heard = time.Since(contact)
+	}
 	return p
 }
 
@@ -195,8 +211,10 @@ func (s *Store) progressHere() progress {
 func (e *engine) writeNames(ctx context.Context) {
 	snap := e.store.state.Snapshot()
 	for _, server := range e.members() {
-		if server.Name != "" && documented(snap, server.ID) != server.Name {
-			e.write(ctx, documentName(server.ID, server.Name))
+		note := serverNote(snap, server.ID)
+		if server.Name != "" && note.Name != server.Name {
+			note.Name = server.Name
+			e.write(ctx, documentServerAs(server.ID, note))
 		}
 	}
 }
@@ -235,7 +253,7 @@ func (e *engine) apply(ctx context.Context, c change) error {
 	}
 	e.store.metrics.changes.WithLabelValues(string(c.Kind)).Inc()
 	if c.Kind == changeRemove {
-		e.write(ctx, documentName(c.Server.ID, ""))
+		e.write(ctx, forgetServer(c.Server.ID))
 	}
 	return nil
 }

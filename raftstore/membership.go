@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/state"
 )
@@ -30,6 +31,12 @@ type view struct {
 	// Reachable: answered under its own ID just now. CaughtUp: and holds
 	// everything that is committed, but for the last moment.
 	Reachable, CaughtUp map[string]bool
+	// Unstable: has not answered for long enough yet. Demoted: an admin took
+	// its vote. Gone: how long it has not answered.
+	Unstable, Demoted map[string]bool
+	Gone              map[string]time.Duration
+	Disks             map[string]fitness // of those that answer
+	Pilot             Autopilot
 }
 
 // changeKind is a kind of configuration change; also the metric's label.
@@ -64,7 +71,12 @@ func plan(v view) (next *change, problems []string) {
 	if c != nil {
 		return c, problems
 	}
-	return balance(v), problems
+	for _, rule := range []func(view) *change{spareUnfit, balance, replaceLost, forgetLost} {
+		if c := rule(v); c != nil {
+			return c, problems
+		}
+	}
+	return nil, problems
 }
 
 // removeWiped takes out a server whose node is there again without its data:
@@ -165,23 +177,34 @@ func balance(v view) *change {
 
 // promote gives a vote to the first in order of those who are ready for it.
 func promote(v view) *change {
-	var ready []member
-	for _, s := range v.Servers {
-		m, ok := v.gossip(s.ID)
-		if !s.Voter && ok && m.Liveness == state.Alive && v.CaughtUp[s.ID] && v.rank(s.Name) < len(v.Order) {
-			ready = append(ready, s)
-		}
-	}
+	ready := v.ready()
 	if len(ready) == 0 {
 		return nil
 	}
-	first := slices.MinFunc(ready, func(a, b member) int { return cmp.Compare(v.rank(a.Name), v.rank(b.Name)) })
+	first := v.first(ready)
 	after := v.voters()
 	first.Voter = true
 	if !v.quorum(append(after, first)) {
 		return nil
 	}
 	return &change{changePromote, first, fmt.Sprintf("%d of %d voters are there, and it has caught up", len(after), v.Voters)}
+}
+
+// ready are the servers that could have a vote at once.
+func (v view) ready() (list []member) {
+	for _, s := range v.Servers {
+		m, ok := v.gossip(s.ID)
+		fit := ok && m.Liveness == state.Alive && v.CaughtUp[s.ID] && !v.Unstable[s.ID] && !v.Demoted[s.ID] && v.Disks[s.ID] == diskFit
+		if !s.Voter && fit && v.rank(s.Name) < len(v.Order) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// first is the first of some servers in the order of the cluster file.
+func (v view) first(list []member) member {
+	return slices.MinFunc(list, func(a, b member) int { return cmp.Compare(v.rank(a.Name), v.rank(b.Name)) })
 }
 
 // demote takes a vote that is one too many: of one who is down or no longer
@@ -210,7 +233,7 @@ func demote(v view, voters []member) *change {
 func (v view) successor() (member, bool) {
 	var best []member
 	for _, s := range v.voters() {
-		if s.ID != v.Self && v.Reachable[s.ID] {
+		if s.ID != v.Self && v.Reachable[s.ID] && v.Disks[s.ID] != diskSick {
 			best = append(best, s)
 		}
 	}

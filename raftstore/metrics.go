@@ -8,22 +8,30 @@ import (
 
 // metrics are listed in README.md.
 type metrics struct {
-	leader       prometheus.Gauge
-	leaderKnown  prometheus.Gauge
-	term         prometheus.Gauge
-	commitIndex  prometheus.Gauge
-	appliedIndex prometheus.Gauge
-	lastIndex    prometheus.Gauge
-	logBytes     prometheus.Gauge
-	voters       prometheus.Gauge
-	elections    prometheus.Counter
-	proposals    *prometheus.CounterVec
-	latency      prometheus.Histogram
-	refused      *prometheus.CounterVec
-	changes      *prometheus.CounterVec
-	badSnapshots prometheus.Counter
-	hungWrites   prometheus.Counter
-	damages      prometheus.Counter
+	leader        prometheus.Gauge
+	leaderKnown   prometheus.Gauge
+	term          prometheus.Gauge
+	commitIndex   prometheus.Gauge
+	appliedIndex  prometheus.Gauge
+	lastIndex     prometheus.Gauge
+	logBytes      prometheus.Gauge
+	voters        prometheus.Gauge
+	elections     prometheus.Counter
+	proposals     *prometheus.CounterVec
+	latency       prometheus.Histogram
+	refused       *prometheus.CounterVec
+	changes       *prometheus.CounterVec
+	badSnapshots  prometheus.Counter
+	diskFree      prometheus.Gauge
+	diskFitness   prometheus.Gauge
+	hungWrites    prometheus.Counter
+	damages       prometheus.Counter
+	verified      prometheus.Gauge
+	differing     prometheus.Gauge
+	rebuilds      prometheus.Counter
+	backupTime    prometheus.Gauge
+	backupBytes   prometheus.Gauge
+	backupsFailed prometheus.Counter
 }
 
 // newMetrics registers the store's metrics; a second registration (Run's
@@ -51,11 +59,19 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help:    "Time from a proposal on this node until it was applied here.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}),
-		refused:      prometheus.NewCounterVec(counter("refused_connections_total", "Connections refused on the RPC port, by reason."), []string{"reason"}),
-		changes:      prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
-		badSnapshots: prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
-		hungWrites:   prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
-		damages:      prometheus.NewCounter(counter("damages_total", "Times that the log, the votes or a snapshot was not what had been written.")),
+		refused:       prometheus.NewCounterVec(counter("refused_connections_total", "Connections refused on the RPC port, by reason."), []string{"reason"}),
+		changes:       prometheus.NewCounterVec(counter("membership_changes_total", "Changes of the Raft configuration made by this server, by kind."), []string{"kind"}),
+		badSnapshots:  prometheus.NewCounter(counter("snapshots_refused_total", "Snapshots that were to be restored and are truncated, corrupt or too long.")),
+		hungWrites:    prometheus.NewCounter(counter("hung_writes_total", "Writes to the log given up because the disk did not answer.")),
+		diskFree:      gauge("disk_free_bytes", "Space left for this server on the disk of the store."),
+		diskFitness:   gauge("disk_unfit", "0 while the disk of the store is fit, 1 while it is low on space, 2 while it does not answer or errs."),
+		verified:      gauge("verified_index", "Log entry after which this leader last compared the servers' states."),
+		differing:     gauge("differing_servers", "Servers whose state was another than the majority's, at that comparison."),
+		rebuilds:      prometheus.NewCounter(counter("rebuilds_total", "Times that this server's state was replaced by the majority's.")),
+		backupTime:    gauge("backup_timestamp_seconds", "When the last scheduled snapshot was written and verified, Unix time; 0 not since the start."),
+		backupBytes:   gauge("backup_size_bytes", "Size of that snapshot before it was sealed."),
+		backupsFailed: prometheus.NewCounter(counter("backups_failed_total", "Scheduled snapshots that could not be written or did not verify.")),
+		damages:       prometheus.NewCounter(counter("damages_total", "Times that the log, the votes or a snapshot was not what had been written.")),
 	}
 	for _, code := range refusals() {
 		m.refused.WithLabelValues(code.String())
@@ -66,7 +82,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.leader, m.leaderKnown, m.term, m.commitIndex, m.appliedIndex, m.lastIndex, m.logBytes,
-		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages,
+		m.voters, m.elections, m.proposals, m.latency, m.refused, m.changes, m.badSnapshots, m.hungWrites, m.damages, m.diskFree, m.diskFitness,
+		m.verified, m.differing, m.rebuilds,
+		m.backupTime, m.backupBytes, m.backupsFailed,
 	} {
 		errs = append(errs, r.Register(c))
 	}

@@ -12,7 +12,8 @@ import (
 const documentServer = "raftstore/server"
 
 type serverDocument struct {
-	Name string `json:"name"`
+	Name    string `json:"name"`
+	Demoted bool   `json:"demoted,omitempty"` // by an admin: the leader gives it no vote
 }
 
 // nameOf gives the node name of a server; "" when nobody told it.
@@ -44,16 +45,16 @@ func (s *Store) nameOf(id string) string {
 }
 
 // documented is the name that a leader wrote down.
-func documented(snap *state.Snapshot, id string) string {
+func documented(snap *state.Snapshot, id string) string { return serverNote(snap, id).Name }
+
+// serverNote is what leaders wrote down about a server.
+func serverNote(snap *state.Snapshot, id string) serverDocument {
 	doc, _ := snap.Document(nil, documentServer, id)
-	if doc == nil {
-		return ""
-	}
 	var v serverDocument
-	if json.Unmarshal(doc.Value, &v) != nil {
-		return ""
+	if doc == nil || json.Unmarshal(doc.Value, &v) != nil {
+		return serverDocument{}
 	}
-	return v.Name
+	return v
 }
 
 // nameAt gives the name of the server at an address; "" when unknown.
@@ -83,12 +84,12 @@ func (s *Store) addressOf(id string) string {
 	return ""
 }
 
-// documentName writes down the name of a server, or forgets it when name is "".
-func documentName(id, name string) state.PutDocument {
-	doc := state.Document{Kind: documentServer, Key: id}
-	if name == "" {
-		return state.PutDocument{Verb: state.Delete, Document: doc}
-	}
-	doc.Value, _ = json.Marshal(serverDocument{name}) // a string always encodes
-	return state.PutDocument{Verb: state.Set, Document: doc}
+// documentServerAs writes down what is to be known of a server.
+func documentServerAs(id string, v serverDocument) state.PutDocument {
+	return state.PutDocument{Verb: state.Set, Document: state.Document{Kind: documentServer, Key: id, Value: mustJSON(v)}}
+}
+
+// forgetServer takes the note about a server away.
+func forgetServer(id string) state.PutDocument {
+	return state.PutDocument{Verb: state.Delete, Document: state.Document{Kind: documentServer, Key: id}}
 }

@@ -161,8 +161,11 @@ func TestStrangersAreRefused(t *testing.T) {
 	server := issue(h.ca, peer.RoleServer, "fb7")
 	blind := issue(otherCA, peer.RoleServer, "fb7").Client("")
 	blind.InsecureSkipVerify, blind.VerifyConnection = true, nil
-	forced := blind.Certificates[0]
-	blind.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &forced, nil }
+	forced, err := blind.GetClientCertificate(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return forced, nil }
 
 	greet := func(h hello) func(net.Conn) {
 		return func(c net.Conn) {

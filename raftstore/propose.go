@@ -87,7 +87,8 @@ type request struct {
 	here  func(ctx context.Context) (uint64, error) // when that is us
 	path  string                                    // when it is another
 	body  []byte
-	write bool // repeating it is not harmless
+	write bool         // repeating it is not harmless
+	keep  func(answer) // another's answer, also with an error; may be nil
 }
 
 // viaLeader has the leader, here or elsewhere, do r, and waits for one up to
@@ -164,7 +165,12 @@ func (s *Store) tryLeader(ctx context.Context, r request) (uint64, error) {
 	if now := s.addressOf(string(id)); now != "" {
 		address = raft.ServerAddress(now)
 	}
-	index, err := e.client.ask(ctx, string(address), r.path, bytes.NewReader(r.body))
+	a, err := e.client.inquire(ctx, string(address), r.path, bytes.NewReader(r.body))
+	e.learner.learn(committed{a.Index, a.Term})
+	if r.keep != nil {
+		r.keep(a)
+	}
+	index := a.Index
 	if err == nil || untouched(err) || index != 0 || isResult(err) {
 		return index, err
 	}

@@ -24,6 +24,9 @@ const (
 	pathRemove    = "/v1/remove"     // body: a target
 	pathTransfer  = "/v1/transfer"   // body: a target
 	pathRestore   = "/v1/restore"    // body: a snapshot
+	pathDigest    = "/v1/digest"     // body: a digest of which only the index counts; the answer a digest
+	pathRebuild   = "/v1/rebuild"    // body: see rebuildHere
+	pathOperate   = "/v1/operate"    // body: an operation; the answer has data
 	pathForm      = "/v1/form"       // body: a formRequest; the answer a formReply
 )
 
@@ -35,11 +38,13 @@ const (
 // answer is what most requests give back.
 type answer struct {
 	Index   uint64 `json:"index,omitempty"`
+	Term    uint64 `json:"term,omitempty"` // of the entry at Index, which is committed; 0 unknown
 	Code    string `json:"code,omitempty"` // state.ErrorCode of the error, if there was one
 	Message string `json:"message,omitempty"`
 	// Untouched: the request was refused and nothing has happened; another
 	// server, or a later try, may take it.
-	Untouched bool `json:"untouched,omitempty"`
+	Untouched bool            `json:"untouched,omitempty"`
+	Data      json.RawMessage `json:"data,omitempty"` // what an operation gave
 }
 
 // target names a server, by ID, name or address.
@@ -54,6 +59,9 @@ type progress struct {
 	LastIndex uint64 `json:"last_index"`
 	Applied   uint64 `json:"applied"`
 	Leader    string `json:"leader"` // ID of the leader it follows; "" none
+
+	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
+	Disk  fitness       `json:"disk,omitempty"`
 }
 
 // untouchedError wraps an error of a request that surely had no effect.
@@ -95,6 +103,10 @@ type handler interface {
 	transferHere(ctx context.Context, to string) error
 	restoreHere(ctx context.Context, r io.Reader) (uint64, error)
 	formHere(req formRequest) (formReply, error)
+	termAt(index uint64) uint64
+	digestHere(ctx context.Context, index uint64) digest
+	rebuildHere(ctx context.Context, body io.Reader) error
+	operateHere(ctx context.Context, o operation) (json.RawMessage, error)
 }
 
 // rpcServer answers requests of other servers.
@@ -156,9 +168,9 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		if err != nil {
 			return answerOf(0, &untouchedError{fmt.Errorf("read the command: %w", err)})
 		}
-		return answerOf(h.proposeHere(ctx, command))
+		return withTerm(h, answerOf(h.proposeHere(ctx, command)))
 	})
-	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return answerOf(h.readIndexHere(ctx)) })
+	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return withTerm(h, answerOf(h.readIndexHere(ctx))) })
 	on(pathProgress, 0, func(context.Context, io.Reader) any { return h.progressHere() })
 	on(pathRemove, maxMessage, withTarget(h.removeHere))
 	on(pathTransfer, maxMessage, withTarget(func(ctx context.Context, to string) (uint64, error) {
@@ -166,6 +178,26 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 	}))
 	on(pathRestore, maxSnapshot+2, func(ctx context.Context, body io.Reader) any {
 		return answerOf(h.restoreHere(ctx, body))
+	})
+	on(pathDigest, maxMessage, func(ctx context.Context, body io.Reader) any {
+		var d digest
+		if err := decodeJSON(body, &d); err != nil {
+			return digest{}
+		}
+		return h.digestHere(ctx, d.Index)
+	})
+	on(pathRebuild, maxSnapshot+maxRebuildHead, func(ctx context.Context, body io.Reader) any {
+		return answerOf(0, h.rebuildHere(ctx, body))
+	})
+	on(pathOperate, maxMessage, func(ctx context.Context, body io.Reader) any {
+		var o operation
+		if err := decodeJSON(body, &o); err != nil {
+			return answerOf(0, &untouchedError{err})
+		}
+		data, err := h.operateHere(ctx, o)
+		a := answerOf(0, err)
+		a.Data = data
+		return a
 	})
 	on(pathForm, maxMessage, func(_ context.Context, body io.Reader) any {
 		var req formRequest
@@ -179,6 +211,13 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		return reply
 	})
 	return mux
+}
+
+func withTerm(h handler, a answer) answer {
+	if a.Index != 0 {
+		a.Term = h.termAt(a.Index)
+	}
+	return a
 }
 
 func withTarget(do func(context.Context, string) (uint64, error)) func(context.Context, io.Reader) any {
@@ -267,11 +306,16 @@ func (c *rpcClient) send(ctx context.Context, address, path string, body io.Read
 
 // ask posts and returns what the answer says.
 func (c *rpcClient) ask(ctx context.Context, address, path string, body io.Reader) (uint64, error) {
-	var a answer
+	a, err := c.inquire(ctx, address, path, body)
+	return a.Index, err
+}
+
+// inquire is ask for who needs all of the answer; its error is returned.
+func (c *rpcClient) inquire(ctx context.Context, address, path string, body io.Reader) (a answer, err error) {
 	if err := c.post(ctx, address, path, body, &a); err != nil {
-		return 0, err
+		return answer{}, err
 	}
-	return a.Index, a.error()
+	return a, a.error()
 }
 
 func jsonBody(v any) io.Reader { return bytes.NewReader(mustJSON(v)) }

@@ -44,6 +44,10 @@ type Store struct {
 	metrics *metrics
 	fsm     *fsm
 
+	verifier *verifier
+
+	backingUp sync.Mutex
+
 	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
 	wire wire                              // and a network that loses messages
 
@@ -81,7 +85,8 @@ func New(c Config, s *state.Store, d Deps) (*Store, error) {
 		log:     d.Log.With("service", "raftstore"),
 		changed: make(chan struct{}), halt: make(chan error, 1),
 	}
-	store.fsm = &fsm{state: s, log: store.log, halt: store.halted}
+	store.verifier = newVerifier()
+	store.fsm = &fsm{state: s, log: store.log, halt: store.halted, mark: store.verifier.mark}
 	return store, nil
 }
 
@@ -106,10 +111,14 @@ func (s *Store) run(ctx context.Context, ready func()) (err error) {
 		return err // the entry is still there, and so is the program
 	}
 	e, err := s.open(ctx)
+	if errors.Is(err, ErrDamaged) {
+		return s.rejoin(ctx, err)
+	}
 	if err != nil {
 		return err
 	}
 	s.engine.Store(e)
+	s.tellAside()
 	s.log.Info("store open", "address", e.advertise, "store", e.record.get().ClusterID, "voters", s.config.Voters, "servers", s.config.Servers)
 	failed := e.start(ctx)
 	ready()

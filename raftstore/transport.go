@@ -25,7 +25,9 @@ type transport struct {
 	// in its configuration, at which address: while it does, there is a log to
 	// be brought there.
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
+	stands  func() error // why this server asks for no votes; nil function: it always may
 	wire    wire
+	inbox   *inbox
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC
@@ -90,11 +92,24 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.mayStand(); err != nil {
+		return err
+	}
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestVote(id, t.at(id, target), args, resp) })
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.mayStand(); err != nil {
+		return err
+	}
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestPreVote(id, t.at(id, target), args, resp) })
+}
+
+func (t *transport) mayStand() error {
+	if t.stands == nil {
+		return nil
+	}
+	return t.stands()
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log"
@@ -122,7 +123,7 @@ func TestTheExampleOfTheREADMEWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Cluster: "foobar", Servers: []string{"fbservice1", "fbservice2", "fbservice3", "fbservice4"}, Voters: 3, Timing: 2}
+	want := Config{Cluster: "foobar", Servers: []string{"fbservice1", "fbservice2", "fbservice3", "fbservice4"}, Voters: 3, Timing: 2, Backups: Backups{"/srv/backup/holdfast", 6 * time.Hour, 24 * time.Hour}}
 	if diff := cmp.Diff(want, c, cmp.Comparer(func(a, b *peer.Trust) bool { return a == b }), cmp.Comparer(func(a, b func(string)) bool { return a == nil && b == nil }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
@@ -351,6 +352,12 @@ func (f *fakeHandler) transferHere(_ context.Context, to string) error {
 func (f *fakeHandler) restoreHere(_ context.Context, r io.Reader) (uint64, error) {
 	n, err := io.Copy(io.Discard, r)
 	return uint64(n), err
+}
+func (f *fakeHandler) termAt(uint64) uint64                         { return 0 }
+func (f *fakeHandler) digestHere(context.Context, uint64) digest    { return digest{} }
+func (f *fakeHandler) rebuildHere(context.Context, io.Reader) error { return nil }
+func (f *fakeHandler) operateHere(context.Context, operation) (json.RawMessage, error) {
+	return nil, nil
 }
 func (f *fakeHandler) formHere(req formRequest) (formReply, error) {
 	return formReply{OK: true, Promised: req.Ballot}, nil

@@ -30,6 +30,8 @@ type sighting struct {
 	at     time.Time
 	got    progress
 	silent bool // it did not answer since
+
+	upSince, goneSince time.Time // since when it has answered, or not, without a break; one is zero
 }
 
 func newTracker() *tracker {
@@ -41,24 +43,31 @@ func newTracker() *tracker {
 func (t *tracker) saw(id string, p progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.peers[id] = sighting{at: time.Now(), got: p}
+	up := t.peers[id].upSince
+	if up.IsZero() {
+		up = time.Now()
+	}
+	t.peers[id] = sighting{at: time.Now(), got: p, upSince: up}
 }
 
 // missed notes that a server did not answer.
 func (t *tracker) missed(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s, ok := t.peers[id]; ok {
-		s.silent = true
-		t.peers[id] = s
+	s := t.peers[id]
+	if s.goneSince.IsZero() {
+		s.goneSince = time.Now()
 	}
+	s.silent, s.upSince = true, time.Time{}
+	t.peers[id] = s
 }
 
+// sighting is what is known of a server; false while it has not answered yet.
 func (t *tracker) sighting(id string) (sighting, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s, ok := t.peers[id]
-	return s, ok
+	s := t.peers[id]
+	return s, !s.at.IsZero()
 }
 
 // forget empties the memory when the leadership ends.
@@ -244,6 +253,9 @@ func (e *engine) lead(ctx context.Context, term uint64) {
 		return
 	}
 	e.introduceStore(ctx)
+	var duties sync.WaitGroup
+	defer duties.Wait()
+	duties.Go(func() { e.verify(ctx) })
 	e.manage(ctx)
 }
 

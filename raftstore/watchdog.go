@@ -25,7 +25,8 @@ type watchdog struct {
 	raft.LogStore
 	limit    time.Duration
 	onHung   func()
-	onAnswer func() // the late write is dealt with
+	onAnswer func()      // the late write is dealt with
+	onFail   func(error) // a write ended with an error; may be nil
 
 	mu   sync.Mutex
 	late bool
@@ -48,6 +49,9 @@ func (w *watchdog) StoreLogs(entries []*raft.Log) error {
 	defer timer.Stop()
 	select {
 	case err := <-done:
+		if err != nil && w.onFail != nil {
+			w.onFail(err)
+		}
 		return err
 	case <-timer.C:
 	}

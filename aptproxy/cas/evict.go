@@ -38,6 +38,9 @@ func (s *Store) excess(size int64) int64 {
 	return over
 }
 
+// Shed removes blobs of at least need bytes, if it may; see [Options.Rank].
+func (s *Store) Shed(need int64) { s.evict(need) }
+
 // evict removes blobs of at least need bytes, if it may: the unreferenced
 // first, those used longest ago first, pinned ones never. It tells whether
 // anything was removed.

@@ -15,11 +15,15 @@ import (
 // OpKind is what a client asked of a register.
 type OpKind string
 
-// The operations. A CAS replaces Old by New, if Old is there.
+// The operations. A CAS replaces Old by New, if Old is there. A Release makes
+// the key absent, if Old is there, and does not tell whether it was: the end of
+// a session that may hold a lock.
 const (
 	Read  OpKind = "read"
 	Write OpKind = "write"
 	CAS   OpKind = "cas"
+
+	Release OpKind = "release"
 )
 
 // Op is one operation on the register of a key. Values that are written are
@@ -131,6 +135,12 @@ func step(value string, op Op, o Outcome) (possible bool, after string) {
 		return o.Value == value, value
 	case Write:
 		return true, op.New
+	}
+	if op.Kind == Release {
+		if value == op.Old {
+			value = ""
+		}
+		return true, value
 	}
 	swaps := value == op.Old
 	if swaps {

@@ -21,6 +21,7 @@ func at(call, end int64, op Op, o Outcome) porcupine.Operation {
 func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 	write := func(v string) Op { return Op{Kind: Write, New: v} }
 	cas := func(from, to string) Op { return Op{Kind: CAS, Old: from, New: to} }
+	end := func(of string) Op { return Op{Kind: Release, Old: of} }
 	read, ok := Op{Kind: Read}, Outcome{}
 	saw := func(v string) Outcome { return Outcome{Value: v} }
 	swapped, unknown := Outcome{Swapped: true}, Outcome{Unknown: true}
@@ -41,6 +42,10 @@ func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 		"a lock that is handed on":                            {ops{at(1, 2, cas("", "x"), swapped), at(3, 4, cas("x", ""), swapped), at(5, 6, cas("", "y"), swapped)}, true},
 		"a lock refused though it is free":                    {ops{at(1, 2, cas("", "x"), Outcome{})}, false},
 		"a lock that may have been taken keeps the other out": {ops{at(1, 2, cas("", "x"), unknown), at(3, 4, cas("", "y"), Outcome{})}, true},
+		"a session that ends frees its lock":                  {ops{at(1, 2, cas("", "x"), swapped), at(3, 4, end("x"), ok), at(5, 6, cas("", "y"), swapped)}, true},
+		"a session that ends and keeps its lock":              {ops{at(1, 2, cas("", "x"), swapped), at(3, 4, end("x"), ok), at(5, 6, cas("", "y"), Outcome{})}, false},
+		"a lock taken while the other's session lives":        {ops{at(1, 2, cas("", "x"), swapped), at(3, 4, cas("", "y"), swapped), at(5, 6, end("x"), ok)}, false},
+		"another's session that ends frees nothing":           {ops{at(1, 2, cas("", "x"), swapped), at(3, 4, end("y"), ok), at(5, 6, cas("", "y"), swapped)}, false},
 	} {
 		h := &History{ops: c.ops}
 		err := h.Check(10 * time.Second)

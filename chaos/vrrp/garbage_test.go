@@ -57,6 +57,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 		{"unlisted", wire.IPv4(src, first, 112, 255, good(vrid, 255))},
 	}
 	before := b.metrics(b.Members[0])
+	began := time.Now() // which of the two was there first is of no interest
 	for range times {
 		for _, k := range kinds {
 			b.must(stranger.Send(stranger.Frame(to, 0x0800, k.frame)))
@@ -80,7 +81,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 		}
 	}
 	for _, s := range b.actives() {
-		if s.By == b.Members[1].MAC {
+		if s.By == b.Members[1].MAC && s.End.After(began) {
 			t.Errorf("the other became Active %v", s)
 		}
 	}
@@ -90,7 +91,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 
 	// Somebody claims the address again and again: named, and answered by
 	// announcements until he is quiet.
-	began := time.Now()
+	began = time.Now()
 	thief := wire.MAC{2, 0, 0, 0, 0, 0x66}
 	everybody := wire.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	ctx, cancel := b.context()

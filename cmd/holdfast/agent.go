@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,16 +32,18 @@ type agentCmd struct {
 	DataDir     string `type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
 	RunDir      string `type:"path" default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
 	PKI         string `name:"pki" type:"path" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
-	Insecure    bool   `help:"Plain text between nodes. For labs on loopback only."`
+	Insecure    bool   `env:"HOLDFAST_INSECURE" help:"Plain text between nodes. For labs on loopback only."`
 
-	RPCPort    uint16   `name:"rpc-port" default:"8300" help:"Port of Raft and RPC."`
-	GossipPort uint16   `default:"8301" help:"Port of the gossip, TCP and UDP."`
-	DNSListen  []string `name:"dns-listen" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
-	NTPListen  []string `name:"ntp-listen" help:"Where to answer NTP, when the node's role runs it; port 123 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
-	APTListen  []string `name:"apt-listen" help:"Where to serve packages, when the node's role runs it; port 3142 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
-	RELPListen []string `name:"relp-listen" help:"Where to take log lines by RELP, when the node's role runs logs; port 20514 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
-	LogsDir    string   `name:"logs-dir" type:"path" help:"Where the hosts' log files go, instead of where the cluster file says." placeholder:"DIR"`
-	HTTPListen []string `name:"http-listen" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	RPCPort     uint16   `name:"rpc-port" default:"8300" env:"HOLDFAST_RPC_PORT" help:"Port of Raft and RPC."`
+	GossipPort  uint16   `default:"8301" env:"HOLDFAST_GOSSIP_PORT" help:"Port of the gossip, TCP and UDP."`
+	DNSListen   []string `name:"dns-listen" env:"HOLDFAST_DNS_LISTEN" help:"Where to answer DNS; port 53 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	NTPListen   []string `name:"ntp-listen" env:"HOLDFAST_NTP_LISTEN" help:"Where to answer NTP, when the node's role runs it; port 123 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	APTListen   []string `name:"apt-listen" env:"HOLDFAST_APT_LISTEN" help:"Where to serve packages, when the node's role runs it; port 3142 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	RELPListen  []string `name:"relp-listen" env:"HOLDFAST_RELP_LISTEN" help:"Where to take log lines by RELP, when the node's role runs logs; port 20514 of all addresses unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	LogsDir     string   `name:"logs-dir" type:"path" env:"HOLDFAST_LOGS_DIR" help:"Where the hosts' log files go, instead of where the cluster file says." placeholder:"DIR"`
+	HTTPListen  []string `name:"http-listen" env:"HOLDFAST_HTTP_LISTEN" help:"Where to answer plain HTTP, loopback only; 127.0.0.1:8500 unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	HTTPSListen []string `name:"https-listen" env:"HOLDFAST_HTTPS_LISTEN" help:"Where to answer HTTPS; port 8501 of the node's address unless said here or in the cluster file." placeholder:"ADDR:PORT"`
+	NodeFile    string   `name:"node-file" type:"path" default:"/etc/holdfast/node.yaml" env:"HOLDFAST_NODE_FILE" help:"What this node sets for itself: these flags by their names, a line each, such as rpc-port: 8300." placeholder:"FILE"`
 
 	Only string `enum:",net" default:"" help:"Run this unit alone: net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`
 
@@ -53,18 +56,22 @@ func (*agentCmd) Help() string {
 		"  holdfast agent                                   # /etc/holdfast/cluster.yaml, or a cluster of one node\n" +
 		"  holdfast agent --config lab.yaml --node fbservice1 --data-dir /tmp/a\n" +
 		"  holdfast agent --only net                        # virtual addresses alone\n\n" +
+		"Each flag can be set in the environment and in the node's own file, too; the command line counts first, then the environment.\n" +
 		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file."
 }
 
 // foundation is what every task of the agent stands on.
 type foundation struct {
 	log      *slog.Logger
+	tail     *telemetry.Tail // for who follows the log
 	registry *prometheus.Registry
 	board    *health.Board
 	path     string // of the cluster file; "" for a node that is a cluster of its own
 	source   *cluster.Source
 	self     cluster.Node
 	trust    *peer.Trust // nil: insecure
+	end      func()      // ends the agent
+	anew     atomic.Bool // it ends to begin anew
 }
 
 func (c *agentCmd) Run(con *console) error {
@@ -92,6 +99,7 @@ func (c *agentCmd) Run(con *console) error {
 		base.log.Info("stopping")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	})()
+	base.end = end
 	agent, err := c.assemble(base, end)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -106,7 +114,7 @@ func (c *agentCmd) Run(con *console) error {
 	if base.trust != nil {
 		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
 			ready()
-			return watchExpiry(ctx, base.board, base.trust.Expires())
+			return watchExpiry(ctx, base.board, func() time.Time { return renew(base.trust, base.board, base.log) })
 		}))
 	}
 	err = group.Run(ctx, func() {
@@ -114,16 +122,18 @@ func (c *agentCmd) Run(con *console) error {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
 	base.log.Info("ended")
-	return errors.Join(err, agent.network.ended())
+	return errors.Join(err, base.endedAnew(), agent.network.ended())
 }
 
 // lay reads the configuration and opens what the tasks share.
 func (c *agentCmd) lay(con *console) (*foundation, error) {
-	log, _, err := telemetry.NewLogger(con.err, c.LogFormat, c.LogLevel)
+	plain, _, err := telemetry.NewLogger(con.err, c.LogFormat, c.LogLevel)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	base := &foundation{log: log, registry: telemetry.NewRegistry(version)}
+	tail := telemetry.NewTail(plain.Handler())
+	log := slog.New(tail)
+	base := &foundation{log: log, tail: tail, registry: telemetry.NewRegistry(version)}
 	if !c.embedded() {
 		base.path = c.ClusterFile
 	}

@@ -68,17 +68,26 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		return nil, &exitError{exitUsage, fmt.Errorf(
 			"%s has role %s, which has no voters: this version runs its agent on servers only; other nodes are clients of their DNS", base.self.Name, base.self.Role)}
 	}
+	if err := raftstore.FinishSetAside(c.DataDir); err != nil {
+		return nil, err
+	}
 	nodeID, err := discovery.NodeID(c.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	replica := state.New()
 	var members *discovery.Agent // made after the store, which announces itself to it
+	var packages *aptproxy.Server
 	httpConfig, err := c.httpConfig(base, nodeID)
 	if err != nil {
 		return nil, err
 	}
-	store, err := c.newStore(base, replica, nodeID, httpConfig.MaxSnapshot, func(id string) { members.SetClusterID(id) })
+	store, err := c.newStore(base, replica, nodeID, httpConfig.MaxSnapshot, func(id string) { members.SetClusterID(id) },
+		raftstore.Consumer{
+			Name:  "the package proxy",
+			Bytes: func() int64 { return packages.Stored() },
+			Shed:  func(want int64) int64 { return packages.Shed(want) },
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -97,16 +106,15 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	net, err := c.newNetwork(base)
+	net, err := c.newNetwork(base, shared{replica, store})
 	if err != nil {
 		return nil, err
 	}
-	clock, err := c.newNTP(base)
+	clock, err := c.newNTP(base, replica, store)
 	if err != nil {
 		return nil, err
 	}
-	packages, err := c.newPackages(base, replica, store)
-	if err != nil {
+	if packages, err = c.newPackages(base, replica, store); err != nil {
 		return nil, err
 	}
 	reload := &reloader{
@@ -151,7 +159,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	return &agent{tasks: tasks, network: net, reload: reload}, nil
 }
 
-func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, maxSnapshot int64, announce func(string)) (*raftstore.Store, error) {
+func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, maxSnapshot int64, announce func(string), consumers ...raftstore.Consumer) (*raftstore.Store, error) {
 	file := base.source.Current()
 	config, err := raftstore.ConfigFrom(file, file.Section("raft"))
 	if err != nil {
@@ -159,6 +167,8 @@ func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID strin
 	}
 	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
 	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
+	config.SetAside = func() error { return c.beginAnew(base) }
+	config.Version, config.Consumers = version, consumers
 	config.Trust, config.Insecure = base.trust, c.Insecure
 	config.MaxSnapshot, config.Announce = maxSnapshot, announce
 	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
@@ -232,12 +242,17 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
 		}
 	}
+	if len(c.HTTPSListen) > 0 {
+		if config.HTTPS, err = addrPorts(c.HTTPSListen); err != nil {
+			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--https-listen: %w", err)}
+		}
+	}
 	return config, nil
 }
 
 func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips,
+		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {

@@ -193,6 +193,17 @@ func TestCommandsOnARunningNode(t *testing.T) {
 	t.Run("raft", func(t *testing.T) {
 		n.expect(t, exitOK, "leader", "raft", "list-peers")
 		n.expect(t, exitOK, "applied index", "raft", "stats")
+		n.expect(t, exitOK, "fbservice1  agrees", "raft", "verify")
+		n.expect(t, exitFailed, "is the leader: transfer the leadership first", "raft", "demote", "fbservice1")
+		n.expect(t, exitFailed, "has a vote", "raft", "promote", "fbservice1")
+		n.expect(t, exitNotFound, "no server in the gossip", "raft", "add-peer", "nobody")
+		n.expect(t, exitOK, "dead-after     30m0s", "raft", "autopilot", "set", "--dead-after", "30m", "--no-clean-up")
+		n.expect(t, exitOK, "clean-up       false", "raft", "autopilot", "get")
+		n.expect(t, exitFailed, "must be 10s to", "raft", "autopilot", "set", "--dead-after", "1s")
+		n.expect(t, exitUsage, "nothing to set", "raft", "autopilot", "set")
+		n.expect(t, exitOK, "1 voters of 1 wanted; 0 may fail", "raft", "autopilot", "state")
+		n.expect(t, exitFailed, "an agent has it open", "raft", "inspect", "--data-dir", filepath.Join(n.dir, "data"))
+		n.expect(t, exitFailed, "an agent has it open", "raft", "recover", "--data-dir", filepath.Join(n.dir, "data"))
 		if out, status := n.run(t, "", "raft", "remove-peer", "fbservice1"); status != exitFailed {
 			t.Errorf("the only voter could be removed: %d %s", status, out)
 		}
@@ -217,6 +228,14 @@ func TestCommandsOnARunningNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.expect(t, exitFailed, "nothing was changed", "snapshot", "restore", cut)
+		n.expect(t, exitFailed, "1 of 2 snapshots are bad", "snapshot", "verify", cut, path)
+		scheduled, key := filepath.Join(n.dir, "data", "snapshots"), filepath.Join(n.dir, "ca", "gossip.key")
+		n.until(t, "a scheduled snapshot", func() bool {
+			_, status := n.run(t, "", "snapshot", "verify", "--key-file", key, scheduled)
+			return status == exitOK
+		})
+		n.expect(t, exitFailed, "no snapshot", "snapshot", "verify", t.TempDir())
+		n.expect(t, exitFailed, "--key-file can't be read", "snapshot", "verify", "--key-file", path+".none", scheduled)
 		n.expect(t, exitOK, "no", "kv", "get", "kept")
 		n.expect(t, exitOK, "restored", "snapshot", "restore", path)
 		n.expect(t, exitOK, "yes", "kv", "get", "kept")
@@ -283,8 +302,9 @@ func TestUsage(t *testing.T) {
 	n.expect(t, exitOK, version, "version")
 	for _, line := range []string{
 		"agent", "status", "members", "services", "leave", "kv get", "kv put", "kv delete", "kv list",
-		"raft list-peers", "raft remove-peer", "raft transfer-leader", "raft stats",
-		"snapshot save", "snapshot restore", "snapshot inspect",
+		"raft list-peers", "raft remove-peer", "raft transfer-leader", "raft stats", "raft add-peer", "raft demote", "raft promote",
+		"raft verify", "raft autopilot get", "raft autopilot set", "raft autopilot state", "raft inspect", "raft recover",
+		"snapshot save", "snapshot restore", "snapshot inspect", "snapshot verify",
 		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
 		"dns record add", "dns record del", "dns record list", "dns zone", "dns check", "dns cache dump", "dns cache flush", "dns cache stats",
 		"dns query", "dns trace", "dns top",

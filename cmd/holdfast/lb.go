@@ -2,12 +2,20 @@ package main
 
 import (
 	"holdfast/cluster"
+	"holdfast/internal/state"
 	"holdfast/lb"
 )
 
+// shared is the cluster's store for those who can do without: of a unit of its
+// own it is the zero value.
+type shared struct {
+	reader   state.Reader
+	proposer state.Proposer
+}
+
 // newBalancer makes the load balancer of this node; without services in the
 // file it does nothing.
-func (c *agentCmd) newBalancer(base *foundation, n *network) (err error) {
+func (c *agentCmd) newBalancer(base *foundation, n *network, store shared) (err error) {
 	settings, err := balanced(base.source.Current(), base.self.Name)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -15,6 +23,7 @@ func (c *agentCmd) newBalancer(base *foundation, n *network) (err error) {
 	n.balancer, err = lb.New(lb.Config{RunDir: c.RunDir, Settings: settings}, lb.Deps{
 		Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board,
 		Suspended: func() bool { return n.routers.Suspended() },
+		Store:     store.reader, Proposer: store.proposer,
 	})
 	return err
 }

@@ -55,6 +55,7 @@ type cli struct {
 	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`
 	PKI      pkiCmd        `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
 	VIP      vipCmd        `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
+	LB       lbCmd         `cmd:"" name:"lb" help:"Look at the load balancer; take nodes out of it and back."`
 	Restart  restartCmd    `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
 	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd    `cmd:"" help:"Print the version."`
@@ -82,7 +83,13 @@ func main() {
 func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	var c cli
 	ended := -1
+	own, err := openNodeFile(args, os.Getenv)
+	if err != nil {
+		fmt.Fprintf(errOut, "holdfast: %v\n", err)
+		return exitUsage
+	}
 	parser, err := kong.New(&c,
+		kong.Resolvers(own),
 		kong.Name("holdfast"),
 		kong.Description("The service nodes of a cluster in one program: discovery, DNS, and the store they stand on."),
 		kong.UsageOnError(),

@@ -38,7 +38,7 @@ type network struct {
 func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.balancer, n.routers} }
 
 // newNetwork makes the virtual routers of this node.
-func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
+func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) {
 	settings, err := c.routers(base.source.Current(), base.self.Name)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
@@ -47,7 +47,7 @@ func (c *agentCmd) newNetwork(base *foundation) (*network, error) {
 	if n.commands, err = command.New(settings.Programs()...); err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	if err := c.newBalancer(base, n); err != nil {
+	if err := c.newBalancer(base, n, store); err != nil {
 		return nil, err
 	}
 	n.routers, err = vrrp.New(vrrp.Config{
@@ -76,6 +76,7 @@ func (c *agentCmd) routers(file *cluster.File, node string) (vrrp.Settings, erro
 func (n *network) handler(base *foundation) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(vrrp.AdminPath, n.admin)
+	mux.Handle(lb.AdminPath, n.balancer.Handler())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(base.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -112,7 +113,7 @@ func (c *agentCmd) runNet(con *console, hangup <-chan os.Signal) error {
 	if pid, err := vrrp.Running(c.RunDir); err == nil && pid != 0 {
 		return &exitError{exitUsage, fmt.Errorf("%w in %s: process %d; stop it first, or give this one another --run-dir", vrrp.ErrRunning, c.RunDir, pid)}
 	}
-	n, err := c.newNetwork(base)
+	n, err := c.newNetwork(base, shared{})
 	if err != nil {
 		return err
 	}

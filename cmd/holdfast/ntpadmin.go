@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"holdfast/ntpproxy"
 )
@@ -35,6 +36,9 @@ func (c *ntpTrackingCmd) Run(con *console) error {
 	rows := [][]string{
 		{"steered by", keeper}, {"stratum", strconv.Itoa(int(t.Stratum))}, {"reference", t.Reference}, {"leap second", t.Leap},
 		{"root delay", micro(t.RootDelay)}, {"root dispersion", micro(t.RootDispersion)},
+	}
+	if len(t.HeldBy) > 0 {
+		rows = append(rows, []string{"no steps beside", strings.Join(t.HeldBy, ", ")})
 	}
 	if t.Steering {
 		rows = append(rows, [][]string{
@@ -75,10 +79,17 @@ func (c *ntpSourcesCmd) Run(con *console) error {
 	return con.table([]string{"SOURCE", "STATE", "STRATUM", "POLL", "REACH", "SAMPLES", "OFFSET", "ERROR", "DISTANCE", "DELAY"}, rows)
 }
 
-type ntpStepCmd struct{ ntpSocket }
+type ntpStepCmd struct {
+	ntpSocket
+	Force bool `help:"Even while services live here that a clock must not jump under."`
+}
 
 func (c *ntpStepCmd) Run(con *console) error {
-	if err := c.ask(con, "POST", "/v1/ntp/step", &struct{}{}); err != nil {
+	path := "/v1/ntp/step"
+	if c.Force {
+		path += "?force"
+	}
+	if err := c.ask(con, "POST", path, &struct{}{}); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(con.out, "the clock is stepped with the next answer of its sources, if it is further off than ntp.step")

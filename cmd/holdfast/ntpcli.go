@@ -19,6 +19,9 @@ type ntpCmd struct {
 	Status   ntpStatusCmd   `cmd:"" help:"Ask the cluster's time servers, or others, what a client sees."`
 	Tracking ntpTrackingCmd `cmd:"" help:"How this node's clock stands, and what it is corrected by."`
 	Sources  ntpSourcesCmd  `cmd:"" help:"The sources that this node's clock is kept by, and what became of them."`
+	Clients  ntpClientsCmd  `cmd:"" help:"How far the clocks of this node's clients are off, as their requests tell."`
+	Peers    ntpPeersCmd    `cmd:"" help:"How the other service nodes' clocks look from this one."`
+	Orphan   ntpOrphanCmd   `cmd:"" help:"Whose time the cluster has: its sources', or, when they are gone, its leader's."`
 	Step     ntpStepCmd     `cmd:"" help:"Allow this node's clock to be stepped once, however far it is off."`
 }
 

@@ -10,46 +10,62 @@ import (
 
 	"holdfast/api"
 	"holdfast/internal/state"
+	"holdfast/raftstore"
 )
 
 type raftCmd struct {
 	ListPeers      raftListCmd     `cmd:"" help:"List the servers in Raft's configuration; works without a leader."`
+	AddPeer        raftAddCmd      `cmd:"" help:"Take a server into Raft's configuration, without a vote at first."`
 	RemovePeer     raftRemoveCmd   `cmd:"" help:"Take a server out of Raft's configuration."`
+	Demote         raftDemoteCmd   `cmd:"" help:"Take a server's vote, until it is promoted."`
+	Promote        raftPromoteCmd  `cmd:"" help:"Give a server a vote."`
 	TransferLeader raftTransferCmd `cmd:"" help:"Hand leadership to another server."`
+	Verify         raftVerifyCmd   `cmd:"" help:"Compare the states of all servers, bit by bit."`
+	Autopilot      pilotCmd        `cmd:"" help:"How the leader looks after the servers: look and change."`
+	Inspect        raftInspectCmd  `cmd:"" help:"Look into the log and the snapshots of an agent that is down."`
+	Recover        raftRecoverCmd  `cmd:"" help:"Begin anew with the freshest server after a majority was lost for good."`
 	Stats          raftStatsCmd    `cmd:"" help:"Raft's state on this node."`
 }
 
 type raftListCmd struct{ connection }
 
-func (*raftListCmd) Help() string { return "Example: holdfast raft list-peers" }
+func (*raftListCmd) Help() string {
+	return "Example: holdfast raft list-peers\n\n" +
+		"The node that is asked asks all servers itself, leader or not.\n" +
+		"LAG is how many entries a server lacks of the longest log; HEARD how long ago it heard the leader that it follows;\n" +
+		"LAST CONTACT, on the leader, how long ago a server last answered it."
+}
 
 func (c *raftListCmd) Run(con *console) error {
 	return c.ask(func(client *api.Client) error {
-		status, err := client.RaftStatus(con.ctx)
-		if err != nil {
+		var peers []raftstore.Peer
+		if err := client.StoreOperation(con.ctx, "peers", nil, false, &peers); err != nil {
 			return err
 		}
 		if c.JSON {
-			return con.json(status.Servers)
+			return con.json(peers)
 		}
-		rows := make([][]string, 0, len(status.Servers))
-		for _, s := range status.Servers {
-			rows = append(rows, []string{s.Name, s.ID, s.Address, raftRole(s.Name, []state.RaftServer{s}), lag(s, status), contact(s)})
+		rows := make([][]string, 0, len(peers))
+		for _, p := range peers {
+			role := raftRole(p.Name, []state.RaftServer{p.RaftServer})
+			if p.Demoted {
+				role += " (demoted)"
+			}
+			lag, heard := "-", "does not answer"
+			if p.Reachable {
+				lag, heard = strconv.FormatUint(p.Lag, 10), "never"
+			}
+			if p.Follows != "" {
+				heard = p.Heard.Round(time.Millisecond).String() + " from " + p.Follows
+			}
+			rows = append(rows, []string{p.Name, p.ID, p.Address, role, lag, heard, contact(p.RaftServer)})
 		}
-		return con.table([]string{"NODE", "ID", "ADDRESS", "ROLE", "LAG", "LAST CONTACT"}, rows)
+		return con.table([]string{"NODE", "ID", "ADDRESS", "ROLE", "LAG", "HEARD", "LAST CONTACT"}, rows)
 	})
 }
 
-// lag is how many entries a server is behind; only the leader knows.
-func lag(s state.RaftServer, status state.RaftStatus) string {
-	if !s.Known {
-		return "-"
-	}
-	return strconv.FormatUint(status.LastIndex-min(s.LastIndex, status.LastIndex), 10)
-}
-
 func contact(s state.RaftServer) string {
-	if !s.Known {
+	if !s.Known || s.LastContact == 0 {
 		return "-"
 	}
 	return s.LastContact.Round(time.Millisecond).String()

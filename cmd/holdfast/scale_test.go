@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"holdfast/internal/admin"
 )
 
 // What a catalog of a large cluster costs one agent, which runs as a process of
@@ -28,6 +30,7 @@ func TestAThousandNodesFitIntoOneAgent(t *testing.T) {
 	a := startProcess(t, "api: {blocking_limit: 20000}")
 	empty := a.rss(t)
 
+	profiled := a.profile(t, os.Getenv("HOLDFAST_SCALE_PROFILE"))
 	began := time.Now()
 	a.each(nodes*services, 64, func(i int) {
 		body := fmt.Sprintf(`{"Node":"n%d","Address":"10.%d.%d.1","Service":{"ID":"s%d","Service":"service-%d","Port":80,"Tags":["a","b"]},
@@ -36,6 +39,7 @@ func TestAThousandNodesFitIntoOneAgent(t *testing.T) {
 	})
 	registered := time.Since(began)
 	t.Logf("registered in %s", registered)
+	<-profiled
 	full := a.rss(t)
 
 	// Idle queries, each about a service that does not change.
@@ -87,9 +91,34 @@ func TestAThousandNodesFitIntoOneAgent(t *testing.T) {
 	}
 }
 
+// profile writes ten seconds of the agent's processor profile to a file, while
+// the test goes on; "" writes none.
+func (a *process) profile(t *testing.T, path string) <-chan struct{} {
+	done := make(chan struct{})
+	if path == "" {
+		close(done)
+		return done
+	}
+	go func() {
+		defer close(done)
+		response, err := admin.Client(filepath.Join(a.run, "net.sock")).Get(admin.BaseURL + "/debug/pprof/profile?seconds=10")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer response.Body.Close()
+		data, err := io.ReadAll(response.Body)
+		if err != nil || os.WriteFile(path, data, 0o600) != nil {
+			t.Errorf("the profile was not written: %v", err)
+		}
+	}()
+	return done
+}
+
 // process is an agent in a process of its own.
 type process struct {
 	cmd  *exec.Cmd
+	run  string // its sockets
 	addr string
 	http *http.Client
 }
@@ -112,7 +141,7 @@ func startProcess(t *testing.T, section string) *process {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	a := &process{addr: n.addr + ":8500", http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	a := &process{addr: n.addr + ":8500", run: filepath.Join(n.dir, "run"), http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	a.cmd = run("agent", "--config", file, "--node", "fbservice1", "--data-dir", filepath.Join(n.dir, "data"),
 		"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", "fbservice1"),
 		"--dns-listen", n.addr+":5353", "--ntp-listen", n.addr+":1123", "--http-listen", a.addr)

@@ -15,6 +15,7 @@ type snapshotCmd struct {
 	Save    snapshotSaveCmd    `cmd:"" help:"Save the whole store to a file."`
 	Restore snapshotRestoreCmd `cmd:"" help:"Replace the whole store by a file's content."`
 	Inspect snapshotInspectCmd `cmd:"" help:"Verify a snapshot and tell what is in it; needs no agent."`
+	Verify  snapshotVerifyCmd  `cmd:"" help:"Verify snapshots, plain and scheduled ones; needs no agent."`
 }
 
 type snapshotSaveCmd struct {
@@ -69,6 +70,7 @@ func (c *snapshotSaveCmd) save(con *console, client *api.Client) (state.Info, er
 
 type snapshotRestoreCmd struct {
 	connection
+	snapshotFile
 	File string `arg:"" help:"The snapshot." type:"existingfile"`
 }
 
@@ -77,19 +79,16 @@ func (*snapshotRestoreCmd) Help() string {
 }
 
 func (c *snapshotRestoreCmd) Run(con *console) error {
-	file, err := os.Open(c.File)
+	if _, err := c.inspect(c.File); err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	plain, file, err := c.snapshotFile.open(c.File)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := state.Inspect(file); err != nil {
-		return fmt.Errorf("%s: %w; nothing was changed", c.File, err)
-	}
-	if _, err := file.Seek(0, 0); err != nil {
-		return err
-	}
 	return c.ask(func(client *api.Client) error {
-		if err := client.SnapshotRestore(con.ctx, file); err != nil {
+		if err := client.SnapshotRestore(con.ctx, plain); err != nil {
 			return err
 		}
 		return con.done(c.JSON, "restored")
@@ -97,6 +96,7 @@ func (c *snapshotRestoreCmd) Run(con *console) error {
 }
 
 type snapshotInspectCmd struct {
+	snapshotFile
 	JSON bool   `name:"json" help:"Print JSON."`
 	File string `arg:"" help:"The snapshot." type:"existingfile"`
 }
@@ -106,14 +106,9 @@ func (*snapshotInspectCmd) Help() string {
 }
 
 func (c *snapshotInspectCmd) Run(con *console) error {
-	file, err := os.Open(c.File)
+	info, err := c.inspect(c.File)
 	if err != nil {
 		return err
-	}
-	defer file.Close()
-	info, err := state.Inspect(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	if c.JSON {
 		return con.json(info)

@@ -124,7 +124,8 @@ func TestACertificateThatEndsSoonIsACondition(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		const day = 24 * time.Hour
-		go func() { ended <- watchExpiry(ctx, board, time.Now().Add(40*day)) }()
+		end := time.Now().Add(40 * day)
+		go func() { ended <- watchExpiry(ctx, board, func() time.Time { return end }) }()
 		shows := func(after time.Duration, severity health.Severity, words string) {
 			time.Sleep(after)
 			synctest.Wait()

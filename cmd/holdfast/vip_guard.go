@@ -2,6 +2,7 @@ package main
 
 import (
 	"holdfast/internal/telemetry"
+	"holdfast/lb"
 	"holdfast/vrrp"
 )
 
@@ -17,5 +18,8 @@ func (c *vipGuardCmd) Run(con *console) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	return vrrp.Guard(con.ctx, con.in, c.RunDir, log)
+	if err := vrrp.Guard(con.ctx, con.in, c.RunDir, log); err != nil {
+		return err
+	}
+	return lb.Abandon(con.ctx, c.RunDir, log)
 }

@@ -36,6 +36,7 @@ type spec struct {
 	HTTP    string          `yaml:"http"`
 	HTTPS   string          `yaml:"https"`
 	TCP     cluster.Section `yaml:"tcp"`
+	SSH     cluster.Section `yaml:"ssh"`
 	DNS     cluster.Section `yaml:"dns"`
 	Query   string          `yaml:"query"`
 	NTP     cluster.Section `yaml:"ntp"`
@@ -62,7 +63,7 @@ var fileKeys = map[string]string{"interval": "every", "check": "", "id": ""}
 //	check: [{tcp: true}, {process: sshd, every: 30s}]
 //
 // http and https take a path, on the service's own address and port, or a
-// whole URL; tcp and ntp take true, for the service's own address and port, or
+// whole URL; tcp, ssh and ntp take true, for the service's own address and port, or
 // host:port; dns takes true or address:port, and query a name and a type, as
 // in "example.com A". The zero Section is no check. Errors are cluster.Errors with
 // positions. The definitions have their defaults.
@@ -118,6 +119,9 @@ func decodeOne(section cluster.Section, target Target) (Definition, error) {
 	if d.TCP, err = hostPort(s.TCP, target); err != nil {
 		note(err)
 	}
+	if d.SSH, err = hostPort(s.SSH, target); err != nil {
+		note(err)
+	}
 	if d.DNS, err = hostPort(s.DNS, target); err != nil {
 		note(err)
 	}
@@ -161,7 +165,7 @@ func (t Target) hostPort() string {
 	return net.JoinHostPort(t.Address.String(), strconv.Itoa(int(t.Port)))
 }
 
-// hostPort reads the value of tcp and of ntp: true or an address.
+// hostPort reads the value of tcp, ssh and ntp: true or an address.
 func hostPort(section cluster.Section, target Target) (string, error) {
 	if section.IsZero() {
 		return "", nil

@@ -1,4 +1,4 @@
-// Package check probes services: TCP, HTTP(S), DNS, NTP, script, process, TTL. A probe
+// Package check probes services: TCP, SSH, HTTP(S), DNS, NTP, script, process, TTL. A probe
 // gives a result; a Machine makes a state out of results (rise, fall, TTL);
 // a Runner repeats probes and reports what changed.
 package check
@@ -40,7 +40,7 @@ const (
 	maxBodyLength = 64 << 10
 )
 
-// Definition says how a check is made. Exactly one of TCP, HTTP, DNS, NTP, Script,
+// Definition says how a check is made. Exactly one of TCP, SSH, HTTP, DNS, NTP, Script,
 // Process and TTL is set.
 type Definition struct {
 	ID        string // unique on the node; "service:<service ID>" unless said
@@ -49,6 +49,7 @@ type Definition struct {
 	ServiceID string // "" speaks of the node
 
 	TCP     string // host:port
+	SSH     string // host:port
 	NTP     string // host:port
 	HTTP    string // URL, http or https
 	Method  string // of HTTP; GET unless said
@@ -65,6 +66,9 @@ type Definition struct {
 	Timeout  time.Duration // at most Interval unless said: min(Interval, 10 s)
 	Rise     int           // successes in a row before passing; 1 unless said
 	Fall     int           // failures in a row before critical; 1 unless said
+
+	// Via is another way to the same place; of tcp, ssh and http.
+	Via Via
 
 	Initial         state.Status  // Critical unless said
 	DeregisterAfter time.Duration // 0 never
@@ -85,7 +89,7 @@ type Result struct {
 	Took   time.Duration
 }
 
-// Type is the kind of the check as the catalog names it: "tcp", "http",
+// Type is the kind of the check as the catalog names it: "tcp", "ssh", "http",
 // "dns", "ntp", "script", "process", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
 	kinds := [...]struct {
@@ -93,6 +97,7 @@ func (d Definition) Type() string {
 		set  bool
 	}{
 		{"tcp", d.TCP != ""},
+		{"ssh", d.SSH != ""},
 		{"http", d.HTTP != ""},
 		{"dns", d.DNS != ""},
 		{"ntp", d.NTP != ""},
@@ -191,11 +196,15 @@ func (d Definition) validateIdentity(wrong *mistakes) {
 func (d Definition) validateKind(wrong *mistakes) {
 	switch d.Type() {
 	case "":
-		wrong.add("check", "needs exactly one of http, tcp, dns, ntp, script, process and ttl")
+		wrong.add("check", "needs exactly one of http, tcp, ssh, dns, ntp, script, process and ttl")
 		return
 	case "tcp":
 		if err := checkHostPort(d.TCP); err != nil {
 			wrong.add("tcp", "%q %s", d.TCP, err)
+		}
+	case "ssh":
+		if err := checkHostPort(d.SSH); err != nil {
+			wrong.add("ssh", "%q %s", d.SSH, err)
 		}
 	case "ntp":
 		if err := checkHostPort(d.NTP); err != nil {

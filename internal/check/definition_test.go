@@ -28,7 +28,7 @@ func TestValidateSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 		{"script", Definition{ID: "a", Script: []string{"/usr/lib/holdfast/check", "-v"}}, ""},
 		{"process", Definition{ID: "a", Process: "in.tftpd"}, ""},
 		{"ttl", Definition{ID: "a", TTL: 30 * time.Second, Initial: state.Passing}, ""},
-		{"nothing", Definition{ID: "a"}, "check: needs exactly one of http, tcp, dns, ntp, script, process and ttl"},
+		{"nothing", Definition{ID: "a"}, "check: needs exactly one of http, tcp, ssh, dns, ntp, script, process and ttl"},
 		{"two", with(func(d *Definition) { d.TCP = "a:1" }), "exactly one of"},
 		{"no id", Definition{TCP: "a:1"}, "id: a check that belongs to no service needs one"},
 		{"long id", with(func(d *Definition) { d.ID = strings.Repeat("x", 257) }), "has 257 bytes, more than 256"},

@@ -56,6 +56,7 @@ func (p httpProbe) Probe(ctx context.Context) Result {
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
+		DialContext:            p.definition.Via.dial,
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: sameOrigin}
 	answer, err := client.Do(request)

@@ -27,7 +27,9 @@ func NewProbe(d Definition, commands Commander) (Probe, error) {
 	d = d.WithDefaults()
 	switch d.Type() {
 	case "tcp":
-		return tcpProbe{address: d.TCP, limit: d.Timeout}, nil
+		return tcpProbe{address: d.TCP, via: d.Via, limit: d.Timeout}, nil
+	case "ssh":
+		return sshProbe{address: d.SSH, via: d.Via, limit: d.Timeout}, nil
 	case "http":
 		return newHTTPProbe(d)
 	case "dns":
@@ -56,12 +58,12 @@ func result(status state.Status, format string, args ...any) Result {
 // tcpProbe connects, and closes at once.
 type tcpProbe struct {
 	address string
+	via     Via
 	limit   time.Duration
 }
 
 func (p tcpProbe) Probe(ctx context.Context) Result {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", p.address)
+	conn, err := p.via.dial(ctx, "tcp", p.address)
 	if err != nil {
 		return critical("TCP connect %s: %s", p.address, reason(err, p.limit))
 	}

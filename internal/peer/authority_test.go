@@ -133,7 +133,7 @@ func TestCertificateCarriesNamesAndAddressesOfTheRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	trust := mustLoad(t, out)
-	leaf := trust.cert.Leaf
+	leaf := trust.issued.Load().cert.Leaf
 	for _, host := range []string{"10.1.0.1", "fd00::1", "fb1.hpc.example.com", "server.holdfast.internal"} {
 		if err := leaf.VerifyHostname(host); err != nil {
 			t.Error(err)
@@ -154,7 +154,7 @@ func TestIssueAgainRenewsInPlace(t *testing.T) {
 	if err := Issue(ca, dir, Request{Identity: Identity{Name: "fb1", Role: RoleServer}}); err != nil {
 		t.Fatal(err)
 	}
-	if second := mustLoad(t, dir); second.cert.Leaf.Equal(first.cert.Leaf) {
+	if second := mustLoad(t, dir); second.issued.Load().cert.Leaf.Equal(first.issued.Load().cert.Leaf) {
 		t.Fatal("the certificate was not renewed")
 	}
 	if got := names(t, dir); len(got) != 4 {

@@ -49,16 +49,28 @@ func (t *Trust) Client(name string) *tls.Config {
 }
 
 // base is what all connections have in common. Sessions are not resumed: a
-// certificate is looked at each time.
+// certificate is looked at each time, and so is our own, which Reload changes.
 func (t *Trust) base() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{t.cert},
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &t.issued.Load().cert, nil },
+		GetClientCertificate:   t.show,
 		RootCAs:                t.roots,
 		ClientCAs:              t.roots,
 		Time:                   t.now,
 		SessionTicketsDisabled: true,
 	}
+}
+
+// show gives our certificate to a server that asks for one of our authority,
+// and an empty one to others, as crypto/tls does with a certificate that never
+// changes.
+func (t *Trust) show(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	own := &t.issued.Load().cert
+	if asked.SupportsCertificate(own) != nil {
+		return new(tls.Certificate), nil
+	}
+	return own, nil
 }
 
 // admit decides about a peer whose certificate has been verified.

@@ -52,7 +52,7 @@ func TestWhoMayConnect(t *testing.T) {
 	namesake := mustLoad(t, issueTo(t, newAuthority(t, "foobar"), RoleServer, "fb2"))
 
 	anonymous := second.Client("")
-	anonymous.Certificates = nil
+	anonymous.GetClientCertificate = nil
 	old := second.Client("fb1")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 
@@ -110,7 +110,7 @@ func TestWhoMayConnect(t *testing.T) {
 func blind(t *Trust) *tls.Config {
 	c := t.Client("")
 	c.InsecureSkipVerify, c.VerifyConnection = true, nil
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &t.cert, nil }
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &t.issued.Load().cert, nil }
 	return c
 }
 
@@ -146,7 +146,7 @@ func TestPeerIdentityNeedsAVerifiedCertificate(t *testing.T) {
 		t.Error("an identity without a certificate")
 	}
 	cs := tls.ConnectionState{}
-	cs.PeerCertificates = append(cs.PeerCertificates, trust.cert.Leaf)
+	cs.PeerCertificates = append(cs.PeerCertificates, trust.issued.Load().cert.Leaf)
 	if _, err := PeerIdentity(cs); err == nil || !strings.Contains(err.Error(), "not verified") {
 		t.Errorf("unverified certificate: %v", err)
 	}

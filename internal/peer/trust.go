@@ -10,18 +10,27 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// Trust is one owner's certificate and key, with whom it believes. It is
-// immutable; the methods may be called from any goroutine.
+// Trust is one owner's certificate and key, with whom it believes. Whom it is
+// for and whom it believes never changes; Reload takes up a certificate that
+// was issued anew. The methods may be called from any goroutine.
 type Trust struct {
+	dir      string
 	identity Identity
-	cert     tls.Certificate
+	issued   *atomic.Pointer[issued]
+	ca       *x509.Certificate
 	roots    *x509.CertPool
 	gossip   []byte
-	expires  time.Time
 	now      func() time.Time // nil: the system's clock; tests set it
+}
+
+// issued is what an Issue left, and the next replaces.
+type issued struct {
+	cert    tls.Certificate
+	expires time.Time
 }
 
 // Load reads a directory that Issue made. It fails with a sentence when a file
@@ -49,19 +58,20 @@ func load(dir string, now time.Time) (*Trust, error) {
 	if !ca.IsCA {
 		return nil, fmt.Errorf("%s is not the certificate of an authority", filepath.Join(dir, fileCA))
 	}
-	t := &Trust{roots: x509.NewCertPool()}
+	t := &Trust{dir: dir, ca: ca, roots: x509.NewCertPool(), issued: new(atomic.Pointer[issued])}
 	t.roots.AddCert(ca)
-	leaf, err := t.loadPair(dir, advice)
+	cert, err := t.loadPair(dir, advice)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.verifyOwn(filepath.Join(dir, fileNode), ca, leaf, now); err != nil {
+	if err := t.verifyOwn(filepath.Join(dir, fileNode), ca, cert.Leaf, now); err != nil {
 		return nil, err
 	}
-	t.expires = leaf.NotAfter
-	if ca.NotAfter.Before(t.expires) {
-		t.expires = ca.NotAfter
+	expires := cert.Leaf.NotAfter
+	if ca.NotAfter.Before(expires) {
+		expires = ca.NotAfter
 	}
+	t.issued.Store(&issued{cert, expires})
 	if t.identity.Role == RoleAdmin {
 		return t, nil
 	}
@@ -75,35 +85,34 @@ func load(dir string, now time.Time) (*Trust, error) {
 	return t, nil
 }
 
-// loadPair reads node.crt and node.key into t.
-func (t *Trust) loadPair(dir, advice string) (*x509.Certificate, error) {
+// loadPair reads node.crt and node.key, and whose they are into t.
+func (t *Trust) loadPair(dir, advice string) (cert tls.Certificate, err error) {
 	certPEM, err := readFile(dir, fileNode, advice)
 	if err != nil {
-		return nil, err
+		return cert, err
 	}
 	leaf, err := parseCert(certPEM)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileNode), err)
+		return cert, fmt.Errorf("%s: %w", filepath.Join(dir, fileNode), err)
 	}
 	if t.identity, err = certIdentity(leaf); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileNode), err)
+		return cert, fmt.Errorf("%s: %w", filepath.Join(dir, fileNode), err)
 	}
 	if t.identity.Role == roleAuthority {
-		return nil, fmt.Errorf("%s is the authority's own certificate", filepath.Join(dir, fileNode))
+		return cert, fmt.Errorf("%s is the authority's own certificate", filepath.Join(dir, fileNode))
 	}
 	keyPEM, err := readSecret(dir, fileNodeKey, advice)
 	if err != nil {
-		return nil, err
+		return cert, err
 	}
 	key, err := parseKey(keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileNodeKey), err)
+		return cert, fmt.Errorf("%s: %w", filepath.Join(dir, fileNodeKey), err)
 	}
 	if !samePublic(leaf, key) {
-		return nil, fmt.Errorf("%s is not the key of %s (%v): copy both files from the same issue", filepath.Join(dir, fileNodeKey), fileNode, t.identity)
+		return cert, fmt.Errorf("%s is not the key of %s (%v): copy both files from the same issue", filepath.Join(dir, fileNodeKey), fileNode, t.identity)
 	}
-	t.cert = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
-	return leaf, nil
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // verifyOwn checks our own certificate as a peer will, so that a mistake
@@ -132,7 +141,31 @@ func (t *Trust) Identity() Identity { return t.identity }
 func (t *Trust) GossipKey() []byte { return slices.Clone(t.gossip) }
 
 // Expires is when the certificate, or the authority if that is earlier, ends.
-func (t *Trust) Expires() time.Time { return t.expires }
+func (t *Trust) Expires() time.Time { return t.issued.Load().expires }
+
+// Reload reads the directory again, and tells whether another certificate of
+// the same authority for the same owner is there now: every connection from
+// then on has that one, those that stand go on. What can't be loaded, also
+// because only half of it was copied yet, and what is another owner's or
+// authority's changes nothing and is an error. The gossip's key is read at the
+// start only.
+func (t *Trust) Reload() (changed bool, err error) {
+	now := time.Now
+	if t.now != nil {
+		now = t.now
+	}
+	next, err := load(t.dir, now())
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("peer: load certificates again: %w", err)
+	case next.identity != t.identity:
+		return false, fmt.Errorf("peer: load certificates again: %s is that of %v now, and this is %v", t.dir, next.identity, t.identity)
+	case !next.ca.Equal(t.ca):
+		return false, fmt.Errorf("peer: load certificates again: %s has another authority: restart to take it up", t.dir)
+	}
+	was := t.issued.Swap(next.issued.Load())
+	return !was.cert.Leaf.Equal(t.issued.Load().cert.Leaf), nil
+}
 
 func parseCert(data []byte) (*x509.Certificate, error) {
 	der, err := onePEM(data, "CERTIFICATE")
@@ -162,6 +195,20 @@ func parseKey(data []byte) (crypto.Signer, error) {
 		return nil, errors.New("holds a key that cannot sign")
 	}
 	return signer, nil
+}
+
+// ReadGossipKey reads the key that encrypts the gossip from its file, gossip.key
+// in the directory of a node or of the authority.
+func ReadGossipKey(path string) ([]byte, error) {
+	text, err := readSecret(filepath.Dir(path), filepath.Base(path), "it is in the directory of the authority and in each node's")
+	if err != nil {
+		return nil, fmt.Errorf("peer: read the gossip key: %w", err)
+	}
+	key, err := parseGossipKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("peer: %s: %w", path, err)
+	}
+	return key, nil
 }
 
 func parseGossipKey(text []byte) ([]byte, error) {

@@ -24,6 +24,9 @@ type Config struct {
 	// Growth is how fast root dispersion grows without sources, beyond what
 	// the frequency's own uncertainty explains, in seconds per second; 1e-6.
 	Growth float64
+	// Orphan is the stratum that the leader of a cluster without any source
+	// serves; 0: the node knows no other, and runs on by itself.
+	Orphan uint8
 	// Frequency and Skew are what the drift file holds: the oscillator's
 	// correction and its standard error, as a ratio. Skew 0: not known.
 	Frequency, Skew float64
@@ -45,7 +48,7 @@ var ErrPanic = errors.New("discipline: the clock is too far off")
 // it changes nothing.
 type Adjustment struct {
 	Frequency float64       // of the clock against the bare oscillator, as a ratio
-	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last
+	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last; while healing, a part
 	Step      time.Duration // at once; Slew is 0 then
 	Leap      Leap
 	MaxError  time.Duration
@@ -79,7 +82,17 @@ type Core struct {
 	leap      Leap
 	leapAt    time.Time
 	allowStep bool          // by command
+	forced    bool          // likewise, whatever lives here
+	hold      bool          // nothing is to be stepped
+	held      time.Duration // what is left of an offset that would have been stepped
 	lastStep  time.Duration // raw time
+
+	phase    Phase
+	leader   int // Self, Nobody or a source's index
+	healing  bool
+	healedAt time.Duration // raw time of the last correction while healing
+	walk     time.Duration // offset with which the walk home began
+	walkAt   time.Duration // raw time of that; 0: it has yet to begin
 }
 
 // New makes a Core; its sources are asked from now on.
@@ -101,7 +114,7 @@ func New(config Config, now Reading) *Core {
 		config.Frequency, config.Skew = 0, unknownSkew
 	}
 	c := &Core{
-		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1,
+		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1, leader: Nobody,
 		frequency: config.Frequency, variance: config.Skew * config.Skew,
 		states: make([]State, len(config.Sources)),
 	}
@@ -114,7 +127,7 @@ func New(config Config, now Reading) *Core {
 // Sample takes a source's answer. Step acts upon it.
 func (c *Core) Sample(source int, s Sample) {
 	c.sources[source].took(c.epoch, s)
-	c.fresh = true
+	c.fresh = c.fresh || c.eligible(source)
 }
 
 // Refused notes that a source wants to be asked more rarely, or not at all
@@ -134,34 +147,53 @@ func (c *Core) Refused(source int) {
 const maxPoll = 17
 
 // AllowStep lets the next update step the clock, however far: an admin said so.
-func (c *Core) AllowStep() { c.allowStep, c.fresh = true, true }
+// forced does so even while steps are held.
+func (c *Core) AllowStep(forced bool) { c.allowStep, c.forced, c.fresh = true, forced, true }
+
+// HoldSteps says whether what lives on this machine forbids steps: what would be
+// stepped is slewed then.
+func (c *Core) HoldSteps(hold bool) { c.hold = hold }
+
+// Held is what is left of an offset that would have been stepped; 0 none.
+func (c *Core) Held() time.Duration { return c.held }
 
 // Step says what is to be done at a moment, and when to come again.
 func (c *Core) Step(now Reading) (a Actions) {
 	a.Next = now.Raw + time.Hour
 	c.lastStep = now.Raw
 	for i, s := range c.sources {
+		s.expire(now.Raw)
 		if now.Raw >= s.next {
 			s.ask(now.Raw)
 			a.Ask = append(a.Ask, i)
 		}
-		a.Next = min(a.Next, s.next)
+		a.Next = min(a.Next, s.due())
 	}
 	c.passLeap(now)
-	if !c.fresh && len(a.Ask) == 0 {
-		return a
+	c.orient(now)
+	if c.fresh || len(a.Ask) > 0 {
+		a.Adjust, a.Err = c.choose(now)
 	}
-	sel := elect(c.sources, now.Raw, maxDistance)
+	c.heal(now, &a)
+	return a
+}
+
+// choose takes the sources' word, if there is a new one.
+func (c *Core) choose(now Reading) (*Adjustment, error) {
+	sel := elect(c.sources, c.eligible, now.Raw, maxDistance)
 	c.states = sel.states
 	if !c.fresh {
-		return a
+		return nil, nil
 	}
 	c.fresh = false
-	if len(sel.survivors) < c.config.Agreeing || c.at == 0 && !c.settled() || !c.majority(sel) {
-		return a
+	agreeing := c.config.Agreeing
+	if c.phase != Sourced {
+		agreeing = 1
 	}
-	a.Adjust, a.Err = c.update(now, sel.survivors)
-	return a
+	if len(sel.survivors) < agreeing || c.at == 0 && !c.settled() {
+		return nil, nil
+	}
+	return c.update(now, sel.survivors)
 }
 
 // settled tells whether all sources have had their chance.
@@ -169,29 +201,23 @@ func (c *Core) settled() bool {
 	return !slices.ContainsFunc(c.sources, func(s *source) bool { return !s.settled() })
 }
 
-// majority tells whether more than half of those that can be judged agree.
-func (c *Core) majority(sel selection) bool {
-	agree, judged := 0, 0
-	for _, s := range sel.states {
-		if s >= Falseticker {
-			judged++
-		}
-		if s >= Outlier {
-			agree++
-		}
-	}
-	return 2*agree > judged
-}
-
 // update moves the model, and says how the clock gets there.
 func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	combined := c.combine(now.Raw, survivors)
 	offset := c.epoch.Add(now.Raw + combined.ahead).Sub(now.Clock)
 	step := offset.Abs() > c.config.StepOver && (c.updates < c.config.StepUpdates || c.allowStep)
+	switch {
+	case step && c.hold && !c.forced:
+		step, c.held = false, offset
+	case c.held != 0 && !step && offset.Abs() > c.config.StepOver:
+		c.held = offset // still on its way
+	default:
+		c.held = 0
+	}
 	if offset.Abs() > c.config.Panic && !step {
 		return nil, fmt.Errorf("%w: by %v, and more than %v is only corrected by `holdfast ntp step`", ErrPanic, offset, c.config.Panic)
 	}
-	c.allowStep = false
+	c.allowStep, c.forced = false, false
 	c.learn(now.Raw, combined)
 	c.target = combined
 	c.target.frequency = c.frequency
@@ -209,7 +235,7 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	if step {
 		adj.Step = offset
 	} else {
-		adj.Slew = offset
+		adj.Slew = c.bounded(now.Raw, offset)
 	}
 	return adj, nil
 }

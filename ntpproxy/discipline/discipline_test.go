@@ -197,7 +197,7 @@ func TestClockSteppedBehindOurBackIsBroughtBack(t *testing.T) {
 	if len(w.errs) == 0 || !errors.Is(w.errs[0], ErrPanic) || w.clock < 4999 {
 		t.Fatalf("off by %v s, errors %v: want it left alone, and said", w.clock, w.errs)
 	}
-	w.core.AllowStep()
+	w.core.AllowStep(false)
 	w.wake = w.now
 	w.run(w.now + 10)
 	if math.Abs(w.clock) > 100e-6 || len(w.steps) != 1 {

@@ -23,6 +23,7 @@ type Sample struct {
 	RootDelay  time.Duration // of the source
 	Dispersion time.Duration // root dispersion of the source
 	Leap       Leap
+	Authority  Authority // of a peer
 }
 
 // register keeps the last samples of a source and the line through them: the
@@ -87,6 +88,9 @@ func (r *register) surprise(epoch time.Time, s Sample) (z float64, ok bool) {
 
 // maxSurprise bounds what one sample that was held up says.
 const maxSurprise = 9
+
+// forget starts anew.
+func (r *register) forget() { r.samples, r.line = nil, line{} }
 
 // shift moves all that the source said, after a leap second.
 func (r *register) shift(d time.Duration) {

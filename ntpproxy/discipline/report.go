@@ -25,17 +25,27 @@ type Tracking struct {
 	Leap         Leap
 	Updated      time.Duration // raw time of the last update
 	Updates      int
+	Phase        Phase
 }
 
 // Tracking tells how the clock stands at a moment.
 func (c *Core) Tracking(now Reading) Tracking {
-	t := Tracking{Leading: c.leading, Frequency: c.frequency, Skew: math.Sqrt(c.variance), Updates: c.updates}
+	t := Tracking{Leading: c.leading, Frequency: c.frequency, Skew: math.Sqrt(c.variance), Updates: c.updates, Phase: c.phase}
 	if c.at == 0 {
 		return t
 	}
-	t.Synchronised, t.Stratum = true, c.sources[c.leading].last.Stratum+1
+	t.Synchronised = true
+	if c.leading >= 0 {
+		t.Stratum = c.sources[c.leading].last.Stratum + 1
+	}
 	t.Offset = c.epoch.Add(now.Raw + c.target.aheadAt(now.Raw)).Sub(now.Clock)
 	t.RootDelay, t.Dispersion, t.Leap, t.Updated = c.rootDelay, c.Dispersion(now.Raw), c.leap, c.at
+	switch c.phase {
+	case OrphanLeader:
+		t.Leading, t.Stratum, t.Dispersion = -1, c.config.Orphan, min(t.Dispersion, orphanDispersion)
+	case Alone:
+		t.Leading, t.Stratum = -1, aloneStratum
+	}
 	return t
 }
 

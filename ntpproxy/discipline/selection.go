@@ -101,7 +101,8 @@ type selection struct {
 }
 
 // elect runs the chain over the sources at a raw time.
-func elect(sources []*source, raw time.Duration, maxDistance time.Duration) selection {
+// Those that are not eligible stand by.
+func elect(sources []*source, eligible func(int) bool, raw time.Duration, maxDistance time.Duration) selection {
 	sel := selection{states: make([]State, len(sources))}
 	var usable []candidate
 	for i, s := range sources {
@@ -113,6 +114,8 @@ func elect(sources []*source, raw time.Duration, maxDistance time.Duration) sele
 			sel.states[i] = Waiting
 		case s.last.Stratum == 0 || s.last.Stratum > maxStratum || s.distance(raw) > maxDistance:
 			sel.states[i] = Unusable
+		case !eligible(i):
+			sel.states[i] = Standby
 		default:
 			sel.states[i] = Falseticker
 			usable = append(usable, candidate{i, l.aheadAt(raw), s.distance(raw), l.residual})

@@ -37,6 +37,7 @@ type server struct {
 	cut         func(now float64) bool
 	leap        func(now float64) Leap
 	dispersion  time.Duration
+	fill        func(*Sample) // what another node says beside its time
 	config      SourceConfig
 }
 
@@ -142,6 +143,9 @@ func (w *world) ask(i int) {
 	sample := Sample{Server: at(shown), Precision: 100, Stratum: 1, Dispersion: s.dispersion}
 	if s.leap != nil {
 		sample.Leap = s.leap(w.now)
+	}
+	if s.fill != nil {
+		s.fill(&sample)
 	}
 	w.flights = append(w.flights, flight{i, w.now + there + back, w.reading(), sample})
 }

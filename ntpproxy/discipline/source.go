@@ -22,6 +22,7 @@ const (
 	Unreachable State = iota // no answer to the last eight requests
 	Waiting                  // too few samples yet
 	Unusable                 // its own error is too large, or it is not synchronised
+	Standby                  // another node of the cluster, and not needed, or not to be followed
 	Falseticker              // what it says can't be true if the majority is right
 	Outlier                  // true, but the cluster algorithm does without it
 	Survivor                 // its offset is combined with others'
@@ -30,7 +31,7 @@ const (
 
 // String is the word that an admin reads.
 func (s State) String() string {
-	return [...]string{"unreachable", "waiting", "unusable", "falseticker", "outlier", "survivor", "leading"}[s]
+	return [...]string{"unreachable", "waiting", "unusable", "standby", "falseticker", "outlier", "survivor", "leading"}[s]
 }
 
 // SourceConfig is a source, and how often it is asked.
@@ -38,6 +39,9 @@ type SourceConfig struct {
 	Name             string
 	MinPoll, MaxPoll int // log2 seconds, -4 to 17
 	Burst            bool
+	// Peer is another node of the cluster: it is followed only while there is
+	// no other source (see Phase).
+	Peer bool
 }
 
 // source is what is known of one.
@@ -45,9 +49,11 @@ type source struct {
 	config   SourceConfig
 	register register
 	last     Sample
-	reach    uint8 // a bit a request, the last one lowest
-	asked    int   // requests
-	pending  bool  // a request has no answer yet
+	reach    uint8         // a bit a request, the last one lowest
+	asked    int           // requests
+	pending  bool          // a request has no answer yet
+	sent     time.Duration // raw time of that request
+	misses   int           // requests in a row that got none
 	next     time.Duration
 	poll     int
 	surprise float64 // mean square of how far samples were from what was foretold, by its error; 1 is noise
@@ -70,7 +76,7 @@ func (s *source) ask(now time.Duration) {
 		s.missed()
 	}
 	s.reach <<= 1
-	s.pending = true
+	s.pending, s.sent = true, now
 	s.asked++
 	wait := Interval(s.poll)
 	if s.config.Burst && s.asked < burstSize && wait > burstEvery {
@@ -79,19 +85,57 @@ func (s *source) ask(now time.Duration) {
 	s.next = now + wait
 }
 
+// answerTimeout is how long an answer is waited for.
+const answerTimeout = 5 * time.Second
+
+// expire notes, in time, that a request got no answer. Whether a source is
+// lost, or a datagram was, is found out by asking as often as allowed.
+func (s *source) expire(now time.Duration) {
+	if !s.pending || now < s.sent+answerTimeout {
+		return
+	}
+	s.missed()
+	if s.misses < lostAfter {
+		s.next = min(s.next, s.sent+max(Interval(s.config.MinPoll), answerTimeout))
+	}
+}
+
+// due is when the source wants to be looked at again.
+func (s *source) due() time.Duration {
+	if s.pending {
+		return min(s.next, s.sent+answerTimeout)
+	}
+	return s.next
+}
+
 // missed notes that the last request got no answer: who is silent is asked
 // at the rate that it had, until it is lost; then as often as allowed.
 func (s *source) missed() {
 	s.pending = false
+	s.misses++
 	if s.reach == 0 {
 		s.poll = s.config.MinPoll
 	}
 }
 
+// lostAfter is how many requests in a row get no answer until a source is
+// lost.
+const lostAfter = 4
+
+// lost tells whether the source is silent.
+func (s *source) lost() bool { return s.reach == 0 || s.misses >= lostAfter }
+
+// staleAfter is how long a source is silent until its line says nothing of
+// where it is now: an oscillator wanders.
+const staleAfter = 2 * time.Hour
+
 // took takes a sample, and adapts how often the source is asked.
 func (s *source) took(epoch time.Time, sample Sample) {
-	s.pending = false
+	s.pending, s.misses = false, 0
 	s.reach |= 1
+	if sample.Raw-s.last.Raw > max(staleAfter, 4*Interval(s.poll)) {
+		s.register.forget()
+	}
 	s.last = sample
 	if z, ok := s.register.surprise(epoch, sample); ok {
 		s.surprise += (z - s.surprise) / surpriseMemory

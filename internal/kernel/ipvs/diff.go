@@ -81,7 +81,7 @@ func Diff(have, want []Service) []Change {
 
 func sameService(a, b Service) bool {
 	return a.Scheduler == b.Scheduler && a.Flags == b.Flags && a.Persistence == b.Persistence &&
-		a.Granularity == b.Granularity && a.Engine == b.Engine
+		a.Granularity == b.Granularity
 }
 
 // diffServers needs both lists ordered by address.

@@ -3,10 +3,12 @@ package ipvs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
+	"github.com/moby/ipvs"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,215 +16,188 @@ import (
 // not end a backup daemon for longer when it was started milliseconds ago.
 const timeout = 30 * time.Second
 
-// dumps is how often a list is asked for again that changed while it was told.
-const dumps = 20
+// ErrUnanswered: the kernel did not answer within 30 s. The handle is closed
+// then, and another must be opened; the request may still be carried out.
+var ErrUnanswered = errors.New("the kernel did not answer")
 
-// Handle is a netlink connection. Its methods may be called from any
-// goroutine; they wait for each other, and for the kernel at most 30 s. When a
-// request got no answer, the kernel may still carry it out.
+// Handle is a connection to the IPVS of a network namespace. Its methods may be
+// called from any goroutine; they wait for each other, and for each answer of
+// the kernel at most 30 s.
 type Handle struct {
-	socket  *nl.NetlinkSocket
-	sockets map[int]*nl.SocketHandle
-	family  uint16
+	mu     sync.Mutex // an answer to another's request would be thrown away
+	tables *ipvs.Handle
+	beside *beside
 }
 
 // Open opens a handle in the calling thread's network namespace. The error
-// wraps ErrUnsupported when the kernel has no IPVS.
+// wraps ErrUnsupported when the kernel has no IPVS. The first call of a process
+// runs modprobe, if there is one; whether the module is there is known before.
 func Open() (*Handle, error) {
-	socket, err := nl.Subscribe(unix.NETLINK_GENERIC)
+	b, err := openBeside()
 	if err != nil {
-		return nil, fmt.Errorf("ipvs: open a netlink socket: %w", err)
-	}
-	limit := unix.NsecToTimeval(timeout.Nanoseconds())
-	err = errors.Join(
-		socket.SetSendTimeout(&limit),
-		socket.SetReceiveTimeout(&limit),
-		socket.SetExtAck(true))
-	h := &Handle{socket: socket, sockets: map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: {Socket: socket}}}
-	if err == nil {
-		h.family, err = h.resolve()
-	}
-	if err != nil {
-		socket.Close()
 		return nil, fmt.Errorf("ipvs: %w", err)
 	}
-	return h, nil
+	tables, err := ipvs.New("")
+	if err != nil {
+		b.close()
+		return nil, fmt.Errorf("ipvs: %w", err)
+	}
+	return &Handle{tables: tables, beside: b}, nil
 }
 
 // Close closes it.
-func (h *Handle) Close() { h.socket.Close() }
-
-// resolve asks for the number that the kernel has given to IPVS.
-func (h *Handle) resolve() (uint16, error) {
-	req := h.message(nl.GENL_ID_CTRL, nl.GENL_CTRL_CMD_GETFAMILY, nl.GENL_CTRL_VERSION, 0)
-	req.AddData(nl.NewRtAttr(nl.GENL_CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated(familyName)))
-	answers, err := req.Execute(unix.NETLINK_GENERIC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return 0, ErrUnsupported
-	}
-	if err != nil {
-		return 0, fmt.Errorf("ask for the netlink family %s: %w", familyName, err)
-	}
-	for _, m := range answers {
-		if id, ok := parseFamily(m); ok {
-			return id, nil
-		}
-	}
-	return 0, fmt.Errorf("the kernel's answer about the netlink family %s has no number", familyName)
+func (h *Handle) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tables.Close()
+	h.beside.close()
 }
 
-func (h *Handle) message(family uint16, cmd, version uint8, flags int) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(int(family), flags)
-	req.Sockets = h.sockets
-	req.AddData(&nl.Genlmsg{Command: cmd, Version: version})
-	return req
-}
-
-// write sends a change and waits until it is made or refused.
-func (h *Handle) write(c command, attrs ...*nl.RtAttr) error {
-	req := h.message(h.family, uint8(c), familyVersion, unix.NLM_F_ACK)
-	for _, a := range attrs {
-		req.AddData(a)
+// ask has moby/ipvs do something. It would wait for an answer without end:
+// closing its socket ends that.
+func (h *Handle) ask(request func() error) error {
+	watch := time.AfterFunc(timeout, h.tables.Close)
+	err := request()
+	if !watch.Stop() || errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("%w within %v", ErrUnanswered, timeout)
 	}
-	_, err := req.Execute(unix.NETLINK_GENERIC, 0)
-	return explain(err)
-}
-
-// dump asks for a list, again when it changed meanwhile.
-func (h *Handle) dump(c command, attrs ...*nl.RtAttr) ([][]byte, error) {
-	for range dumps {
-		req := h.message(h.family, uint8(c), familyVersion, unix.NLM_F_DUMP)
-		for _, a := range attrs {
-			req.AddData(a)
-		}
-		messages, err := req.Execute(unix.NETLINK_GENERIC, 0)
-		if errors.Is(err, unix.EINTR) { // nl.ErrDumpInterrupted is one
-			continue
-		}
-		return messages, explain(err)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w; CAP_NET_ADMIN is needed", err)
 	}
-	return nil, fmt.Errorf("it changed in each of %d attempts", dumps)
+	return err
 }
 
-// List tells all services of the namespace with their servers, ordered by key.
+// List tells all services of the namespace with their servers, without
+// counters, ordered by key.
 func (h *Handle) List() ([]Observed, error) {
-	messages, err := h.dump(getService)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var services []*ipvs.Service
+	err := h.ask(func() (err error) {
+		services, err = h.tables.GetServices()
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("ipvs: list the services: %w", err)
 	}
-	all := make([]Observed, 0, len(messages))
-	for _, m := range messages {
-		o, ok := parseService(m)
-		if !ok {
-			return nil, errors.New("ipvs: list the services: the kernel tells of a service that can't be understood")
-		}
-		there, err := h.servers(&o)
+	all := make([]Observed, 0, len(services))
+	for _, s := range services {
+		o, err := h.complete(s)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("ipvs: list the services: %w", err)
 		}
-		if there {
-			all = append(all, o)
-		}
+		all = append(all, o)
 	}
 	slices.SortFunc(all, func(a, b Observed) int { return a.Compare(b.Key) })
 	return all, nil
 }
 
-// servers completes a service; it may have gone since it was listed.
-func (h *Handle) servers(o *Observed) (there bool, err error) {
-	messages, err := h.dump(getServer, keyAttr(o.Key))
-	if errors.Is(err, unix.ESRCH) {
-		return false, nil
+// complete adds its servers to a service; when it has gone since it was listed,
+// there are none.
+func (h *Handle) complete(s *ipvs.Service) (o Observed, err error) {
+	if o.Service, err = ourService(s); err != nil {
+		return o, err
 	}
-	if err != nil {
-		return false, fmt.Errorf("ipvs: list the servers of %v: %w", o.Key, err)
+	var servers []*ipvs.Destination
+	err = h.ask(func() (err error) {
+		servers, err = h.tables.GetDestinations(theirKey(o.Key))
+		return err
+	})
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return o, fmt.Errorf("list the servers of %v: %w", o.Key, err)
 	}
-	type pair struct {
-		Server
-		Load
-	}
-	pairs := make([]pair, 0, len(messages))
-	for _, m := range messages {
-		r, l, ok := parseServer(m)
-		if !ok {
-			return false, fmt.Errorf("ipvs: list the servers of %v: the kernel tells of one that can't be understood", o.Key)
+	for _, d := range servers {
+		r, err := ourServer(d)
+		if err != nil {
+			return o, fmt.Errorf("list the servers of %v: %w", o.Key, err)
 		}
-		pairs = append(pairs, pair{r, l})
+		o.Servers = append(o.Servers, r)
 	}
-	slices.SortFunc(pairs, func(a, b pair) int { return a.Addr.Compare(b.Addr) })
-	for _, p := range pairs {
-		o.Servers, o.Loads = append(o.Servers, p.Server), append(o.Loads, p.Load)
-	}
-	return true, nil
+	slices.SortFunc(o.Servers, func(a, b Server) int { return a.Addr.Compare(b.Addr) })
+	return o, nil
 }
 
-// Get tells of one service, and whether it is there.
+// Get tells of one service, without counters, and whether it is there.
 func (h *Handle) Get(k Key) (o Observed, there bool, err error) {
-	req := h.message(h.family, uint8(getService), familyVersion, 0)
-	req.AddData(keyAttr(k))
-	messages, err := req.Execute(unix.NETLINK_GENERIC, 0)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var s *ipvs.Service
+	err = h.ask(func() (err error) {
+		s, err = h.tables.GetService(theirKey(k))
+		return err
+	})
 	if errors.Is(err, unix.ESRCH) {
 		return Observed{}, false, nil
 	}
+	if err == nil {
+		o, err = h.complete(s)
+	}
+	if err == nil && o.Key != k {
+		err = fmt.Errorf("the kernel tells of %v", o.Key)
+	}
 	if err != nil {
-		return Observed{}, false, fmt.Errorf("ipvs: look for %v: %w", k, explain(err))
+		return Observed{}, false, fmt.Errorf("ipvs: look for %v: %w", k, err)
 	}
-	for _, m := range messages {
-		if o, ok := parseService(m); ok && o.Key == k {
-			there, err := h.servers(&o)
-			return o, there, err
-		}
+	return o, true, nil
+}
+
+// Count adds its counters to a service that was listed; servers that have gone
+// meanwhile have none.
+func (h *Handle) Count(o *Observed) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.beside.count(o); err != nil {
+		return fmt.Errorf("ipvs: count what %v has served: %w", o.Key, err)
 	}
-	return Observed{}, false, fmt.Errorf("ipvs: look for %v: the kernel tells of something else", k)
+	return nil
 }
 
 // Apply makes one change. It needs CAP_NET_ADMIN. What a change would remove
 // and is not there is no error.
 func (h *Handle) Apply(c Change) error {
-	if err := h.apply(c); err != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.ask(func() error { return h.apply(c) }); err != nil {
 		return fmt.Errorf("ipvs: %v: %w", c, err)
 	}
 	return nil
 }
 
 func (h *Handle) apply(c Change) error {
-	key := keyAttr(c.Service.Key)
+	key := theirKey(c.Service.Key)
 	switch c.Kind {
 	case AddService:
-		return explainService(h.write(newService, serviceAttr(c.Service.normal())), c.Service)
+		return explainService(h.tables.NewService(theirService(c.Service.normal())), c.Service)
 	case EditService:
-		return explainService(h.write(setService, serviceAttr(c.Service.normal())), c.Service)
+		return explainService(h.tables.UpdateService(theirService(c.Service.normal())), c.Service)
 	case RemoveService:
-		return gone(h.write(delService, key), unix.ESRCH)
+		return gone(h.tables.DelService(key), unix.ESRCH)
 	case AddServer:
-		return h.write(newServer, key, serverAttr(c.Server))
+		return h.tables.NewDestination(key, theirServer(c.Server))
 	case EditServer:
-		return h.write(setServer, key, serverAttr(c.Server))
+		return h.tables.UpdateDestination(key, theirServer(c.Server))
 	case RemoveServer:
-		return gone(h.write(delServer, key, serverAttr(c.Server)), unix.ESRCH, unix.ENOENT)
+		return gone(h.tables.DelDestination(key, theirServer(c.Server)), unix.ESRCH, unix.ENOENT)
 	}
 	return fmt.Errorf("there is no change of the kind %d", c.Kind)
 }
 
 // Daemons tells which synchronisation daemons run.
 func (h *Handle) Daemons() ([]Daemon, error) {
-	messages, err := h.dump(getDaemon)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all, err := h.beside.daemons()
 	if err != nil {
 		return nil, fmt.Errorf("ipvs: list the synchronisation daemons: %w", err)
 	}
-	var all []Daemon
-	for _, m := range messages {
-		if d, ok := parseDaemon(m); ok {
-			all = append(all, d)
-		}
-	}
-	slices.SortFunc(all, func(a, b Daemon) int { return int(a.Role) - int(b.Role) })
 	return all, nil
 }
 
 // StartDaemon starts a synchronisation daemon; one of its role must not run.
 func (h *Handle) StartDaemon(d Daemon) error {
-	if err := h.write(newDaemon, daemonAttr(d)); err != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.beside.write(newDaemon, daemonAttr(d)); err != nil {
 		return fmt.Errorf("ipvs: start the %v daemon on %s with the sync id %d: %w", d.Role, d.Interface, d.SyncID, err)
 	}
 	return nil
@@ -230,7 +205,9 @@ func (h *Handle) StartDaemon(d Daemon) error {
 
 // StopDaemon stops the daemon of a role. One that does not run is no error.
 func (h *Handle) StopDaemon(r Role) error {
-	if err := gone(h.write(delDaemon, daemonAttr(Daemon{Role: r})), unix.ESRCH); err != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := gone(h.beside.write(delDaemon, daemonAttr(Daemon{Role: r})), unix.ESRCH); err != nil {
 		return fmt.Errorf("ipvs: stop the %v daemon: %w", r, err)
 	}
 	return nil
@@ -244,20 +221,9 @@ func gone(err error, codes ...unix.Errno) error {
 	return err
 }
 
-// explain adds what would be right to what the kernel says.
-func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w; CAP_NET_ADMIN is needed", err)
-	case errors.Is(err, unix.EAGAIN):
-		return fmt.Errorf("the kernel did not answer within %v", timeout)
-	}
-	return err
-}
-
 func explainService(err error, s Service) error {
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w; the kernel has no scheduler %s (module ip_vs_%s) or no engine %q", err, s.Scheduler, s.Scheduler, s.Engine)
+		return fmt.Errorf("%w; the kernel has no scheduler %s (module ip_vs_%s)", err, s.Scheduler, s.Scheduler)
 	}
 	return err
 }

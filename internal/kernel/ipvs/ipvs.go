@@ -3,10 +3,10 @@
 // works in the network namespace it was opened in; an Owner adds which of the
 // services are ours, and makes them what they should be.
 //
-// It stands on the netlink messages of vishvananda/netlink rather than on
-// moby/ipvs, which takes a kernel without IPVS for one that does all it is
-// told, keeps the family's number for the whole process, runs modprobe, waits
-// without end and reads neither 64-bit counters nor daemons.
+// Services and servers are written and listed through moby/ipvs (tables.go).
+// What it lacks stands beside it, over the same netlink library (beside.go,
+// message.go): a refusal where the kernel has no IPVS, an end to waiting,
+// synchronisation daemons, 64-bit counters and persistence templates.
 package ipvs
 
 import (
@@ -121,7 +121,6 @@ type Service struct {
 	Flags       Flags
 	Persistence time.Duration // how long a client keeps its server after its last connection, in seconds; 0: not at all
 	Granularity int           // clients that share this many bits of their address are one client; 0: all bits
-	Engine      string        // persistence engine (sip); mostly none
 	Servers     []Server
 }
 
@@ -157,6 +156,7 @@ type Load struct {
 }
 
 // Observed is a service as the kernel has it, its servers ordered by address.
+// Stats and Loads are there only where counters were asked for.
 type Observed struct {
 	Service
 	Stats Stats
@@ -226,7 +226,7 @@ func (s Service) valid() error {
 		switch {
 		case !r.Addr.IsValid() || r.Addr.Addr() != r.Addr.Addr().Unmap() || r.Addr.Addr().Zone() != "":
 			return fmt.Errorf("%v is no address of a real server", r.Addr)
-		case r.Addr.Addr().Is6() != s.IPv6 && r.Method != Tunnel:
+		case r.Addr.Addr().Is6() != s.IPv6:
 			return fmt.Errorf("real server %v is of the other family", r.Addr)
 		case r.Weight < 0 || r.Weight > 65535:
 			return fmt.Errorf("real server %v has the weight %d; 0 to 65535 are right", r.Addr, r.Weight)

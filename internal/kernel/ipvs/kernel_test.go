@@ -215,8 +215,12 @@ func testNamespaces(t *testing.T) {
 	a, handleA, ownerA, _ := director(t)
 	b, handleB, _, _ := director(t)
 	set(t, ownerA, ssh("10.1.0.2:22"))
-	if list, err := handleA.List(); err != nil || len(list) != 1 || len(list[0].Loads) != 1 {
+	list, err := handleA.List()
+	if err != nil || len(list) != 1 || len(list[0].Servers) != 1 {
 		t.Errorf("%v lists %v, %v", a, list, err)
+	}
+	if ours, err := ownerA.Ours(); err != nil || len(ours) != 1 || len(ours[0].Loads) != 1 {
+		t.Errorf("%v counts %v, %v", a, ours, err)
 	}
 	if list, err := handleB.List(); err != nil || len(list) != 0 {
 		t.Errorf("%v lists %v, %v: that is another's", b, list, err)

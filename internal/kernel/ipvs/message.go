@@ -3,10 +3,7 @@ package ipvs
 import (
 	"encoding/binary"
 	"iter"
-	"math/bits"
-	"net"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -16,13 +13,7 @@ import (
 type command uint8
 
 const (
-	newService command = 1
-	setService command = 2
-	delService command = 3
 	getService command = 4
-	newServer  command = 5
-	setServer  command = 6
-	delServer  command = 7
 	getServer  command = 8
 	newDaemon  command = 9
 	delDaemon  command = 10
@@ -40,24 +31,15 @@ const (
 	attrServer  = 2
 	attrDaemon  = 3
 
-	svcFamily    = 1
-	svcProtocol  = 2
-	svcAddr      = 3
-	svcPort      = 4
-	svcMark      = 5
-	svcScheduler = 6
-	svcFlags     = 7
-	svcTimeout   = 8
-	svcNetmask   = 9
-	svcEngine    = 11
-	svcStats64   = 12
+	svcFamily   = 1
+	svcProtocol = 2
+	svcAddr     = 3
+	svcPort     = 4
+	svcMark     = 5
+	svcStats64  = 12
 
 	dstAddr       = 1
 	dstPort       = 2
-	dstMethod     = 3
-	dstWeight     = 4
-	dstUpper      = 5
-	dstLower      = 6
 	dstActive     = 7
 	dstInactive   = 8
 	dstPersistent = 9
@@ -73,16 +55,7 @@ const (
 	statPacketsOut  = 3
 	statBytesIn     = 4
 	statBytesOut    = 5
-
-	methodMask = 7 // of the connection flags
 )
-
-func family(ipv6 bool) uint16 {
-	if ipv6 {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
 
 // keyAttr names a service.
 func keyAttr(k Key) *nl.RtAttr {
@@ -95,40 +68,6 @@ func keyAttr(k Key) *nl.RtAttr {
 	a.AddRtAttr(svcProtocol, nl.Uint16Attr(uint16(k.Protocol)))
 	a.AddRtAttr(svcAddr, k.Addr.Addr().AsSlice())
 	a.AddRtAttr(svcPort, nl.BEUint16Attr(k.Addr.Port()))
-	return a
-}
-
-// serviceAttr tells all of a service but its servers. s must be normal.
-func serviceAttr(s Service) *nl.RtAttr {
-	a := keyAttr(s.Key)
-	a.AddRtAttr(svcScheduler, nl.ZeroTerminated(s.Scheduler))
-	if s.Engine != "" {
-		a.AddRtAttr(svcEngine, nl.ZeroTerminated(s.Engine))
-	}
-	flags := s.Flags
-	if s.Persistence > 0 {
-		flags |= persistent
-	}
-	both := binary.NativeEndian.AppendUint32(nil, uint32(flags))
-	a.AddRtAttr(svcFlags, binary.NativeEndian.AppendUint32(both, uint32(settable|persistent)))
-	a.AddRtAttr(svcTimeout, nl.Uint32Attr(uint32(s.Persistence/time.Second)))
-	if s.IPv6 {
-		a.AddRtAttr(svcNetmask, nl.Uint32Attr(uint32(s.Granularity)))
-	} else {
-		a.AddRtAttr(svcNetmask, net.CIDRMask(s.Granularity, 32))
-	}
-	return a
-}
-
-func serverAttr(r Server) *nl.RtAttr {
-	a := nl.NewRtAttr(attrServer|unix.NLA_F_NESTED, nil)
-	a.AddRtAttr(dstAddr, r.Addr.Addr().AsSlice())
-	a.AddRtAttr(dstPort, nl.BEUint16Attr(r.Addr.Port()))
-	a.AddRtAttr(dstFamily, nl.Uint16Attr(family(r.Addr.Addr().Is6())))
-	a.AddRtAttr(dstMethod, nl.Uint32Attr(uint32(r.Method)))
-	a.AddRtAttr(dstWeight, nl.Uint32Attr(uint32(r.Weight)))
-	a.AddRtAttr(dstUpper, nl.Uint32Attr(r.Upper))
-	a.AddRtAttr(dstLower, nl.Uint32Attr(r.Lower))
 	return a
 }
 
@@ -153,68 +92,18 @@ func body(message []byte, kind uint16) []byte {
 	return nil
 }
 
-// parseService reads an answer to getService; it has no servers.
-func parseService(message []byte) (o Observed, ok bool) {
-	var addr, mask []byte
-	var port uint16
-	known := false
+// parseServiceStats reads the counters of an answer to getService.
+func parseServiceStats(message []byte) (s Stats) {
 	for kind, value := range attributes(body(message, attrService)) {
-		switch kind {
-		case svcFamily:
-			n := number(value)
-			o.IPv6 = n == unix.AF_INET6
-			known = o.IPv6 || n == unix.AF_INET
-		case svcProtocol:
-			o.Protocol = Protocol(number(value))
-		case svcAddr:
-			addr = value
-		case svcPort:
-			port = bePort(value)
-		case svcMark:
-			o.Mark = uint32(number(value))
-		case svcScheduler:
-			o.Scheduler = unix.ByteSliceToString(value)
-		case svcEngine:
-			o.Engine = unix.ByteSliceToString(value)
-		case svcFlags: // the flags, then a mask
-			if len(value) >= 4 {
-				o.Flags = Flags(binary.NativeEndian.Uint32(value))
-			}
-		case svcTimeout:
-			o.Persistence = time.Duration(uint32(number(value))) * time.Second
-		case svcNetmask:
-			mask = value
-		case svcStats64:
-			o.Stats = parseStats(value)
+		if kind == svcStats64 {
+			s = parseStats(value)
 		}
 	}
-	if o.Flags&persistent == 0 { // the kernel keeps the number, unused
-		o.Persistence = 0
-	}
-	o.Flags &= settable
-	o.Granularity = granularity(mask, o.IPv6)
-	if o.Mark != 0 {
-		o.Protocol = 0
-		return o, known
-	}
-	a, fits := address(addr, o.IPv6)
-	o.Addr = netip.AddrPortFrom(a, port)
-	return o, known && fits
+	return s
 }
 
-// granularity reads a netmask (IPv4, of consecutive ones) or a prefix length.
-func granularity(mask []byte, ipv6 bool) int {
-	if len(mask) != 4 {
-		return 0
-	}
-	if ipv6 {
-		return int(min(binary.NativeEndian.Uint32(mask), 128))
-	}
-	return bits.LeadingZeros32(^binary.BigEndian.Uint32(mask))
-}
-
-// parseServer reads an answer to getServer.
-func parseServer(message []byte) (r Server, l Load, ok bool) {
+// parseLoad reads an answer to getServer: who it is about, and its load.
+func parseLoad(message []byte) (who netip.AddrPort, l Load, ok bool) {
 	var addr []byte
 	var port uint16
 	var af uint64
@@ -226,14 +115,6 @@ func parseServer(message []byte) (r Server, l Load, ok bool) {
 			port = bePort(value)
 		case dstFamily:
 			af = number(value)
-		case dstMethod:
-			r.Method = Method(number(value) & methodMask)
-		case dstWeight:
-			r.Weight = int(int32(number(value)))
-		case dstUpper:
-			r.Upper = uint32(number(value))
-		case dstLower:
-			r.Lower = uint32(number(value))
 		case dstActive:
 			l.Active = uint32(number(value))
 		case dstInactive:
@@ -245,8 +126,7 @@ func parseServer(message []byte) (r Server, l Load, ok bool) {
 		}
 	}
 	a, fits := address(addr, af == unix.AF_INET6)
-	r.Addr = netip.AddrPortFrom(a, port)
-	return r, l, fits && (af == unix.AF_INET || af == unix.AF_INET6)
+	return netip.AddrPortFrom(a, port), l, fits && (af == unix.AF_INET || af == unix.AF_INET6)
 }
 
 func parseStats(b []byte) (s Stats) {

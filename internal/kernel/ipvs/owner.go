@@ -12,6 +12,7 @@ import (
 type table interface {
 	List() ([]Observed, error)
 	Get(Key) (Observed, bool, error)
+	Count(*Observed) error
 	Apply(Change) error
 	Daemons() ([]Daemon, error)
 	StartDaemon(Daemon) error
@@ -86,12 +87,21 @@ func (o *Owner) Set(desired []Service) ([]Change, error) {
 	return made, errors.Join(errs...)
 }
 
-// Ours lists our services as the kernel has them.
+// Ours lists our services as the kernel has them, with their counters.
 func (o *Owner) Ours() ([]Observed, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	all, err := o.kernel.List()
-	return slices.DeleteFunc(all, func(s Observed) bool { return !o.journal.keys[s.Key] }), err
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(s Observed) bool { return !o.journal.keys[s.Key] })
+	for i := range all {
+		if err := o.kernel.Count(&all[i]); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 func without(list []Service, k Key) []Service {

@@ -38,6 +38,11 @@ func (m *model) Get(k Key) (Observed, bool, error) {
 	return Observed{Service: s.normal()}, ok, nil
 }
 
+func (m *model) Count(o *Observed) error {
+	o.Loads = make([]Load, len(o.Servers))
+	return nil
+}
+
 func (m *model) Apply(c Change) error {
 	m.writes++
 	if m.before != nil {

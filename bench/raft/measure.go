@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// valueSize is how long a value is, in bytes: about a service with its check.
+const valueSize = 256
+
+// writers of each measurement.
+func writers() []int { return []int{1, 16, 64, 256} }
+
+type writerKey struct{}
+
+// asWriter says which connection a writer has.
+func asWriter(ctx context.Context, n int) context.Context {
+	return context.WithValue(ctx, writerKey{}, n)
+}
+
+// pick is the connection of the context's writer.
+func (c clients) pick(ctx context.Context) *http.Client {
+	n, _ := ctx.Value(writerKey{}).(int)
+	return c[n/nodes%connections]
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func (b *benchmark) writes(ctx context.Context) error {
+	return b.each(ctx, "writes", b.rounds, func(ctx context.Context, c contestant) error {
+		if _, err := b.load(ctx, c, 16, time.Second); err != nil { // connections, caches, files
+			return err
+		}
+		for _, n := range writers() {
+			took, err := b.load(ctx, c, n, b.during)
+			if err != nil {
+				return err
+			}
+			slices.Sort(took)
+			what := fmt.Sprintf(", %d writers", n)
+			b.add(figure{"writes" + what, "1/s", "higher"}, c.name(), float64(len(took))/b.during.Seconds())
+			b.add(figure{"a write, p50" + what, "ms", "lower"}, c.name(), ms(took[len(took)/2]))
+			b.add(figure{"a write, p99" + what, "ms", "lower"}, c.name(), ms(took[len(took)*99/100]))
+		}
+		return nil
+	})
+}
+
+// load has writers write for a while, spread over the nodes, and gives how
+// long each write took. One that fails fails the benchmark.
+func (b *benchmark) load(ctx context.Context, c contestant, writers int, during time.Duration) ([]time.Duration, error) {
+	var mu sync.Mutex
+	var all []time.Duration
+	var errs []error
+	var group sync.WaitGroup
+	end := time.Now().Add(during)
+	value := bytes.Repeat([]byte("v"), valueSize)
+	for w := range writers {
+		group.Go(func() {
+			ctx := asWriter(ctx, w)
+			var took []time.Duration
+			var err error
+			for i := 0; err == nil; i++ {
+				start := time.Now()
+				if start.After(end) {
+					break
+				}
+				err = c.put(ctx, w%nodes, fmt.Sprintf("bench/%d/%d", w, i%1000), value)
+				took = append(took, time.Since(start))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all, errs = append(all, took...), append(errs, err)
+		})
+	}
+	group.Wait()
+	if len(all) == 0 {
+		errs = append(errs, errors.New("nothing was written"))
+	}
+	return all, errors.Join(errs...)
+}
+
+// failover kills the leader again and again, and asks every survivor to write
+// until one says that a write is committed.
+func (b *benchmark) failover(ctx context.Context) error {
+	return b.each(ctx, "failover", 1, func(ctx context.Context, c contestant) error {
+		for n := range b.kills {
+			leader, err := c.leader(ctx)
+			if err != nil {
+				return err
+			}
+			start := time.Now()
+			if err := c.kill(leader); err != nil {
+				return err
+			}
+			if err := b.firstWrite(ctx, c, leader, fmt.Sprint("failover/", n)); err != nil {
+				return err
+			}
+			b.add(figure{"leader killed to first committed write", "ms", "lower"}, c.name(), ms(time.Since(start)))
+			if err := c.revive(ctx, leader); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// firstWrite returns at the first write that a survivor acknowledges. A try
+// begins every 20 ms whatever became of the others: one store holds a write,
+// one fails it at once, and one lets it hang for seconds.
+func (b *benchmark) firstWrite(ctx context.Context, c contestant, dead int, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	done := make(chan struct{}, nodes)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	for i := range nodes {
+		if i == dead {
+			continue
+		}
+		group.Go(func() {
+			for ctx.Err() == nil {
+				group.Go(func() {
+					if c.put(ctx, i, key, []byte("x")) == nil {
+						select {
+						case done <- struct{}{}:
+						default:
+						}
+					}
+				})
+				pause(ctx, 20*time.Millisecond)
+			}
+		})
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("no write within 30 s of the leader's death: %w", ctx.Err())
+	}
+}
+
+// transfers moves the leadership under one writer on each node, and takes the
+// longest write that was under way meanwhile: how long writers were held up.
+func (b *benchmark) transfers(ctx context.Context) error {
+	return b.each(ctx, "transfer", 1, func(ctx context.Context, c contestant) error {
+		for range b.kills {
+			leader, err := c.leader(ctx)
+			if err != nil {
+				return err
+			}
+			held, failed, err := b.held(ctx, c, func() error { return c.transfer(ctx, (leader+1)%nodes) })
+			if err != nil {
+				return err
+			}
+			b.add(figure{"planned transfer, longest write", "ms", "lower"}, c.name(), ms(held))
+			b.add(figure{"planned transfer, failed writes", "1", "lower"}, c.name(), float64(failed))
+		}
+		return nil
+	})
+}
+
+func (b *benchmark) held(ctx context.Context, c contestant, do func() error) (longest time.Duration, failed int64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var most, failures atomic.Int64
+	var group sync.WaitGroup
+	for i := range nodes {
+		group.Go(func() {
+			ok := time.Now() // since when this writer waits for a write
+			for n := 0; ctx.Err() == nil; n++ {
+				if err := c.put(ctx, i, fmt.Sprintf("transfer/%d", i), []byte("x")); err != nil {
+					if ctx.Err() == nil {
+						failures.Add(1)
+					}
+					continue // it goes on waiting
+				}
+				took := int64(time.Since(ok))
+				for old := most.Load(); took > old && !most.CompareAndSwap(old, took); old = most.Load() {
+				}
+				ok = time.Now()
+			}
+		})
+	}
+	pause(ctx, 300*time.Millisecond)
+	most.Store(0)
+	err = do()
+	pause(ctx, 500*time.Millisecond)
+	cancel()
+	group.Wait()
+	return time.Duration(most.Load()), failures.Load(), err
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}

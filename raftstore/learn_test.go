@@ -1,0 +1,71 @@
+package raftstore
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// Raft alone tells followers of a commit after its commit time-out, 100 to
+// 200 ms at this timing.
+func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.timing = 5
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	o := h.follower()
+	var writes, reads []time.Duration
+	for i := range 11 {
+		start := time.Now()
+		o.put(fmt.Sprint("k", i), "v")
+		writes = append(writes, time.Since(start))
+		h.leader().put("other", fmt.Sprint(i))
+		start = time.Now()
+		if err := o.store.ReadBarrier(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		reads = append(reads, time.Since(start))
+		if got := o.get("other"); got != fmt.Sprint(i) {
+			t.Fatalf("after a read barrier: %q, want %d", got, i)
+		}
+	}
+	slices.Sort(writes)
+	slices.Sort(reads)
+	limit := o.store.times.commit
+	if writes[5] >= limit || reads[5] >= limit {
+		t.Errorf("median write %v, read %v on a follower: Raft's own %v was waited for", writes[5], reads[5], limit)
+	}
+}
+
+func TestFollowerCommitsNothingThatItHasNot(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	h.leader().put("k", "v")
+	h.everywhere("k", "v")
+	e := h.follower().store.engine.Load()
+	last, term := e.raft.LastIndex(), e.raft.CurrentTerm()
+	for _, c := range []committed{{last + 100, term}, {last, term + 7}} {
+		e.tellRaft(t.Context(), c)
+		if got := e.raft.CommitIndex(); got > e.raft.LastIndex() {
+			t.Errorf("told of %+v, Raft commits up to %d of %d", c, got, e.raft.LastIndex())
+		}
+	}
+	leader := h.leader().store.engine.Load()
+	before := leader.raft.CurrentTerm()
+	leader.tellRaft(t.Context(), committed{last, term})
+	if leader.raft.CurrentTerm() == before && !h.leader().store.IsLeader() {
+		t.Error("a leader that is told steps down")
+	}
+}
+
+func TestLearnerKeepsTheHighest(t *testing.T) {
+	l := newLearner()
+	for _, c := range []committed{{5, 2}, {3, 2}, {9, 0}, {7, 3}} {
+		l.learn(c)
+	}
+	if got := l.target(); got != (committed{7, 3}) {
+		t.Errorf("%+v, want 7 of term 3: an entry of unknown term is not told", got)
+	}
+}

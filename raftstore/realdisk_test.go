@@ -1,0 +1,386 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"holdfast/internal/state"
+)
+
+// smallDisk is an ext4 file system of its own.
+type smallDisk struct {
+	t      *testing.T
+	dir    string
+	frozen bool
+}
+
+const smallDiskSize = 64 << 20
+
+// newSmallDisk mounts one; a test that may not is skipped, in CI it fails.
+func newSmallDisk(t *testing.T) *smallDisk {
+	t.Helper()
+	base := t.TempDir()
+	d := &smallDisk{t: t, dir: filepath.Join(base, "mnt")}
+	image := filepath.Join(base, "image")
+	if err := errors.Join(os.Mkdir(d.dir, 0o700), os.WriteFile(image, nil, 0o600), os.Truncate(image, smallDiskSize)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"mkfs.ext4", "-q", "-F", image}, {"mount", "-o", "loop", image, d.dir}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			if os.Getenv("CI") == "" && (os.Geteuid() != 0 || args[0] == "mount") {
+				t.Skipf("%v: %v: %s", args, err, out)
+			}
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		d.thaw()
+		if out, err := exec.Command("umount", d.dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	return d
+}
+
+func (d *smallDisk) freeze() {
+	d.t.Helper()
+	if out, err := exec.Command("fsfreeze", "--freeze", d.dir).CombinedOutput(); err != nil {
+		d.t.Fatalf("fsfreeze: %v: %s", err, out)
+	}
+	d.frozen = true
+}
+
+func (d *smallDisk) thaw() {
+	if !d.frozen {
+		return
+	}
+	if out, err := exec.Command("fsfreeze", "--unfreeze", d.dir).CombinedOutput(); err != nil {
+		d.t.Errorf("fsfreeze: %v: %s", err, out)
+	}
+	d.frozen = false
+}
+
+// fill leaves so many bytes free.
+func (d *smallDisk) fill(leave int64) {
+	d.t.Helper()
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(d.dir, &st); err != nil {
+		d.t.Fatal(err)
+	}
+	f, err := os.OpenFile(d.ballast(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave); err != nil {
+		d.t.Fatalf("fill the disk: %v", err)
+	}
+}
+
+func (d *smallDisk) ballast() string { return filepath.Join(d.dir, "ballast") }
+
+func (d *smallDisk) empty() {
+	d.t.Helper()
+	if err := os.Remove(d.ballast()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// condition waits until a server says, or no longer says, that its disk is not
+// fit.
+func (o *host) diskCondition(want bool) {
+	o.hosts.t.Helper()
+	eventually(o.hosts.t, fmt.Sprintf("%s: condition about the disk: %v", o.name, want), func() error {
+		var messages []string
+		for _, c := range o.board.Conditions() {
+			if c.Name == conditionDisk {
+				messages = append(messages, c.Message)
+			}
+		}
+		if (len(messages) > 0) != want {
+			return fmt.Errorf("%q", messages)
+		}
+		return nil
+	})
+}
+
+// onSmallDisks makes three servers, each with a disk of its own, and starts them.
+func onSmallDisks(t *testing.T, change ...func(*Config)) (*hosts, map[string]*smallDisk) {
+	t.Helper()
+	disks := map[string]*smallDisk{}
+	for i := range 3 { // before the servers, so that they are stopped first
+		disks[fmt.Sprintf("fb%d", i+1)] = newSmallDisk(t)
+	}
+	h := newHosts(t, 3, 3)
+	h.timing = 1
+	for name, d := range disks {
+		h.all[name].dir = d.dir
+	}
+	for _, name := range h.order {
+		h.all[name].start(change...)
+	}
+	h.settled("fb1 fb2 fb3", "")
+	return h, disks
+}
+
+// names of all but one, in order.
+func (h *hosts) but(one string) string {
+	rest := slices.DeleteFunc(slices.Clone(h.order), func(n string) bool { return n == one })
+	return fmt.Sprintf("%s %s", rest[0], rest[1])
+}
+
+// The disk of a leader hangs while its heartbeats go on (hashicorp/raft issue
+// 503): with writes under way, and with none, when only a look can find it.
+func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
+	for name, writes := range map[string]bool{"under writes": true, "idle": false} {
+		t.Run(name, func(t *testing.T) {
+			h, disks := onSmallDisks(t)
+			old := h.leader()
+			old.put("before", "1")
+			disks[old.name].freeze()
+			start := time.Now()
+			others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == old })
+			outcome := make(chan error, 1)
+			go func() {
+				var err error
+				if writes {
+					_, err = old.tryPut("lost", "1")
+				}
+				outcome <- err
+			}()
+			eventually(t, "another leader", func() error {
+				for _, o := range others {
+					if name, _, ok := o.store.Leader(); !ok || name == old.name {
+						return fmt.Errorf("%s says %q", o.name, name)
+					}
+				}
+				return nil
+			})
+			took := time.Since(start)
+			t.Logf("another leader %v after the freeze", took)
+			if took > 5*time.Second {
+				t.Errorf("it took %v; a hung write counts after 2 s, an election takes 1", took)
+			}
+			others[0].put("after", "1")
+			old.diskCondition(true)
+			voters := func(want string) {
+				eventually(t, "voters "+want, func() error {
+					var got string
+					for _, s := range others[0].store.Status().Servers {
+						if s.Voter {
+							got += s.Name + " "
+						}
+					}
+					if got != want+" " {
+						return errors.New(got)
+					}
+					return nil
+				})
+			}
+			voters(h.but(old.name))
+			if name, _, _ := others[0].store.Leader(); name == old.name {
+				t.Error("it leads again with its disk frozen")
+			}
+			disks[old.name].thaw()
+			<-outcome
+			voters("fb1 fb2 fb3")
+			old.diskCondition(false)
+			h.everywhere("after", "1")
+		})
+	}
+}
+
+func TestServerOnAFullDiskGivesWayUntilThereIsSpace(t *testing.T) {
+	h, disks := onSmallDisks(t)
+	old := h.leader()
+	disks[old.name].fill(8 << 20)
+	old.diskCondition(true)
+	h.settled(h.but(old.name), old.name)
+	if now := h.leader(); now == old {
+		t.Errorf("%s leads with a disk that is nearly full", now.name)
+	}
+	// Now to the last block: it keeps what it has and does not end.
+	disks[old.name].empty()
+	disks[old.name].fill(0)
+	big := string(make([]byte, 64<<10))
+	for i := range 40 {
+		h.leader().put(fmt.Sprintf("big/%d", i%4), big)
+	}
+	h.leader().put("after", "1")
+	select {
+	case err := <-old.done:
+		t.Fatalf("the server on the full disk ended: %v", err)
+	default:
+	}
+	disks[old.name].empty()
+	h.settled("fb1 fb2 fb3", "")
+	old.diskCondition(false)
+	h.everywhere("after", "1")
+}
+
+// When all disks fill at once nobody can take over: the leader stays, all keep
+// their votes, all say so, and what takes most on each disk makes room.
+func TestAllDisksFillAtOnceAndTheQuorumStays(t *testing.T) {
+	var allowed atomic.Bool
+	h, disks := onSmallDisks(t, func(c *Config) {
+		ballast := filepath.Join(c.DataDir, "ballast")
+		c.Consumers = []Consumer{
+			{Name: "a small one", Bytes: func() int64 { return 1 }, Shed: func(int64) int64 { return 0 }},
+			{Name: "the ballast", Bytes: func() int64 { return 2 }, Shed: func(want int64) int64 {
+				st, err := os.Stat(ballast)
+				if !allowed.Load() || err != nil || os.Remove(ballast) != nil {
+					return 0
+				}
+				return st.Size()
+			}},
+		}
+	})
+	before := h.leader()
+	for _, d := range disks {
+		d.fill(8 << 20)
+	}
+	for _, name := range h.order {
+		h.all[name].diskCondition(true)
+	}
+	before.put("full", "1")
+	h.everywhere("full", "1")
+	h.settled("fb1 fb2 fb3", "")
+	// A leader is found also among servers that would all leave it to others.
+	victim := h.leader()
+	victim.kill()
+	h.leader().put("elected", "1")
+	victim.start()
+	h.settled("fb1 fb2 fb3", "")
+	allowed.Store(true)
+	for _, name := range h.order {
+		if h.all[name] != victim { // it was started without consumers
+			h.all[name].diskCondition(false)
+		}
+	}
+}
+
+// errLog is a log whose writes fail while the disk takes votes: the server then
+// has all it needs to win elections, and could do so for ever (hashicorp/raft
+// issue 614).
+type errLog struct {
+	raft.LogStore
+	sick atomic.Bool
+}
+
+func (l *errLog) StoreLogs(entries []*raft.Log) error {
+	if l.sick.Load() {
+		return syscall.EIO
+	}
+	return l.LogStore.StoreLogs(entries)
+}
+
+func TestServerWhoseLogErrsWinsNoElection(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	logs := map[string]*errLog{}
+	for name, o := range h.all {
+		o.disk = func(l raft.LogStore) raft.LogStore {
+			logs[name] = &errLog{LogStore: l}
+			return logs[name]
+		}
+	}
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	sick := h.leader()
+	logs[sick.name].sick.Store(true)
+	if _, err := sick.tryPut("k", "v"); err != nil && !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) {
+		t.Fatal(err)
+	}
+	eventually(t, "the leader whose log errs steps down", func() error {
+		if sick.store.IsLeader() {
+			return errors.New("it leads")
+		}
+		return nil
+	})
+	// Whoever leads next is deposed again and again; the sick one is as good a
+	// candidate as any.
+	for round := range 4 {
+		next := h.leader()
+		if next == sick {
+			t.Fatalf("round %d: the server whose log errs leads", round)
+		}
+		if err := sick.store.engine.Load().mayStand(); err == nil {
+			t.Errorf("round %d: it would stand for an election", round)
+		}
+		next.put(fmt.Sprint("round/", round), "1")
+		for _, o := range h.running() {
+			if o != sick && o != next {
+				if err := next.store.TransferLeadership(t.Context(), o.name); err != nil {
+					t.Logf("round %d: %v", round, err)
+				}
+			}
+		}
+	}
+	logs[sick.name].sick.Store(false)
+	h.settled("fb1 fb2 fb3", "")
+	h.everywhere("round/3", "1")
+}
+
+// A term that can't be written must not end the process: hashicorp/raft panics.
+func TestVoteWaitsForTheDiskAndEndsWithTheStore(t *testing.T) {
+	bolt, err := openBolt(filepath.Join(t.TempDir(), logName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failing := &errStable{StableStore: bolt}
+	failing.left.Store(3)
+	ended, failures := make(chan struct{}), atomic.Int32{}
+	s := steadyStable{checkedStable{failing}, ended, func(err error) {
+		if err != nil {
+			failures.Add(1)
+		}
+	}}
+	if err := s.SetUint64([]byte("CurrentTerm"), 7); err != nil || failures.Load() != 3 {
+		t.Errorf("%v after %d failures", err, failures.Load())
+	}
+	if got, err := s.GetUint64([]byte("CurrentTerm")); got != 7 || err != nil {
+		t.Errorf("read %d, %v", got, err)
+	}
+	failing.left.Store(1 << 30)
+	told, gone := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		told <- s.SetUint64([]byte("CurrentTerm"), 8)
+	}()
+	close(ended)
+	select {
+	case <-gone:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for ever")
+	}
+	select {
+	case err := <-told:
+		t.Errorf("it said %v about a vote that is not on the disk", err)
+	default:
+	}
+	if err := bolt.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// errStable fails some writes.
+type errStable struct {
+	raft.StableStore
+	left atomic.Int32
+}
+
+func (s *errStable) Set(key, value []byte) error {
+	if s.left.Add(-1) >= 0 {
+		return syscall.ENOSPC
+	}
+	return s.StableStore.Set(key, value)
+}

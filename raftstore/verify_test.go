@@ -1,0 +1,333 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/state"
+)
+
+// parseDigests reads servers and what they answered, one a word: NAME, + for a
+// vote, = and the state unless it did not answer, @ and its program's version.
+func parseDigests(text string) (servers []member, digests []digest) {
+	for _, word := range strings.Fields(text) {
+		word, version, _ := strings.Cut(word, "@")
+		head, sum, answered := strings.Cut(word, "=")
+		name := strings.TrimSuffix(head, "+")
+		servers = append(servers, member{ID: name, Name: name, Voter: name != head})
+		if answered {
+			digests = append(digests, digest{ID: name, Index: 7, Sum: sum, Version: version})
+		}
+	}
+	return servers, digests
+}
+
+func TestOnlyAMajorityOfAllVotersProvesAState(t *testing.T) {
+	for name, c := range map[string]struct{ answers, majority, differ, unknown string }{
+		"all agree":                           {"a+=x b+=x c+=x d=x", "x", "", ""},
+		"one voter differs":                   {"a+=x b+=y c+=x", "x", "b", ""},
+		"a server without a vote differs":     {"a+=x b+=x c+=x d=y", "x", "d", ""},
+		"two that agree are enough of three":  {"a+=x b+=x c+", "x", "", "c"},
+		"the rest may be no majority":         {"a+=x b+ c+", "", "", "b c"},
+		"two that differ, one is away":        {"a+=x b+=y c+", "", "a b", "c"},
+		"all differ":                          {"a+=x b+=y c+=z", "", "a b c", ""},
+		"those without a vote don't count":    {"a+=x b+=y c=y d=y", "", "a b c d", ""},
+		"four: half is no majority":           {"a+=x b+=x c+=y d+=y", "", "a b c d", ""},
+		"another version is not compared":     {"a+=x b+=x c+=y@2", "x", "", "c"},
+		"nor counted with the same state":     {"a+=x b+=x@2 c+=y@3", "", "", ""},
+		"nobody answered":                     {"a+ b+ c+", "", "", "a b c"},
+		"a store of one agrees with itself":   {"a+=x", "x", "", ""},
+		"the majority is of the new version":  {"a+=x@1 b+=y@2 c+=y@2", "y", "", "a"},
+		"and one of it differs from the rest": {"a+=x@1 b+=y@2 c+=z@2 d+=y@2 e+=y@2", "y", "c", "a"},
+	} {
+		servers, digests := parseDigests(c.answers)
+		v := compare(7, servers, digests)
+		of := func(verdict string) string {
+			var names []string
+			for _, s := range v.Servers {
+				if s.Verdict == verdict {
+					names = append(names, s.Name)
+				}
+			}
+			return strings.Join(names, " ")
+		}
+		if v.Majority != c.majority || of(Differs) != c.differ || of(Unknown) != c.unknown {
+			t.Errorf("%s: majority %q, differ %q, unknown %q; want %q, %q, %q", name, v.Majority, of(Differs), of(Unknown), c.majority, c.differ, c.unknown)
+		}
+		if (v.Problem() == "") != (c.differ == "") {
+			t.Errorf("%s: problem %q", name, v.Problem())
+		}
+	}
+}
+
+func TestDigestOfAnotherEntryProvesNothing(t *testing.T) {
+	servers, digests := parseDigests("a+=x b+=x c+=x")
+	digests[1].Index, digests[2].Index = 6, 8
+	if v := compare(7, servers, digests); v.Majority != "" || v.of("b") != Unknown || v.of("c") != Unknown {
+		t.Errorf("%+v", v)
+	}
+}
+
+// flip changes one bit of a value in a server's memory.
+func (o *host) flip(key string) {
+	o.hosts.t.Helper()
+	o.store.fsm.applying.Lock()
+	defer o.store.fsm.applying.Unlock()
+	entry, _ := o.state.Snapshot().Entry(nil, key)
+	if entry == nil {
+		o.hosts.t.Fatalf("%s has no key %s", o.name, key)
+	}
+	entry.Value[0] ^= 1
+}
+
+func (o *host) condition(name string) string {
+	for _, c := range o.board.Conditions() {
+		if c.Name == name {
+			return c.Message
+		}
+	}
+	return ""
+}
+
+func (o *host) operation(name string, args ...string) (string, error) {
+	values := map[string][]string{}
+	for _, a := range args {
+		key, value, _ := strings.Cut(a, "=")
+		values[key] = []string{value}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	answer, err := o.store.Operation(ctx, name, values, true)
+	raw, _ := answer.(json.RawMessage)
+	return string(raw), err
+}
+
+func TestServerWithAFlippedBitIsNamedAndRebuilt(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	for _, o := range h.all {
+		o.verify = 200 * time.Millisecond
+	}
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	h.leader().put("k", "value")
+	h.everywhere("k", "value")
+	sick := h.follower()
+	sick.flip("k")
+	eventually(t, "the flipped bit is back", func() error {
+		sick.hosts.leader().put("more", "x") // entries after the mark are applied again
+		if got := sick.get("k"); got != "value" || sick.condition(conditionRebuilt) == "" {
+			return fmt.Errorf("%s reads %q; conditions %v", sick.name, got, sick.board.Conditions())
+		}
+		return nil
+	})
+	h.everywhere("more", "x")
+	eventually(t, "the condition ends", func() error {
+		if c := h.leader().condition(conditionDisagree); c != "" {
+			return errors.New(c)
+		}
+		return nil
+	})
+	if log := h.leader().log.String(); !strings.Contains(log, "the state of "+sick.name+" is another than that of the majority") {
+		t.Error("the leader did not name the server")
+	}
+	// What is on the disk must be whole too: begin from it alone.
+	eventually(t, "a snapshot of the state that is whole", func() error {
+		sick.store.verifier.mu.Lock()
+		defer sick.store.verifier.mu.Unlock()
+		if sick.store.verifier.persist {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	sick.stop()
+	sick.start()
+	h.everywhere("k", "value")
+}
+
+func TestLeaderWithAFlippedBitStepsDownFirst(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	for _, o := range h.all {
+		o.verify = 300 * time.Millisecond
+	}
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	sick := h.leader()
+	sick.put("k", "value")
+	h.everywhere("k", "value")
+	sick.flip("k")
+	eventually(t, "another leads and the bit is back", func() error {
+		if sick.store.IsLeader() || sick.get("k") != "value" || sick.condition(conditionRebuilt) == "" {
+			return fmt.Errorf("leads: %v, reads %q", sick.store.IsLeader(), sick.get("k"))
+		}
+		return nil
+	})
+	if !strings.Contains(sick.log.String(), "this server's state is not that of the majority") {
+		t.Error("the leader did not say why it stepped down")
+	}
+	h.everywhere("k", "value")
+}
+
+func TestWithoutAMajorityNoStateIsTouched(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	leader := h.leader()
+	leader.put("k", "value")
+	leader.put("l", "value")
+	h.everywhere("l", "value")
+	var wrong []*host
+	for _, o := range h.running() {
+		if o != leader {
+			wrong = append(wrong, o)
+		}
+	}
+	wrong[0].flip("k")
+	wrong[1].flip("l")
+	for range 2 {
+		answer, err := leader.operation(opVerify)
+		var v Verdict
+		if err != nil || json.Unmarshal([]byte(answer), &v) != nil {
+			t.Fatalf("verify: %q, %v", answer, err)
+		}
+		if v.Majority != "" || len(v.differing()) != 3 {
+			t.Fatalf("verdict %+v", v)
+		}
+	}
+	eventually(t, "the condition", func() error {
+		if c := leader.condition(conditionDisagree); !strings.Contains(c, "nothing was touched") {
+			return fmt.Errorf("%q", c)
+		}
+		return nil
+	})
+	if wrong[0].get("k") == "value" || wrong[1].get("l") == "value" || !leader.store.IsLeader() {
+		t.Error("something was changed although nobody can tell who is right")
+	}
+}
+
+func TestAStateThatIsNotWhatWasPromisedReplacesNothing(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	leader, o := h.leader(), h.follower()
+	leader.put("k", "value")
+	h.everywhere("k", "value")
+	if _, err := leader.operation(opVerify); err != nil {
+		t.Fatal(err)
+	}
+	m, err := o.store.verifier.at(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if _, err := state.New().Snapshot().WriteTo(&stream); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		head digest
+		want string
+	}{
+		"another sum":    {digest{ID: o.id, Index: m.index, Sum: strings.Repeat("0", 64)}, "was promised"},
+		"another server": {digest{ID: leader.id, Index: m.index, Sum: m.sum}, "the state is for"},
+	} {
+		body := slices.Concat(mustJSON(c.head), []byte("\n"), stream.Bytes())
+		if err := o.store.rebuildHere(t.Context(), bytes.NewReader(body)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	if err := leader.store.rebuildHere(t.Context(), &stream); !errors.Is(err, state.ErrInvalid) {
+		t.Errorf("a leader let its state be replaced: %v", err)
+	}
+	if o.get("k") != "value" {
+		t.Error("the state is another")
+	}
+}
+
+func TestOperationsSayWhyTheyAreRefused(t *testing.T) {
+	h := newHosts(t, 4, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "fb4")
+	leader, follower := h.leader(), h.follower()
+	refused := func(want, name string, args ...string) {
+		t.Helper()
+		if _, err := follower.operation(name, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s %v: %v, want %q", name, args, err, want)
+		}
+	}
+	refused("is the leader: transfer the leadership first", opDemote, "server="+leader.name)
+	refused("as many as the cluster file asks for", opPromote, "server=fb4")
+	refused("has a vote", opPromote, "server="+follower.name)
+	refused("is in the store already", opAdd, "server=fb4")
+	refused("no server in the gossip", opAdd, "server=nobody")
+	refused("no server of the store", opDemote, "server=nobody")
+	refused("which server?", opDemote)
+	refused("no operation", "dance")
+	refused("must be 10s to", opPilot, "dead-after=1s")
+	refused("min-quorum", opPilot, "min-quorum=many")
+
+	if _, err := follower.operation(opDemote, "server="+follower.name); err != nil {
+		t.Fatal(err)
+	}
+	var voters []string
+	for _, o := range h.running() {
+		if o != follower {
+			voters = append(voters, o.name)
+		}
+	}
+	h.settled(strings.Join(voters, " "), follower.name) // the warm one has its vote
+	if got, err := follower.operation(opPromote, "server="+follower.name); err != nil || !strings.Contains(got, "may have a vote again") {
+		t.Errorf("promote while no vote is free: %s, %v", got, err)
+	}
+	refused("as many as the cluster file asks for", opPromote, "server="+follower.name)
+	if st := pilotStateOf(t, follower); st.Voters != 3 || st.Tolerate != 1 || !st.Healthy {
+		t.Errorf("autopilot: %+v", st)
+	}
+}
+
+func pilotStateOf(t *testing.T, o *host) PilotState {
+	t.Helper()
+	answer, err := o.store.Operation(t.Context(), opPilot, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st PilotState
+	if err := json.Unmarshal(answer.(json.RawMessage), &st); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestPeersAreListedWithoutALeader(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	h.leader().put("k", "v")
+	h.everywhere("k", "v")
+	last := h.follower()
+	for _, o := range h.running() {
+		if o != last {
+			o.kill()
+		}
+	}
+	peers, err := last.store.Peers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, p := range peers {
+		got[p.Name] = p.Reachable
+	}
+	want := map[string]bool{"fb1": false, "fb2": false, "fb3": false}
+	want[last.name] = true
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("who is reachable (-want +got):\n%s", diff)
+	}
+}
