@@ -52,7 +52,7 @@ chaos-long: deps build ## virtual routers beside keepalived under random faults 
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast
 
-scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
+scale: ## 5000 instances and 10000 idle queries in one agent: time, memory, wakes
 	@HOLDFAST_SCALE=1 go test -v -vet=off -count 1 -timeout 10m -run AThousandNodesFit ./cmd/holdfast
 
 bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)
