@@ -64,7 +64,7 @@ locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold i
 resolver-long: deps build ## 50 processes look names up through two virtual addresses while servers are killed, 10 minutes
 	@RESOLVER_CHAOS=10m go test -v -vet=off -count 1 -timeout 30m -run EitherServerOfResolvConf ./chaos
 
-scale: ## 5000 instances and 8000 idle queries in one agent: time, memory, wakes
+scale: ## 5000 instances and 10000 idle queries in one agent: time, memory, wakes
 	@HOLDFAST_SCALE=1 go test -v -vet=off -count 1 -timeout 10m -run AThousandNodesFit ./cmd/holdfast
 
 bench-vrrp: deps build ## pairs of keepalived and of Holdfast fail over in turns (BENCH="-rows move" selects; an hour in full)

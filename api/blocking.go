@@ -129,7 +129,7 @@ func (c *call) waitContext() (context.Context, context.CancelFunc) {
 func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 	ctx, cancel := c.waitContext()
 	defer cancel()
-	var before answer
+	var before uint64 // the index of the round before
 	for round := 0; ; round++ {
 		gossip := s.watch.gossip() // before the snapshot: a change between the two wakes us
 		ws := state.WatchSet{}
@@ -138,18 +138,20 @@ func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 			return answer{}, "refused", err
 		}
 		found := run(snap, ws)
-		restored := round > 0 && found.index < before.index // the client begins anew
+		restored := round > 0 && found.index < before // the client begins anew
 		if restored || found.moved(c.read.index) {
 			s.woke(round, "changed")
 			return found, "changed", nil
 		}
 		s.woke(round, "unchanged")
-		before = found
+		before = found.index
 		if found.gossip {
 			ws.Add(gossip)
 		}
 		ws.Add(c.stop)
-		if !waitFor(ctx, ws, found.ahead(c.read.index)) {
+		ahead := found.ahead(c.read.index)
+		found = answer{} // thousands wait: none keeps an answer that nobody asked for
+		if !waitFor(ctx, ws, ahead) {
 			snap := s.state.Snapshot()
 			if err := s.still(c, snap, nil); err != nil { // its time may be over
 				return answer{}, "refused", err
@@ -158,7 +160,7 @@ func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 		}
 		select {
 		case <-c.stop:
-			return found, "stopped", nil
+			return run(s.state.Snapshot(), nil), "stopped", nil
 		default:
 		}
 	}

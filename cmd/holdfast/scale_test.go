@@ -26,7 +26,7 @@ func TestAThousandNodesFitIntoOneAgent(t *testing.T) {
 	if os.Getenv("HOLDFAST_SCALE") == "" {
 		t.Skip("a measurement: make scale")
 	}
-	const nodes, services, idle = 1000, 5, 8000
+	const nodes, services, idle = 1000, 5, 10_000
 	a := startProcess(t, "api: {blocking_limit: 20000}")
 	empty := a.rss(t)
 
