@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/aptproxy/cas"
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/lab/aptorigin"
@@ -279,6 +280,18 @@ func (p *proxy) must(o *origin, name string) answer {
 	if !bytes.Equal(a.body, want) {
 		p.t.Fatalf("%s: %d bytes that are not the origin's %d", name, len(a.body), len(want))
 	}
+	return a
+}
+
+// kept is [proxy.must], and waits until the file is in the store: its client
+// has the last byte before the disk has it.
+func (p *proxy) kept(o *origin, name string) answer {
+	p.t.Helper()
+	a := p.must(o, name)
+	eventually(p.t, name+" is in the store", func() bool {
+		_, ok := p.store.Has(cas.Sum(sha(a.body)))
+		return ok
+	})
 	return a
 }
 

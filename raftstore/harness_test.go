@@ -52,7 +52,8 @@ type hosts struct {
 	ca      string
 	cluster string
 	voters  int
-	timing  float64 // 2 unless a test is about times: the machine may be busy
+	timing  float64       // 2 unless a test is about times: the machine may be busy
+	commit  time.Duration // of Raft, if a test needs another one
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -170,6 +171,9 @@ func (o *host) start(change ...func(*Config)) *host {
 	store.wire = o.wire
 	if o.verify > 0 {
 		store.times.verify = o.verify
+	}
+	if o.hosts.commit > 0 {
+		store.times.commit = o.hosts.commit
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
