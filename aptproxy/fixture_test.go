@@ -290,6 +290,14 @@ const (
 	smallDeb  = "pool/main/s/small1/small1_1.0_all.deb"
 )
 
+// settled waits until all that came is stored: a client has the whole of a file
+// before the disk has.
+func (p *proxy) settled() {
+	p.t.Helper()
+	eventually(p.t, "all downloads are stored", func() bool { return p.flights.count() == 0 })
+	p.work.Wait()
+}
+
 // update does what apt-get update does.
 func (p *proxy) update(o *origin) {
 	p.t.Helper()

@@ -23,6 +23,7 @@ func TestWarmingFetchesTheNewVersionsOfWhatNodesUse(t *testing.T) {
 	}
 	p.update(o)
 	p.must(o, smallDeb)
+	p.settled()
 	add(t, o.repo, "small1", "2.0", 4<<10)
 	add(t, o.repo, "small2", "2.0", 4<<10)
 	publish(t, o.repo, aptorigin.Release{})
@@ -117,6 +118,7 @@ func TestAPurgeRemovesWhatIsNamedOrNotNeeded(t *testing.T) {
 	p.update(o)
 	p.must(o, smallDeb)
 	p.must(o, largeDeb)
+	p.settled()
 	report, err := p.Purge(t.Context(), PurgeRequest{Files: []string{"debian/" + smallDeb}})
 	if err != nil || report.Removed != 1 {
 		t.Fatalf("%+v, %v", report, err)
@@ -125,6 +127,7 @@ func TestAPurgeRemovesWhatIsNamedOrNotNeeded(t *testing.T) {
 	if o.got(smallDeb) != 2 {
 		t.Errorf("the mirror was asked %d times for what was purged", o.got(smallDeb))
 	}
+	p.settled()
 	for _, name := range []string{"debian/pool/nosuch.deb", "nosuch/" + smallDeb, "", "../../etc/passwd"} {
 		if _, err := p.Purge(t.Context(), PurgeRequest{Files: []string{name}}); !errors.Is(err, state.ErrNotFound) {
 			t.Errorf("%q: %v", name, err)
@@ -157,6 +160,7 @@ func TestAQuotaTakesWhatWasUsedLongestAgo(t *testing.T) {
 		p.must(o, name)
 		p.clock.pass(time.Minute)
 	}
+	p.settled()
 	p.must(o, smallDeb) // the first is now the last
 	p.quotas()
 	origins := p.Origins()
