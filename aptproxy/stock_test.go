@@ -158,9 +158,9 @@ func TestAQuotaTakesWhatWasUsedLongestAgo(t *testing.T) {
 	}
 	for _, name := range names {
 		p.must(o, name)
+		p.settled() // a file is used, too, when it lands
 		p.clock.pass(time.Minute)
 	}
-	p.settled()
 	p.must(o, smallDeb) // the first is now the last
 	p.quotas()
 	origins := p.Origins()
