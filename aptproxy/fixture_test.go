@@ -20,7 +20,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"holdfast/aptproxy/cas"
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/lab/aptorigin"
@@ -283,18 +282,6 @@ func (p *proxy) must(o *origin, name string) answer {
 	return a
 }
 
-// kept is [proxy.must], and waits until the file is in the store: its client
-// has the last byte before the disk has it.
-func (p *proxy) kept(o *origin, name string) answer {
-	p.t.Helper()
-	a := p.must(o, name)
-	eventually(p.t, name+" is in the store", func() bool {
-		_, ok := p.store.Has(cas.Sum(sha(a.body)))
-		return ok
-	})
-	return a
-}
-
 // Paths of the repository's files.
 const (
 	inRelease = "dists/test/InRelease"
@@ -302,6 +289,14 @@ const (
 	largeDeb  = "pool/main/l/large/large_1.0_all.deb"
 	smallDeb  = "pool/main/s/small1/small1_1.0_all.deb"
 )
+
+// settled waits until all that came is stored: a client has the whole of a file
+// before the disk has.
+func (p *proxy) settled() {
+	p.t.Helper()
+	eventually(p.t, "all downloads are stored", func() bool { return p.flights.count() == 0 })
+	p.work.Wait()
+}
 
 // update does what apt-get update does.
 func (p *proxy) update(o *origin) {

@@ -31,7 +31,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer answers one request.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, client netip.Addr, set settings) {
-	if !slices.ContainsFunc(set.allow, func(p netip.Prefix) bool { return p.Contains(client) }) {
+	if !set.allows(client) {
 		s.refuse(w, "network", http.StatusForbidden, fmt.Sprintf("%s may not use this proxy: its network is not in apt.allow of the cluster file", client))
 		return
 	}
@@ -69,9 +69,16 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, client netip.Add
 	s.servePlain(w, r, t)
 }
 
+// allows tells whether a client is served.
+func (set *settings) allows(client netip.Addr) bool {
+	return slices.ContainsFunc(set.allow, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
 // clientOf is the address that asks.
-func clientOf(r *http.Request) netip.Addr {
-	at, err := netip.ParseAddrPort(r.RemoteAddr)
+func clientOf(r *http.Request) netip.Addr { return clientAt(r.RemoteAddr) }
+
+func clientAt(remote string) netip.Addr {
+	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Addr{}
 	}

@@ -98,6 +98,19 @@ func (s *Server) logAccess(r *http.Request, client netip.Addr, w *countedWriter,
 	if status == 0 {
 		status = http.StatusOK
 	}
-	s.log.Info("access", "client", client, "node", s.nameOf(client), "method", r.Method, "uri", clip(r.RequestURI),
-		"status", status, "bytes", w.bytes, "took", time.Since(began), "agent", clip(r.UserAgent()))
+	s.noteAccess(access{client, r.Method, r.RequestURI, r.UserAgent(), status, w.bytes, time.Since(began)})
+}
+
+// access is an answered request.
+type access struct {
+	client             netip.Addr
+	method, uri, agent string
+	status             int
+	bytes              int64 // of the body that were sent
+	took               time.Duration
+}
+
+func (s *Server) noteAccess(a access) {
+	s.log.Info("access", "client", a.client, "node", s.nameOf(a.client), "method", a.method, "uri", clip(a.uri),
+		"status", a.status, "bytes", a.bytes, "took", a.took, "agent", clip(a.agent))
 }

@@ -8,6 +8,11 @@ import (
 	"strings"
 )
 
+// isOwn tells whether a path is that of a page of ours.
+func isOwn(path string) bool {
+	return path == "/acng-report.html" || path == "/" || path == keyringPath || strings.HasPrefix(path, peerPath+"/")
+}
+
 // own answers requests for our own pages. It is false when the path is not one.
 func (s *Server) own(w http.ResponseWriter, r *http.Request) bool {
 	switch r.URL.Path {

@@ -23,6 +23,7 @@ func TestWhatNoMirrorHasAnyMoreComesFromAnotherServiceNode(t *testing.T) {
 	one.update(o)
 	two.update(o)
 	one.must(o, largeDeb)
+	one.settled()
 	want := o.file(t, largeDeb)
 	if err := os.Remove(filepath.Join(o.repo.Dir, largeDeb)); err != nil { // superseded
 		t.Fatal(err)

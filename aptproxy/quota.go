@@ -16,6 +16,7 @@ func (s *Server) quotas() {
 		}
 		owned := map[cas.Sum]cas.Rank{}
 		s.rankRepository(r, owned)
+		ranks := s.rankAll() // as of now: what was just pinned must not go
 		var total int64
 		var list []cas.BlobInfo
 		for _, b := range s.store.Blobs() {
@@ -23,7 +24,7 @@ func (s *Server) quotas() {
 				continue
 			}
 			total += b.Size
-			if s.rank(b.Sum) < cas.Pinned {
+			if ranks[b.Sum] < cas.Pinned {
 				list = append(list, b)
 			}
 		}

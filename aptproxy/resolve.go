@@ -45,6 +45,26 @@ func (s *Server) resolve(ctx context.Context, r *repository, client, name string
 	return found{}, nil
 }
 
+// resolveHere is resolve for files of suites that are known, other than Release
+// files: no mirror is asked whether there is something newer. It is false when
+// resolve has to be asked.
+func (s *Server) resolveHere(r *repository, client, name string) (found, bool) {
+	switch path.Base(name) {
+	case inlineFile, plainFile, signatureFile:
+		return found{}, false
+	}
+	known := r.above(name)
+	if known == nil && strings.HasPrefix(name, "dists/") {
+		return found{}, false
+	}
+	if known != nil {
+		if f, ok := s.resolveIndex(r, known, client, name); ok {
+			return f, true
+		}
+	}
+	return s.resolveFile(r, client, name)
+}
+
 // unknownSuite makes acquaintance with a suite of whose Release a client has a
 // copy from elsewhere, or from before our store was lost.
 func (s *Server) unknownSuite(ctx context.Context, r *repository, name string) *suite {

@@ -23,6 +23,27 @@ func TestWhatIsServedIsTheOriginsAndAskedForOnce(t *testing.T) {
 	}
 }
 
+func TestAFileThatLandedMeanwhileIsNotFetchedAgain(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
+	p.update(o)
+	p.must(o, largeDeb)
+	p.settled()
+	// Who looked in the store before it landed, and joins after.
+	repo := p.active.Load().repositories[0]
+	f, err := p.resolve(t.Context(), repo, "127.0.0.1", largeDeb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, reader := p.fetch(p.wantOf(repo, f.vouched, f.paths))
+	reader.close()
+	<-one.done
+	if err := one.body.failure(); err != nil || o.got(largeDeb) != 1 {
+		t.Errorf("the mirror was asked %d times, %v", o.got(largeDeb), err)
+	}
+	p.must(o, largeDeb)
+}
+
 func TestAsAProxyTheRepositoryIsKnownByItsURL(t *testing.T) {
 	o := newOrigin(t, newRepository(t))
 	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
@@ -48,6 +69,7 @@ func TestAFlippedByteOnTheDiskIsNeverServed(t *testing.T) {
 	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
 	p.update(o)
 	p.must(o, largeDeb)
+	p.settled()
 	blobs, err := filepath.Glob(filepath.Join(p.config.Dir, "blobs", "*", "*"))
 	if err != nil || len(blobs) == 0 {
 		t.Fatal(err)

@@ -73,6 +73,7 @@ type Server struct {
 	lifetime  context.Context
 	recent    recent
 	memory    memory
+	hot       hot
 	ranks     ranks
 	views     atomic.Pointer[views]
 
@@ -265,14 +266,20 @@ func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, read
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	var group sync.WaitGroup
-	failed := make(chan error, len(listeners))
+	failed := make(chan error, len(listeners)+1)
+	quick := newQuick(s)
 	for _, l := range listeners {
 		group.Go(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("aptproxy: serve %s: %w", l.Addr(), err)
+			if err := quick.serve(l); err != nil {
+				failed <- err
 			}
 		})
 	}
+	group.Go(func() {
+		if err := server.Serve(quick); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			failed <- fmt.Errorf("aptproxy: serve: %w", err)
+		}
+	})
 	keeping, stop := context.WithCancel(ctx)
 	group.Go(func() { s.keep(keeping) })
 	group.Go(func() { s.followViews(keeping) })
@@ -284,12 +291,17 @@ func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, read
 	case err = <-failed:
 	}
 	stop()
+	quick.halt()
+	for _, l := range listeners {
+		_ = l.Close()
+	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if server.Shutdown(grace) != nil {
 		_ = server.Close() // clients that are in the middle of something
 	}
 	group.Wait()
+	quick.wait(grace)
 	s.mu.Lock()
 	s.addrs = nil
 	s.mu.Unlock()

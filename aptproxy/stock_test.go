@@ -23,6 +23,7 @@ func TestWarmingFetchesTheNewVersionsOfWhatNodesUse(t *testing.T) {
 	}
 	p.update(o)
 	p.must(o, smallDeb)
+	p.settled()
 	add(t, o.repo, "small1", "2.0", 4<<10)
 	add(t, o.repo, "small2", "2.0", 4<<10)
 	publish(t, o.repo, aptorigin.Release{})
@@ -115,16 +116,18 @@ func TestAPurgeRemovesWhatIsNamedOrNotNeeded(t *testing.T) {
 	o := newOrigin(t, newRepository(t))
 	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
 	p.update(o)
-	p.kept(o, smallDeb)
-	p.kept(o, largeDeb)
+	p.must(o, smallDeb)
+	p.must(o, largeDeb)
+	p.settled()
 	report, err := p.Purge(t.Context(), PurgeRequest{Files: []string{"debian/" + smallDeb}})
 	if err != nil || report.Removed != 1 {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	p.kept(o, smallDeb)
+	p.must(o, smallDeb)
 	if o.got(smallDeb) != 2 {
 		t.Errorf("the mirror was asked %d times for what was purged", o.got(smallDeb))
 	}
+	p.settled()
 	for _, name := range []string{"debian/pool/nosuch.deb", "nosuch/" + smallDeb, "", "../../etc/passwd"} {
 		if _, err := p.Purge(t.Context(), PurgeRequest{Files: []string{name}}); !errors.Is(err, state.ErrNotFound) {
 			t.Errorf("%q: %v", name, err)
@@ -137,7 +140,7 @@ func TestAPurgeRemovesWhatIsNamedOrNotNeeded(t *testing.T) {
 	if report, err := p.Purge(t.Context(), PurgeRequest{Unreferenced: true}); err != nil || report.Removed != 1 || p.store.Stats().Blobs != before-1 {
 		t.Errorf("%+v, %v: of %d there are %d", report, err, before, p.store.Stats().Blobs)
 	}
-	p.kept(o, largeDeb)
+	p.must(o, largeDeb)
 	if o.got(largeDeb) != 1 {
 		t.Error("a purge took what is needed")
 	}
@@ -154,10 +157,11 @@ func TestAQuotaTakesWhatWasUsedLongestAgo(t *testing.T) {
 		}
 	}
 	for _, name := range names {
-		p.kept(o, name)
+		p.must(o, name)
+		p.settled() // a file is used, too, when it lands
 		p.clock.pass(time.Minute)
 	}
-	p.kept(o, smallDeb) // the first is now the last
+	p.must(o, smallDeb) // the first is now the last
 	p.quotas()
 	origins := p.Origins()
 	if len(origins) != 1 || origins[0].Bytes > 30<<10 || origins[0].Max != 30<<10 {
@@ -166,11 +170,11 @@ func TestAQuotaTakesWhatWasUsedLongestAgo(t *testing.T) {
 	if len(origins[0].Mirrors) != 1 || origins[0].Mirrors[0].Bytes < 5*8<<10 || origins[0].Mirrors[0].Requests < 7 {
 		t.Errorf("%+v", origins[0].Mirrors)
 	}
-	p.kept(o, smallDeb)
+	p.must(o, smallDeb)
 	if o.got(smallDeb) != 1 {
 		t.Error("what was used last was removed")
 	}
-	p.kept(o, names[1])
+	p.must(o, names[1])
 	if o.got(names[1]) != 2 {
 		t.Error("what was used longest ago is still there")
 	}

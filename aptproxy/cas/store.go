@@ -203,6 +203,18 @@ func (s *Store) Has(sum Sum) (size int64, ok bool) {
 	return b.size, true
 }
 
+// Use is Has for a blob that is served from a copy: it counts as used now.
+func (s *Store) Use(sum Sum) (size int64, ok bool) {
+	s.mu.Lock()
+	b := s.blobs[sum]
+	s.mu.Unlock()
+	if b == nil {
+		return 0, false
+	}
+	b.used.Store(s.now().Unix())
+	return b.size, true
+}
+
 // Blob is an open blob whose content was proven in this process. The caller
 // closes File.
 type Blob struct {
