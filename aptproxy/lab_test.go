@@ -17,6 +17,7 @@ import (
 
 // site is an origin, a proxy and a client, each on a host of its own.
 type site struct {
+	starts                int // of the proxy
 	t                     *testing.T
 	repo                  *aptorigin.Repository
 	origin, proxy, client *lab.Host

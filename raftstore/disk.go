@@ -112,8 +112,10 @@ func spareUnfit(v view) *change {
 }
 
 // carriedWithout tells whether, without s, the voters that are up and have a
-// disk better than unfit are a majority. A server that is merely low is not
-// spared when one voter would be left: its copy is worth more.
+// disk better than unfit are a majority, and half of those that there should be
+// stay: disks that fail one after the other, each for a moment, would otherwise
+// leave a voter or two of five, whose loss is everybody's. A server that is
+// merely low is not spared when one voter would be left: its copy is worth more.
 func (v view) carriedWithout(s member, unfit fitness) bool {
 	rest := slices.DeleteFunc(v.voters(), func(o member) bool { return o.ID == s.ID })
 	good := 0
@@ -122,7 +124,7 @@ func (v view) carriedWithout(s member, unfit fitness) bool {
 			good++
 		}
 	}
-	if unfit == diskLow && len(rest) < 2 {
+	if unfit == diskLow && len(rest) < 2 || 2*len(rest) < v.Voters {
 		return false
 	}
 	return len(rest) > 0 && 2*good > len(rest)

@@ -72,6 +72,8 @@ func TestUnfitDisksVoteIsSparedOnlyIfTheOthersCarryOn(t *testing.T) {
 		"a sick one that is down says nothing about its disk": {3, "fb1/a!+ fb2/b+ fb3/c+~", "c=2", ""},
 		"two servers, one sick: the other goes on alone":      {2, "fb1/a!+ fb2/b+", "b=2", "demote fb2 b"},
 		"two servers, one low: two copies are worth more":     {2, "fb1/a!+ fb2/b+", "b=1", ""},
+		"five servers, the second gives its vote":             {5, "fb1/a!+ fb2/b+ fb3/c+ fb4/d+", "d=2", "demote fb4 d"},
+		"five servers, three votes stay":                      {5, "fb1/a!+ fb2/b+ fb3/c+", "c=2", ""},
 		"the leader never takes its own":                      {3, "fb1/a!+ fb2/b+ fb3/c+", "a=2", ""},
 	} {
 		v := diskView(t, c.voters, c.raft, c.disks)

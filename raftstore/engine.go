@@ -49,7 +49,6 @@ type engine struct {
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
-	learner   *learner
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
 	disk      *diskHealth
@@ -70,7 +69,7 @@ type engine struct {
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	e := &engine{
-		store: s, tracker: newTracker(), learner: newLearner(), observed: make(chan raft.Observation, 64),
+		store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64),
 		damage: make(chan error, 1), ended: make(chan struct{}), disk: &diskHealth{judge: diskJudge{calm: s.times.calm}},
 	}
 	defer func() {
@@ -269,9 +268,9 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire,
+		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, repeat: s.times.repeat,
 	}
-	e.trans.inbox = newInbox(e.trans.NetworkTransport.Consumer())
+	s.fsm.onCommit(e.trans.pipes.tell)
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -324,7 +323,6 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
 	e.group.Go(func() { e.watchDisk(ctx) })
-	e.group.Go(func() { e.passOn(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()

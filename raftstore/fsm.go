@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -29,43 +31,73 @@ type fsm struct {
 
 	applying sync.Mutex // held while the state is changed
 
+	// told is called with the last of some entries before they are applied; it
+	// must not block. Nil: nobody.
+	told atomic.Pointer[func(entryID)]
+
 	mu      sync.Mutex
-	applied uint64        // Raft's index of the last entry in the state
-	waiting chan struct{} // closed at the next change of applied or halted; nil: nobody waits
+	applied uint64  // Raft's index of the last entry in the state
+	waiters waiters // for entries that are not
 	halted  error
 }
+
+// onCommit has tell called with what is committed; it must not block.
+func (f *fsm) onCommit(tell func(entryID)) { f.told.Store(&tell) }
 
 // result is what a command gave; Raft hands it to who proposed it.
 type result struct{ err error }
 
 // Apply implements raft.FSM.
-func (f *fsm) Apply(entry *raft.Log) any {
+func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
+
+// ApplyBatch implements raft.BatchingFSM: entries that were committed together
+// are told to the followers, and those who wait for them are woken, once.
+func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
+	last := entries[len(entries)-1]
+	if tell := f.told.Load(); tell != nil {
+		(*tell)(entryID{last.Index, last.Term})
+	}
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.mu.Lock()
 	halted, applied := f.halted, f.applied
 	f.mu.Unlock()
-	if halted != nil {
-		return result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted)}
+	results := make([]any, len(entries))
+	for i, entry := range entries {
+		switch {
+		case halted != nil:
+			results[i] = result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted)}
+		case entry.Index <= applied:
+			results[i] = result{}
+		case entry.Type == raft.LogCommand:
+			var err error
+			if err, halted = f.apply(entry); halted == nil {
+				applied = entry.Index
+			}
+			results[i] = result{err}
+		}
 	}
-	if entry.Index <= applied {
-		return result{}
-	}
+	f.advance(applied)
+	return results
+}
+
+// apply carries out one command, and gives what came of it. What halts the store
+// is given twice.
+func (f *fsm) apply(entry *raft.Log) (err, halted error) {
 	cmd, err := state.Decode(entry.Data)
 	if unknown, ok := errors.AsType[*state.UnknownCommandError](err); ok && unknown.Skippable {
 		f.log.Info("an entry of a newer program was skipped, as it allows", "index", entry.Index, "kind", unknown.Kind)
-		f.advance(entry.Index)
-		return result{}
+		return nil, nil
 	}
 	if err != nil {
-		return result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, f.stop(entry.Index, err))}
+		halted = f.stop(entry.Index, err)
+		return fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted), halted
 	}
 	err = f.state.Apply(entry.Index, cmd)
 	if f.mark != nil && isVerifyMark(cmd) {
 		f.mark(entry.Index, f.state.Snapshot())
 	}
-	f.advance(entry.Index)
-	return result{err}
+	return err, nil
 }
 
 // stop halts the store: nothing is applied past this entry.
@@ -73,7 +105,7 @@ func (f *fsm) stop(index uint64, why error) error {
 	err := fmt.Errorf("%w at entry %d, which this program cannot apply: %w", errHalted, index, why)
 	f.mu.Lock()
 	f.halted = err
-	f.wake()
+	f.waiters.wake(math.MaxUint64)
 	f.mu.Unlock()
 	f.halt(err)
 	return err
@@ -82,45 +114,49 @@ func (f *fsm) stop(index uint64, why error) error {
 func (f *fsm) advance(index uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.applied = index
-	f.wake()
+	f.applied = max(f.applied, index)
+	f.waiters.wake(f.applied)
 }
 
-// wake tells those who wait; the caller holds mu.
-func (f *fsm) wake() {
-	if f.waiting != nil {
-		close(f.waiting)
-		f.waiting = nil
-	}
-}
-
-// progress returns the index of the last entry in the state, and a channel
-// that is closed when there is news.
-func (f *fsm) progress() (applied uint64, news <-chan struct{}, err error) {
+// progress returns the index of the last entry in the state.
+func (f *fsm) progress() (applied uint64, halted error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.waiting == nil {
-		f.waiting = make(chan struct{})
+	return f.applied, f.halted
+}
+
+// reached returns a channel that is closed once an entry of this index, or a
+// later one, is in the state, or the store halted. Who no longer waits calls
+// forget.
+func (f *fsm) reached(index uint64) (done <-chan struct{}, forget func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := &waiter{index: index, done: make(chan struct{})}
+	if f.applied >= index || f.halted != nil {
+		close(w.done)
+		return w.done, func() {}
 	}
-	return f.applied, f.waiting, f.halted
+	f.waiters.add(w)
+	return w.done, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.waiters.remove(w)
+	}
 }
 
 // wait blocks until the command at index is in the state.
 func (f *fsm) wait(ctx context.Context, index uint64) error {
-	for {
-		applied, news, err := f.progress()
-		if applied >= index {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	done, forget := f.reached(index)
+	defer forget()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
+	if applied, err := f.progress(); applied < index {
+		return err
+	}
+	return nil
 }
 
 // Snapshot implements raft.FSM.
@@ -139,7 +175,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	index := snapshotIndex(r)
-	if applied, _, _ := f.progress(); index != 0 && index <= applied {
+	if applied, _ := f.progress(); index != 0 && index <= applied {
 		return nil
 	}
 	if err := f.state.Restore(r); err != nil {

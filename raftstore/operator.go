@@ -20,7 +20,7 @@ func (s *Store) Status() state.RaftStatus {
 	if e == nil {
 		return st
 	}
-	applied, _, _ := s.fsm.progress()
+	applied, _ := s.fsm.progress()
 	st.State = strings.ToLower(e.raft.State().String())
 	st.Term, st.LastIndex = e.raft.CurrentTerm(), e.raft.LastIndex()
 	st.CommitIndex, st.AppliedIndex = e.raft.CommitIndex(), applied

@@ -1,34 +1,64 @@
 package raftstore
 
 import (
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// pipeline is Raft's, with room for answers that nobody takes.
+// pipeline is Raft's, with three additions.
 //
-// When a follower answers with a newer term or refuses an entry, the goroutine
-// of hashicorp/raft (1.8.0) that takes the answers ends. The one that sends
-// may be inside AppendEntries by then, and waits for its request to be taken,
-// which waits for an earlier answer to be taken, which nobody does any more:
-// the leader sends that follower nothing until it loses its office, and Raft
-// can't be stopped afterwards. With room for some answers AppendEntries
-// returns, and the sender sees that its companion is gone.
+// It has room for answers that nobody takes. When a follower answers with a
+// newer term or refuses an entry, the goroutine of hashicorp/raft (1.8.0) that
+// takes the answers ends. The one that sends may be inside AppendEntries by
+// then, and waits for its request to be taken, which waits for an earlier
+// answer to be taken, which nobody does any more: the leader sends that
+// follower nothing until it loses its office, and Raft can't be stopped
+// afterwards. With room for some answers AppendEntries returns, and the sender
+// sees that its companion is gone.
+//
+// It tells the follower at once what is committed. Raft itself does it with the
+// next entries, or after its commit time-out when nobody writes: that long
+// every write through a follower of a quiet cluster would take.
+//
+// It sends no message that repeats the one before, but now and then: Raft sends
+// one for every commit time-out.
 type pipeline struct {
 	raft.AppendPipeline
 	answers chan raft.AppendFuture
 	done    chan struct{}
 	close   func()
+
+	repeat  time.Duration // how often a message that says nothing new is sent
+	owed    atomic.Uint64 // the entry up to which the follower should hear of the commit
+	term    atomic.Uint64 // of the leader that sends
+	pending atomic.Int64  // messages without an answer yet
+
+	sending sync.Mutex // held while a message is sent; guards what follows
+	header  raft.RPCHeader
+	last    entryID // the last entry that was sent, or before what was sent
+	told    uint64  // up to which entry the follower was told of the commit
+	sentAt  time.Time
 }
+
+// entryID names an entry of the log: two logs that have it are the same up to
+// there (Raft's log matching).
+type entryID struct{ index, term uint64 }
 
 // spareAnswers is far more than the sender can have under way before it looks
 // whether its companion is still there.
 const spareAnswers = 128
 
-func newPipeline(p raft.AppendPipeline) *pipeline {
-	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{})}
-	d.close = sync.OnceFunc(func() { close(d.done) })
+func newPipeline(p raft.AppendPipeline, repeat time.Duration, onClose func(*pipeline)) *pipeline {
+	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{}), repeat: repeat}
+	d.close = sync.OnceFunc(func() {
+		close(d.done)
+		onClose(d)
+	})
 	go d.forward()
 	return d
 }
@@ -38,15 +68,97 @@ func (d *pipeline) forward() {
 	for {
 		select {
 		case answer := <-d.AppendPipeline.Consumer():
+			d.pending.Add(-1)
 			select {
 			case d.answers <- answer:
 			case <-d.done:
 				return
 			}
+			d.settle()
 		case <-d.done:
 			return
 		}
 	}
+}
+
+// AppendEntries implements raft.AppendPipeline; the future is nil, and there
+// will be no answer, when nothing had to be sent.
+func (d *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	future, err := d.send(args, resp)
+	d.settle()
+	return future, err
+}
+
+func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	d.sending.Lock()
+	defer d.sending.Unlock()
+	last := entryID{args.PrevLogEntry, args.PrevLogTerm}
+	if n := len(args.Entries); n > 0 {
+		last = entryID{args.Entries[n-1].Index, args.Entries[n-1].Term}
+	}
+	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
+	if len(args.Entries) == 0 && last == d.last && tells <= d.told && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.repeat {
+		return nil, nil
+	}
+	d.header, d.last, d.told, d.sentAt = args.RPCHeader, last, max(d.told, tells), now
+	d.term.Store(args.Term)
+	return d.pass(args, resp)
+}
+
+// pass sends; the caller holds sending.
+func (d *pipeline) pass(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	d.pending.Add(1)
+	future, err := d.AppendPipeline.AppendEntries(args, resp)
+	if err != nil {
+		d.pending.Add(-1)
+	}
+	return future, err
+}
+
+// tell sees to it that the follower hears that an entry is committed. It never
+// waits for the follower. An entry of another term than the sender's is left to
+// Raft: that a leader has an entry of its own term is certain, however long ago
+// it lost its office, and what it sent up to there is what is committed.
+func (d *pipeline) tell(c entryID) {
+	if c.term != d.term.Load() {
+		return
+	}
+	for {
+		owed := d.owed.Load()
+		if c.index <= owed || d.owed.CompareAndSwap(owed, c.index) {
+			break
+		}
+	}
+	d.settle()
+}
+
+// settle tells the follower what it should hear, unless a message is under way:
+// then that is done after its answer, or the next message says it. Who finds the
+// lock taken leaves it to its holder, who therefore looks again.
+func (d *pipeline) settle() {
+	for d.pending.Load() == 0 && d.sending.TryLock() {
+		seen := d.pay()
+		d.sending.Unlock()
+		if d.owed.Load() == seen {
+			return
+		}
+	}
+}
+
+// pay sends what is owed, if nothing is under way, and returns up to which entry
+// that was; the caller holds sending. An error will meet Raft too, which then
+// begins anew with another pipeline.
+func (d *pipeline) pay() (owed uint64) {
+	owed = d.owed.Load()
+	if d.pending.Load() != 0 || owed <= d.told || owed > d.last.index {
+		return owed
+	}
+	d.told, d.sentAt = owed, time.Now()
+	_, _ = d.pass(&raft.AppendEntriesRequest{
+		RPCHeader: d.header, Term: d.term.Load(),
+		PrevLogEntry: d.last.index, PrevLogTerm: d.last.term, LeaderCommitIndex: owed,
+	}, new(raft.AppendEntriesResponse))
+	return owed
 }
 
 // Consumer implements raft.AppendPipeline.
@@ -56,4 +168,35 @@ func (d *pipeline) Consumer() <-chan raft.AppendFuture { return d.answers }
 func (d *pipeline) Close() error {
 	d.close()
 	return d.AppendPipeline.Close()
+}
+
+// pipelines are those that are open.
+type pipelines struct {
+	mu   sync.Mutex
+	open map[*pipeline]struct{}
+}
+
+func (p *pipelines) add(d *pipeline) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open == nil {
+		p.open = map[*pipeline]struct{}{}
+	}
+	p.open[d] = struct{}{}
+}
+
+func (p *pipelines) remove(d *pipeline) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, d)
+}
+
+// tell tells all followers that an entry is committed.
+func (p *pipelines) tell(c entryID) {
+	p.mu.Lock()
+	list := slices.Collect(maps.Keys(p.open))
+	p.mu.Unlock()
+	for _, d := range list {
+		d.tell(c)
+	}
 }

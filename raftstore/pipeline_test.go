@@ -77,3 +77,161 @@ func TestPipelineOutlivesItsConsumer(t *testing.T) {
 		t.Fatal("AppendEntries hangs because nobody takes the answers")
 	}
 }
+
+// wirePipe stands for Raft's pipeline: it keeps what is sent, and answers when
+// the test lets it.
+type wirePipe struct {
+	sent    chan *raft.AppendEntriesRequest
+	answers chan raft.AppendFuture
+}
+
+func (w *wirePipe) AppendEntries(args *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	w.sent <- args
+	return nil, nil
+}
+func (w *wirePipe) Consumer() <-chan raft.AppendFuture { return w.answers }
+func (w *wirePipe) Close() error                       { return nil }
+
+func newWirePipe(t *testing.T) (*wirePipe, *pipeline) {
+	t.Helper()
+	w := &wirePipe{sent: make(chan *raft.AppendEntriesRequest, 100), answers: make(chan raft.AppendFuture)}
+	d := newPipeline(w, time.Hour, func(*pipeline) {})
+	t.Cleanup(func() { d.Close() })
+	return w, d
+}
+
+// raftSends has Raft send entries up to last of term 3, and says what it knows
+// to be committed.
+func raftSends(t *testing.T, d *pipeline, entries int, last, commit uint64) {
+	t.Helper()
+	r := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: last - uint64(entries), PrevLogTerm: 3, LeaderCommitIndex: commit}
+	for i := range entries {
+		r.Entries = append(r.Entries, &raft.Log{Index: r.PrevLogEntry + uint64(i) + 1, Term: 3})
+	}
+	if _, err := d.AppendEntries(r, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *wirePipe) wants(t *testing.T, what string, entries int, prev, commit uint64) {
+	t.Helper()
+	select {
+	case r := <-w.sent:
+		if len(r.Entries) != entries || r.PrevLogEntry != prev || r.LeaderCommitIndex != commit || r.Term != 3 || r.PrevLogTerm != 3 {
+			t.Errorf("%s: %d entries after %d of term %d, commit %d, in term %d", what, len(r.Entries), r.PrevLogEntry, r.PrevLogTerm, r.LeaderCommitIndex, r.Term)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: nothing was sent", what)
+	}
+}
+
+func (w *wirePipe) silent(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case r := <-w.sent:
+		t.Errorf("%s: sent %d entries after %d, commit %d", what, len(r.Entries), r.PrevLogEntry, r.LeaderCommitIndex)
+	default:
+	}
+}
+
+func TestPipelineTellsACommitAtOnceAndNeverMoreThanTheLeaderSent(t *testing.T) {
+	w, d := newWirePipe(t)
+	d.tell(entryID{5, 3})
+	w.silent(t, "before anything was sent")
+	raftSends(t, d, 2, 10, 7)
+	w.wants(t, "Raft's entries", 2, 8, 7)
+	d.tell(entryID{10, 3})
+	w.silent(t, "while the entries are not answered")
+	w.answers <- nil
+	w.wants(t, "after the answer", 0, 10, 10)
+	w.answers <- nil
+	<-d.Consumer()
+	<-d.Consumer()
+	d.tell(entryID{10, 3})
+	w.silent(t, "the same again")
+	d.tell(entryID{12, 3})
+	w.silent(t, "an entry that this follower was not sent")
+	raftSends(t, d, 2, 12, 12)
+	w.wants(t, "Raft's own message says it", 2, 10, 12)
+	w.answers <- nil
+	<-d.Consumer()
+	w.silent(t, "it was told by Raft")
+}
+
+// A leader that lost its office still has its pipelines for a moment, and
+// applies what its successor commits: in other places of its log than where it
+// sent its own.
+func TestPipelineOfAFormerLeaderTellsNothingOfItsSuccessor(t *testing.T) {
+	w, d := newWirePipe(t)
+	raftSends(t, d, 3, 10, 7)
+	w.wants(t, "Raft's entries", 3, 7, 7)
+	w.answers <- nil
+	<-d.Consumer()
+	d.tell(entryID{10, 4})
+	d.tell(entryID{9, 2})
+	w.silent(t, "entries of other terms")
+}
+
+func TestPipelineRepeatsItselfRarely(t *testing.T) {
+	w, d := newWirePipe(t)
+	d.repeat = 50 * time.Millisecond
+	raftSends(t, d, 1, 10, 10)
+	w.wants(t, "Raft's entry", 1, 9, 10)
+	w.answers <- nil
+	<-d.Consumer()
+	d.sending.Lock()
+	d.sentAt = time.Now().Add(time.Hour) // as if it were this moment for long
+	d.sending.Unlock()
+	for range 10 {
+		raftSends(t, d, 0, 10, 10)
+	}
+	w.silent(t, "messages that say nothing new")
+	raftSends(t, d, 0, 10, 11)
+	w.silent(t, "a commit that is beyond what it was sent")
+	d.sending.Lock()
+	d.sentAt = time.Now().Add(-time.Second)
+	d.sending.Unlock()
+	raftSends(t, d, 0, 10, 10)
+	w.wants(t, "after a while, so that a lost connection is found", 0, 10, 10)
+}
+
+// A burst of commits and of entries from two sides ends with all told.
+func TestPipelineOwesNothingInTheEnd(t *testing.T) {
+	w, d := newWirePipe(t)
+	told := make(chan uint64, 1000)
+	go func() { // a follower that answers
+		for r := range w.sent {
+			told <- r.LeaderCommitIndex
+			select {
+			case w.answers <- nil:
+			case <-d.done:
+				return
+			}
+		}
+	}()
+	go func() {
+		for {
+			select {
+			case <-d.Consumer():
+			case <-d.done:
+				return
+			}
+		}
+	}()
+	const last = 300
+	for i := uint64(1); i <= last; i++ {
+		raftSends(t, d, 1, i, i-1)
+		go d.tell(entryID{i, 3})
+	}
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case c := <-told:
+			if c == last {
+				return
+			}
+		case <-deadline:
+			t.Fatal("the last commit was never told")
+		}
+	}
+}

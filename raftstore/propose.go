@@ -166,7 +166,6 @@ func (s *Store) tryLeader(ctx context.Context, r request) (uint64, error) {
 		address = raft.ServerAddress(now)
 	}
 	a, err := e.client.inquire(ctx, string(address), r.path, bytes.NewReader(r.body))
-	e.learner.learn(committed{a.Index, a.Term})
 	if r.keep != nil {
 		r.keep(a)
 	}

@@ -64,7 +64,7 @@ func (s *Store) readIndexHere(ctx context.Context) (uint64, error) {
 // looked for in the log.
 func (e *engine) waitCommitted(ctx context.Context, index uint64) error {
 	for {
-		applied, news, err := e.store.fsm.progress()
+		applied, err := e.store.fsm.progress()
 		if applied >= index {
 			return nil
 		}
@@ -79,12 +79,14 @@ func (e *engine) waitCommitted(ctx context.Context, index uint64) error {
 		// A follower learns the commit index without applying anything when
 		// the entry is no command: look again even without news.
 		timer := time.NewTimer(5 * time.Millisecond)
+		news, forget := e.store.fsm.reached(index)
 		select {
 		case <-news:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 		timer.Stop()
+		forget()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

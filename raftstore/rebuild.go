@@ -100,7 +100,7 @@ func (f *fsm) rebuild(r io.Reader, index uint64, read func(uint64, *raft.Log) er
 	}
 	f.applying.Lock() // until the old state is gone nothing may be added to it
 	defer f.applying.Unlock()
-	applied, _, err := f.progress()
+	applied, err := f.progress()
 	if err != nil {
 		return err
 	}

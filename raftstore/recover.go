@@ -158,7 +158,7 @@ func recoverRaft(best Inspection, bolt boltFile, dir string) error {
 	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: bolt}, checkedStable{bolt}, snapshotStore{files}, trans, raft.Configuration{
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(self.ID), Address: raft.ServerAddress(self.Address)}},
 	})
-	if _, _, halted := machine.progress(); halted != nil {
+	if _, halted := machine.progress(); halted != nil {
 		return halted
 	}
 	return err

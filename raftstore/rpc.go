@@ -38,7 +38,6 @@ const (
 // answer is what most requests give back.
 type answer struct {
 	Index   uint64 `json:"index,omitempty"`
-	Term    uint64 `json:"term,omitempty"` // of the entry at Index, which is committed; 0 unknown
 	Code    string `json:"code,omitempty"` // state.ErrorCode of the error, if there was one
 	Message string `json:"message,omitempty"`
 	// Untouched: the request was refused and nothing has happened; another
@@ -103,7 +102,6 @@ type handler interface {
 	transferHere(ctx context.Context, to string) error
 	restoreHere(ctx context.Context, r io.Reader) (uint64, error)
 	formHere(req formRequest) (formReply, error)
-	termAt(index uint64) uint64
 	digestHere(ctx context.Context, index uint64) digest
 	rebuildHere(ctx context.Context, body io.Reader) error
 	operateHere(ctx context.Context, o operation) (json.RawMessage, error)
@@ -168,9 +166,9 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		if err != nil {
 			return answerOf(0, &untouchedError{fmt.Errorf("read the command: %w", err)})
 		}
-		return withTerm(h, answerOf(h.proposeHere(ctx, command)))
+		return answerOf(h.proposeHere(ctx, command))
 	})
-	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return withTerm(h, answerOf(h.readIndexHere(ctx))) })
+	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return answerOf(h.readIndexHere(ctx)) })
 	on(pathProgress, 0, func(context.Context, io.Reader) any { return h.progressHere() })
 	on(pathRemove, maxMessage, withTarget(h.removeHere))
 	on(pathTransfer, maxMessage, withTarget(func(ctx context.Context, to string) (uint64, error) {
@@ -211,13 +209,6 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		return reply
 	})
 	return mux
-}
-
-func withTerm(h handler, a answer) answer {
-	if a.Index != 0 {
-		a.Term = h.termAt(a.Index)
-	}
-	return a
 }
 
 func withTarget(do func(context.Context, string) (uint64, error)) func(context.Context, io.Reader) any {

@@ -107,7 +107,7 @@ func (s *Store) Run(ctx context.Context, ready func()) error {
 
 func (s *Store) run(ctx context.Context, ready func()) (err error) {
 	s.warnInsecure()
-	if _, _, err := s.fsm.progress(); err != nil {
+	if _, err := s.fsm.progress(); err != nil {
 		return err // the entry is still there, and so is the program
 	}
 	e, err := s.open(ctx)

@@ -27,7 +27,8 @@ type transport struct {
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 	stands  func() error // why this server asks for no votes; nil function: it always may
 	wire    wire
-	inbox   *inbox
+	repeat  time.Duration // see pipeline
+	pipes   pipelines
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC
@@ -62,7 +63,9 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(p), nil
+	d := newPipeline(p, t.repeat, t.pipes.remove)
+	t.pipes.add(d)
+	return d, nil
 }
 
 // AppendEntries brings log entries patiently to a server that can't be

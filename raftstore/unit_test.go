@@ -353,7 +353,6 @@ func (f *fakeHandler) restoreHere(_ context.Context, r io.Reader) (uint64, error
 	n, err := io.Copy(io.Discard, r)
 	return uint64(n), err
 }
-func (f *fakeHandler) termAt(uint64) uint64                         { return 0 }
 func (f *fakeHandler) digestHere(context.Context, uint64) digest    { return digest{} }
 func (f *fakeHandler) rebuildHere(context.Context, io.Reader) error { return nil }
 func (f *fakeHandler) operateHere(context.Context, operation) (json.RawMessage, error) {

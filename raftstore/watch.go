@@ -171,7 +171,7 @@ func (e *engine) tell(now leadership, term uint64) {
 
 func (e *engine) measure(term uint64) {
 	m := e.store.metrics
-	applied, _, _ := e.store.fsm.progress()
+	applied, _ := e.store.fsm.progress()
 	m.term.Set(float64(term))
 	m.commitIndex.Set(float64(e.raft.CommitIndex()))
 	m.appliedIndex.Set(float64(applied))

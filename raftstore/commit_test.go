@@ -1,0 +1,39 @@
+package raftstore
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// Raft alone tells followers of a commit after its commit time-out, 250 to
+// 500 ms at this timing.
+func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	h.timing = 5
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	o := h.follower()
+	var writes, reads []time.Duration
+	for i := range 11 {
+		start := time.Now()
+		o.put(fmt.Sprint("k", i), "v")
+		writes = append(writes, time.Since(start))
+		h.leader().put("other", fmt.Sprint(i))
+		start = time.Now()
+		if err := o.store.ReadBarrier(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		reads = append(reads, time.Since(start))
+		if got := o.get("other"); got != fmt.Sprint(i) {
+			t.Fatalf("after a read barrier: %q, want %d", got, i)
+		}
+	}
+	slices.Sort(writes)
+	slices.Sort(reads)
+	limit := o.store.times.commit
+	if writes[5] >= limit || reads[5] >= limit {
+		t.Errorf("median write %v, read %v on a follower: Raft's own %v was waited for", writes[5], reads[5], limit)
+	}
+}
