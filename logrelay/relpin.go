@@ -22,6 +22,10 @@ const (
 	answerWithin = 2 * time.Minute
 	lingerFor    = 5 * time.Second
 	answersRead  = 300 * time.Millisecond // in which a client reads answers that were sent
+	// At a planned end a client is heard out until it is quiet so long, and
+	// one that never is for so long at most.
+	quietFor    = 100 * time.Millisecond
+	hearOutMost = time.Second
 )
 
 // relpConn is a client's connection. It belongs to one goroutine.
@@ -41,15 +45,19 @@ type relpConn struct {
 // is acknowledged, and the connection closed so that the client hears of it.
 func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
 	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+	})
 	defer stop()
 	for {
 		if err := s.gate.wait(ctx); err != nil {
-			return c.leave()
+			return c.leave(ctx, woken)
 		}
 		switch err := c.receive(); {
-		case ctx.Err() != nil:
-			return c.leave()
+		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && ctx.Err() != nil:
+			return c.leave(ctx, woken)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -151,15 +159,42 @@ func (c *relpConn) store(ctx context.Context) error {
 	return err
 }
 
-// leave ends the session from our side. Every answer is sent; the client is
-// given a moment to read them, and then the connection is reset. librelp's
-// client sends again, at its next connection, exactly what was not answered,
-// and of that nothing was stored. Neither serverclose nor a plain end of the
-// stream will do: at both it loses the line in its hand (seen with Debian 12's).
-func (c *relpConn) leave() error {
+// leave ends the session from our side. The client is heard out first:
+// librelp looks at its connection only when it has a line to send, so what the
+// last one before a silence left without an answer would wait in the client for
+// its next. Then it is given a moment to read the answers, and the connection
+// is reset. librelp sends again, at its next connection, exactly what was not
+// answered, and of that nothing was stored. Neither serverclose nor a plain end
+// of the stream will do: at both it loses the line in its hand (seen with
+// Debian 12's).
+func (c *relpConn) leave(ctx context.Context, woken <-chan struct{}) error {
+	if err := c.hearOut(ctx, woken); err != nil || c.closed {
+		return err
+	}
 	<-time.After(answersRead)
 	if tcp := c.tcp(); tcp != nil {
 		_ = tcp.SetLinger(0)
+	}
+	return nil
+}
+
+// hearOut takes lines until the client is quiet or has been heard for long.
+func (c *relpConn) hearOut(ctx context.Context, woken <-chan struct{}) error {
+	<-woken // else it may still set the deadline for reads
+	if c.s.gate.held() != "" {
+		return nil
+	}
+	for end := time.Now().Add(c.s.patience); time.Now().Before(end) && !c.closed; {
+		if err := c.take(ctx); err != nil {
+			return err
+		}
+		_ = c.conn.SetReadDeadline(time.Now().Add(c.s.quiet))
+		switch err := c.receive(); {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
 	return nil
 }

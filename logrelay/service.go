@@ -59,6 +59,8 @@ type Server struct {
 	tls      [2]*tls.Config // server, client
 	gate     *gate
 	space    func(dir string) (float64, error)
+	quiet    time.Duration // see quietFor and hearOutMost
+	patience time.Duration
 
 	current atomic.Pointer[journal.Journal]
 	journal *journal.Journal // of this Run
@@ -85,7 +87,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		config: config, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
-		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent,
+		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*journal.Cursor{},
 	}
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {

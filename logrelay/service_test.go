@@ -172,3 +172,43 @@ func TestRotatedFilesAreCompressedAndBounded(t *testing.T) {
 	_ = c.conn.Close()
 	stop()
 }
+
+// TestAPlannedEndHearsOutWhoIsSpeaking: a line that was half sent when the end
+// came is stored and answered. Its client might have no other for hours, and
+// would keep it until then.
+func TestAPlannedEndHearsOutWhoIsSpeaking(t *testing.T) {
+	s, dir, stop := serve(t, nil)
+	s.quiet, s.patience = time.Minute, time.Minute
+	addr := s.Addrs("relp")[0].String()
+	c, err := dial(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: the last"))
+	half := len(frame) / 2
+	if _, err := c.conn.Write(frame[:half]); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		stop()
+	}()
+	eventually(t, 10*time.Second, "no new client is taken", func() error {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return nil
+		}
+		_ = conn.Close()
+		return fmt.Errorf("the listener is open")
+	})
+	if _, err := c.conn.Write(frame[half:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.read(0); err != nil || c.acked != 1 {
+		t.Errorf("%d acknowledged, %v", c.acked, err)
+	}
+	_ = c.conn.Close()
+	<-ended
+	has(t, dir, "cn01", "the last")
+}

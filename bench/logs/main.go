@@ -1,6 +1,7 @@
 // Command logs compares the log relay with rsyslogd, one after the other on
-// this machine and in turn: lines per second by RELP from 8 connections into
-// per-host files of 128 hosts, and the server's CPU per line.
+// this machine and in turn: lines per second by RELP from 8 connections, by TCP
+// and by UDP into per-host files, the server's CPU per line, its memory with
+// 2,000 hosts, and how fast an unmodified rsyslogd empties its queue into it.
 //
 // Ours acknowledges after fdatasync. rsyslogd is measured twice: as it is
 // mostly run, acknowledging before it stores, and with a synced disk queue,
@@ -36,29 +37,42 @@ func main() {
 func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "measurements of each server")
 	lines := flag.Int("lines", 400_000, "lines of a measurement")
+	only := flag.String("only", "", "measure the workloads alone whose name has this in it")
 	serve := flag.String("serve", "", "be the server, below this directory (the benchmark starts itself so)")
 	flag.Parse()
 	if *serve != "" {
 		return serveMain(ctx, *serve)
 	}
-	found := map[string][]result{}
-	for round := range *rounds + 1 { // the first warms up
-		for _, c := range contestants() {
-			n := *lines
-			if c.slow {
-				n = 2000
-			}
-			r, err := measure(c, n)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			fmt.Printf("round %d: %-28s %9.0f lines/s acknowledged, %9.0f lines/s in the files, %6.2f us CPU/line, %4d MB\n", round, c.name, r.acked, r.filed, r.cpu, r.rss)
-			if round > 0 {
-				found[c.name] = append(found[c.name], r)
+	var rows []bench.Result
+	for _, w := range workloads() {
+		if *only != "" && !strings.Contains(w.name, *only) {
+			continue
+		}
+		found := map[string][]result{}
+		for round := range *rounds + 1 { // the first warms up
+			for _, c := range contestants() {
+				n := min(*lines, w.most)
+				if c.slow {
+					if n = w.slow; n == 0 {
+						continue
+					}
+				}
+				r, err := measure(c, w, n)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", w.name, c.name, err)
+				}
+				fmt.Printf("round %d: %s: %-24s %v\n", round, w.name, c.name, r)
+				if round > 0 {
+					found[c.name] = append(found[c.name], r)
+				}
 			}
 		}
+		rows = append(rows, sum(w, found, *rounds)...)
 	}
-	return write(found, *rounds)
+	if err := bench.Print(os.Stdout, rows); err != nil {
+		return err
+	}
+	return bench.Save("build/bench/logs.json", rows)
 }
 
 // contestant is a server and how it is started in a directory.
@@ -68,7 +82,12 @@ type contestant struct {
 	start func(dir string) (*exec.Cmd, error)
 }
 
-const port = "21514"
+// Ports of every contestant.
+const (
+	port    = "21514" // RELP
+	tcpPort = "21515"
+	udpPort = "21516"
+)
 
 func contestants() []contestant {
 	return []contestant{
@@ -90,11 +109,15 @@ func rsyslogd(dir, queue string) (*exec.Cmd, error) {
 	}
 	text := fmt.Sprintf(`global(workDirectory="%[1]s")
 module(load="imrelp" ruleset="in")
+module(load="imtcp")
+module(load="imudp")
 input(type="imrelp" port="%[2]s" maxDataSize="128k")
+input(type="imtcp" port="%[5]s" ruleset="in")
+input(type="imudp" port="%[6]s" ruleset="in" rcvbufSize="16m")
 template(name="path" type="string" string="%[1]s/hosts/%%HOSTNAME%%.log")
 template(name="line" type="string" string="%%TIMESTAMP:::date-rfc3339%% %%HOSTNAME%% %%pri-text%% %%syslogtag%%%%msg%%\n")
 ruleset(name="in" %[3]s) { action(type="omfile" dynaFile="path" template="line" dynaFileCacheSize="2000"%[4]s) }
-`, dir, port, queue, sync)
+`, dir, port, queue, sync, tcpPort, udpPort)
 	file := filepath.Join(dir, "rsyslog.conf")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -106,23 +129,14 @@ ruleset(name="in" %[3]s) { action(type="omfile" dynaFile="path" template="line" 
 	return exec.Command(path, "-n", "-f", file, "-i", filepath.Join(dir, "pid")), nil
 }
 
-// write writes build/bench/logs.json.
-func write(found map[string][]result, rounds int) error {
-	var rows []bench.Result
-	for _, f := range []struct {
-		name, unit, better string
-		of                 func(result) float64
-	}{
-		{"lines acknowledged by RELP, 8 connections, 128 hosts", "1/s", "higher", func(r result) float64 { return r.acked }},
-		{"lines in per-host files", "1/s", "higher", func(r result) float64 { return r.filed }},
-		{"CPU per line", "us", "lower", func(r result) float64 { return r.cpu }},
-		{"memory (RSS), greatest", "MB", "lower", func(r result) float64 { return float64(r.rss) }},
-	} {
-		r := bench.Result{Name: f.name, Unit: f.unit, Better: f.better, Peers: map[string]bench.Figures{}, Runs: rounds}
+// sum makes the rows of a workload.
+func sum(w workload, found map[string][]result, rounds int) (rows []bench.Result) {
+	for _, f := range w.figures {
+		r := bench.Result{Name: w.name + ": " + f.name, Unit: f.unit, Better: f.better, Peers: map[string]bench.Figures{}, Runs: rounds}
 		for name, list := range found {
 			var values []float64
 			for _, one := range list {
-				values = append(values, f.of(one))
+				values = append(values, one[f.name])
 			}
 			sum := bench.Sum(values)
 			if name == ours {
@@ -133,10 +147,7 @@ func write(found map[string][]result, rounds int) error {
 		}
 		rows = append(rows, r)
 	}
-	if err := bench.Print(os.Stdout, rows); err != nil {
-		return err
-	}
-	return bench.Save("build/bench/logs.json", rows)
+	return rows
 }
 
 // lineCount counts the lines of all files of a directory.

@@ -24,7 +24,6 @@ import (
 const (
 	ours        = "holdfast, durable"
 	connections = 8
-	hosts       = 128
 	lineBytes   = 200
 	filedBytes  = lineBytes - len("<13>") + len(" user.notice\n")
 )
@@ -33,7 +32,11 @@ const (
 func serveMain(ctx context.Context, dir string) error {
 	s, err := logrelay.New(logrelay.Config{
 		Node: "bench", DataDir: dir, Dir: filepath.Join(dir, "hosts"),
-		Listen: map[string][]netip.AddrPort{"relp": {netip.MustParseAddrPort("127.0.0.1:" + port)}},
+		Listen: map[string][]netip.AddrPort{
+			"relp": {netip.MustParseAddrPort("127.0.0.1:" + port)},
+			"tcp":  {netip.MustParseAddrPort("127.0.0.1:" + tcpPort)},
+			"udp":  {netip.MustParseAddrPort("127.0.0.1:" + udpPort)},
+		},
 	}, logrelay.Deps{
 		File: cluster.Single("bench", netip.MustParseAddr("127.0.0.1")), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
@@ -43,87 +46,109 @@ func serveMain(ctx context.Context, dir string) error {
 	return s.Run(ctx, func() {})
 }
 
-// result is what one server did.
-type result struct {
-	acked, filed float64 // lines per second
-	cpu          float64 // microseconds of the server's a line
-	rss          int64   // MB
-}
+// result is what one server did, by the figure's name.
+type result map[string]float64
 
 // measure has a server take lines in a directory of its own, on a disk.
-func measure(c contestant, lines int) (result, error) {
+func measure(c contestant, w workload, lines int) (result, error) {
 	if err := os.MkdirAll("build", 0o755); err != nil {
-		return result{}, err
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("build", "bench-logs-")
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	if dir, err = filepath.Abs(dir); err != nil {
-		return result{}, err
+		return nil, err
 	}
+	load, done, err := w.prepare(lines)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	cmd, err := c.start(dir)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return result{}, err
+		return nil, err
 	}
-	r, err := load(filepath.Join(dir, "hosts"), lines)
+	r, err := load(filepath.Join(dir, "hosts"))
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	_ = cmd.Wait() // its status says nothing more
+	if err != nil {
+		return nil, err
+	}
 	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	spent := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-	r.cpu, r.rss = float64(spent.Microseconds())/float64(lines), usage.Maxrss>>10
-	return r, err
+	r[cpuPerLine], r[memory] = float64(spent.Microseconds())/float64(lines), float64(usage.Maxrss>>10)
+	return r, nil
 }
 
-// load sends lines over all connections and waits until they are in the files.
-func load(dir string, lines int) (result, error) {
-	conns := make([]net.Conn, connections)
-	for i := range conns {
-		conn, err := dial()
-		if err != nil {
-			return result{}, err
-		}
-		defer conn.Close()
-		conns[i] = conn
-	}
-	each := lines / connections
-	began := time.Now()
-	failed := make(chan error, connections)
+// side runs f once for each connection, at the same time.
+func side(conns []net.Conn, f func(conn net.Conn, number int) error) error {
+	failed := make(chan error, len(conns))
 	var group sync.WaitGroup
 	for i, conn := range conns {
 		group.Go(func() {
-			if err := send(conn, i, each); err != nil {
+			if err := f(conn, i); err != nil {
 				failed <- err
 			}
 		})
 	}
 	group.Wait()
-	acked := time.Since(began)
 	select {
 	case err := <-failed:
-		return result{}, err
+		return err
 	default:
+		return nil
 	}
+}
+
+// filed waits until so many lines of the benchmark are in the files.
+func filed(dir string, lines int) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for range tick.C {
-		if bytesOf(dir) >= int64(each*connections*filedBytes) && lineCount(dir) == each*connections {
-			break
-		}
-		if time.Since(began) > patience {
-			return result{}, errSlow
+	for began := time.Now(); time.Since(began) < patience; <-tick.C {
+		if bytesOf(dir) >= int64(lines*filedBytes) && lineCount(dir) >= lines {
+			return nil
 		}
 	}
-	per := func(d time.Duration) float64 { return float64(each*connections) / d.Seconds() }
-	return result{acked: per(acked), filed: per(time.Since(began))}, nil
+	return errSlow
+}
+
+// dialAll opens the connections of a load.
+func dialAll(port string) (conns []net.Conn, err error) {
+	for range connections {
+		conn, err := dial(port)
+		if err != nil {
+			closeAll(conns)
+			return nil, err
+		}
+		conns = append(conns, conn)
+	}
+	return conns, nil
+}
+
+func closeAll(conns []net.Conn) {
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+// texts are the lines that one of the connections sends, again and again.
+func texts(number, hosts int) [][]byte {
+	list := make([][]byte, hosts/connections)
+	for i := range list {
+		head := fmt.Sprintf("<13>2026-11-25T12:00:00.123456+00:00 cn%04d bench[42]: ", number*len(list)+i)
+		list[i] = []byte(head + strings.Repeat("x", lineBytes-len(head)))
+	}
+	return list
 }
 
 // dial waits for the server.
-func dial() (net.Conn, error) {
+func dial(port string) (net.Conn, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
@@ -135,15 +160,10 @@ func dial() (net.Conn, error) {
 }
 
 // send keeps librelp's window full, from lines made beforehand.
-func send(conn net.Conn, number, lines int) error {
+func send(conn net.Conn, texts [][]byte, lines int) error {
 	var session relp.Client
 	if _, err := conn.Write(session.AppendOpen(nil)); err != nil {
 		return err
-	}
-	texts := make([][]byte, hosts/connections)
-	for i := range texts {
-		head := fmt.Sprintf("<13>2026-11-25T12:00:00.123456+00:00 cn%03d bench[42]: ", number*len(texts)+i)
-		texts[i] = []byte(head + strings.Repeat("x", lineBytes-len(head)))
 	}
 	var out, in []byte
 	buf := make([]byte, 64<<10)
