@@ -51,6 +51,11 @@ type checkRegistration struct {
 	TLSServerName string
 	TLSSkipVerify bool
 	TCP           string
+	UDP           string
+	GRPC          string
+	GRPCUseTLS    bool
+	AliasNode     string
+	AliasService  string
 	TTL           duration
 
 	Interval                       duration
@@ -61,14 +66,13 @@ type checkRegistration struct {
 	DeregisterCriticalServiceAfter duration
 
 	// Refused.
-	Args, ScriptArgs             []string
-	Script, Shell                string
-	DockerContainerID            string
-	UDP, GRPC, H2PING, OSService string
-	AliasNode, AliasService      string
-	TCPUseTLS, GRPCUseTLS        bool
-	DisableRedirects             bool
-	Namespace                    string
+	Args, ScriptArgs  []string
+	Script, Shell     string
+	DockerContainerID string
+	H2PING, OSService string
+	TCPUseTLS         bool
+	DisableRedirects  bool
+	Namespace         string
 }
 
 // duration is how Consul's JSON gives one: "10s", or a number of nanoseconds.
@@ -200,12 +204,10 @@ func (r *checkRegistration) refuse() error {
 	switch {
 	case len(r.Args) > 0 || len(r.ScriptArgs) > 0 || r.Script != "" || r.Shell != "" || r.DockerContainerID != "":
 		return fault(http.StatusBadRequest, scriptRefused)
-	case r.UDP != "" || r.GRPC != "" || r.GRPCUseTLS || r.H2PING != "" || r.OSService != "" || r.TCPUseTLS:
-		return fault(http.StatusBadRequest, "Invalid check: UDP, gRPC, H2PING, OS service and TCP-with-TLS checks are not offered; use HTTP, TCP or TTL")
+	case r.H2PING != "" || r.OSService != "" || r.TCPUseTLS:
+		return fault(http.StatusBadRequest, "Invalid check: H2PING, OS service and TCP-with-TLS checks are not offered; use HTTP, gRPC, TCP, UDP or TTL")
 	case r.DisableRedirects:
 		return fault(http.StatusBadRequest, "Invalid check: DisableRedirects is not offered: redirects are followed, but never to another server")
-	case r.AliasNode != "" || r.AliasService != "":
-		return fault(http.StatusBadRequest, "Invalid check: alias checks are not offered")
 	case otherThanDefault(r.Namespace):
 		return fault(http.StatusBadRequest, "Invalid check: there is only the default namespace")
 	}
@@ -221,7 +223,12 @@ func (r *checkRegistration) definition() (check.Definition, error) {
 	if err != nil {
 		return check.Definition{}, err
 	}
+	var alias *check.Alias
+	if r.AliasNode != "" || r.AliasService != "" {
+		alias = &check.Alias{Node: r.AliasNode, Service: r.AliasService}
+	}
 	definition := check.Definition{
+		UDP: r.UDP, GRPC: r.GRPC, GRPCTLS: r.GRPCUseTLS, Alias: alias,
 		ID: r.id(), Name: r.Name, Notes: r.Notes, ServiceID: r.ServiceID,
 		TCP: r.TCP, HTTP: r.HTTP, Method: r.Method, Header: r.Header, Body: r.Body,
 		TLS: check.TLS{ServerName: r.TLSServerName, SkipVerify: r.TLSSkipVerify},

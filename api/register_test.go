@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/check"
 	"holdfast/internal/state"
 )
 
@@ -28,9 +31,9 @@ func TestRegistrationsThatAreRefused(t *testing.T) {
 		"a script, snake":     {func() (string, string) { return one(`"script_args":["/bin/true"]`) }, "script checks come from the cluster file only"},
 		"a service's script":  {func() (string, string) { return service(`"Check":{"ScriptArgs":["/bin/true"]}`) }, "script checks come from the cluster file only"},
 		"a container's":       {func() (string, string) { return one(`"DockerContainerID":"f","Shell":"/bin/sh"`) }, "script checks come from the cluster file only"},
-		"gRPC":                {func() (string, string) { return one(`"GRPC":"127.0.0.1:1"`) }, "are not offered; use HTTP, TCP or TTL"},
+		"H2PING":              {func() (string, string) { return one(`"H2PING":"127.0.0.1:1"`) }, "are not offered; use HTTP"},
 		"no redirects":        {func() (string, string) { return one(`"DisableRedirects":true`) }, "DisableRedirects is not offered"},
-		"an alias":            {func() (string, string) { return one(`"AliasService":"x"`) }, "alias checks are not offered"},
+		"an alias of itself":  {func() (string, string) { return one(`"AliasService":"w","ServiceID":"w"`) }, "names its own service"},
 		"nothing":             {func() (string, string) { return one(`"Interval":"1s"`) }, "exactly one of http, tcp"},
 		"two at once":         {func() (string, string) { return one(`"TTL":"1m","TCP":"127.0.0.1:1"`) }, "exactly one of http, tcp"},
 		"too often":           {func() (string, string) { return one(`"TCP":"127.0.0.1:1","Interval":"1ms"`) }, "interval"},
@@ -92,6 +95,27 @@ func TestRegistrationInConsulsOtherSpellings(t *testing.T) {
 	}
 	if http.Interval != 5*time.Second || http.Rise != 2 || http.Header["X_Y"][0] != "z" {
 		t.Errorf("HTTP check %+v; what is below a key keeps its spelling", http)
+	}
+}
+
+func TestChecksOfEveryKindAreRegistered(t *testing.T) {
+	for body, want := range map[string]check.Definition{
+		`{"Name":"c","UDP":"127.0.0.1:514","Interval":"5s"}`:                                   {UDP: "127.0.0.1:514"},
+		`{"Name":"c","GRPC":"127.0.0.1:9/web.Service","Interval":"5s"}`:                        {GRPC: "127.0.0.1:9/web.Service"},
+		`{"Name":"c","GRPC":"h:9","GRPCUseTLS":true,"TLSServerName":"x","Interval":"5s"}`:      {GRPC: "h:9", GRPCTLS: true, TLS: check.TLS{ServerName: "x"}},
+		`{"Name":"c","grpc":"h:9","grpc_use_tls":true,"tls_skip_verify":true,"interval":"5s"}`: {GRPC: "h:9", GRPCTLS: true, TLS: check.TLS{SkipVerify: true}},
+		`{"Name":"c","AliasNode":"n","AliasService":"db","Interval":"5s"}`:                     {Alias: &check.Alias{Node: "n", Service: "db"}},
+		`{"Name":"c","alias_service":"db","Interval":"5s"}`:                                    {Alias: &check.Alias{Service: "db"}},
+	} {
+		c := newCell(t)
+		if code, _, text := c.do("PUT", "/v1/agent/check/register", strings.NewReader(body)); code != 200 {
+			t.Errorf("%s: %d %q", body, code, text)
+			continue
+		}
+		want.ID, want.Name, want.Interval, want.Initial = "c", "c", 5*time.Second, state.Critical
+		if diff := cmp.Diff(want.WithDefaults(), c.agent.made[0].WithDefaults()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", body, diff)
+		}
 	}
 }
 

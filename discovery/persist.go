@@ -68,6 +68,11 @@ type storedCheck struct {
 	Service         string              `json:"service,omitempty"`
 	TCP             string              `json:"tcp,omitempty"`
 	NTP             string              `json:"ntp,omitempty"`
+	UDP             string              `json:"udp,omitempty"`
+	GRPC            string              `json:"grpc,omitempty"`
+	GRPCTLS         bool                `json:"grpc_tls,omitempty"`
+	AliasNode       string              `json:"alias_node,omitempty"`
+	AliasService    string              `json:"alias_service,omitempty"`
 	HTTP            string              `json:"http,omitempty"`
 	Method          string              `json:"method,omitempty"`
 	Header          map[string][]string `json:"header,omitempty"`
@@ -171,7 +176,12 @@ func (s storedService) definition() ServiceDefinition {
 }
 
 func storeCheck(d check.Definition) storedCheck {
+	var alias check.Alias
+	if d.Alias != nil {
+		alias = *d.Alias
+	}
 	return storedCheck{
+		UDP: d.UDP, GRPC: d.GRPC, GRPCTLS: d.GRPCTLS, AliasNode: alias.Node, AliasService: alias.Service,
 		ID: d.ID, Name: d.Name, Notes: d.Notes, Service: d.ServiceID,
 		TCP: d.TCP, NTP: d.NTP, HTTP: d.HTTP, Method: d.Method, Header: d.Header, Body: d.Body,
 		ServerName: d.TLS.ServerName, CAFile: d.TLS.CAFile, SkipVerify: d.TLS.SkipVerify,
@@ -182,7 +192,12 @@ func storeCheck(d check.Definition) storedCheck {
 }
 
 func (c storedCheck) definition() check.Definition {
+	var alias *check.Alias
+	if c.AliasNode != "" || c.AliasService != "" {
+		alias = &check.Alias{Node: c.AliasNode, Service: c.AliasService}
+	}
 	return check.Definition{
+		UDP: c.UDP, GRPC: c.GRPC, GRPCTLS: c.GRPCTLS, Alias: alias,
 		ID: c.ID, Name: c.Name, Notes: c.Notes, ServiceID: c.Service,
 		TCP: c.TCP, NTP: c.NTP, HTTP: c.HTTP, Method: c.Method, Header: c.Header, Body: c.Body,
 		TLS:     check.TLS{ServerName: c.ServerName, CAFile: c.CAFile, SkipVerify: c.SkipVerify},

@@ -239,6 +239,28 @@ func TestDecodeRegistrationsRefuses(t *testing.T) {
 	}
 }
 
+// A kind that the file forgot would come back after a restart as another check,
+// or as none.
+func TestEveryKindOfTheAPIIsKept(t *testing.T) {
+	for _, d := range []check.Definition{
+		{TCP: "h:1"}, {UDP: "h:1"}, {NTP: "h:1"}, {Process: "sshd"}, {TTL: time.Minute},
+		{HTTP: "https://h/", TLS: check.TLS{ServerName: "x", CAFile: "/ca", SkipVerify: true}, Header: map[string][]string{"A": {"b"}}},
+		{GRPC: "h:1/s", GRPCTLS: true, TLS: check.TLS{ServerName: "x"}},
+		{Alias: &check.Alias{Service: "web"}}, {Alias: &check.Alias{Node: "fb2"}},
+	} {
+		d.ID, d.Notes, d.DeregisterAfter = "c", "why", time.Hour
+		d = d.WithDefaults()
+		data, err := encodeRegistrations(registrations{checks: map[string]check.Definition{"c": d}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := decodeRegistrations(data, node1)
+		if diff := cmp.Diff(d, r.checks["c"]); err != nil || diff != "" {
+			t.Errorf("%s: %v (-kept +read):\n%s", d.Type(), err, diff)
+		}
+	}
+}
+
 func FuzzDecodeRegistrations(f *testing.F) {
 	f.Add([]byte(`{"version":1,"services":[{"id":"a","name":"web","tags":["t"],"address":"10.1.0.1","port":80,"checks":[{"id":"c","http":"http://h/","interval":"10s"}]}],"checks":[{"id":"d","ttl":"30s"}]}`))
 	f.Add([]byte(`{"version":1}`))

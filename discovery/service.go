@@ -109,7 +109,7 @@ func New(config Config, deps Deps) (*Agent, error) {
 	if a.updates, err = loadUpdates(config.DataDir); err != nil {
 		a.log.Warn("when TTL checks were last updated is not known; their time starts again", "error", err)
 	}
-	a.checks = check.NewRunner(check.Deps{Commands: commander, Report: a.report, LastUpdate: a.updates.of, Log: a.log})
+	a.checks = check.NewRunner(check.Deps{Commands: commander, Report: a.report, LastUpdate: a.updates.of, Log: a.log, NewProbe: a.newProbe})
 	if err := a.restore(); err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
 	}
@@ -195,6 +195,19 @@ func (a *Agent) publishTags(ctx context.Context, g *gossip) {
 			a.log.Debug("tags were not confirmed by another member", "error", err)
 		}
 	}
+}
+
+// newProbe is check.NewProbe, with the catalog for aliases. While no leader has
+// confirmed the replica, an alias says nothing.
+func (a *Agent) newProbe(d check.Definition, commands check.Commander) (check.Probe, error) {
+	if d.Alias == nil {
+		return check.NewProbe(d, commands)
+	}
+	return check.NewAliasProbe(d, a.config.Node, func() (*state.Snapshot, bool) {
+		snapshot := a.deps.State.Snapshot()
+		_, confirmed := snapshot.Age(time.Now())
+		return snapshot, confirmed
+	}), nil
 }
 
 // report takes what a check has come to.

@@ -22,7 +22,7 @@ func ServicesFrom(f *cluster.File, node string) ([]ServiceDefinition, error) {
 	var definitions []ServiceDefinition
 	var wrong cluster.Errors
 	for _, s := range f.ServicesOn(node) {
-		target := check.Target{Service: s.Name, Address: address, Port: s.Port}
+		target := check.Target{Service: s.Name, Address: address, Port: s.Port, Catalog: true}
 		if s.Address.IsValid() {
 			target.Address = s.Address
 		}

@@ -40,7 +40,7 @@ func TestTheExampleOfTheREADMEWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for node, want := range map[string][]string{
-		"fbservice1": {"service:apt", "service:backup", "service:logs", "service:tftp"},
+		"fbservice1": {"service:apt", "service:backup", "service:front", "service:logs", "service:queue", "service:tftp"},
 		"fbservice2": {"service:apt", "service:logs", "service:portal:1", "service:portal:2"},
 	} {
 		definitions, err := ServicesFrom(file, node)

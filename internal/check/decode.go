@@ -21,6 +21,9 @@ type Target struct {
 	Service string // its ID and name
 	Address netip.Addr
 	Port    uint16
+	// Catalog says that who makes the check has a catalog to look into, as
+	// alias checks need.
+	Catalog bool
 }
 
 // spec is a check as the cluster file has it.
@@ -36,6 +39,15 @@ type spec struct {
 	HTTP    string          `yaml:"http"`
 	HTTPS   string          `yaml:"https"`
 	TCP     cluster.Section `yaml:"tcp"`
+	UDP     cluster.Section `yaml:"udp"`
+	Send    string          `yaml:"send"`
+	Expect  string          `yaml:"expect"`
+	GRPC    cluster.Section `yaml:"grpc"`
+	GRPCS   cluster.Section `yaml:"grpcs"`
+	Service string          `yaml:"service"`
+	Alias   string          `yaml:"alias"`
+	User    string          `yaml:"user"`
+	Damp    time.Duration   `yaml:"damp"`
 	SSH     cluster.Section `yaml:"ssh"`
 	DNS     cluster.Section `yaml:"dns"`
 	Query   string          `yaml:"query"`
@@ -63,8 +75,8 @@ var fileKeys = map[string]string{"interval": "every", "check": "", "id": ""}
 //	check: [{tcp: true}, {process: sshd, every: 30s}]
 //
 // http and https take a path, on the service's own address and port, or a
-// whole URL; tcp, ssh and ntp take true, for the service's own address and port, or
-// host:port; dns takes true or address:port, and query a name and a type, as
+// whole URL; tcp, udp, ssh, ntp, grpc and grpcs take true, for the service's own address
+// and port, or host:port; alias takes SERVICE, SERVICE@NODE or @NODE; dns takes true or address:port, and query a name and a type, as
 // in "example.com A". The zero Section is no check. Errors are cluster.Errors with
 // positions. The definitions have their defaults.
 func Decode(section cluster.Section, target Target) ([]Definition, error) {
@@ -85,8 +97,8 @@ func Decode(section cluster.Section, target Target) ([]Definition, error) {
 			if file, ok := fileKeys[key]; ok {
 				key = file
 			}
-			if key == "http" && !item.At("https").IsZero() {
-				key = "https"
+			if (key == "http" || key == "grpc") && !item.At(key+"s").IsZero() {
+				key += "s"
 			}
 			wrong = append(wrong, item.Errorf(key, "%s", mistake.Problem))
 		}
@@ -112,21 +124,30 @@ func decodeOne(section cluster.Section, target Target) (Definition, error) {
 		TLS:     TLS{ServerName: s.ServerName, CAFile: s.CAFile, SkipVerify: s.SkipVerify},
 		Process: s.Process, TTL: s.TTL, Query: s.Query,
 		Interval: s.Every, Timeout: s.Timeout, Rise: s.Rise, Fall: s.Fall, Initial: s.Initial,
+		Send: s.Send, Expect: s.Expect, User: s.User, Damp: s.Damp,
 	}
 	var wrong cluster.Errors
 	note := func(err error) { wrong = append(wrong, positions(section, err)...) }
+	for _, one := range []struct {
+		section cluster.Section
+		to      *string
+	}{{s.TCP, &d.TCP}, {s.UDP, &d.UDP}, {s.SSH, &d.SSH}, {s.DNS, &d.DNS}, {s.NTP, &d.NTP}} {
+		var err error
+		if *one.to, err = hostPort(one.section, target); err != nil {
+			note(err)
+		}
+	}
 	var err error
-	if d.TCP, err = hostPort(s.TCP, target); err != nil {
+	if d.GRPC, d.GRPCTLS, err = s.grpc(section, target); err != nil {
 		note(err)
 	}
-	if d.SSH, err = hostPort(s.SSH, target); err != nil {
-		note(err)
-	}
-	if d.DNS, err = hostPort(s.DNS, target); err != nil {
-		note(err)
-	}
-	if d.NTP, err = hostPort(s.NTP, target); err != nil {
-		note(err)
+	switch {
+	case s.Alias != "" && !target.Catalog:
+		note(section.Errorf("alias", "can't be looked at here; it belongs to the check of a service"))
+	case s.Alias != "":
+		if d.Alias, err = parseAlias(s.Alias); err != nil {
+			note(section.Errorf("alias", "%s", err))
+		}
 	}
 	if d.Script, err = texts(s.Script); err != nil {
 		note(err)
@@ -161,11 +182,28 @@ func (s spec) url(target Target) string {
 	return value
 }
 
+// grpc makes the address of a grpc or grpcs check, with the service's name.
+func (s spec) grpc(section cluster.Section, target Target) (address string, secure bool, err error) {
+	value, secure := s.GRPC, !s.GRPCS.IsZero()
+	switch {
+	case secure && !s.GRPC.IsZero():
+		return "", false, section.Errorf("grpcs", "stands beside grpc; make two checks of them, in a list")
+	case secure:
+		value = s.GRPCS
+	case value.IsZero() && s.Service != "":
+		return "", false, section.Errorf("service", "belongs to a grpc or grpcs check")
+	}
+	if address, err = hostPort(value, target); err == nil && address != "" && s.Service != "" {
+		address += "/" + s.Service
+	}
+	return address, secure, err
+}
+
 func (t Target) hostPort() string {
 	return net.JoinHostPort(t.Address.String(), strconv.Itoa(int(t.Port)))
 }
 
-// hostPort reads the value of tcp, ssh and ntp: true or an address.
+// hostPort reads the value of tcp, ssh and the like: true or an address.
 func hostPort(section cluster.Section, target Target) (string, error) {
 	if section.IsZero() {
 		return "", nil

@@ -34,7 +34,7 @@ services:
 	return file.Services[0].Check
 }
 
-var apt = Target{Service: "apt", Address: netip.MustParseAddr("10.1.0.1"), Port: 3142}
+var apt = Target{Service: "apt", Address: netip.MustParseAddr("10.1.0.1"), Port: 3142, Catalog: true}
 
 func TestDecode(t *testing.T) {
 	with := func(d Definition) Definition {
@@ -55,6 +55,24 @@ func TestDecode(t *testing.T) {
 		{`{http: "http://127.0.0.1:8080/status", method: POST, body: ping, header: {Host: apt, X-Two: ["a b", "c[1-2]"]}}`, []Definition{with(Definition{
 			Name: "apt http", HTTP: "http://127.0.0.1:8080/status", Method: "POST", Body: "ping",
 			Header: map[string][]string{"Host": {"apt"}, "X-Two": {"a b", "c[1-2]"}},
+		})}},
+		{`{tcp: true, send: "PING\r\n", expect: +PONG}`, []Definition{with(Definition{
+			Name: "apt tcp", TCP: "10.1.0.1:3142", Send: "PING\r\n", Expect: "+PONG",
+		})}},
+		{`{udp: true, send: x, damp: 5m}`, []Definition{with(Definition{
+			Name: "apt udp", UDP: "10.1.0.1:3142", Send: "x", Damp: 5 * time.Minute,
+		})}},
+		{`{grpc: true, service: some.Service}`, []Definition{with(Definition{
+			Name: "apt grpc", GRPC: "10.1.0.1:3142/some.Service",
+		})}},
+		{`{grpcs: "h:1", ca_file: /ca}`, []Definition{with(Definition{
+			Name: "apt grpc", GRPC: "h:1", GRPCTLS: true, TLS: TLS{CAFile: "/ca"},
+		})}},
+		{`{alias: db@fbservice2}`, []Definition{with(Definition{
+			Name: "apt alias", Alias: &Alias{Service: "db", Node: "fbservice2"}, Interval: time.Second,
+		})}},
+		{`{script: /usr/lib/check, user: nobody}`, []Definition{with(Definition{
+			Name: "apt script", Script: []string{"/usr/lib/check"}, User: "nobody",
 		})}},
 		{`{tcp: true, rise: 2, fall: 3, name: port, notes: why}`, []Definition{with(Definition{
 			Name: "port", Notes: "why", TCP: "10.1.0.1:3142", Rise: 2, Fall: 3,

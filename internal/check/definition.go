@@ -1,18 +1,11 @@
-// Package check probes services: TCP, SSH, HTTP(S), DNS, NTP, script, process, TTL. A probe
+// Package check probes services: TCP, UDP, SSH, HTTP(S), gRPC, DNS, NTP, script, process, alias, TTL. A probe
 // gives a result; a Machine makes a state out of results (rise, fall, TTL);
 // a Runner repeats probes and reports what changed.
 package check
 
 import (
 	"errors"
-	"fmt"
-	"maps"
-	"net"
-	"net/url"
-	"path/filepath"
 	"reflect"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -36,12 +29,14 @@ const (
 	// Consul does.
 	MinDeregisterAfter = time.Minute
 
+	aliasInterval = time.Second // costs a look into memory
+
 	maxIDLength   = 256
 	maxBodyLength = 64 << 10
 )
 
-// Definition says how a check is made. Exactly one of TCP, SSH, HTTP, DNS, NTP, Script,
-// Process and TTL is set.
+// Definition says how a check is made. Exactly one of TCP, UDP, SSH, HTTP, GRPC, DNS, NTP,
+// Script, Process, Alias and TTL is set.
 type Definition struct {
 	ID        string // unique on the node; "service:<service ID>" unless said
 	Name      string
@@ -49,16 +44,23 @@ type Definition struct {
 	ServiceID string // "" speaks of the node
 
 	TCP     string // host:port
+	UDP     string // host:port
+	Send    string // of TCP and UDP: what is sent
+	Expect  string // of TCP and UDP: what must be in the answer
+	GRPC    string // host:port, or host:port/service
+	GRPCTLS bool   // of GRPC
 	SSH     string // host:port
 	NTP     string // host:port
 	HTTP    string // URL, http or https
 	Method  string // of HTTP; GET unless said
 	Header  map[string][]string
 	Body    string
-	TLS     TLS
+	TLS     TLS      // of HTTP and GRPC
 	DNS     string   // address:port of the server that is asked
 	Query   string   // of DNS: "example.com AAAA"; ". NS" unless said
 	Script  []string // argv; never a shell
+	User    string   // of Script: who it runs as; the agent's own user unless said
+	Alias   *Alias   // whose state it takes
 	Process string   // comm name of a process that must be alive
 	TTL     time.Duration
 
@@ -66,6 +68,10 @@ type Definition struct {
 	Timeout  time.Duration // at most Interval unless said: min(Interval, 10 s)
 	Rise     int           // successes in a row before passing; 1 unless said
 	Fall     int           // failures in a row before critical; 1 unless said
+
+	// Damp is in what time the points of a check that falls again and again
+	// halve: see damper. 0: it is not damped.
+	Damp time.Duration
 
 	// Via is another way to the same place; of tcp, ssh and http.
 	Via Via
@@ -89,20 +95,23 @@ type Result struct {
 	Took   time.Duration
 }
 
-// Type is the kind of the check as the catalog names it: "tcp", "ssh", "http",
-// "dns", "ntp", "script", "process", "ttl"; "" when none or several are set.
+// Type is the kind of the check as the catalog names it: "tcp", "udp", "ssh", "http",
+// "grpc", "dns", "ntp", "script", "process", "alias", "ttl"; "" when none or several are set.
 func (d Definition) Type() string {
 	kinds := [...]struct {
 		name string
 		set  bool
 	}{
 		{"tcp", d.TCP != ""},
+		{"udp", d.UDP != ""},
 		{"ssh", d.SSH != ""},
 		{"http", d.HTTP != ""},
+		{"grpc", d.GRPC != ""},
 		{"dns", d.DNS != ""},
 		{"ntp", d.NTP != ""},
 		{"script", len(d.Script) > 0},
 		{"process", d.Process != ""},
+		{"alias", d.Alias != nil},
 		{"ttl", d.TTL != 0},
 	}
 	found := ""
@@ -130,6 +139,9 @@ func (d Definition) WithDefaults() Definition {
 	}
 	if d.DNS != "" && d.Query == "" {
 		d.Query = defaultQuery
+	}
+	if d.Interval == 0 && d.Alias != nil {
+		d.Interval = aliasInterval
 	}
 	if d.Interval == 0 && d.TTL == 0 {
 		d.Interval = DefaultInterval
@@ -167,6 +179,7 @@ func (d Definition) Validate() error {
 	d.validateKind(&wrong)
 	wrong.duration("interval", d.Interval, MinInterval, MaxInterval)
 	wrong.duration("timeout", d.Timeout, MinTimeout, MaxTimeout)
+	wrong.duration("damp", d.Damp, minDamp, maxDamp)
 	wrong.count("rise", d.Rise, MaxRise)
 	wrong.count("fall", d.Fall, MaxFall)
 	switch d.Initial {
@@ -191,140 +204,4 @@ func (d Definition) validateIdentity(wrong *mistakes) {
 	case d.ID == state.SerfHealth:
 		wrong.add("id", "%q is kept by the cluster itself", d.ID)
 	}
-}
-
-func (d Definition) validateKind(wrong *mistakes) {
-	switch d.Type() {
-	case "":
-		wrong.add("check", "needs exactly one of http, tcp, ssh, dns, ntp, script, process and ttl")
-		return
-	case "tcp":
-		if err := checkHostPort(d.TCP); err != nil {
-			wrong.add("tcp", "%q %s", d.TCP, err)
-		}
-	case "ssh":
-		if err := checkHostPort(d.SSH); err != nil {
-			wrong.add("ssh", "%q %s", d.SSH, err)
-		}
-	case "ntp":
-		if err := checkHostPort(d.NTP); err != nil {
-			wrong.add("ntp", "%q %s", d.NTP, err)
-		}
-	case "http":
-		d.validateHTTP(wrong)
-	case "dns":
-		d.validateDNS(wrong)
-	case "script":
-		if !filepath.IsAbs(d.Script[0]) {
-			wrong.add("script", "%q is not an absolute path", d.Script[0])
-		}
-	case "process":
-		if strings.ContainsFunc(d.Process, isControl) || strings.Contains(d.Process, "/") {
-			wrong.add("process", "%q is not the name of a program; write it without its directory", d.Process)
-		}
-	case "ttl":
-		wrong.duration("ttl", d.TTL, MinTTL, MaxTTL)
-		if d.Interval != 0 || d.Timeout != 0 || d.Rise > 1 || d.Fall > 1 {
-			wrong.add("ttl", "nothing is probed, so interval, timeout, rise and fall mean nothing")
-		}
-	}
-	if d.Type() != "dns" && d.Query != "" {
-		wrong.add("query", "belongs to a dns check")
-	}
-	if d.Type() != "http" && (d.Method != "" || len(d.Header) > 0 || d.Body != "" || d.TLS != (TLS{})) {
-		wrong.add("check", "method, header, body and TLS settings belong to an http check")
-	}
-}
-
-func (d Definition) validateDNS(wrong *mistakes) {
-	if err := checkDNSServer(d.DNS); err != nil {
-		wrong.add("dns", "%v", err)
-	}
-	if d.Query == "" {
-		return
-	}
-	if _, _, err := question(d.Query); err != nil {
-		wrong.add("query", "%v", err)
-	}
-}
-
-func (d Definition) validateHTTP(wrong *mistakes) {
-	u, err := url.Parse(d.HTTP)
-	switch {
-	case err != nil:
-		wrong.add("http", "is not a URL") // the error would show a password
-	case u.Scheme != "http" && u.Scheme != "https":
-		wrong.add("http", "%q does not begin with http:// or https://", u.Redacted())
-	case u.Host == "" || u.Hostname() == "":
-		wrong.add("http", "%q has no host", u.Redacted())
-	case u.Port() != "" && checkPort(u.Port()) != nil:
-		wrong.add("http", "%q %s", u.Redacted(), checkPort(u.Port()))
-	case u.Scheme == "http" && d.TLS != (TLS{}):
-		wrong.add("http", "%q: TLS settings need an https URL", u.Redacted())
-	}
-	if strings.ContainsFunc(d.Method, notToken) {
-		wrong.add("method", "%q is no HTTP method; write one such as GET or HEAD", d.Method)
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Header)) {
-		values := d.Header[name]
-		if name == "" || strings.ContainsFunc(name, notToken) {
-			wrong.add("header", "%q is no header's name", name)
-		}
-		for _, value := range values {
-			if strings.ContainsFunc(value, isControl) {
-				wrong.add("header", "the value of %s has control characters", name)
-			}
-		}
-	}
-	if len(d.Body) > maxBodyLength {
-		wrong.add("body", "has %d bytes, more than %d", len(d.Body), maxBodyLength)
-	}
-}
-
-// mistakes collects what is wrong with a definition.
-type mistakes []error
-
-func (m *mistakes) add(key, format string, args ...any) {
-	*m = append(*m, &Mistake{Key: key, Problem: fmt.Sprintf(format, args...)})
-}
-
-func (m *mistakes) duration(key string, value, low, high time.Duration) {
-	if value != 0 && (value < low || value > high) {
-		m.add(key, "%s is not within %s to %s", value, low, high)
-	}
-}
-
-func (m *mistakes) count(key string, value, high int) {
-	if value < 0 || value > high {
-		m.add(key, "%d is not within 1 to %d", value, high)
-	}
-}
-
-func checkHostPort(s string) error {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return errors.New("is not host:port")
-	}
-	if host == "" {
-		return errors.New("has no host before the port")
-	}
-	return checkPort(port)
-}
-
-func checkPort(s string) error {
-	if port, err := strconv.ParseUint(s, 10, 16); err != nil || port == 0 {
-		return fmt.Errorf("has port %s, not 1 to 65535", s)
-	}
-	return nil
-}
-
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
-
-// notToken follows RFC 9110 §5.6.2.
-func notToken(r rune) bool {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		return false
-	}
-	return !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }

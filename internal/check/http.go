@@ -47,7 +47,7 @@ func (p httpProbe) Probe(ctx context.Context) Result {
 	if err != nil {
 		return critical("%s: %s", what, err)
 	}
-	trust, err := p.trust()
+	trust, err := p.definition.TLS.config()
 	if err != nil {
 		return critical("%s: %s", what, err)
 	}
@@ -96,9 +96,8 @@ func (p httpProbe) request(ctx context.Context) (*http.Request, error) {
 	return request, nil
 }
 
-// trust reads the CA file at every probe, so that a renewed one counts.
-func (p httpProbe) trust() (*tls.Config, error) {
-	settings := p.definition.TLS
+// config reads the CA file at every probe, so that a renewed one counts.
+func (settings TLS) config() (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         settings.ServerName,

@@ -41,6 +41,8 @@ type Machine struct {
 	rise, fall int
 	ttl        time.Duration
 
+	raw        state.Status // without damping
+	damper     damper
 	status     state.Status
 	output     string
 	determined bool
@@ -55,7 +57,7 @@ type Machine struct {
 // NewMachine returns the machine of a check that starts now.
 func NewMachine(d Definition, now time.Time) *Machine {
 	d = d.WithDefaults()
-	m := &Machine{id: d.ID, rise: d.Rise, fall: d.Fall, ttl: d.TTL, status: d.Initial, lastUpdate: now}
+	m := &Machine{id: d.ID, rise: d.Rise, fall: d.Fall, ttl: d.TTL, status: d.Initial, raw: d.Initial, damper: damper{half: d.Damp}, lastUpdate: now}
 	if m.ttl > 0 {
 		m.expires = now.Add(m.ttl)
 	}
@@ -94,14 +96,17 @@ func (m *Machine) Step(r Result) (report Report, ok bool) {
 	decided := false
 	switch {
 	case m.good > 0:
-		decided = m.status != state.Critical || m.good >= m.rise
+		decided = m.raw != state.Critical || m.good >= m.rise
 	case m.bad > 0:
-		decided = m.status == state.Critical || m.bad >= m.fall
+		decided = m.raw == state.Critical || m.bad >= m.fall
 	}
 	if !decided {
 		return Report{}, false
 	}
-	return m.decide(r.Status, r.Output, r.At)
+	was := m.raw
+	m.raw = r.Status
+	status, output := m.damper.step(was, r.Status, r.Output, r.At)
+	return m.decide(status, output, r.At)
 }
 
 // Update takes the word of a TTL check's owner and starts its time again.

@@ -165,16 +165,23 @@ func TestHTTPTimeLimit(t *testing.T) {
 	}
 }
 
+// caFile has the certificate that a test server is trusted by.
+func caFile(t *testing.T, server *httptest.Server) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(path, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestHTTPSTrust(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes fail on purpose
 	server.StartTLS()
 	defer server.Close()
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(ca, block, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	ca := caFile(t, server)
 	check := func(trust TLS) Result { return probe(t, Definition{HTTP: server.URL, TLS: trust}, nil) }
 	expect(t, check(TLS{}), state.Critical, "certificate")
 	expect(t, check(TLS{SkipVerify: true}), state.Passing)

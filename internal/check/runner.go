@@ -290,6 +290,9 @@ func (c *running) probeOnce(ctx context.Context) bool {
 			if ctx.Err() != nil {
 				return false // it was we who broke it off
 			}
+			if r.Status == "" {
+				return true // it saw nothing
+			}
 			c.step(func(m *Machine) (Report, bool) { return m.Step(r) })
 			return true
 		case <-hung.C:

@@ -1,0 +1,130 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+const (
+	maxTalk   = 4 << 10 // bytes that a probe sends
+	maxExpect = 256     // bytes that it waits for
+	// maxHeard is how much of an answer is searched for what is expected.
+	maxHeard = 64 << 10
+)
+
+// tcpProbe connects, says what is to be said, and waits for what is expected;
+// without either it closes at once.
+type tcpProbe struct {
+	address string
+	send    string
+	expect  string
+	via     Via
+	limit   time.Duration
+}
+
+func (p tcpProbe) Probe(ctx context.Context) Result {
+	conn, err := p.via.dial(ctx, "tcp", p.address)
+	if err != nil {
+		return critical("TCP connect %s: %s", p.address, reason(err, p.limit))
+	}
+	defer conn.Close()
+	if p.send == "" && p.expect == "" {
+		return passing("TCP connect %s: success", p.address)
+	}
+	if err := talk(ctx, conn, p.send); err != nil {
+		return critical("TCP %s: connected, but sending failed: %s", p.address, reason(err, p.limit))
+	}
+	if p.expect == "" {
+		return passing("TCP %s: sent %d bytes", p.address, len(p.send))
+	}
+	var heard []byte
+	part := make([]byte, 4<<10)
+	for len(heard) <= maxHeard {
+		n, err := conn.Read(part)
+		heard = append(heard, part[:n]...)
+		if bytes.Contains(heard, []byte(p.expect)) {
+			return passing("TCP %s: answered %q", p.address, p.expect)
+		}
+		if err != nil {
+			return critical("TCP %s: %q did not come: %s%s", p.address, p.expect, reason(err, p.limit), heardText(heard))
+		}
+	}
+	return critical("TCP %s: %q is not in the first %d bytes", p.address, p.expect, maxHeard)
+}
+
+// udpProbe sends one datagram. When an answer is expected, it must come; when
+// none is, silence is as good, and only a refusal (ICMP port unreachable, RFC
+// 1122 §4.1.3.1) is bad news, as for Consul.
+type udpProbe struct {
+	address string
+	send    string
+	expect  string
+	limit   time.Duration
+}
+
+// refusalTime is how long a refusal is waited for when no answer is expected.
+const refusalTime = 200 * time.Millisecond
+
+func (p udpProbe) Probe(ctx context.Context) Result {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "udp", p.address)
+	if err != nil {
+		return critical("UDP %s: %s", p.address, reason(err, p.limit))
+	}
+	defer conn.Close()
+	if p.expect == "" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, min(refusalTime, p.limit))
+		defer cancel()
+	}
+	if err := talk(ctx, conn, p.send); err != nil {
+		return critical("UDP %s: %s", p.address, reason(err, p.limit))
+	}
+	datagram := make([]byte, maxHeard)
+	var last []byte
+	for {
+		n, err := conn.Read(datagram)
+		switch {
+		case err == nil && p.expect == "":
+			return passing("UDP %s: answered", p.address)
+		case err == nil && bytes.Contains(datagram[:n], []byte(p.expect)):
+			return passing("UDP %s: answered %q", p.address, p.expect)
+		case err == nil:
+			last = append(last[:0], datagram[:n]...)
+		case p.expect == "" && isTimeout(err):
+			return passing("UDP %s: not refused", p.address)
+		default:
+			return critical("UDP %s: %s%s", p.address, reason(err, p.limit), heardText(last))
+		}
+	}
+}
+
+// talk sends what is to be said and has everything on the connection end with
+// ctx. An empty text goes out as an empty datagram; on a stream it is nothing.
+func talk(ctx context.Context, conn net.Conn, text string) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	_, err := conn.Write([]byte(text))
+	return err
+}
+
+// heardText is what was heard instead, for the output.
+func heardText(heard []byte) string {
+	if len(heard) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; heard %.100q", heard)
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
