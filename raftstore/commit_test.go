@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Raft alone tells followers of a commit after its commit time-out, 250 to
-// 500 ms at this timing.
+// Raft alone tells followers of a commit after one or two of its commit
+// time-outs, which is made so long here that a busy machine does not matter.
 func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 	h := newHosts(t, 3, 3)
-	h.timing = 5
+	h.commit = 3 * time.Second
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
 	o := h.follower()
@@ -32,8 +32,7 @@ func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 	}
 	slices.Sort(writes)
 	slices.Sort(reads)
-	limit := o.store.times.commit
-	if writes[5] >= limit || reads[5] >= limit {
-		t.Errorf("median write %v, read %v on a follower: Raft's own %v was waited for", writes[5], reads[5], limit)
+	if writes[5] >= h.commit || reads[5] >= h.commit {
+		t.Errorf("median write %v, read %v on a follower: Raft's own %v was waited for", writes[5], reads[5], h.commit)
 	}
 }
