@@ -1,6 +1,7 @@
 package chaos_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,14 +24,10 @@ import (
 // TestStoreIsLinearizableUnderRandomFaults: five agents, each with a disk of
 // its own, are killed, stopped, cut off both ways and one way, and their disks
 // filled and frozen, while clients read, write, swap and take locks by sessions
-// through all of them. STORE_CHAOS says for how long, CHAOS_SEED repeats the
-// choices.
+// through all of them. STORE_CHAOS says for how long, three minutes unless set;
+// CHAOS_SEED repeats the choices.
 func TestStoreIsLinearizableUnderRandomFaults(t *testing.T) {
-	text := os.Getenv("STORE_CHAOS")
-	if text == "" {
-		t.Skip("STORE_CHAOS says for how long; make chaos-store-long")
-	}
-	duration, err := time.ParseDuration(text)
+	duration, err := time.ParseDuration(cmp.Or(os.Getenv("STORE_CHAOS"), "3m"))
 	if err != nil {
 		t.Fatalf("STORE_CHAOS: %v", err)
 	}

@@ -77,10 +77,18 @@ func (d *diskHealth) looked(l look) (before, after fitness) {
 	return before, d.judge.state
 }
 
+// beginDiskWatch has the disk watched from before the first file is opened, which
+// a disk that hangs holds up for as long.
+func (e *engine) beginDiskWatch(ctx context.Context) {
+	ctx, e.unwatch = context.WithCancel(context.WithoutCancel(ctx))
+	e.group.Go(func() { e.watchDisk(ctx) })
+}
+
 // watchDisk looks at the disk until ctx ends. A look writes to it and so can
 // hang; while one does, there is no second.
 func (e *engine) watchDisk(ctx context.Context) {
 	s := e.store
+	defer s.board.Clear(conditionDisk)
 	for {
 		l := e.lookAtDisk(ctx)
 		if ctx.Err() != nil {
@@ -170,8 +178,11 @@ func (e *engine) tellDisk(before, after fitness, l look) {
 
 // role says what this server still does.
 func (e *engine) role(f fitness) string {
+	r := e.running.Load()
 	switch {
-	case e.raft.State() == raft.Leader:
+	case r == nil:
+		return "The store of this server is not open yet"
+	case r.State() == raft.Leader:
 		return "This server leads until another one with a better disk can"
 	case f == diskSick:
 		return "This server does not lead, and has no vote while the others can spare it"

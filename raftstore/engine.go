@@ -58,6 +58,7 @@ type engine struct {
 	proofs    rounds        // the answers to them
 
 	cancel   context.CancelFunc
+	unwatch  context.CancelFunc // ends the watch over the disk
 	group    sync.WaitGroup
 	mayLead  sync.Mutex // held while the configuration is changed
 	restores sync.Mutex // held while a snapshot is restored
@@ -80,6 +81,7 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := os.MkdirAll(s.config.dir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
+	e.beginDiskWatch(ctx)
 	if err := e.missLog(); err != nil {
 		return nil, err
 	}
@@ -322,7 +324,6 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	})
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
-	e.group.Go(func() { e.watchDisk(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })
 	e.announce()
@@ -343,6 +344,9 @@ func (e *engine) drain() {
 func (e *engine) stop() error {
 	if e.cancel != nil {
 		e.cancel()
+	}
+	if e.unwatch != nil {
+		e.unwatch()
 	}
 	var errs []error
 	e.quiet.Store(true)

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
 
@@ -197,6 +199,52 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 			old.diskCondition(false)
 			h.everywhere("after", "1")
 		})
+	}
+}
+
+// A disk that hangs holds up the opening of the log, and with it all that would
+// tell of it.
+func TestServerThatStartsOnAFrozenDiskSaysSoAndGoesOn(t *testing.T) {
+	d := newSmallDisk(t)
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"]
+	o.dir = d.dir
+	o.start().stop()
+	d.freeze()
+	board := health.NewBoard(time.Now, nil, nil)
+	store, err := New(o.config(), state.New(), Deps{Board: board})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- store.Run(ctx, func() { close(ready) }) }()
+	says := func(want bool) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("condition about the disk: %v", want), func() error {
+			list := board.Conditions()
+			has := slices.ContainsFunc(list, func(c health.Condition) bool { return c.Name == conditionDisk })
+			if has != want {
+				return fmt.Errorf("%v", list)
+			}
+			return nil
+		})
+	}
+	says(true)
+	if closed(ready) {
+		t.Error("it was ready on a disk that takes nothing")
+	}
+	d.thaw()
+	says(false)
+	eventually(t, "ready", func() error {
+		if !closed(ready) {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
