@@ -327,6 +327,16 @@ func (c *Client) TransferLeader(ctx context.Context, to string) error {
 	return c.ask(ctx, "POST", "/v1/operator/raft/transfer-leader", args, nil, nil)
 }
 
+// Maintenance begins or ends the maintenance of the agent's node: while it
+// lasts, none of its services is healthy. What is so already is no error.
+func (c *Client) Maintenance(ctx context.Context, enable bool, reason string) error {
+	args := url.Values{"enable": {strconv.FormatBool(enable)}}
+	if reason != "" {
+		args.Set("reason", reason)
+	}
+	return c.ask(ctx, "PUT", "/v1/agent/maintenance", args, nil, nil)
+}
+
 // StoreOperation has the store do something by its name (see
 // raftstore.Store.Operation) and decodes the answer into found.
 func (c *Client) StoreOperation(ctx context.Context, name string, args url.Values, write bool, found any) error {

@@ -230,6 +230,18 @@ func (*lbDrainCmd) Help() string {
 }
 
 func (c *lbDrainCmd) Run(con *console) error {
+	if err := c.order(con); err != nil {
+		return err
+	}
+	if !c.Wait {
+		_, err := fmt.Fprintf(con.out, "%s gets nobody new; holdfast lb status tells who is on it still\n", printable(c.Node))
+		return err
+	}
+	return c.wait(con)
+}
+
+// order has all directors send nobody new to the node.
+func (c *lbDrainCmd) order(con *console) error {
 	args := url.Values{}
 	if c.Deadline != 0 {
 		args.Set("deadline", c.Deadline.String())
@@ -241,14 +253,7 @@ func (c *lbDrainCmd) Run(con *console) error {
 		args.Set("force", "1")
 	}
 	var order lb.Drain
-	if err := c.ask(con, "POST", "drain/"+url.PathEscape(c.Node)+"?"+args.Encode(), &order); err != nil {
-		return err
-	}
-	if !c.Wait {
-		_, err := fmt.Fprintf(con.out, "%s gets nobody new; holdfast lb status tells who is on it still\n", printable(c.Node))
-		return err
-	}
-	return c.wait(con)
+	return c.ask(con, "POST", "drain/"+url.PathEscape(c.Node)+"?"+args.Encode(), &order)
 }
 
 // wait tells what keeps the node from being empty, whenever that changes.

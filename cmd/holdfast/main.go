@@ -56,6 +56,7 @@ type cli struct {
 	PKI      pkiCmd        `cmd:"" name:"pki" help:"Make the cluster's certificate authority and node certificates."`
 	VIP      vipCmd        `cmd:"" name:"vip" help:"Look at virtual addresses and move them."`
 	LB       lbCmd         `cmd:"" name:"lb" help:"Look at the load balancer; take nodes out of it and back."`
+	Node     nodeCmd       `cmd:"" name:"node" help:"Take this node out of all that it does, and put it back."`
 	Restart  restartCmd    `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
 	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd    `cmd:"" help:"Print the version."`

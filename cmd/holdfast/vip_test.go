@@ -57,6 +57,13 @@ func netUnit(t *testing.T, routers vrrp.Routers) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serve(t, server)
+	return socket
+}
+
+// serve runs an admin server until the test ends.
+func serve(t *testing.T, server *admin.Server) {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- server.Run(ctx, func() { close(ready) }) }()
@@ -71,7 +78,6 @@ func netUnit(t *testing.T, routers vrrp.Routers) (socket string) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the socket does not open")
 	}
-	return socket
 }
 
 func TestVIPCommandsAskTheNetUnit(t *testing.T) {

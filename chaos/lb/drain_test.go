@@ -40,67 +40,69 @@ const wallLimit = 40 * time.Second
 // store: somebody is logged in there, and a connection is open.
 func TestDrain(t *testing.T) {
 	buildForMachine(t)
-	vm.Inside(t, vm.Options{Modules: []string{"ip_vs", "ip_vs_rr"}}, func(t *testing.T) {
-		b := newDrainBed(t)
-		cli := func(args ...string) (string, error) {
-			return b.frontends[0].Run(t.Context(), append([]string{b.binary, "lb"}, args...)...)
+	vm.Inside(t, vm.Options{Modules: []string{"ip_vs", "ip_vs_rr"}}, testDrain)
+}
+
+func testDrain(t *testing.T) {
+	b := newDrainBed(t)
+	cli := func(args ...string) (string, error) {
+		return b.frontends[0].Run(t.Context(), append([]string{b.binary, "lb"}, args...)...)
+	}
+	inside := b.openOn(t, "f1")
+	if out, err := cli("drain", "f2"); err != nil || !strings.Contains(out, "nobody new") {
+		t.Fatalf("drain f2: %q, %v", out, err)
+	}
+	if out, err := cli("drain", "f1"); err == nil || !strings.Contains(err.Error()+out, "quorum") {
+		t.Errorf("both at a time are not refused: %q, %v", out, err)
+	}
+	must(cli("undrain", "f2"))(t)
+	terminal := b.terminal(t)
+	must(cli("drain", "f1", "--deadline", "2h", "--message", "new kernel"))(t)
+	b.eventually(t, "the store says who is logged in", func() error {
+		out, err := cli("status")
+		if err == nil && (!strings.Contains(out, "1 logins on f1") || !strings.Contains(out, "root ")) {
+			err = fmt.Errorf("it says %q", out)
 		}
-		inside := b.openOn(t, "f1")
-		if out, err := cli("drain", "f2"); err != nil || !strings.Contains(out, "nobody new") {
-			t.Fatalf("drain f2: %q, %v", out, err)
+		return err
+	})
+	told, err := terminal.line()
+	for err == nil && !strings.Contains(told, "out of service") { // what sshd says stands before it
+		told, err = terminal.line()
+	}
+	if err != nil || !strings.Contains(told, "new kernel") {
+		t.Errorf("who is logged in was told %q, %v", told, err)
+	}
+	for i := range sources { // also those who were at home on f1
+		if s := must(b.open(i, "7"))(t); s.on != "f2" {
+			t.Errorf("source %d came to %s", i, s.on)
+		} else {
+			s.Close()
 		}
-		if out, err := cli("drain", "f1"); err == nil || !strings.Contains(err.Error()+out, "quorum") {
-			t.Errorf("both at a time are not refused: %q, %v", out, err)
+	}
+	if err := inside.echo("still there"); err != nil {
+		t.Errorf("a session on the drained node: %v", err)
+	}
+	inside.Close()
+	if _, err := terminal.out.Write([]byte{4}); err != nil { // the end of file, as typed
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), wallLimit)
+	defer cancel()
+	out, err := b.frontends[0].Run(ctx, b.binary, "lb", "drain", "f1", "--wait")
+	if err != nil || !strings.HasSuffix(out, "empty, safe to reboot\n") {
+		t.Errorf("wait until it is empty: %q, %v", out, err)
+	}
+	out = must(cli("explain", source(0).String()))(t)
+	if !strings.Contains(out, "f1 (drained)") {
+		t.Errorf("explain says %q", out)
+	}
+	must(cli("undrain", "f1"))(t)
+	b.eventually(t, "f1 takes new people again", func() error { // those who were here are at home on f2
+		out, err := cli("explain", "10.1.0.99")
+		if err == nil && !strings.Contains(out, "f1 (weight 1)") {
+			err = fmt.Errorf("explain says %q", out)
 		}
-		must(cli("undrain", "f2"))(t)
-		terminal := b.terminal(t)
-		must(cli("drain", "f1", "--deadline", "2h", "--message", "new kernel"))(t)
-		b.eventually(t, "the store says who is logged in", func() error {
-			out, err := cli("status")
-			if err == nil && (!strings.Contains(out, "1 logins on f1") || !strings.Contains(out, "root ")) {
-				err = fmt.Errorf("it says %q", out)
-			}
-			return err
-		})
-		told, err := terminal.line()
-		for err == nil && !strings.Contains(told, "out of service") { // what sshd says stands before it
-			told, err = terminal.line()
-		}
-		if err != nil || !strings.Contains(told, "new kernel") {
-			t.Errorf("who is logged in was told %q, %v", told, err)
-		}
-		for i := range sources { // also those who were at home on f1
-			if s := must(b.open(i, "7"))(t); s.on != "f2" {
-				t.Errorf("source %d came to %s", i, s.on)
-			} else {
-				s.Close()
-			}
-		}
-		if err := inside.echo("still there"); err != nil {
-			t.Errorf("a session on the drained node: %v", err)
-		}
-		inside.Close()
-		if _, err := terminal.out.Write([]byte{4}); err != nil { // the end of file, as typed
-			t.Error(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), wallLimit)
-		defer cancel()
-		out, err := b.frontends[0].Run(ctx, b.binary, "lb", "drain", "f1", "--wait")
-		if err != nil || !strings.HasSuffix(out, "empty, safe to reboot\n") {
-			t.Errorf("wait until it is empty: %q, %v", out, err)
-		}
-		out = must(cli("explain", source(0).String()))(t)
-		if !strings.Contains(out, "f1 (drained)") {
-			t.Errorf("explain says %q", out)
-		}
-		must(cli("undrain", "f1"))(t)
-		b.eventually(t, "f1 takes new people again", func() error { // those who were here are at home on f2
-			out, err := cli("explain", "10.1.0.99")
-			if err == nil && !strings.Contains(out, "f1 (weight 1)") {
-				err = fmt.Errorf("explain says %q", out)
-			}
-			return err
-		})
+		return err
 	})
 }
 
