@@ -105,7 +105,7 @@ func startRsyslog(t *testing.T, global, output string) *rsyslog {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	_ = l.Close()
 	r := &rsyslog{t: t, port: port, dir: t.TempDir()}
-	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client" %s)
+	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client" processInternalMessages="on" %s)
 module(load="imptcp")
 input(type="imptcp" address="127.0.0.1" port="%s")
 %s

@@ -106,7 +106,7 @@ func (n *node) send(t *testing.T, from, count int) {
 	}
 	defer c.conn.Close()
 	for i := range count {
-		if _, err := c.conn.Write(c.session.AppendLine(nil, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d", from+i))); err != nil {
+		if _, err := c.conn.Write(c.session.AppendLine(nil, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", from+i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,8 +115,7 @@ func (n *node) send(t *testing.T, from, count int) {
 	}
 }
 
-// journal are the numbers of the lines that the node has on its disk, as its
-// journal's directory says.
+// stored tells whether a line is on the node's disk, in its journal.
 func (n *node) stored(t *testing.T, number int) bool {
 	t.Helper()
 	p := process{t: t, dir: n.dir}
@@ -204,7 +203,7 @@ func TestUnderTheWaitPolicyNothingIsAcknowledgedAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.conn.Close()
-	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1"))); err != nil {
+	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "a condition", func() error {
