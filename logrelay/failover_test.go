@@ -100,7 +100,7 @@ type client struct {
 }
 
 func (c *client) line(n int) []byte {
-	return fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: client=%d seq=%d.", c.number, n)
+	return fmt.Appendf(nil, "<13>Nov 25 12:00:00 client%d test: seq=%d.", c.number, n)
 }
 
 // run sends at a rate until ctx ends, and then what is not answered.
@@ -239,7 +239,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 // order, and how many are there more than once.
 func (p *process) complete(list []*client) (doubled int, err error) {
 	for _, c := range list {
-		got := p.numbers(fmt.Sprintf("127.0.8.%d", c.number+1))
+		got := p.numbers(fmt.Sprintf("client%d", c.number))
 		var first []int
 		seen := map[int]bool{}
 		for _, n := range got {
