@@ -23,7 +23,7 @@ const (
 // listen opens the sockets of all inputs.
 func (s *Server) listen(ctx context.Context) (list []listener, err error) {
 	addrs := map[string][]netip.AddrPort{}
-	for via := viaRELP; via <= viaRELPTLS; via++ {
+	for via := viaRELP; via <= viaReplica; via++ {
 		for _, addr := range s.settings.listen[via] {
 			opened, at, failed := s.open(ctx, via, addr)
 			if err = errors.Join(err, failed); failed == nil {
@@ -153,13 +153,20 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, via uint8) {
 }
 
 func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
-	if via == viaTLS || via == viaRELPTLS {
-		secure := tls.Server(conn, s.tls[0])
+	if via == viaTLS || via == viaRELPTLS || via == viaReplica {
+		config := s.tls[0]
+		if via == viaReplica {
+			config = s.deps.ReplicaTLS
+		}
+		secure := tls.Server(conn, config)
 		handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
 		err := secure.HandshakeContext(handshake)
 		cancel()
 		if err != nil {
 			return err
+		}
+		if via == viaReplica {
+			return s.serveReplica(ctx, secure)
 		}
 		conn = secure
 	}

@@ -142,7 +142,7 @@ func (t *tail) run(ctx context.Context, w http.ResponseWriter) error {
 		out = out[:0]
 		enough := false
 		if err := block.Each(func(number uint64, r journal.Record) bool {
-			if number < t.from || r.Time < t.since {
+			if number < t.from || r.Time < t.since || r.Input == viaMark {
 				return true
 			}
 			l.read(r, t.names)

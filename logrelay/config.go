@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -46,6 +47,9 @@ type section struct {
 	Relays    []string                  `yaml:"relays"`
 	Hosts     int                       `yaml:"hosts"`
 	ReplayMiB int                       `yaml:"replay_mib"`
+	Replicas  int                       `yaml:"replicas"`
+	Policy    string                    `yaml:"replica_policy"`
+	Replica   []string                  `yaml:"replica"`
 	Files     filesSection              `yaml:"files"`
 	Forward   map[string]forwardSection `yaml:"forward"`
 	Rules     []ruleSection             `yaml:"rules"`
@@ -74,15 +78,17 @@ type ruleSection struct {
 
 // settings is the section, understood.
 type settings struct {
-	listen  map[uint8][]netip.AddrPort
-	relays  []netip.Prefix
-	hosts   int
-	replay  int64
-	dir     string
-	rotate  rotateConfig
-	forward []target
-	rules   []rule
-	redact  []string
+	listen   map[uint8][]netip.AddrPort
+	relays   []netip.Prefix
+	hosts    int
+	replay   int64
+	replicas int  // nodes that have a line before it is acknowledged
+	wait     bool // and rather not acknowledged than on fewer
+	dir      string
+	rotate   rotateConfig
+	forward  []target
+	rules    []rule
+	redact   []string
 }
 
 // target is where lines are forwarded.
@@ -101,7 +107,7 @@ func ValidateSection(_ *cluster.File, s cluster.Section) error {
 
 // decode reads the section with its defaults; it reports all mistakes at once.
 func decode(s cluster.Section) (settings, error) {
-	raw := section{Hosts: defaultHosts, Files: filesSection{
+	raw := section{Hosts: defaultHosts, Replicas: 1, Policy: policyDegrade, Files: filesSection{
 		Dir: defaultDir, RotateMiB: defaultRotateMiB, Every: defaultEvery, Keep: defaultKeep, Free: defaultFree,
 	}}
 	if !s.IsZero() {
@@ -125,6 +131,7 @@ func decode(s cluster.Section) (settings, error) {
 	d.errs = append(d.errs, mistakes...)
 	set.hosts = d.bounded("hosts", raw.Hosts, 1, maxHosts)
 	set.replay = int64(d.bounded("replay_mib", raw.ReplayMiB, 0, maxReplayMiB)) << 20
+	d.replicas(raw, &set)
 	d.files(raw.Files, &set)
 	d.forward(raw.Forward, &set)
 	d.rules(raw, &set)
@@ -155,6 +162,25 @@ func (d *decoder) bounded(key string, value, least, most int) int {
 		d.errorf(key, "%d is out of range: %d to %d", value, least, most)
 	}
 	return value
+}
+
+// Policies about lines that no other node takes.
+const (
+	policyDegrade = "degrade"
+	policyWait    = "wait"
+)
+
+func (d *decoder) replicas(raw section, set *settings) {
+	set.replicas = d.bounded("replicas", raw.Replicas, 1, 2)
+	if set.wait = raw.Policy == policyWait; !set.wait && raw.Policy != policyDegrade {
+		d.errorf("replica_policy", "%q is no policy: want %s or %s", raw.Policy, policyDegrade, policyWait)
+	}
+	if set.replicas > 1 {
+		if raw.Replica == nil {
+			raw.Replica = []string{fmt.Sprintf("[::]:%d", replicaPort)}
+		}
+		set.listen[viaReplica] = d.listen("replica", raw.Replica, replicaPort)
+	}
 }
 
 func (d *decoder) files(raw filesSection, set *settings) {

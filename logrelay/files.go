@@ -164,6 +164,9 @@ func (o *files) take(block journal.Block) (err error) {
 		if number < o.next {
 			return true
 		}
+		if r.Input == viaMark {
+			return true
+		}
 		o.line.read(r, o.names)
 		if !o.rules.allow(&o.line, "files") {
 			o.metrics.dropped.Inc()

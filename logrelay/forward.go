@@ -128,7 +128,8 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) error {
 func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error) {
 	from := f.cursor.Next()
 	failed := block.Each(func(number uint64, r journal.Record) bool {
-		if number < from || ctx.Err() != nil {
+		// Other nodes forward what came to them.
+		if number < from || ctx.Err() != nil || r.Input == viaMark || r.Input&viaOther != 0 {
 			return true
 		}
 		f.line.read(r, f.names)

@@ -81,6 +81,17 @@ type rsyslog struct {
 
 func newRsyslog(t *testing.T, to string) *rsyslog {
 	t.Helper()
+	host, toPort, _ := net.SplitHostPort(to)
+	return startRsyslog(t, "", fmt.Sprintf(`module(load="omrelp")
+action(type="omrelp" target="%s" port="%s" template="RSYSLOG_ForwardFormat"
+  action.resumeRetryCount="-1" action.resumeInterval="1"
+  queue.type="Disk" queue.filename="spool" queue.maxDiskSpace="200m" queue.saveOnShutdown="on")`, host, toPort))
+}
+
+// startRsyslog starts an rsyslogd that takes lines by TCP, with global
+// parameters and an output.
+func startRsyslog(t *testing.T, global, output string) *rsyslog {
+	t.Helper()
 	path, err := exec.LookPath("rsyslogd")
 	if err != nil {
 		if path = "/usr/sbin/rsyslogd"; !exists(path) {
@@ -93,16 +104,13 @@ func newRsyslog(t *testing.T, to string) *rsyslog {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	_ = l.Close()
-	host, toPort, _ := net.SplitHostPort(to)
 	r := &rsyslog{t: t, port: port, dir: t.TempDir()}
-	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client")
+	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client" processInternalMessages="on" %s)
 module(load="imptcp")
-module(load="omrelp")
 input(type="imptcp" address="127.0.0.1" port="%s")
-action(type="omrelp" target="%s" port="%s" template="RSYSLOG_ForwardFormat"
-  action.resumeRetryCount="-1" action.resumeInterval="1"
-  queue.type="Disk" queue.filename="spool" queue.maxDiskSpace="200m" queue.saveOnShutdown="on")
-`, r.dir, port, host, toPort)
+%s
+action(type="omfile" file="%s")
+`, r.dir, global, port, output, filepath.Join(r.dir, "own.log"))
 	file := filepath.Join(r.dir, "rsyslog.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -116,6 +124,12 @@ action(type="omrelp" target="%s" port="%s" template="RSYSLOG_ForwardFormat"
 		_ = r.cmd.Wait()
 	})
 	return r
+}
+
+// said is what rsyslogd wrote of its lines and of itself.
+func (r *rsyslog) said() string {
+	b, _ := os.ReadFile(filepath.Join(r.dir, "own.log"))
+	return string(b)
 }
 
 func exists(path string) bool {

@@ -15,10 +15,11 @@ const (
 	viaTCP
 	viaTLS
 	viaRELPTLS
+	viaReplica // no line has it: theirs is that of the node that took them
 )
 
 func inputName(via uint8) string {
-	switch via {
+	switch via &^ viaOther {
 	case viaRELP:
 		return "relp"
 	case viaUDP:
@@ -29,6 +30,8 @@ func inputName(via uint8) string {
 		return "tls"
 	case viaRELPTLS:
 		return "relp-tls"
+	case viaReplica:
+		return "replica"
 	}
 	return strconv.Itoa(int(via))
 }

@@ -22,11 +22,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/cluster"
+	"holdfast/internal/peer"
 	"holdfast/logrelay/relp"
 )
 
 // serveEnv makes this test binary a server that can be killed: it names the
-// address of its RELP input and its directory, with a space between them.
+// address of its RELP input and its directory, and for one with replicas its
+// name, its certificate's directory, and the other's name and address; with
+// spaces between them.
 const serveEnv = "LOGRELAY_TEST_SERVE"
 
 func TestMain(m *testing.M) {
@@ -41,16 +44,29 @@ func TestMain(m *testing.M) {
 }
 
 func serveMain(what string) error {
-	addr, dir, _ := strings.Cut(what, " ")
-	at, err := netip.ParseAddrPort(addr)
+	words := strings.Fields(what)
+	dir := words[1]
+	at, err := netip.ParseAddrPort(words[0])
 	if err != nil {
 		return err
 	}
-	s, err := New(Config{
-		Node: "server", DataDir: dir, Dir: filepath.Join(dir, "hosts"), Listen: map[string][]netip.AddrPort{"relp": {at}},
-	}, Deps{File: cluster.Single("server", at.Addr()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Metrics: prometheus.NewRegistry()})
+	config := Config{Node: "server", DataDir: dir, Dir: filepath.Join(dir, "hosts"), Listen: map[string][]netip.AddrPort{"relp": {at}}}
+	deps := Deps{File: cluster.Single("server", at.Addr()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Metrics: prometheus.NewRegistry()}
+	if len(words) > 2 {
+		trust, err := peer.Load(words[3])
+		if err != nil {
+			return err
+		}
+		config.Node, config.Listen["replica"] = words[2], []netip.AddrPort{netip.AddrPortFrom(at.Addr(), testReplica)}
+		other := Other{words[4], netip.MustParseAddr(words[5])}
+		deps.ReplicaTLS, deps.PeerTLS, deps.Others = trust.Server(peer.RoleServer), trust.Client, func() []Other { return []Other{other} }
+	}
+	s, err := New(config, deps)
 	if err != nil {
 		return err
+	}
+	if len(words) > 2 {
+		s.settings.replicas, s.replicaPatience, s.replicaPort = 2, time.Second, testReplica
 	}
 	s.settings.replay = 1 << 30 // for a look at the journal when a test fails
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -63,6 +79,7 @@ type process struct {
 	t    *testing.T
 	addr string
 	dir  string
+	more string // behind these two; see serveEnv
 	cmd  *exec.Cmd
 }
 
@@ -85,7 +102,7 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(self)
-	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.addr+" "+p.dir)
+	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.addr+" "+p.dir+" "+p.more)
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		p.t.Fatal(err)

@@ -9,15 +9,17 @@ import (
 
 // metrics are what the README lists.
 type metrics struct {
-	inputs  [viaRELPTLS + 1]inputMetrics
-	acked   prometheus.Counter
-	shed    prometheus.Counter
-	refused *prometheus.CounterVec
-	lines   *prometheus.CounterVec // of outputs
-	bytes   *prometheus.CounterVec
-	dropped *prometheus.CounterVec
-	commits prometheus.Histogram
-	failed  prometheus.Counter
+	inputs         [viaReplica + 1]inputMetrics
+	acked          prometheus.Counter
+	shed           prometheus.Counter
+	refused        *prometheus.CounterVec
+	lines          *prometheus.CounterVec // of outputs
+	bytes          *prometheus.CounterVec
+	dropped        *prometheus.CounterVec
+	commits        prometheus.Histogram
+	failed         prometheus.Counter
+	replicated     prometheus.Counter
+	again, doubted prometheus.Counter
 }
 
 // inputMetrics are those of one way in.
@@ -50,26 +52,29 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
 	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
 	m := &metrics{
-		acked:   counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
-		shed:    counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
-		refused: vector("holdfast_logs_broken_connections_total", "Connections that ended with an error, by input.", "input"),
-		lines:   vector("holdfast_logs_written_lines_total", "Lines that an output took, by output.", "output"),
-		bytes:   vector("holdfast_logs_written_bytes_total", "Bytes that an output took, by output.", "output"),
-		dropped: vector("holdfast_logs_dropped_lines_total", "Lines that a rule dropped, by output.", "output"),
-		failed:  counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
+		acked:      counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
+		shed:       counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
+		refused:    vector("holdfast_logs_broken_connections_total", "Connections that ended with an error, by input.", "input"),
+		lines:      vector("holdfast_logs_written_lines_total", "Lines that an output took, by output.", "output"),
+		bytes:      vector("holdfast_logs_written_bytes_total", "Bytes that an output took, by output.", "output"),
+		dropped:    vector("holdfast_logs_dropped_lines_total", "Lines that a rule dropped, by output.", "output"),
+		replicated: counter("holdfast_logs_replicated_lines_total", "Lines of other nodes that are on this disk."),
+		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
+		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
+		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size,
+		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size, m.replicated, m.again, m.doubted,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
 		}
 	}
-	for via := viaRELP; via <= viaRELPTLS; via++ {
+	for via := viaRELP; via <= viaReplica; via++ {
 		name := inputName(via)
 		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name)}
 	}

@@ -18,6 +18,7 @@ type output struct {
 	name   string
 	run    func(ctx context.Context, well func()) error
 	helper func(ctx context.Context) // beside it; may be nil
+	retry  time.Duration             // longest pause between two tries; 0: lastRetry
 }
 
 // Pause between two tries of an output.
@@ -28,7 +29,7 @@ const (
 
 // newOutputs makes the outputs with their cursors.
 func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
-	keep := []string{"files"}
+	keep := []string{"files", "replicas"}
 	files, err := s.newFiles(j)
 	if err != nil {
 		return nil, err
@@ -47,6 +48,15 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		list = append(list, output{name: t.name, run: f.run})
 		cursors[t.name] = cursor
 		keep = append(keep, "to-"+t.name)
+	}
+	if s.settings.replicas > 1 {
+		shipper, err := s.newShipper(j)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry})
+		cursors["replica"] = shipper.cursor
+		keep = append(keep, "replica")
 	}
 	s.mu.Lock()
 	s.outputs = cursors
@@ -98,7 +108,10 @@ func (s *Server) runOutputs(ctx context.Context, list []output) {
 // keepRunning runs an output again whenever it fails, with a condition
 // meanwhile.
 func (s *Server) keepRunning(ctx context.Context, o output) {
-	pause := firstRetry
+	pause, most := firstRetry, lastRetry
+	if o.retry > 0 {
+		most = o.retry
+	}
 	for {
 		began := time.Now()
 		err := o.run(ctx, func() { s.board.Clear(conditionOutput + o.name) })
@@ -118,6 +131,6 @@ func (s *Server) keepRunning(ctx context.Context, o output) {
 			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, lastRetry)
+		pause = min(2*pause, most)
 	}
 }

@@ -39,12 +39,20 @@ type relpConn struct {
 	batch   journal.Batch
 	answers []byte
 	closed  bool // the client said close
+	// The session's first frames, while it is not known whether they are here.
+	resent     *resent
+	held       journal.Batch
+	heldTxnrs  []uint32
+	heldHashes []uint64
+	resumed    bool     // some of them are, and are to be answered
+	hashes     []uint64 // of the batch's lines
 }
 
 // serveRELP serves a client until it leaves or ctx ends. Then what is durable
 // is acknowledged, and the connection closed so that the client hears of it.
 func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
 	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
+	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
@@ -55,7 +63,13 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
 		}
+		if len(c.heldTxnrs) > 0 && ctx.Err() == nil {
+			_ = conn.SetReadDeadline(time.Now().Add(decideWithin))
+		}
 		switch err := c.receive(); {
+		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+			_ = conn.SetReadDeadline(time.Time{}) // nothing follows that would decide
+			c.judged(unseen)
 		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && ctx.Err() != nil:
 			return c.leave(ctx, woken)
 		case errors.Is(err, io.EOF):
@@ -125,13 +139,49 @@ func (c *relpConn) step(f relp.Frame, now int64) error {
 	case relp.Reply:
 		c.answers = relp.AppendReply(c.answers, f)
 	case relp.Store:
-		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: f.Data})
-		c.answers = relp.AppendOK(c.answers, f.Txnr)
+		c.line(journal.Record{Time: now, Source: c.source, Input: c.via, Data: f.Data}, f.Txnr)
 	case relp.Close:
+		c.judged(unseen)
 		c.answers = relp.AppendClosed(c.answers, f)
 		c.closed = true
 	}
 	return nil
+}
+
+// line takes a line for the batch, unless it is here already.
+func (c *relpConn) line(r journal.Record, txnr uint32) {
+	hash := c.s.recent.hash(r.Data)
+	if c.resent == nil {
+		c.batch.Add(r)
+		c.hashes = append(c.hashes, hash)
+		c.answers = relp.AppendOK(c.answers, txnr)
+		return
+	}
+	c.held.Add(r)
+	c.heldTxnrs = append(c.heldTxnrs, txnr)
+	c.heldHashes = append(c.heldHashes, hash)
+	c.judged(c.resent.take(hash))
+}
+
+// judged acts on what the session's first frames are.
+func (c *relpConn) judged(j judgement) {
+	if j == open || c.resent == nil {
+		return
+	}
+	count := len(c.heldTxnrs)
+	if j == again {
+		c.resumed = true
+		c.s.metrics.again.Add(float64(count))
+	} else {
+		c.batch.Join(&c.held)
+		c.hashes = append(c.hashes, c.heldHashes...)
+		c.s.metrics.doubted.Add(float64(max(0, count-1)))
+	}
+	for _, txnr := range c.heldTxnrs {
+		c.answers = relp.AppendOK(c.answers, txnr)
+	}
+	c.resent, c.heldTxnrs, c.heldHashes = nil, nil, nil
+	c.held.Reset()
 }
 
 // store makes the lines durable and then sends the answers. It waits for the
@@ -140,13 +190,26 @@ func (c *relpConn) store(ctx context.Context) error {
 	if len(c.answers) == 0 {
 		return nil
 	}
-	defer c.batch.Reset()
+	defer func() {
+		c.batch.Reset()
+		c.hashes = c.hashes[:0]
+	}()
 	ctx = context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	commit, err := c.s.journal.Append(ctx, &c.batch)
 	if err == nil {
 		err = commit.Wait(ctx)
+	}
+	if err == nil {
+		// Before the answer: it may get lost, and then they come again.
+		c.s.recent.put(c.source, time.Now().UnixNano(), c.hashes...)
+		end := commit.End()
+		if c.resumed {
+			end = c.s.journal.End()
+			c.resumed = false
+		}
+		err = c.s.replicas.reach(ctx, end)
 	}
 	if err != nil {
 		return err
@@ -201,6 +264,7 @@ func (c *relpConn) hearOut(ctx context.Context, woken <-chan struct{}) error {
 
 // hangUp closes our half after the client said close, and waits for its own.
 func (c *relpConn) hangUp() error {
+	c.s.recent.forget(c.source)
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		if err := half.CloseWrite(); err != nil {
 			return err

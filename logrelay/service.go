@@ -46,24 +46,36 @@ type Deps struct {
 	// ServerTLS is for relp-tls and tls inputs, ClientTLS for tls targets; nil:
 	// there are none.
 	ServerTLS, ClientTLS *tls.Config
+	// For replicas: ReplicaTLS takes servers of our cluster alone, PeerTLS
+	// dials the one of that name, Others lists those that are alive and run
+	// logs. nil: there can be none.
+	ReplicaTLS *tls.Config
+	PeerTLS    func(name string) *tls.Config
+	Others     func() []Other
 }
 
 // Server relays logs. Its methods may be called from any goroutine.
 type Server struct {
-	config   Config
-	settings settings
-	file     *cluster.File
-	log      *slog.Logger
-	board    *health.Board
-	metrics  *metrics
-	tls      [2]*tls.Config // server, client
-	gate     *gate
-	space    func(dir string) (float64, error)
-	quiet    time.Duration // see quietFor and hearOutMost
-	patience time.Duration
+	config          Config
+	deps            Deps
+	settings        settings
+	file            *cluster.File
+	log             *slog.Logger
+	board           *health.Board
+	metrics         *metrics
+	tls             [2]*tls.Config // server, client
+	gate            *gate
+	space           func(dir string) (float64, error)
+	quiet           time.Duration // see quietFor and hearOutMost
+	patience        time.Duration
+	replicaPatience time.Duration
+	replicaPort     uint16
 
-	current atomic.Pointer[journal.Journal]
-	journal *journal.Journal // of this Run
+	current  atomic.Pointer[journal.Journal]
+	journal  *journal.Journal // of this Run
+	recent   *recent          // likewise
+	held     *heldReplicas
+	replicas *replicas // nil: lines are acknowledged without
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -77,7 +89,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: section of %s: %w", deps.File.Path, err)
 	}
-	for via := viaRELP; via <= viaRELPTLS; via++ {
+	for via := viaRELP; via <= viaReplica; via++ {
 		if list, ok := config.Listen[inputName(via)]; ok {
 			set.listen[via] = list
 		}
@@ -86,12 +98,16 @@ func New(config Config, deps Deps) (*Server, error) {
 		set.dir = config.Dir
 	}
 	s := &Server{
-		config: config, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
+		config: config, deps: deps, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
+		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*journal.Cursor{},
 	}
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
+	}
+	if set.replicas > 1 && (deps.ReplicaTLS == nil || deps.PeerTLS == nil || deps.Others == nil) {
+		return nil, errors.New("logrelay: logs.replicas needs this node's certificate and the other nodes, and --insecure forbids them")
 	}
 	s.metrics, err = newMetrics(deps.Metrics, func() float64 {
 		if j := s.current.Load(); j != nil {
@@ -131,6 +147,10 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	s.journal = j
 	s.current.Store(j)
+	s.recent = newRecent()
+	if s.held, err = openReplicas(s.dir(), j, s.recent.add); err != nil {
+		return err
+	}
 	if n := j.Damaged(); n > 0 {
 		s.board.Raise(conditionDamaged, health.Error, fmt.Sprintf(
 			"%d bytes of acknowledged lines below %s can't be read: the disk lost them; look at its health", n, s.dir()))
@@ -147,10 +167,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	writer := begin(background, func(ctx context.Context) { _ = j.Run(ctx) })
 	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
 	watch := begin(background, s.watch)
+	keep := begin(background, s.keepHeld)
 	s.log.Info("serving", "journal", s.dir(), "files", s.settings.dir, "next", j.End())
 	ready()
 	err = s.accept(ctx, listeners)
 	watch()
+	keep()
 	writer()
 	readers()
 	s.setAddrs(nil)

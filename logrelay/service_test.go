@@ -35,6 +35,12 @@ func serve(t *testing.T, change func(*settings)) (s *Server, dir string, stop fu
 	if change != nil {
 		change(&s.settings)
 	}
+	return s, dir, run(t, s)
+}
+
+// run runs a relay until stop or the test's end.
+func run(t *testing.T, s *Server) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
@@ -55,7 +61,7 @@ func serve(t *testing.T, change func(*settings)) (s *Server, dir string, stop fu
 		}
 	}
 	t.Cleanup(stop)
-	return s, dir, stop
+	return stop
 }
 
 // has waits until a host's file holds a text.

@@ -148,7 +148,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		}
 		tasks = append(tasks, packages, socket)
 	}
-	logs, err := c.newLogs(base, httpConfig.AdminGroups)
+	logs, err := c.newLogs(base, replica, httpConfig.AdminGroups)
 	if err != nil {
 		return nil, err
 	}

@@ -6,14 +6,16 @@ import (
 	"path/filepath"
 	"slices"
 
+	"holdfast/cluster"
 	"holdfast/internal/admin"
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
+	"holdfast/internal/state"
 	"holdfast/logrelay"
 )
 
 // newLogs makes the log relay and its admin socket, if the node's role runs it.
-func (c *agentCmd) newLogs(base *foundation, groups []uint32) ([]run.Task, error) {
+func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32) ([]run.Task, error) {
 	if !slices.Contains(base.source.Current().Role(base.self.Role).Run, "logs") {
 		return nil, nil
 	}
@@ -28,6 +30,8 @@ func (c *agentCmd) newLogs(base *foundation, groups []uint32) ([]run.Task, error
 	deps := logrelay.Deps{File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board}
 	if base.trust != nil {
 		deps.ServerTLS, deps.ClientTLS = base.trust.Server(peer.RoleServer, peer.RoleAgent), base.trust.Client("")
+		deps.ReplicaTLS, deps.PeerTLS = base.trust.Server(peer.RoleServer), base.trust.Client
+		deps.Others = func() []logrelay.Other { return logNodes(base.source.Current(), replica.Snapshot(), base.self.Name) }
 	}
 	relay, err := logrelay.New(config, deps)
 	if err != nil {
@@ -39,4 +43,19 @@ func (c *agentCmd) newLogs(base *foundation, groups []uint32) ([]run.Task, error
 		return nil, err
 	}
 	return []run.Task{relay, socket}, nil
+}
+
+// logNodes are the other nodes that run logs and are alive as this node's gossip
+// sees it, beginning behind this one: each has another first.
+func logNodes(file *cluster.File, snapshot *state.Snapshot, self string) (list []logrelay.Other) {
+	at := max(0, slices.IndexFunc(file.Nodes, func(n cluster.Node) bool { return n.Name == self }))
+	for _, node := range slices.Concat(file.Nodes[at:], file.Nodes[:at]) {
+		if node.Name == self || !slices.Contains(file.Role(node.Role).Run, "logs") {
+			continue
+		}
+		if member, ok := snapshot.Member(node.Name); ok && member.Liveness == state.Alive {
+			list = append(list, logrelay.Other{Name: node.Name, Addr: node.Addresses[file.Main().Name]})
+		}
+	}
+	return list
 }

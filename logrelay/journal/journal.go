@@ -76,6 +76,7 @@ type Journal struct {
 	grown    chan struct{} // closed when end grows
 	cursors  map[string]*Cursor
 	damaged  int64
+	id       [16]byte // never changes
 
 	// Only Run touches these.
 	active     File
@@ -97,7 +98,8 @@ type group struct {
 	count int
 	taken chan struct{} // closed when the write begins
 	done  chan struct{} // closed when it ended
-	err   error         // valid after done
+	err   error         // valid after done, as is
+	end   uint64        // the number behind its last line
 }
 
 func newGroup(buf []byte) *group {
@@ -120,6 +122,15 @@ func (b *Batch) Add(r Record) {
 // Len is how many lines there are, Size how many bytes they take.
 func (b *Batch) Len() int  { return b.count }
 func (b *Batch) Size() int { return len(b.buf) }
+
+// Bytes is the lines as BlockOf reads them, valid until the batch changes.
+func (b *Batch) Bytes() []byte { return b.buf }
+
+// Join puts another batch's lines behind this one's.
+func (b *Batch) Join(other *Batch) {
+	b.buf = append(b.buf, other.buf...)
+	b.count += other.count
+}
 
 // Reset empties the batch and keeps its memory, unless that grew large.
 func (b *Batch) Reset() {
@@ -145,6 +156,15 @@ func (c Commit) Wait(ctx context.Context) error {
 	}
 }
 
+// End is the number behind the lines, or a greater one: who has all before it
+// has them. It is valid after a Wait that returned nil; 0 if there are no lines.
+func (c Commit) End() uint64 {
+	if c.group == nil {
+		return 0
+	}
+	return c.group.end
+}
+
 const suffix = ".journal"
 
 // Open recovers a journal: it finds what was durable, and cuts off what a
@@ -164,7 +184,7 @@ func Open(config Config) (*Journal, error) {
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if err := j.recover(); err != nil {
+	if err := errors.Join(j.recover(), j.identify()); err != nil {
 		return nil, err
 	}
 	return j, nil
@@ -351,6 +371,7 @@ func (j *Journal) write(g *group) error {
 		return fmt.Errorf("journal: write to %s: %w", j.config.Dir, err)
 	}
 	j.activeEnd += int64(len(g.buf))
+	g.end = j.nextNumber
 	j.publish(j.nextNumber)
 	return nil
 }

@@ -19,6 +19,15 @@ type Block struct {
 // End is the number behind the last.
 func (b Block) End() uint64 { return b.First + uint64(b.Count) }
 
+// Payload is the records as they are on the disk, valid until the reader's next
+// call. BlockOf reads it on another node.
+func (b Block) Payload() []byte { return b.payload }
+
+// BlockOf makes a block of what Payload gave. Each reports what is no record.
+func BlockOf(first uint64, count int, payload []byte) Block {
+	return Block{First: first, Count: count, payload: payload}
+}
+
 // Each calls f for every record with its number, until f is false. The
 // record's data is valid until the reader's next call.
 func (b Block) Each(f func(number uint64, r Record) bool) error {

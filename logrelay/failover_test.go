@@ -1,0 +1,280 @@
+package logrelay
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/internal/peer"
+	"holdfast/logrelay/relp"
+)
+
+// address stands for a virtual address: who connects reaches the node that
+// holds it, with the client's own address. A move breaks what was connected, as
+// a node that is gone does.
+type address struct {
+	net.Listener
+	mu     sync.Mutex
+	holder string // an address with its port; "" nobody
+	conns  []net.Conn
+}
+
+func newAddress(t *testing.T) *address {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &address{Listener: l}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go a.join(conn)
+		}
+	}()
+	return a
+}
+
+func (a *address) join(client net.Conn) {
+	defer client.Close()
+	a.mu.Lock()
+	holder := a.holder
+	a.mu.Unlock()
+	if holder == "" {
+		return
+	}
+	from := &net.TCPAddr{IP: client.RemoteAddr().(*net.TCPAddr).IP}
+	server, err := (&net.Dialer{LocalAddr: from}).Dial("tcp", holder)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	a.mu.Lock()
+	if a.holder != holder {
+		a.mu.Unlock()
+		return
+	}
+	a.conns = append(a.conns, client, server)
+	a.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	}()
+	_, _ = io.Copy(client, server)
+}
+
+// move gives the address to a node; "" takes it from all.
+func (a *address) move(to string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holder = to
+	for _, c := range a.conns {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
+	}
+	a.conns = nil
+}
+
+// client sends numbered lines as librelp does: what was not answered comes
+// first at the next connection, in order.
+type client struct {
+	number int
+	to     string
+	next   int          // number of the next line
+	acked  atomic.Int64 // all before it are answered
+}
+
+func (c *client) line(n int) []byte {
+	return fmt.Appendf(nil, "<13>Nov 25 12:00:00 client%d test: seq=%d.", c.number, n)
+}
+
+// run sends at a rate until ctx ends, and then what is not answered.
+func (c *client) run(ctx context.Context, every time.Duration) {
+	for ctx.Err() == nil || int(c.acked.Load()) < c.next {
+		_ = c.session(ctx, every) // it ends with the connection; the next goes on
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func (c *client) session(ctx context.Context, every time.Duration) error {
+	from := &net.TCPAddr{IP: net.IPv4(127, 0, 8, byte(c.number+1))}
+	conn, err := (&net.Dialer{LocalAddr: from}).Dial("tcp", c.to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	s := &sender{conn: conn}
+	if _, err := conn.Write(s.session.AppendOpen(nil)); err != nil {
+		return err
+	}
+	if err := s.read(0); err != nil {
+		return err
+	}
+	base := int(c.acked.Load())
+	read := func(most int) error {
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		err := s.read(most)
+		c.acked.Store(int64(base + s.acked))
+		return err
+	}
+	var b []byte
+	for n := base; n < c.next; n++ {
+		b = s.session.AppendLine(b, c.line(n))
+	}
+	if _, err := conn.Write(b); err != nil {
+		return err
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return read(0)
+		case <-tick.C:
+		}
+		b = b[:0]
+		for range 20 {
+			b = s.session.AppendLine(b, c.line(c.next))
+			c.next++
+		}
+		if _, err := conn.Write(b); err != nil {
+			return err
+		}
+		if err := read(relp.Window - 20); err != nil {
+			return err
+		}
+	}
+}
+
+// TestFailoversLoseNothing: clients send to an address that two nodes hold in
+// turn; the holder is killed, cut off, or ends as planned. In the end both
+// nodes' files have every line that was answered, in each client's order.
+// LOGRELAY_FAILOVERS says how many moves there are.
+func TestFailoversLoseNothing(t *testing.T) {
+	moves, clients := 6, 10
+	if text := os.Getenv("LOGRELAY_FAILOVERS"); text != "" {
+		var err error
+		if moves, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+		clients = 50
+	}
+	pair := processes(t)
+	for _, p := range pair {
+		p.start()
+	}
+	at := newAddress(t)
+	at.move(pair[0].addr)
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	var group sync.WaitGroup
+	list := make([]*client, clients)
+	for i := range list {
+		list[i] = &client{number: i, to: at.Addr().String()}
+		group.Go(func() { list[i].run(ctx, 200*time.Millisecond) }) // 20 lines each time
+	}
+	answered := func() (sum int64) {
+		for _, c := range list {
+			sum += c.acked.Load()
+		}
+		return sum
+	}
+	for move := range moves {
+		before := answered()
+		eventually(t, 60*time.Second, "clients are answered", func() error {
+			if n := answered() - before; n < int64(clients*60) {
+				return fmt.Errorf("%d lines since the last move", n)
+			}
+			return nil
+		})
+		holder, other := pair[move%2], pair[(move+1)%2]
+		switch move % 3 {
+		case 0:
+			holder.end(syscall.SIGKILL)
+		case 1: // the cable: nobody hears of it, and its answers are lost
+		case 2:
+			holder.end(syscall.SIGTERM)
+		}
+		at.move("")
+		at.move(other.addr)
+		if move%3 != 1 {
+			holder.start()
+		}
+	}
+	end()
+	group.Wait()
+	total := 0
+	for _, c := range list {
+		total += c.next
+	}
+	for _, p := range pair {
+		doubled := 0
+		eventually(t, 60*time.Second, "every answered line is in the files", func() (err error) {
+			doubled, err = p.complete(list)
+			return err
+		})
+		t.Logf("%d moves, %d lines of %d clients, %d of them twice in the files of %s", moves, total, clients, doubled, p.addr)
+	}
+	for _, p := range pair {
+		p.end(syscall.SIGTERM)
+	}
+}
+
+// complete tells whether the files have each client's lines, the first time in
+// order, and how many are there more than once.
+func (p *process) complete(list []*client) (doubled int, err error) {
+	for _, c := range list {
+		got := p.numbers(fmt.Sprintf("client%d", c.number))
+		var first []int
+		seen := map[int]bool{}
+		for _, n := range got {
+			if !seen[n] {
+				first = append(first, n)
+			}
+			seen[n] = true
+		}
+		if len(first) < c.next || !slices.IsSorted(first) {
+			return 0, fmt.Errorf("client %d: %d of %d lines, missing %v, in order %v; %s", c.number, len(first), c.next, missing(got, c.next), slices.IsSorted(first), p.addr)
+		}
+		doubled += len(got) - len(first)
+	}
+	return doubled, nil
+}
+
+// processes are two nodes that hold each other's lines.
+func processes(t *testing.T) []*process {
+	t.Helper()
+	dir := t.TempDir()
+	if err := peer.Init(filepath.Join(dir, "ca"), "foobar"); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"fb1", "fb2"}
+	addrs := []netip.Addr{netip.MustParseAddr("127.0.9.1"), netip.MustParseAddr("127.0.9.2")}
+	var list []*process
+	for i, name := range names {
+		pki := filepath.Join(dir, "pki-"+name)
+		if err := peer.Issue(filepath.Join(dir, "ca"), pki, peer.Request{Identity: peer.Identity{Name: name, Role: peer.RoleServer}}); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, &process{
+			t: t, addr: netip.AddrPortFrom(addrs[i], testRELP).String(), dir: t.TempDir(),
+			more: fmt.Sprintf("%s %s %s %s", name, pki, names[1-i], addrs[1-i]),
+		})
+	}
+	return list
+}

@@ -1,0 +1,263 @@
+package logrelay
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"holdfast/internal/health"
+	"holdfast/logrelay/journal"
+)
+
+// Other is a node that can hold replicas.
+type Other struct {
+	Name string
+	Addr netip.Addr
+}
+
+// Bounds of replicas.
+const (
+	replicaPort     = 20515
+	replicaPatience = 5 * time.Second // after which a missing replica is a condition
+	replicaRetry    = time.Second
+	replicaSilence  = 20 * time.Second // of a receiver that owes an answer
+	replicaCommit   = time.Second
+	conditionAlone  = "logs.replica"
+)
+
+// replicas decides when a line may be acknowledged: when another node has it,
+// or has been gone for so long that the policy lets it go.
+type replicas struct {
+	wait     bool // policy: never without another node
+	patience time.Duration
+	board    *health.Board
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	next    uint64 // all before it are on another node
+	alone   bool   // lines are acknowledged without
+	raised  bool
+	changed chan struct{}
+}
+
+// reach blocks until another node has all lines before end, or none is needed.
+// Its error is ctx's end: the lines may not be acknowledged.
+func (r *replicas) reach(ctx context.Context, end uint64) error {
+	if r == nil {
+		return nil
+	}
+	patience := time.NewTimer(r.patience)
+	defer patience.Stop()
+	for {
+		r.mu.Lock()
+		enough, changed := r.next >= end || r.alone, r.changed
+		r.mu.Unlock()
+		if enough {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			r.late()
+		case <-ctx.Done():
+			return fmt.Errorf("no other node has the lines: %w", ctx.Err())
+		}
+	}
+}
+
+// late says that no other node takes lines.
+func (r *replicas) late() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.wait {
+		r.alone = true
+	}
+	if r.raised = true; r.wait {
+		r.board.Raise(conditionAlone, health.Error, fmt.Sprintf(
+			"no other node has taken lines for %v: senders wait (logs.replica_policy is wait)", r.patience))
+	} else {
+		r.board.Raise(conditionAlone, health.Error, fmt.Sprintf(
+			"no other node has taken lines for %v: they are acknowledged with this node's disk alone, until one has caught up", r.patience))
+	}
+	r.tell()
+}
+
+// has says that another node has all lines before next, of all before end that
+// there are.
+func (r *replicas) has(next, end uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next = max(r.next, next)
+	if r.next >= end && r.raised {
+		r.alone, r.raised = false, false
+		r.board.Clear(conditionAlone)
+		r.log.Info("another node has all lines again", "next", next)
+	}
+	r.tell()
+}
+
+func (r *replicas) tell() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// shipper sends every line that came to this node to another one. It belongs
+// to one goroutine.
+type shipper struct {
+	node     string
+	others   func() []Other // best first
+	port     uint16
+	tls      func(name string) *tls.Config
+	journal  *journal.Journal
+	cursor   *journal.Cursor
+	replicas *replicas
+	log      *slog.Logger
+	// letGo tells whether the disk is too full to keep lines for another node.
+	letGo func() bool
+}
+
+// run ships to the first node that takes lines, until that fails or ctx ends.
+func (s *shipper) run(ctx context.Context, well func()) error {
+	if s.letGo() && !s.replicas.wait {
+		s.log.Warn("the disk is nearly full: the lines that no other node has are kept for it no more", "from", s.cursor.Next())
+		if err := s.cursor.Commit(s.journal.End()); err != nil {
+			return err
+		}
+	}
+	failed := errors.New("there is no other node that runs logs and is alive")
+	for i, other := range s.others() {
+		err := s.ship(ctx, other, well)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if i == 0 {
+			failed = nil
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", other.Name, err))
+	}
+	return failed
+}
+
+func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
+	dial, cancel := context.WithTimeout(ctx, replicaPatience)
+	defer cancel()
+	dialer := tls.Dialer{NetDialer: &net.Dialer{}, Config: s.tls(other.Name)}
+	conn, err := dialer.DialContext(dial, "tcp", netip.AddrPortFrom(other.Addr, s.port).String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = conn.SetDeadline(time.Now().Add(replicaSilence))
+	if _, err := conn.Write(greeting{s.journal.ID(), s.node}.append(nil)); err != nil {
+		return err
+	}
+	var answer [8]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	from := s.cursor.Next()
+	if next := binary.LittleEndian.Uint64(answer[:]); next > from && next <= s.journal.End() {
+		from = next
+	}
+	well()
+	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.End()-from)
+	sent := make(chan error, 1)
+	sending, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		err := s.send(sending, conn, from)
+		_ = conn.Close() // ends the answers
+		sent <- err
+	}()
+	err = s.answers(conn, from)
+	end()
+	_ = conn.Close()
+	return errors.Join(<-sent, err)
+}
+
+// send ships blocks as they become durable here.
+func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
+	reader := s.journal.Reader(from)
+	defer reader.Close()
+	var batch journal.Batch
+	var out []byte
+	for {
+		block, err := reader.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		batch.Reset()
+		if err := block.Each(func(number uint64, r journal.Record) bool {
+			if number >= from && r.Input&viaOther == 0 && r.Input != viaMark {
+				batch.Add(r)
+			}
+			return true
+		}); err != nil {
+			return err
+		}
+		out = shipment{max(block.First, from), block.End(), batch.Len(), batch.Bytes()}.append(out[:0])
+		_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
+		if _, err := conn.Write(out); err != nil {
+			return err
+		}
+	}
+}
+
+// answers hears how far the other node has come.
+func (s *shipper) answers(conn net.Conn, from uint64) error {
+	s.replicas.has(from, s.journal.End())
+	committed := time.Now()
+	var answer [8]byte
+	for next := from; ; {
+		if next < s.journal.End() {
+			_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
+		} else {
+			_ = conn.SetReadDeadline(time.Now().Add(replicaCommit)) // nothing is owed
+		}
+		_, err := io.ReadFull(conn, answer[:])
+		var timeout net.Error
+		if idle := errors.As(err, &timeout) && timeout.Timeout() && next >= s.journal.End(); err != nil && !idle {
+			return errors.Join(err, s.cursor.Commit(next))
+		}
+		if err == nil {
+			next = binary.LittleEndian.Uint64(answer[:])
+			s.replicas.has(next, s.journal.End())
+		}
+		if now := time.Now(); now.Sub(committed) >= replicaCommit && next > s.cursor.Next() {
+			committed = now
+			if err := s.cursor.Commit(next); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// newShipper makes what sends this node's lines to another, and what waits for it.
+func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
+	cursor, err := j.Cursor("replica", false)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: %w", err)
+	}
+	s.replicas = &replicas{
+		wait: s.settings.wait, patience: s.replicaPatience, board: s.board, log: s.log,
+		next: cursor.Next(), changed: make(chan struct{}),
+	}
+	return &shipper{
+		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
+		replicas: s.replicas, log: s.log, letGo: func() bool { return s.gate.held() != "" },
+	}, nil
+}

@@ -1,0 +1,283 @@
+package logrelay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
+	"holdfast/internal/health"
+	"holdfast/internal/peer"
+)
+
+// node is one of a few relays that hold each other's lines.
+type node struct {
+	*Server
+	name  string
+	addr  netip.Addr
+	dir   string
+	board *health.Board
+	up    atomic.Bool // as gossip would say
+	stop  func()
+}
+
+// nodes makes relays on loopback addresses of their own. All name all others;
+// none runs.
+func nodes(t *testing.T, names ...string) (list []*node) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := peer.Init(filepath.Join(dir, "ca"), "foobar"); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		n := &node{name: name, addr: netip.AddrFrom4([4]byte{127, 0, 7, byte(i + 1)}), dir: filepath.Join(dir, name)}
+		if err := peer.Issue(filepath.Join(dir, "ca"), filepath.Join(dir, "pki-"+name), peer.Request{Identity: peer.Identity{Name: name, Role: peer.RoleServer}}); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, n)
+	}
+	for _, n := range list {
+		n.make(t, list, filepath.Join(dir, "pki-"+n.name))
+	}
+	return list
+}
+
+// make makes the server, once more after a stop.
+func (n *node) make(t *testing.T, all []*node, pki string) {
+	t.Helper()
+	trust, err := peer.Load(pki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.board = health.NewBoard(time.Now, nil, nil)
+	s, err := New(Config{
+		Node: n.name, DataDir: n.dir, Dir: filepath.Join(n.dir, "hosts"),
+		Listen: map[string][]netip.AddrPort{"relp": {netip.AddrPortFrom(n.addr, testRELP)}, "replica": {netip.AddrPortFrom(n.addr, testReplica)}},
+	}, Deps{
+		File: cluster.Single(n.name, n.addr), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: n.board,
+		ReplicaTLS: trust.Server(peer.RoleServer), PeerTLS: trust.Client,
+		Others: func() (list []Other) {
+			for _, o := range all {
+				if o != n && o.up.Load() {
+					list = append(list, Other{o.name, o.addr})
+				}
+			}
+			return list
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.settings.replicas, s.replicaPatience, s.replicaPort = 2, 300*time.Millisecond, testReplica
+	n.Server = s
+}
+
+// Ports of the nodes; their addresses are nobody else's.
+const (
+	testRELP    = 20714
+	testReplica = 20715
+)
+
+func (n *node) start(t *testing.T) {
+	t.Helper()
+	n.stop = run(t, n.Server)
+	n.up.Store(true)
+}
+
+func (n *node) end() {
+	n.up.Store(false)
+	n.stop()
+}
+
+// send sends lines with numbers by RELP; each is acknowledged when it returns.
+func (n *node) send(t *testing.T, from, count int) {
+	t.Helper()
+	c, err := dial(netip.AddrPortFrom(n.addr, testRELP).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	for i := range count {
+		if _, err := c.conn.Write(c.session.AppendLine(nil, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", from+i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.read(0); err != nil || c.acked != count {
+		t.Fatalf("%d of %d acknowledged: %v", c.acked, count, err)
+	}
+}
+
+// stored tells whether a line is on the node's disk, in its journal.
+func (n *node) stored(t *testing.T, number int) bool {
+	t.Helper()
+	p := process{t: t, dir: n.dir}
+	return p.stored(number)
+}
+
+func (n *node) files(t *testing.T) []int {
+	t.Helper()
+	p := process{t: t, dir: n.dir}
+	return p.numbers("cn01")
+}
+
+func (n *node) condition() bool {
+	return slices.ContainsFunc(n.board.Conditions(), func(c health.Condition) bool { return c.Name == conditionAlone })
+}
+
+// caught waits until the node has no condition about replicas.
+func (n *node) caught(t *testing.T) {
+	t.Helper()
+	eventually(t, 20*time.Second, n.name+" has a node that takes its lines", func() error {
+		if n.condition() {
+			return fmt.Errorf("%v", n.board.Conditions())
+		}
+		return nil
+	})
+}
+
+func TestAcknowledgedMeansOnTwoDisks(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	second.start(t)
+	first.start(t)
+	for round := range 20 {
+		first.send(t, round*10, 10)
+		for i := range 10 {
+			// At this moment, not soon: the answer has been read.
+			if n := round*10 + i; !second.stored(t, n) {
+				t.Fatalf("line %d is acknowledged and not on the second disk", n)
+			}
+		}
+	}
+	second.send(t, 200, 10)
+	if !first.stored(t, 209) {
+		t.Error("a line that the second took is not with the first")
+	}
+	for _, n := range all {
+		eventually(t, 10*time.Second, n.name+" has all lines in its files, once", func() error {
+			got := n.files(t)
+			slices.Sort(got)
+			if len(got) != 210 || len(slices.Compact(got)) != 210 {
+				return fmt.Errorf("%d lines", len(got))
+			}
+			return nil
+		})
+	}
+	if first.condition() || second.condition() {
+		t.Errorf("conditions: %v, %v", first.board.Conditions(), second.board.Conditions())
+	}
+}
+
+func TestALoneNodeDegradesAndSaysSoUntilAnotherHasCaughtUp(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	first.start(t)
+	first.send(t, 0, 50) // acknowledged, after the patience
+	if !first.condition() {
+		t.Error("no condition though no other node has the lines")
+	}
+	second.start(t)
+	first.caught(t)
+	for n := range 50 {
+		if !second.stored(t, n) {
+			t.Fatalf("the condition is gone and line %d is not with the other node", n)
+		}
+	}
+}
+
+func TestUnderTheWaitPolicyNothingIsAcknowledgedAlone(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	first.settings.wait = true
+	first.start(t)
+	c, err := dial(netip.AddrPortFrom(first.addr, testRELP).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "a condition", func() error {
+		if !first.condition() {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	if _, err := c.conn.Write(nil); err != nil || c.acked != 0 {
+		t.Fatalf("%d acknowledged, %v", c.acked, err)
+	}
+	second.start(t)
+	if err := c.read(0); err != nil || c.acked != 1 || !second.stored(t, 1) {
+		t.Errorf("%d acknowledged, %v, with the other node: %v", c.acked, err, second.stored(t, 1))
+	}
+	first.caught(t)
+}
+
+func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	second.start(t)
+	first.start(t)
+	for round := range 3 {
+		first.send(t, round*100, 50)
+		second.end()
+		first.send(t, round*100+50, 50) // alone
+		second.make(t, all, filepath.Join(filepath.Dir(second.dir), "pki-fb2"))
+		second.start(t)
+		first.caught(t)
+	}
+	eventually(t, 20*time.Second, "all lines are in the other's files, once and in order", func() error {
+		got := second.files(t)
+		if len(got) != 300 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != 300 {
+			return fmt.Errorf("%d lines, in order: %v", len(got), slices.IsSorted(got))
+		}
+		return nil
+	})
+}
+
+func TestTheNextNodeTakesLinesWhenTheFirstIsGone(t *testing.T) {
+	all := nodes(t, "fb1", "fb2", "fb3")
+	for _, n := range slices.Backward(all) {
+		n.start(t)
+	}
+	all[0].send(t, 0, 10)
+	all[1].end()
+	all[0].send(t, 10, 10)
+	all[0].caught(t)
+	all[0].send(t, 20, 10)
+	for n := 10; n < 30; n++ {
+		if !all[2].stored(t, n) {
+			t.Errorf("line %d is on one disk alone", n)
+		}
+	}
+}
+
+func TestAStrangerCanNotShipLines(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	all[1].start(t)
+	stranger := nodes(t, "fb1")[0] // of another authority
+	s := &shipper{node: "fb1", port: testReplica, tls: stranger.deps.PeerTLS}
+	if err := s.ship(context.Background(), Other{"fb2", all[1].addr}, func() {}); err == nil {
+		t.Error("it was taken")
+	}
+	s.tls = all[1].deps.PeerTLS // fb2 says that it is fb1
+	j := newJournal(t)
+	s.journal, s.log = j, slog.New(slog.DiscardHandler)
+	cursor, err := j.Cursor("replica", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cursor = cursor
+	if err := s.ship(context.Background(), Other{"fb2", all[1].addr}, func() {}); err == nil {
+		t.Error("a node was taken for another")
+	}
+}

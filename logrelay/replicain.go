@@ -1,0 +1,214 @@
+package logrelay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/peer"
+	"holdfast/logrelay/journal"
+)
+
+// held is what this node has of the others' journals. Each shipment ends with
+// a mark in our journal, so that lines and progress are durable together; the
+// file has what marks before the cursor said.
+type heldReplicas struct {
+	path   string
+	cursor *journal.Cursor
+
+	mu    sync.Mutex
+	nodes map[string]progress
+	dirty bool
+}
+
+const replicasFile = "replicas.json"
+
+// openReplicas reads the file, and what the journal has behind it: every
+// record is given to each.
+func openReplicas(dir string, j *journal.Journal, each func(journal.Record)) (*heldReplicas, error) {
+	h := &heldReplicas{path: filepath.Join(dir, replicasFile), nodes: map[string]progress{}}
+	b, err := os.ReadFile(h.path)
+	if err == nil {
+		err = json.Unmarshal(b, &h.nodes)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("logrelay: %s: %w; remove it and other nodes send some lines once more", h.path, err)
+	}
+	if h.cursor, err = j.Cursor("replicas", false); err != nil {
+		return nil, fmt.Errorf("logrelay: %w", err)
+	}
+	reader := j.Reader(h.cursor.Next())
+	defer reader.Close()
+	for {
+		block, ok, err := reader.TryNext()
+		if err != nil || !ok {
+			return h, err
+		}
+		if err := block.Each(func(_ uint64, r journal.Record) bool {
+			if r.Input == viaMark {
+				if node, p, ok := parseMark(r.Data); ok {
+					h.nodes[node] = p
+				}
+				return true
+			}
+			each(r)
+			return true
+		}); err != nil {
+			return h, err
+		}
+	}
+}
+
+// of is the first line of another's journal that is not here; 0: it is a
+// journal that was never seen.
+func (h *heldReplicas) of(g greeting) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.nodes[g.node]; p.Journal == g.journal {
+		return p.Next
+	}
+	return 0
+}
+
+func (h *heldReplicas) set(g greeting, next uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.nodes[g.node] = progress{g.journal, next}
+	h.dirty = true
+}
+
+// save makes the progress durable without the marks before the journal's end
+// as it was when this was called. end is that.
+func (h *heldReplicas) save(end uint64) error {
+	h.mu.Lock()
+	b, err := json.Marshal(h.nodes)
+	dirty := h.dirty
+	h.dirty = false
+	h.mu.Unlock()
+	if err == nil && dirty {
+		err = durable.Replace(h.path, b, 0o600)
+	}
+	if err != nil {
+		h.mu.Lock()
+		h.dirty = true
+		h.mu.Unlock()
+		return fmt.Errorf("logrelay: %w", err)
+	}
+	if end == h.cursor.Next() {
+		return nil
+	}
+	return h.cursor.Commit(end)
+}
+
+// serveReplica takes another node's lines until it leaves or ctx ends. They are
+// in this node's journal, and so in its files, before the answer goes out.
+func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err := s.takeReplica(ctx, conn)
+	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) takeReplica(ctx context.Context, conn *tls.Conn) error {
+	_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
+	g, err := readGreeting(conn)
+	if err != nil {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	if id, err := peer.PeerIdentity(conn.ConnectionState()); err != nil || safeName(id.Name) != g.node {
+		return fmt.Errorf("%v says that it is %s: %w", id, g.node, errors.Join(err))
+	}
+	var buf bytes.Buffer
+	var batch journal.Batch
+	var answer [8]byte
+	next := s.held.of(g)
+	for {
+		binary.LittleEndian.PutUint64(answer[:], next)
+		_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
+		if _, err := conn.Write(answer[:]); err != nil {
+			return err
+		}
+		shipped, err := readShipment(conn, &buf)
+		if err != nil {
+			return err
+		}
+		if err := s.gate.wait(ctx); err != nil {
+			return err
+		}
+		if err := s.storeReplica(ctx, g, shipped, &batch); err != nil {
+			return err
+		}
+		next = shipped.end
+		s.held.set(g, next)
+	}
+}
+
+// storeReplica makes a shipment durable, with the mark that says so.
+func (s *Server) storeReplica(ctx context.Context, g greeting, shipped shipment, batch *journal.Batch) error {
+	if shipped.count == 0 {
+		return nil
+	}
+	batch.Reset()
+	err := journal.BlockOf(shipped.first, shipped.count, shipped.payload).Each(func(_ uint64, r journal.Record) bool {
+		r.Input = r.Input&^viaOther | viaOther
+		batch.Add(r)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if batch.Len() != shipped.count {
+		return fmt.Errorf("%d lines in a shipment of %d", batch.Len(), shipped.count)
+	}
+	batch.Add(journal.Record{Time: time.Now().UnixNano(), Input: viaMark, Data: appendMark(nil, g.node, progress{g.journal, shipped.end})})
+	commit, err := s.journal.Append(ctx, batch)
+	if err == nil {
+		err = commit.Wait(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	s.metrics.replicated.Add(float64(shipped.count))
+	return journal.BlockOf(shipped.first, shipped.count, shipped.payload).Each(func(_ uint64, r journal.Record) bool {
+		s.recent.add(r)
+		return true
+	})
+}
+
+// heldEvery is how often the marks in the journal are written down.
+const heldEvery = 10 * time.Second
+
+// keepHeld writes down what the journal's marks say, so that it need not keep
+// them, until ctx ends.
+func (s *Server) keepHeld(ctx context.Context) {
+	tick := time.NewTicker(heldEvery)
+	defer tick.Stop()
+	for end := s.journal.End(); ; end = s.journal.End() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// end is of the tick before: what is behind it tells a server that
+		// starts again which lines may be sent twice.
+		if err := s.held.save(end); err != nil {
+			s.log.Error("how far other nodes' lines have come is not written down; they may come twice", "error", err)
+		}
+	}
+}
