@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -179,18 +180,25 @@ type joinTokenCmd struct {
 type joinTokenCreateCmd struct {
 	connection
 	Nodes       string        `help:"Node set that it is for; every node of the cluster file unless said." placeholder:"NODESET"`
-	Uses        int           `default:"1" help:"How many nodes may use it; -1: any number, for diskless nodes that join at each boot."`
+	Uses        string        `default:"1" help:"How often it may be used, or 'any': for diskless nodes, which join at each boot." placeholder:"N"`
 	Lifetime    time.Duration `default:"1h" help:"How long it is good."`
 	Description string        `help:"For people."`
 }
 
 func (*joinTokenCreateCmd) Help() string {
-	return "Examples:\n  holdfast join-token create --nodes fbservice4\n  holdfast join-token create --nodes 'fbservice[5-8]' --uses -1 --lifetime 8760h --description 'diskless, at each boot'"
+	return "Examples:\n  holdfast join-token create --nodes fbservice4\n  holdfast join-token create --nodes 'fbservice[5-8]' --uses any --lifetime 8760h --description 'diskless, at each boot'"
 }
 
 func (c *joinTokenCreateCmd) Run(con *console) error {
+	uses := -1
+	if c.Uses != "any" {
+		var err error
+		if uses, err = strconv.Atoi(c.Uses); err != nil || uses < 1 {
+			return &exitError{exitUsage, fmt.Errorf("--uses %q: want a number from 1 on, or any", c.Uses)}
+		}
+	}
 	return c.ask(func(client *api.Client) error {
-		made, err := client.MakeJoinToken(con.ctx, api.NewJoinToken{Description: c.Description, Nodes: c.Nodes, Uses: c.Uses, Lifetime: c.Lifetime.String()})
+		made, err := client.MakeJoinToken(con.ctx, api.NewJoinToken{Description: c.Description, Nodes: c.Nodes, Uses: uses, Lifetime: c.Lifetime.String()})
 		if err != nil {
 			return err
 		}
