@@ -173,6 +173,13 @@ func ownRoutes() []route {
 		{"/v1/holdfast/raft", get(look, (*Server).holdfastRaft)},
 		{"/v1/holdfast/conditions", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConditions)},
 		{"/v1/holdfast/config", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConfig)},
+		{joinPath, methods{"POST": {None, anyToken, (*Server).joinNode}}},
+		{joinCAPath, methods{"GET": {None, anyToken, (*Server).joinCA}}},
+		{joinTokensPath, methods{
+			"GET":  {Operate, to(acl.ACL, acl.Read), (*Server).joinTokens},
+			"POST": {Operate, to(acl.ACL, acl.Write), (*Server).joinTokenCreate},
+		}},
+		{joinTokensPath + "/", methods{"DELETE": {Operate, to(acl.ACL, acl.Write), (*Server).joinTokenDelete}}},
 		{storePath, methods{"GET": {Read, look, (*Server).storeOperation}, "POST": {Operate, change, (*Server).storeOperation}}},
 		{vipHoldPath, methods{"POST": {Operate, change, (*Server).holdfastVIP}}},
 		{vipPath, methods{"GET": {Read, look, (*Server).holdfastVIP}, "POST": {Operate, change, (*Server).holdfastVIP}}},
@@ -294,6 +301,9 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	who, refused := s.authorize(c.Request, c.from)
 	if refused != nil && s.fromNode(c, found) {
 		who, refused = caller{access: Operate}, nil
+	}
+	if refused != nil && s.open(c, found) {
+		who, refused = caller{access: None}, nil
 	}
 	if refused != nil {
 		return s.refuse(refused)

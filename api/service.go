@@ -189,6 +189,7 @@ type Deps struct {
 	// Autopilot may be nil: then its settings are shown and can't be changed.
 	Autopilot Autopilot
 	Logs      LogSource    // nil: the log can't be followed
+	Joiner    Joiner       // nil: bare nodes are not let in here
 	VIPs      http.Handler // the admin tree of the virtual addresses; nil: this agent moves none
 }
 
@@ -210,6 +211,7 @@ type Server struct {
 	admin      func(*http.Request) bool
 	node       func(*http.Request) bool
 	vips       http.Handler
+	joiner     Joiner
 	autopilot  Autopilot
 	logs       LogSource
 	registerer prometheus.Registerer
@@ -261,6 +263,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		admin:      deps.Admin,
 		node:       deps.Node,
 		vips:       deps.VIPs,
+		joiner:     deps.Joiner,
 		autopilot:  deps.Autopilot,
 		logs:       deps.Logs,
 		registerer: deps.Metrics,

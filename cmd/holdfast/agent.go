@@ -27,12 +27,13 @@ import (
 const defaultClusterFile = "/etc/holdfast/cluster.yaml"
 
 type agentCmd struct {
-	ClusterFile string `name:"config" type:"path" default:"/etc/holdfast/cluster.yaml" env:"HOLDFAST_CONFIG" help:"The cluster file. Without one at the default place the node is a cluster of its own."`
-	Node        string `env:"HOLDFAST_NODE" help:"Which node of the cluster file this is; the hostname unless said." placeholder:"NAME"`
-	DataDir     string `type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
-	RunDir      string `type:"path" default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
-	PKI         string `name:"pki" type:"path" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
-	Insecure    bool   `env:"HOLDFAST_INSECURE" help:"Plain text between nodes. For labs on loopback only."`
+	ClusterFile   string `name:"config" type:"path" default:"/etc/holdfast/cluster.yaml" env:"HOLDFAST_CONFIG" help:"The cluster file. Without one at the default place the node is a cluster of its own."`
+	Node          string `env:"HOLDFAST_NODE" help:"Which node of the cluster file this is; the hostname unless said." placeholder:"NAME"`
+	DataDir       string `type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"Where the store is kept."`
+	RunDir        string `type:"path" default:"/run/holdfast" env:"HOLDFAST_RUN_DIR" help:"Where the admin socket is."`
+	PKI           string `name:"pki" type:"path" default:"/etc/holdfast/pki" env:"HOLDFAST_PKI" help:"This node's certificate and keys (holdfast pki issue)."`
+	JoinAuthority string `name:"join-authority" type:"path" env:"HOLDFAST_JOIN_AUTHORITY" help:"The cluster's authority (holdfast pki init): this agent lets bare nodes join (holdfast join). Whoever has this directory can make himself any node." placeholder:"DIR"`
+	Insecure      bool   `env:"HOLDFAST_INSECURE" help:"Plain text between nodes. For labs on loopback only."`
 
 	RPCPort     uint16   `name:"rpc-port" default:"8300" env:"HOLDFAST_RPC_PORT" help:"Port of Raft and RPC."`
 	GossipPort  uint16   `default:"8301" env:"HOLDFAST_GOSSIP_PORT" help:"Port of the gossip, TCP and UDP."`

@@ -122,7 +122,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		board: base.board, log: base.log, members: members, names: names, clock: clock, packages: packages, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin)
+	joins, err := c.openJoiner(base, func() *discovery.Agent { return members })
+	if err != nil {
+		return nil, err
+	}
+	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin, joins)
 	if err != nil {
 		return nil, err
 	}
@@ -250,9 +254,9 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 	return config, nil
 }
 
-func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler) (*api.Server, error) {
+func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler, joins api.Joiner) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Logs: base.tail,
+		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Joiner: joins, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {

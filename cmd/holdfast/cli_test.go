@@ -69,17 +69,24 @@ func loopback() string {
 // startNode makes certificates with the command line, and runs one server.
 func startNode(t *testing.T, services string) *node {
 	t.Helper()
+	n := newNode(t, services)
+	n.start(t, "fbservice1")
+	n.until(t, "a leader", func() bool {
+		out, _ := n.run(t, "", "status") // whatever its services are like by then
+		return strings.Contains(out, "Leader: fbservice1")
+	})
+	return n
+}
+
+// newNode has what startNode starts with.
+func newNode(t *testing.T, services string) *node {
+	t.Helper()
 	n := &node{dir: t.TempDir(), addr: loopback(), log: &logBuffer{}, done: make(chan int, 1)}
 	n.writeFile(t, services)
 	file := filepath.Join(n.dir, "cluster.yaml")
 	n.expect(t, exitOK, "made the authority", "pki", "init", "--dir", filepath.Join(n.dir, "ca"), "--cluster", "cli")
 	n.expect(t, exitOK, "fbservice1", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"))
 	n.expect(t, exitOK, "alice", "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", file, "--out", filepath.Join(n.dir, "issued"), "--admin", "alice")
-	n.start(t, "fbservice1")
-	n.until(t, "a leader", func() bool {
-		out, _ := n.run(t, "", "status") // whatever its services are like by then
-		return strings.Contains(out, "Leader: fbservice1")
-	})
 	return n
 }
 

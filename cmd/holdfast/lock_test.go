@@ -74,7 +74,9 @@ func contend(t *testing.T, socket, name, journal string, argv ...string) *conten
 		}
 	})
 	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		close(c.done)
+		return c
 	}
 	go func() {
 		defer close(c.done)
@@ -84,8 +86,50 @@ func contend(t *testing.T, socket, name, journal string, argv ...string) *conten
 	return c
 }
 
+// over tells whether it has ended.
+func (c *contender) over() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// insist starts a holdfast lock again when it ends, as a supervisor does, until
+// stop: on a busy machine one may starve, and lose by itself what it has.
+func insist(t *testing.T, socket, name, journal string, argv ...string) (stop func()) {
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			c := contend(t, socket, name, journal, argv...)
+			select {
+			case <-c.done:
+			case <-quit:
+				c.end()
+				return
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-quit:
+				return
+			}
+		}
+	}()
+	stop = sync.OnceFunc(func() {
+		close(quit)
+		<-gone
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
 // end ends the holder with its command.
 func (c *contender) end() {
+	if c.cmd.Process == nil {
+		return
+	}
 	_ = c.cmd.Process.Signal(syscall.SIGCONT)
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -208,7 +252,8 @@ func (j journal) read(t *testing.T) (greatest uint64, holders int) {
 		return 0, 0
 	}
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return 0, 0
 	}
 	defer file.Close()
 	lines := bufio.NewScanner(file)
@@ -219,7 +264,8 @@ func (j journal) read(t *testing.T) (greatest uint64, holders int) {
 			continue // the last one is being written
 		}
 		if token < greatest {
-			t.Fatalf("line %d of %s: the holder of token %d wrote after that of %d", n, j.path, token, greatest)
+			t.Errorf("line %d of %s: the holder of token %d wrote after that of %d", n, j.path, token, greatest)
+			return greatest, holders
 		}
 		if token > greatest {
 			greatest, holders = token, holders+1
@@ -261,23 +307,24 @@ func TestTwoNeverHoldALock(t *testing.T) {
 	for name := range faults {
 		names = append(names, name)
 	}
-	work := make(chan int)
+	work := make(chan int, rounds)
+	for round := range rounds {
+		work <- round
+	}
+	close(work)
 	var lanes sync.WaitGroup
 	for range 5 {
 		lanes.Go(func() {
 			for round := range work {
+				if t.Failed() {
+					return
+				}
 				lockRound(t, n, round, names[round%len(names)])
 			}
 		})
 	}
-	for round := range rounds {
-		if t.Failed() {
-			break
-		}
-		work <- round
-	}
-	close(work)
 	lanes.Wait()
+	t.Logf("%d rounds", rounds)
 }
 
 func lockRound(t *testing.T, n *node, round int, fault string) {
@@ -285,28 +332,34 @@ func lockRound(t *testing.T, n *node, round int, fault string) {
 	p := newProxy(t, filepath.Join(n.dir, "run", "core.sock"))
 	name := fmt.Sprintf("round-%d", round)
 	first := contend(t, p.socket(), name, j.path, "/proc/self/exe", "lock-worker")
-	if !await(t.Context(), 30*time.Second, func() bool { return j.last(t) > 0 }) {
+	if !await(t.Context(), 60*time.Second, func() bool {
+		if first.over() { // it starved
+			first = contend(t, p.socket(), name, j.path, "/proc/self/exe", "lock-worker")
+		}
+		return j.last(t) > 0 || t.Failed()
+	}) {
 		t.Errorf("round %d: nobody got the lock", round)
 		return
 	}
 	token := j.last(t)
-	second := contend(t, filepath.Join(n.dir, "run", "core.sock"), name, j.path, "/proc/self/exe", "lock-worker")
+	stop := insist(t, filepath.Join(n.dir, "run", "core.sock"), name, j.path, "/proc/self/exe", "lock-worker")
 	<-time.After(rand.N(lockTTL)) // anywhere between two renewals
 	undo := faults[fault](first, p)
 	defer undo()
-	if !await(t.Context(), 60*time.Second, func() bool { return j.last(t) > token }) {
+	if !await(t.Context(), 60*time.Second, func() bool { return j.last(t) > token || t.Failed() }) {
 		t.Errorf("round %d: %s: the other never got the lock", round, fault)
 		return
 	}
-	// Who was stopped goes on, and must not write again.
+	// Who was stopped goes on, and must not write again: its token is smaller.
 	undo()
 	p.cut.Store(false)
 	<-time.After(lockTTL / 4)
-	if _, holders := j.read(t); holders != 2 {
-		t.Errorf("round %d: %s: %d holders, not 2", round, fault, holders)
+	if _, holders := j.read(t); holders < 2 {
+		t.Errorf("round %d: %s: %d holders", round, fault, holders)
 	}
 	first.end()
-	second.end()
+	stop()
+	j.read(t)
 }
 
 func await(ctx context.Context, limit time.Duration, done func() bool) bool {

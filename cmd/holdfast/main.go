@@ -58,6 +58,8 @@ type cli struct {
 	LB       lbCmd         `cmd:"" name:"lb" help:"Look at the load balancer; take nodes out of it and back."`
 	Node     nodeCmd       `cmd:"" name:"node" help:"Take this node out of all that it does, and put it back."`
 	Restart  restartCmd    `cmd:"" help:"Restart the agent so that its virtual addresses stay where they are."`
+	Join     joinCmd       `cmd:"" help:"Give this bare node its certificate and its cluster file, by a token."`
+	JoinTok  joinTokenCmd  `cmd:"" name:"join-token" help:"Make and take back the tokens that let bare nodes join."`
 	Leave    leaveCmd      `cmd:"" help:"Take this node out of the cluster for good: deregister, leave the gossip and Raft, end the agent."`
 	Version  versionCmd    `cmd:"" help:"Print the version."`
 	Apt      aptCmd        `cmd:"" name:"apt" help:"The package proxy: what it serves, and what clients are held at."`
