@@ -256,7 +256,10 @@ func (p *proxy) get(path string, header ...string) answer {
 	for i := 0; i+1 < len(header); i += 2 {
 		request.Header.Set(header[i], header[i+1])
 	}
-	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}, Timeout: 20 * time.Second}).Do(request)
+	// Without headers it is a plain request, and with "Connection: close" not.
+	transport := &http.Transport{DisableKeepAlives: len(header) > 0, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	response, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(request)
 	if err != nil {
 		return answer{err: err}
 	}

@@ -170,7 +170,9 @@ type quickConn struct {
 	tcp     *net.TCPConn
 	client  netip.Addr
 	buf     []byte
-	r, w    int // what was read and not answered is buf[r:w]
+	r, w    int       // what was read and not answered is buf[r:w]
+	since   time.Time // what is waited for: a head from its first byte on, the first of all from accept on
+	served  bool      // it had an answer
 	readBy  time.Time
 	writeBy time.Time
 	head    []byte
@@ -179,20 +181,19 @@ type quickConn struct {
 
 // run answers requests. It is true when the connection is net/http's now.
 func (c *quickConn) run() (handed bool) {
-	answered, began := 0, time.Now()
+	c.since = time.Now()
 	for {
 		h, n, v := parseHead(c.buf[c.r:c.w])
 		if v == incomplete && c.w-c.r < len(c.buf) {
-			if err := c.more(answered, began); err != nil {
+			if err := c.more(); err != nil {
 				return false
 			}
 			continue
 		}
-		began = time.Now()
 		if v != plainGet {
 			return c.hand()
 		}
-		ok, err := c.answer(h, began)
+		ok, err := c.answer(h, time.Now())
 		if err != nil {
 			return false
 		}
@@ -200,22 +201,23 @@ func (c *quickConn) run() (handed bool) {
 			return c.hand()
 		}
 		c.r += n
-		answered++
+		c.since, c.served = time.Now(), true
 	}
 }
 
 // more reads. A head must come within clientHeaderTimeout, the next request
 // within clientIdleTimeout.
-func (c *quickConn) more(answered int, began time.Time) error {
+func (c *quickConn) more() error {
 	if c.r > 0 {
 		c.w = copy(c.buf, c.buf[c.r:c.w])
 		c.r = 0
 	}
-	by := began.Add(clientHeaderTimeout)
-	if c.w == 0 && answered > 0 {
-		by = began.Add(clientIdleTimeout)
+	idle := c.w == 0 && c.served
+	by := c.since.Add(clientHeaderTimeout)
+	if idle {
+		by = c.since.Add(clientIdleTimeout)
 	}
-	if early := by.Sub(c.readBy); early < 0 || early > deadlineSlack || c.w > 0 {
+	if early := by.Sub(c.readBy); !idle || early < 0 || early > deadlineSlack {
 		c.readBy = by
 		if err := c.tcp.SetReadDeadline(by); err != nil {
 			return err
@@ -226,6 +228,9 @@ func (c *quickConn) more(answered int, began time.Time) error {
 	}
 	n, err := c.tcp.Read(c.buf[c.w:])
 	c.w += n
+	if idle {
+		c.since = time.Now()
+	}
 	if n > 0 {
 		return nil
 	}

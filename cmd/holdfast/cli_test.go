@@ -219,6 +219,7 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		}
 	})
 	t.Run("dns", func(t *testing.T) { n.testDNS(t) })
+	t.Run("apt", func(t *testing.T) { n.testAptDiscovery(t) })
 	t.Run("snapshot", func(t *testing.T) {
 		path := filepath.Join(n.dir, "s.snap")
 		n.expect(t, exitOK, "", "kv", "put", "kept", "yes")
