@@ -8,13 +8,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/api"
 	"holdfast/internal/admin"
 	"holdfast/internal/state"
 	"holdfast/lb"
@@ -68,11 +68,7 @@ func (d *drainable) listen(t *testing.T, refuse *int) (socket string) {
 		_, _ = w.Write([]byte("{}")) // the client is gone
 	})
 	socket = filepath.Join(t.TempDir(), "net.sock")
-	server, err := admin.New(admin.Config{Unit: "net", Path: socket}, admin.Deps{Handler: mux, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve(t, server)
+	listenAdmin(t, socket, mux)
 	return socket
 }
 
@@ -174,32 +170,61 @@ func TestADrainEndsAtTheFirstStepThatFails(t *testing.T) {
 	n.expect(t, exitUnreachable, "vip", "node", "undrain", "fbservice1", "--net-socket", filepath.Join(hooks, "none.sock"))
 }
 
+// The agent's answers, made up: three real servers vote anew by themselves on a
+// busy machine, and who leads would be chance.
 func TestALeaderThatIsDrainedHandsOver(t *testing.T) {
-	nodes := startThree(t)
-	t.Setenv("HOLDFAST_DRAIN_HOOKS", t.TempDir())
-	any := nodes["fbservice1"]
-	var leader string
-	any.until(t, "three servers and a leader", func() bool {
-		var servers []state.RaftServer
-		servers, leader = any.servers(t)
-		voters := slices.DeleteFunc(servers, func(s state.RaftServer) bool { return !s.Voter })
-		return len(voters) == 3 && nodes[leader] != nil
-	})
-	n := nodes[leader]
-	n.until(t, "it drains, and another leads", func() bool { // on a busy machine it may be voted for again at once
-		out, status := n.run(t, "", "node", "drain", leader, "--net-socket", filepath.Join(n.dir, "run", "net.sock"))
-		if status != exitOK && status != exitNoLeader {
-			t.Fatalf("exit status %d: %s", status, out)
-		}
-		_, now := n.servers(t)
-		return now != "" && now != leader
-	})
-	n.until(t, "it stays out of the answers of all", func() bool {
-		for _, other := range nodes {
-			if !drainedInCatalog(t, other) {
-				return false
+	three := []state.RaftServer{{Name: "fbservice1"}, {Name: "fbservice2"}, {Name: "fbservice3"}}
+	for name, test := range map[string]struct {
+		leader  string // when the drain begins
+		servers []state.RaftServer
+		refuse  bool   // the order to hand over is
+		after   string // who leads then
+		status  int
+		words   string
+		ordered int
+	}{
+		"the leader":                      {"fbservice1", three, false, "fbservice2", exitOK, "another server leads", 1},
+		"another":                         {"fbservice2", three, false, "", exitOK, "it does not lead", 0},
+		"the only server":                 {"fbservice1", three[:1], false, "", exitOK, "it is the only server", 0},
+		"who can't":                       {"fbservice1", three, true, "fbservice1", exitFailed, "leader: nobody has caught up", 1},
+		"who lost it before it was asked": {"fbservice1", three, true, "fbservice3", exitOK, "another server leads", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leader, ordered := test.leader, 0
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /v1/holdfast/status", func(w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(api.Status{Node: "fbservice1", Leader: &api.LeaderStatus{Name: leader}, Raft: test.servers}) // the client is gone
+			})
+			mux.HandleFunc("PUT /v1/agent/maintenance", func(http.ResponseWriter, *http.Request) {})
+			mux.HandleFunc("POST /v1/operator/raft/transfer-leader", func(w http.ResponseWriter, _ *http.Request) {
+				ordered, leader = ordered+1, test.after
+				if test.refuse {
+					http.Error(w, "nobody has caught up", http.StatusInternalServerError)
+				}
+			})
+			none := http.StatusNotFound
+			n := &node{dir: t.TempDir()}
+			listenAdmin(t, filepath.Join(n.dir, "run", "core.sock"), mux)
+			t.Setenv("HOLDFAST_NET_SOCKET", new(drainable).listen(t, &none))
+			t.Setenv("HOLDFAST_DRAIN_HOOKS", t.TempDir())
+			n.expect(t, test.status, test.words, "node", "drain", "fbservice1")
+			if ordered != test.ordered {
+				t.Errorf("it was told %d times to hand over, want %d", ordered, test.ordered)
 			}
-		}
-		return true
-	})
+		})
+	}
+}
+
+// listenAdmin answers on a unit's socket until the test ends.
+func listenAdmin(t *testing.T, socket string, handler http.Handler) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	server, err := admin.New(admin.Config{Unit: strings.TrimSuffix(filepath.Base(socket), ".sock"), Path: socket},
+		admin.Deps{Handler: handler, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, server)
 }
