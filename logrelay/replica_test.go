@@ -187,6 +187,11 @@ func TestALoneNodeDegradesAndSaysSoUntilAnotherHasCaughtUp(t *testing.T) {
 	}
 	second.start(t)
 	first.caught(t)
+	first.replicas.mu.Lock()
+	if first.replicas.alone {
+		t.Error("lines are still acknowledged on one disk")
+	}
+	first.replicas.mu.Unlock()
 	for n := range 50 {
 		if !second.stored(t, n) {
 			t.Fatalf("the condition is gone and line %d is not with the other node", n)
