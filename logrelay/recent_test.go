@@ -111,6 +111,7 @@ func TestSendersAreBounded(t *testing.T) {
 // itself when it starts again.
 func TestAfterAMoveTheOtherNodeDropsWhatTheFirstHasStored(t *testing.T) {
 	all := nodes(t, "fb1", "fb2")
+	all[0].replicaPatience = time.Minute
 	all[1].start(t)
 	all[0].start(t)
 	all[0].send(t, 0, 100)
@@ -134,6 +135,7 @@ func TestAfterAMoveTheOtherNodeDropsWhatTheFirstHasStored(t *testing.T) {
 // follows that decides.
 func TestALineThatOnlyLooksSentAgainIsStored(t *testing.T) {
 	all := nodes(t, "fb1", "fb2")
+	all[0].replicaPatience = time.Minute
 	all[1].start(t)
 	all[0].start(t)
 	all[0].send(t, 0, 3)

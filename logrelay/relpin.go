@@ -194,6 +194,7 @@ func (c *relpConn) store(ctx context.Context) error {
 		c.batch.Reset()
 		c.hashes = c.hashes[:0]
 	}()
+	ended := ctx
 	ctx = context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -209,7 +210,7 @@ func (c *relpConn) store(ctx context.Context) error {
 			end = c.s.journal.End()
 			c.resumed = false
 		}
-		err = c.s.replicas.reach(ctx, end)
+		err = c.reach(ended, end)
 	}
 	if err != nil {
 		return err
@@ -220,6 +221,17 @@ func (c *relpConn) store(ctx context.Context) error {
 	_, err = c.conn.Write(c.answers)
 	c.answers = c.answers[:0]
 	return err
+}
+
+// reach waits until another node has the lines, if one must. An end that is
+// under way does not wait for a node that does not come: what is not answered
+// then comes again.
+func (c *relpConn) reach(ctx context.Context, end uint64) error {
+	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lingerFor, cancel) })
+	defer stop()
+	return c.s.replicas.reach(waiting, end)
 }
 
 // leave ends the session from our side. The client is heard out first:

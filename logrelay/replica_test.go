@@ -146,6 +146,7 @@ func (n *node) caught(t *testing.T) {
 func TestAcknowledgedMeansOnTwoDisks(t *testing.T) {
 	all := nodes(t, "fb1", "fb2")
 	first, second := all[0], all[1]
+	first.replicaPatience, second.replicaPatience = time.Minute, time.Minute
 	second.start(t)
 	first.start(t)
 	for round := range 20 {
@@ -186,6 +187,11 @@ func TestALoneNodeDegradesAndSaysSoUntilAnotherHasCaughtUp(t *testing.T) {
 	}
 	second.start(t)
 	first.caught(t)
+	first.replicas.mu.Lock()
+	if first.replicas.alone {
+		t.Error("lines are still acknowledged on one disk")
+	}
+	first.replicas.mu.Unlock()
 	for n := range 50 {
 		if !second.stored(t, n) {
 			t.Fatalf("the condition is gone and line %d is not with the other node", n)
@@ -247,17 +253,46 @@ func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
 func TestTheNextNodeTakesLinesWhenTheFirstIsGone(t *testing.T) {
 	all := nodes(t, "fb1", "fb2", "fb3")
 	for _, n := range slices.Backward(all) {
+		n.replicaPatience = time.Minute
 		n.start(t)
 	}
 	all[0].send(t, 0, 10)
 	all[1].end()
-	all[0].send(t, 10, 10)
-	all[0].caught(t)
-	all[0].send(t, 20, 10)
+	all[0].send(t, 10, 20)
 	for n := 10; n < 30; n++ {
 		if !all[2].stored(t, n) {
 			t.Errorf("line %d is on one disk alone", n)
 		}
+	}
+}
+
+// TestAnEndDoesNotWaitForANodeThatDoesNotCome: under the wait policy, with a
+// line that is not answered.
+func TestAnEndDoesNotWaitForANodeThatDoesNotCome(t *testing.T) {
+	first := nodes(t, "fb1", "fb2")[0]
+	first.settings.wait = true
+	first.start(t)
+	c, err := dial(netip.AddrPortFrom(first.addr, testRELP).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the line waits", func() error {
+		if !first.condition() {
+			return fmt.Errorf("it does not")
+		}
+		return nil
+	})
+	began := time.Now()
+	first.end()
+	if took := time.Since(began); took > answerWithin/2 {
+		t.Errorf("the end took %v", took)
+	}
+	if err := c.read(0); err == nil || c.acked != 0 {
+		t.Errorf("%d acknowledged, %v", c.acked, err)
 	}
 }
 
