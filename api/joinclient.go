@@ -86,7 +86,7 @@ func (j Joining) authority(ctx context.Context, fingerprint string) ([]byte, err
 		return nil, fmt.Errorf("%s: its authority: %w", j.Server, err)
 	}
 	if got != fingerprint {
-		return nil, fmt.Errorf("%s is not of the cluster that made the token: its authority has the fingerprint %.16s..., the token says %.16s...", j.Server, got, fingerprint)
+		return nil, fmt.Errorf("%s is not of the cluster that made the token: its authority has the fingerprint %.16s..., the token says another (%.16s...)", j.Server, got, fingerprint)
 	}
 	return pem, nil
 }
