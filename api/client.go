@@ -201,6 +201,12 @@ func (c *Client) VIP(ctx context.Context, method, path string, args url.Values, 
 	return c.ask(ctx, method, vipPath+path, args, nil, found)
 }
 
+// Explain tells why a service's name gives what it gives on the agent's node.
+func (c *Client) Explain(ctx context.Context, service string) (Explanation, error) {
+	var e Explanation
+	return e, c.ask(ctx, "GET", explainPath+url.PathEscape(service), nil, nil, &e)
+}
+
 // Conditions lists what is wrong with the agent itself.
 func (c *Client) Conditions(ctx context.Context) ([]health.Condition, error) {
 	var found []health.Condition

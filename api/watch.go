@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ type watcher struct {
 	changed  chan struct{}                                // closed when a member's liveness changes
 	members  map[string]sighting[state.Liveness]          // by folded name
 	checks   map[string]map[string]sighting[state.Status] // by folded node name and check ID
+	steps    map[string][]ExplainedStep                   // of a check, by folded node name, slash and ID; the oldest first
 	watching bool                                         // everything was looked at once
 }
 
@@ -38,6 +40,7 @@ func newWatcher(reader state.Reader, now func() time.Time) *watcher {
 		changed: make(chan struct{}),
 		members: map[string]sighting[state.Liveness]{},
 		checks:  map[string]map[string]sighting[state.Status]{},
+		steps:   map[string][]ExplainedStep{},
 	}
 }
 
@@ -79,6 +82,32 @@ func (w *watcher) checkSince(node, id string) (since time.Time, exact bool) {
 	return seen.since, seen.exact
 }
 
+// maxSteps is how many changes of a check are remembered.
+const maxSteps = 8
+
+// checkHistory lists the changes of a check that this node saw, the oldest first.
+func (w *watcher) checkHistory(node, id string) []ExplainedStep {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.steps[state.Fold(node)+"/"+id])
+}
+
+// remember notes that a check changed.
+func (w *watcher) remember(c *state.Check, from state.Status) {
+	key := state.Fold(c.Node) + "/" + c.ID
+	steps := append(w.steps[key], ExplainedStep{Time: w.now(), Node: c.Node, Check: c.ID, From: from, To: c.Status, Output: c.Output[:min(len(c.Output), 256)]})
+	w.steps[key] = steps[max(0, len(steps)-maxSteps):]
+}
+
+// forget drops the changes of checks that are gone.
+func (w *watcher) forget(node string, gone map[string]sighting[state.Status], left map[string]sighting[state.Status]) {
+	for id := range gone {
+		if _, ok := left[id]; !ok {
+			delete(w.steps, node+"/"+id)
+		}
+	}
+}
+
 // memberSince is checkSince for a member's liveness.
 func (w *watcher) memberSince(name string) (since time.Time, exact bool) {
 	w.mu.Lock()
@@ -118,6 +147,7 @@ func (w *watcher) rebuild(snap *state.Snapshot) {
 	}
 	for name := range w.checks {
 		if !known[name] {
+			w.forget(name, w.checks[name], nil)
 			delete(w.checks, name)
 		}
 	}
@@ -128,15 +158,20 @@ func (w *watcher) rebuild(snap *state.Snapshot) {
 func (w *watcher) lookAtChecks(snap *state.Snapshot, node string) {
 	node = state.Fold(node)
 	checks, _ := snap.NodeChecks(nil, node)
+	before := w.checks[node]
 	if len(checks) == 0 {
+		w.forget(node, before, nil)
 		delete(w.checks, node)
 		return
 	}
-	before := w.checks[node]
 	seen := make(map[string]sighting[state.Status], len(checks))
 	for _, c := range checks {
 		seen[c.ID] = w.sight(before, c.ID, c.Status)
+		if had, ok := before[c.ID]; ok && had.value != c.Status {
+			w.remember(c, had.value)
+		}
 	}
+	w.forget(node, before, seen)
 	w.checks[node] = seen
 }
 

@@ -341,6 +341,9 @@ func lockRound(t *testing.T, n *node, round int, fault string) {
 		t.Errorf("round %d: nobody got the lock", round)
 		return
 	}
+	if t.Failed() {
+		return
+	}
 	token := j.last(t)
 	stop := insist(t, filepath.Join(n.dir, "run", "core.sock"), name, j.path, "/proc/self/exe", "lock-worker")
 	<-time.After(rand.N(lockTTL)) // anywhere between two renewals
@@ -348,6 +351,9 @@ func lockRound(t *testing.T, n *node, round int, fault string) {
 	defer undo()
 	if !await(t.Context(), 60*time.Second, func() bool { return j.last(t) > token || t.Failed() }) {
 		t.Errorf("round %d: %s: the other never got the lock", round, fault)
+		return
+	}
+	if t.Failed() {
 		return
 	}
 	// Who was stopped goes on, and must not write again: its token is smaller.

@@ -45,6 +45,7 @@ type cli struct {
 	Status   statusCmd     `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
 	Members  membersCmd    `cmd:"" help:"List the members of the gossip as this node sees them."`
 	Services servicesCmd   `cmd:"" help:"List services with their instances and health."`
+	Explain  explainCmd    `cmd:"" help:"Tell why a service's name or a virtual address gives what it gives, with the evidence and the history."`
 	NTP      ntpCmd        `cmd:"" name:"ntp" help:"Look at the cluster's time servers."`
 	KV       kvCmd         `cmd:"" name:"kv" help:"Read and write keys."`
 	Lock     lockCmd       `cmd:"" help:"Run a command while holding a lock that nobody else can have meanwhile."`

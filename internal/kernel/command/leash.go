@@ -135,7 +135,7 @@ func (l *Leash) Code() int {
 	return l.keeper.ProcessState.ExitCode()
 }
 
-// Keep is the keeper: it waits for the first deadline, runs the program (looked
+// Keep is the keeper: it waits for a deadline that is not over, runs the program (looked
 // up in PATH) and returns its exit status. When a deadline passes, or when the
 // holder is gone, it kills its whole process group, itself with it, and does
 // not return.
@@ -150,7 +150,10 @@ func Keep(argv []string) (int, error) {
 	deadlines := make(chan time.Duration)
 	go readDeadlines(pipe, deadlines)
 	until, ok := <-deadlines
-	if !ok || Uptime() >= until {
+	for ok && Uptime() >= until { // this process came up slowly; the holder may have renewed since
+		until, ok = <-deadlines
+	}
+	if !ok {
 		return 0, errors.New("command: the lease was over before the program could start")
 	}
 	go watch(until, deadlines)

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/api"
+	"holdfast/vrrp"
+)
+
+type explainCmd struct {
+	connection
+	Name string `arg:"" help:"A service, its name in DNS, or a virtual address by its name."`
+}
+
+func (*explainCmd) Help() string {
+	return "Exit status 6 when a service has no instance that is answered.\n\n" +
+		"Examples:\n  holdfast explain apt\n  holdfast explain apt.service.virtual\n  holdfast explain dns1"
+}
+
+func (c *explainCmd) Run(con *console) error {
+	return c.ask(func(client *api.Client) error {
+		e, err := client.Explain(con.ctx, serviceOfName(c.Name))
+		if api.NotFound(err) {
+			if found, err := c.explainVIP(con, client); found {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			err = con.json(e)
+		} else {
+			err = con.explain(e)
+		}
+		for _, one := range e.Instances {
+			if one.Answers {
+				return err
+			}
+		}
+		if err == nil {
+			err = &exitError{exitDegraded, errors.New(e.Why)}
+		}
+		return err
+	})
+}
+
+// serviceOfName finds the service in "apt.service.virtual" and "apt.service".
+func serviceOfName(name string) string {
+	name = strings.TrimSuffix(name, ".")
+	service, _, _ := strings.Cut(name, ".service")
+	return service
+}
+
+// explainVIP is not found when there is no such address here.
+func (c *explainCmd) explainVIP(con *console, client *api.Client) (found bool, err error) {
+	var e vrrp.Explanation
+	if err := client.VIP(con.ctx, "GET", "explain/"+url.PathEscape(c.Name), nil, &e); err != nil {
+		return false, nil
+	}
+	if c.JSON {
+		return true, con.json(e)
+	}
+	fmt.Fprintf(con.out, "%s %s\n", con.paint(bold, printable(e.View.Name)), firstAddress(&e.View))
+	for _, sentence := range e.Story {
+		fmt.Fprintln(con.out, "  "+printable(sentence))
+	}
+	return true, nil
+}
+
+func (c *console) explain(e api.Explanation) error {
+	fmt.Fprintf(c.out, "%s, as %s answers it: %s\n", c.paint(bold, printable(e.Service)), e.Node, e.Why)
+	if e.Replica.Confirmed {
+		fmt.Fprintf(c.out, "The copy of the catalog here was confirmed %s ago.\n", ago(time.Duration(e.Replica.Age*float64(time.Second))))
+	} else {
+		fmt.Fprintln(c.out, c.paint(red, "No leader has confirmed the copy of the catalog here since the start."))
+	}
+	var rows [][]string
+	for _, one := range e.Instances {
+		in := c.paint(green, "yes")
+		if !one.Answers {
+			in = c.paint(red, "no")
+		}
+		rows = append(rows, []string{one.Node, net.JoinHostPort(one.Address, strconv.Itoa(int(one.Port))), in, oneLine(one.Why, 120)})
+		for _, check := range one.Checks {
+			rows = append(rows, []string{"", "  " + check.ID, string(check.Status), strings.TrimSpace(lasted(check.Since, e.Time) + " " + oneLine(check.Output, 100))})
+		}
+	}
+	fmt.Fprintln(c.out)
+	if err := c.table([]string{"NODE", "ADDRESS", "ANSWERED", "WHY"}, rows); err != nil || len(e.History) == 0 {
+		return err
+	}
+	rows = nil
+	for _, step := range e.History {
+		rows = append(rows, []string{step.Time.Local().Format(time.DateTime), step.Node, step.Check, string(step.From) + " → " + string(step.To), oneLine(step.Output, 100)})
+	}
+	fmt.Fprintln(c.out)
+	return c.table([]string{"WHEN", "NODE", "CHECK", "CHANGED", "OUTPUT"}, rows)
+}
