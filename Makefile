@@ -54,6 +54,7 @@ chaos-store-long: deps build ## five agents under kills, pauses, partitions, ful
 
 power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
 	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
+	@CAS_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCut ./aptproxy/cas
 
 bench-freelist: ## a write of the log after a burst of 1.6 GB, with bolt's defaults and ours
 	@HOLDFAST_BURST_MB=1600 go test -vet=off -run NONE -bench AfterABurst -benchtime 1000x -timeout 20m ./raftstore
