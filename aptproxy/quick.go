@@ -78,7 +78,8 @@ func (q *quick) begin(c *net.TCPConn) {
 	q.mu.Unlock()
 	q.work.Go(func() {
 		defer q.end(c)
-		one := &quickConn{quick: q, tcp: c, client: clientAt(c.RemoteAddr().String()), buf: make([]byte, quickBuffer)}
+		client := clientAt(c.RemoteAddr().String())
+		one := &quickConn{quick: q, tcp: c, client: client, name: client.String(), buf: make([]byte, quickBuffer)}
 		if !one.run() {
 			_ = c.Close()
 		}
@@ -169,6 +170,7 @@ type quickConn struct {
 	quick   *quick
 	tcp     *net.TCPConn
 	client  netip.Addr
+	name    string // the client's address
 	buf     []byte
 	r, w    int       // what was read and not answered is buf[r:w]
 	since   time.Time // what is waited for: a head from its first byte on, the first of all from accept on
@@ -262,7 +264,7 @@ func (c *quickConn) answer(h head, began time.Time) (ok bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	f, ok := s.resolveHere(repo, c.client.String(), name)
+	f, ok := s.resolveHere(repo, c.name, name)
 	if !ok {
 		return false, nil
 	}
@@ -299,8 +301,9 @@ func (s *Server) quickTarget(text string) (*repository, string, bool) {
 func (c *quickConn) send(sum cas.Sum, name string, now time.Time) (size, sent int64, err error) {
 	s := c.quick.server
 	if b := s.hotOf(sum); b != nil {
-		if c.writeBy.Sub(now) < graceFor {
-			c.writeBy = deadlineFor(smallBody)
+		// Not too late either: the answer before may have been a large one.
+		if by := deadlineFor(smallBody); c.writeBy.Sub(now) < graceFor || c.writeBy.After(by) {
+			c.writeBy = by
 			if err := c.tcp.SetWriteDeadline(c.writeBy); err != nil {
 				return 0, 0, err
 			}

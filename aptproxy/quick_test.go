@@ -287,12 +287,14 @@ func TestWhatIsInMemoryIsBoundedAndGoesWithTheStores(t *testing.T) {
 		p.settled()
 	}
 	held := 0
+	p.hot.mu.Lock()
 	for _, b := range p.hot.by {
 		held += len(b.data)
 	}
 	if p.hot.by[sha(o.file(t, smallDeb))] == nil || p.hot.bytes != held {
-		t.Errorf("%d bodies of %d bytes are in memory", len(p.hot.by), p.hot.bytes)
+		t.Errorf("%d bodies of %d bytes are in memory, %d are counted", len(p.hot.by), held, p.hot.bytes)
 	}
+	p.hot.mu.Unlock()
 	if report, err := p.Purge(t.Context(), PurgeRequest{Files: []string{"debian/" + smallDeb}}); err != nil || report.Removed != 1 {
 		t.Fatalf("%+v, %v", report, err)
 	}
@@ -303,8 +305,11 @@ func TestWhatIsInMemoryIsBoundedAndGoesWithTheStores(t *testing.T) {
 	for i := range 4 * maxHot / smallBody {
 		data := noise(fmt.Sprint(i), smallBody)
 		p.hot.keep(sha(data), &hotBlob{data: data})
-		if p.hot.bytes > maxHot {
-			t.Fatalf("%d bytes are held", p.hot.bytes)
+		p.hot.mu.Lock()
+		held := p.hot.bytes
+		p.hot.mu.Unlock()
+		if held > maxHot {
+			t.Fatalf("%d bytes are held", held)
 		}
 	}
 }
