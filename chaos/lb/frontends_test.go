@@ -325,7 +325,30 @@ func (b *bed) sessions(t *testing.T) (all []session) {
 	if len(on) != 3 {
 		t.Fatalf("the sessions are on %v; they must be on all three", on)
 	}
+	b.eventually(t, "f2 knows the connections of f1", func() error { // the kernel gathers up to 2 s of them
+		known := b.connections(t, 1)
+		for c := range b.connections(t, 0) {
+			if !known[c] {
+				return fmt.Errorf("it lacks %s", c)
+			}
+		}
+		return nil
+	})
 	return all
+}
+
+// connections are the clients of a frontend's established ones, as its kernel
+// writes them.
+func (b *bed) connections(t *testing.T, frontend int) map[string]bool {
+	t.Helper()
+	text := must(b.frontends[frontend].Run(t.Context(), "cat", "/proc/net/ip_vs_conn"))(t)
+	found := map[string]bool{}
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 7 && f[7] == "ESTABLISHED" {
+			found[f[1]+":"+f[2]] = true
+		}
+	}
+	return found
 }
 
 // survive proves that all sessions live but those on a frontend, and that who
