@@ -173,7 +173,7 @@ func ownRoutes() []route {
 		{"/v1/holdfast/raft", get(look, (*Server).holdfastRaft)},
 		{"/v1/holdfast/conditions", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConditions)},
 		{"/v1/holdfast/config", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConfig)},
-		{explainPath, get(inside, (*Server).explain)},
+		{explainPath, get(on(acl.Service, acl.Read), (*Server).explain)},
 		{joinPath, methods{"POST": {None, anyToken, (*Server).joinNode}}},
 		{joinCAPath, methods{"GET": {None, anyToken, (*Server).joinCA}}},
 		{joinTokensPath, methods{
