@@ -207,7 +207,7 @@ func (b *bed) testLostAddress(t *testing.T) {
 // testKilledDirector kills the agent of f1. Its guard waits two adverts for a
 // successor, takes the address away, and tells the others with priority 0.
 func (b *bed) testKilledDirector(t *testing.T) {
-	all := b.sessions(t)
+	all := b.sessions(t, 0, 1)
 	tries := b.tries(t)
 	killed := time.Now()
 	check(t, b.agents[0].Kill())
@@ -223,7 +223,7 @@ func (b *bed) testKilledDirector(t *testing.T) {
 
 func (b *bed) testMove(t *testing.T) {
 	b.eventually(t, "f1's tables are back", func() error { return b.standsBy(0) })
-	all := b.sessions(t)
+	all := b.sessions(t, 1, 0)
 	out, err := b.frontends[0].Run(t.Context(), b.binary, "vip", "hold", "front", "--socket", "/run/holdfast/net.sock")
 	if err != nil {
 		t.Fatal(out, err)
@@ -243,7 +243,7 @@ func (b *bed) testMove(t *testing.T) {
 }
 
 func (b *bed) testCutDirector(t *testing.T) {
-	all := b.sessions(t)
+	all := b.sessions(t, 0, 1)
 	tries := b.tries(t)
 	cut := time.Now()
 	check(t, b.frontends[0].Unplug("adm"))
@@ -303,9 +303,10 @@ func (b *bed) testStop(t *testing.T) {
 
 // sessions are six on the plain service and three shells on the other, at least
 // one of each on every frontend.
-func (b *bed) sessions(t *testing.T) (all []session) {
+func (b *bed) sessions(t *testing.T, director, next int) (all []session) {
 	t.Helper()
 	b.settle(t)
+	before := b.connections(t, director)
 	for i := range 6 {
 		s := must(b.open(i, "7"))(t)
 		t.Cleanup(func() { s.Close() })
@@ -325,11 +326,13 @@ func (b *bed) sessions(t *testing.T) (all []session) {
 	if len(on) != 3 {
 		t.Fatalf("the sessions are on %v; they must be on all three", on)
 	}
-	b.eventually(t, "f2 knows the connections of f1", func() error { // the kernel gathers up to 2 s of them
-		known := b.connections(t, 1)
-		for c := range b.connections(t, 0) {
-			if !known[c] {
-				return fmt.Errorf("it lacks %s", c)
+	// The kernel gathers up to 2 s of connections before it tells of them.
+	opened := b.connections(t, director)
+	b.eventually(t, "the next director knows the sessions", func() error {
+		known := b.connections(t, next)
+		for c := range opened {
+			if !before[c] && !known[c] {
+				return fmt.Errorf("it lacks %s of %d", c, len(opened))
 			}
 		}
 		return nil
