@@ -117,9 +117,10 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 			}
 			return nil
 		})
-		// Nothing is acknowledged here, and this rsyslogd loses a few lines at
-		// the edge of a batch, with the connection well and all of them in its
-		// own file. TestNoLineOfATLSStreamIsLost is about our side.
+		// Nothing is acknowledged here, and on a busy machine a few lines at the
+		// edge of a batch were missing, with the connection well and all of them
+		// in rsyslogd's own file. Whose loss that is is not known: see README,
+		// Limits, and TestNoLineOfATLSStreamIsLost, where a client in Go sends.
 		got := p.numbers("cn01")
 		if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) || len(got) < count*99/100 {
 			t.Errorf("%d of %d lines, in order %v", len(got), count, slices.IsSorted(got))
