@@ -119,8 +119,8 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 		})
 		// Nothing is acknowledged here, and on a busy machine a few lines at the
 		// edge of a batch were missing, with the connection well and all of them
-		// in rsyslogd's own file. Whose loss that is is not known: see README,
-		// Limits, and TestNoLineOfATLSStreamIsLost, where a client in Go sends.
+		// in rsyslogd's own file. Whose loss that is is not known: see README
+		// and TestNoLineOfATLSStreamIsLost, where a client in Go sends.
 		got := p.numbers("cn01")
 		if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) || len(got) < count*99/100 {
 			t.Errorf("%d of %d lines, in order %v", len(got), count, slices.IsSorted(got))
