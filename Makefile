@@ -41,6 +41,8 @@ test: deps lint build ## everything that CI runs: lint, then all tests with the 
 	@# The destructive tests measure times: they run when nothing else does.
 	@$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)'))
 	@$(call gotest,-p 1 ./chaos/...)
+	@# The race detector has memory of its own: without it, what a service takes.
+	@go test -vet=off -run TakesLittleMemory ./dns
 	@echo "== all tests passed"
 
 chaos: deps build ## the destructive tests alone, with what they measured
