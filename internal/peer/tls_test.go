@@ -81,8 +81,8 @@ func TestWhoMayConnect(t *testing.T) {
 		"HTTPS by another cluster":        {server.ServerOptional(), blind(foreign), Identity{}, `claims to be server fb2 of cluster other`, "unknown certificate authority"},
 		"Raft by another cluster, blind":  {server.Server(RoleServer), blind(foreign), Identity{}, `claims to be server fb2 of cluster other`, "unknown certificate authority"},
 		"Raft by a namesake's CA, blind":  {server.Server(RoleServer), blind(namesake), Identity{}, `claims to be server fb2 of cluster foobar`, "unknown certificate authority"},
-		"Raft, the client expired":        {later(server).Server(RoleServer), second.Client("fb1"), Identity{}, "expired", "expired"},
-		"Raft, the server expired":        {server.Server(RoleServer), later(second).Client("fb1"), Identity{}, "", "expired"},
+		"Raft, the client expired":        {after(second, server).Server(RoleServer), second.Client("fb1"), Identity{}, "expired", "expired"},
+		"Raft, the server expired":        {server.Server(RoleServer), after(server, second).Client("fb1"), Identity{}, "", "expired"},
 		"Raft with both clocks in 1970":   {at(server, time.Unix(0, 0)).Server(RoleServer), at(second, time.Unix(1, 0)).Client("fb1"), second.Identity(), "", ""},
 		"Raft with one clock in 1970":     {at(server, time.Unix(0, 0)).Server(RoleServer), second.Client("fb1"), second.Identity(), "", ""},
 		"Raft with the other clock there": {server.Server(RoleServer), at(second, time.Unix(0, 0)).Client("fb1"), second.Identity(), "", ""},
@@ -120,7 +120,8 @@ func at(t *Trust, now time.Time) *Trust {
 	return &moved
 }
 
-func later(t *Trust) *Trust { return at(t, t.Expires().Add(time.Second)) }
+// after is judge once the certificate of judged has expired.
+func after(judged, judge *Trust) *Trust { return at(judge, judged.Expires().Add(time.Second)) }
 
 func contains(t *testing.T, who string, err error, want string) {
 	t.Helper()

@@ -29,6 +29,17 @@ func openNFT() (*nft, error) {
 	return &nft{conn}, join("open nftables", err)
 }
 
+// nftChain is a chain of ours, named like the hook that it stands at.
+type nftChain struct {
+	name string
+	hook *nftables.ChainHook
+}
+
+// nftChains are both, in the order in which they are listed.
+func nftChains() [2]nftChain {
+	return [2]nftChain{{"prerouting", nftables.ChainHookPrerouting}, {"output", nftables.ChainHookOutput}}
+}
+
 // nftRule is a rule of ours in one of the two chains.
 type nftRule struct {
 	chain string
@@ -49,9 +60,9 @@ func (f *nft) Set(r Rules) (changes []string, err error) {
 	if len(rules) > 0 {
 		f.conn.AddTable(table)
 		chains := map[string]*nftables.Chain{}
-		for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
-			chains[name] = f.conn.AddChain(&nftables.Chain{
-				Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(priorityRaw),
+		for _, c := range nftChains() {
+			chains[c.name] = f.conn.AddChain(&nftables.Chain{
+				Name: c.name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: c.hook, Priority: nftables.ChainPriorityRef(priorityRaw),
 			})
 		}
 		for _, rule := range rules {
@@ -158,10 +169,10 @@ func bareSYN() []expr.Any {
 func nftText(r Rules) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", nftTable, nftTable, nftTable)
-	for _, chain := range []string{"prerouting", "output"} {
-		fmt.Fprintf(&b, "\tchain %s {\n\t\ttype filter hook %s priority raw;\n", chain, chain)
+	for _, c := range nftChains() {
+		fmt.Fprintf(&b, "\tchain %s {\n\t\ttype filter hook %s priority raw;\n", c.name, c.name)
 		for _, rule := range nftRules(r) {
-			if rule.chain == chain {
+			if rule.chain == c.name {
 				fmt.Fprintf(&b, "\t\t%s\n", rule.text)
 			}
 		}
