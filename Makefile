@@ -38,11 +38,14 @@ run: deps build ## the demo's cluster, kept up to play with
 
 test: deps lint build ## everything that CI runs: lint, then all tests with the race detector, on lab hosts too
 	@# vet has looked at everything already; internal/archtest has the import directions.
-	@# The destructive tests measure times: they run when nothing else does.
-	@$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)'))
-	@$(call gotest,-p 1 ./chaos/...)
-	@# The race detector has memory of its own: without it, what a service takes.
-	@go test -vet=off -run TakesLittleMemory ./dns
+	@# The destructive tests measure times: they run when nothing else does. The
+	@# race detector has memory of its own: without it, what a service takes.
+	@# What fails first keeps the rest from nothing: one run tells all.
+	@status=0; \
+	$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)')) || status=1; \
+	$(call gotest,-p 1 ./chaos/...) || status=1; \
+	go test -vet=off -run TakesLittleMemory ./dns || status=1; \
+	exit $$status
 	@echo "== all tests passed"
 
 chaos: deps build ## the destructive tests alone, with what they measured
