@@ -30,6 +30,9 @@ const (
 	// After a snapshot so many entries stay, for servers that were away a moment.
 	trailingEntries = 10240
 	stopTimeout     = 10 * time.Second
+	// So many entries share one write of the log and one message: of hundreds of
+	// writers at a time, all.
+	batchEntries = 512
 )
 
 // engine is what one Run works with.
@@ -278,6 +281,7 @@ func (e *engine) makeRaft() (err error) {
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
 	c.LeaderLeaseTimeout, c.CommitTimeout = s.times.lease, s.times.commit
 	c.SnapshotInterval, c.SnapshotThreshold, c.TrailingLogs = snapshotInterval, snapshotEntries, trailingEntries
+	c.MaxAppendEntries = batchEntries
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
