@@ -38,6 +38,7 @@ const (
 // engine is what one Run works with.
 type engine struct {
 	store     *Store
+	run       string // names this start
 	advertise string
 	record    *recordFile
 	bolt      *raftboltdb.BoltStore
@@ -73,7 +74,7 @@ type engine struct {
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	e := &engine{
-		store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64),
+		store: s, run: newUUID(), tracker: newTracker(), observed: make(chan raft.Observation, 64),
 		damage: make(chan error, 1), ended: make(chan struct{}), disk: &diskHealth{judge: diskJudge{calm: s.times.calm}},
 	}
 	defer func() {
