@@ -110,7 +110,7 @@ func (e *engine) watchDisk(ctx context.Context) {
 func (e *engine) lookAtDisk(ctx context.Context) look {
 	s := e.store
 	done := make(chan look, 1)
-	go func() { done <- probeDisk(s.config.dir()) }()
+	go func() { done <- s.look(s.config.dir()) }()
 	for {
 		timer := time.NewTimer(s.times.disk)
 		select {

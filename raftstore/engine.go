@@ -30,11 +30,15 @@ const (
 	// After a snapshot so many entries stay, for servers that were away a moment.
 	trailingEntries = 10240
 	stopTimeout     = 10 * time.Second
+	// So many entries share one write of the log and one message: of hundreds of
+	// writers at a time, all.
+	batchEntries = 512
 )
 
 // engine is what one Run works with.
 type engine struct {
 	store     *Store
+	run       string // names this start
 	advertise string
 	record    *recordFile
 	bolt      *raftboltdb.BoltStore
@@ -70,7 +74,7 @@ type engine struct {
 // it fails.
 func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	e := &engine{
-		store: s, tracker: newTracker(), observed: make(chan raft.Observation, 64),
+		store: s, run: newUUID(), tracker: newTracker(), observed: make(chan raft.Observation, 64),
 		damage: make(chan error, 1), ended: make(chan struct{}), disk: &diskHealth{judge: diskJudge{calm: s.times.calm}},
 	}
 	defer func() {
@@ -278,6 +282,7 @@ func (e *engine) makeRaft() (err error) {
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
 	c.LeaderLeaseTimeout, c.CommitTimeout = s.times.lease, s.times.commit
 	c.SnapshotInterval, c.SnapshotThreshold, c.TrailingLogs = snapshotInterval, snapshotEntries, trailingEntries
+	c.MaxAppendEntries = batchEntries
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log

@@ -78,6 +78,7 @@ type host struct {
 
 	disk      func(raft.LogStore) raft.LogStore
 	wire      wire
+	look      func(string) look
 	verify    time.Duration // between two comparisons of the states; as in production when 0
 	clusterID string        // as announced
 	absent    state.Liveness
@@ -169,6 +170,9 @@ func (o *host) start(change ...func(*Config)) *host {
 	}
 	store.disk = o.disk
 	store.wire = o.wire
+	if o.look != nil {
+		store.look = o.look
+	}
 	if o.verify > 0 {
 		store.times.verify = o.verify
 	}

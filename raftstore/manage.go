@@ -197,6 +197,7 @@ func (s *Store) progressHere() progress {
 		return p
 	}
 	_, leader := e.raft.LeaderWithID()
+	p.Run = e.run
 	p.Term, p.LastIndex, p.Leader = e.raft.CurrentTerm(), e.raft.LastIndex(), string(leader)
 	p.Applied = e.raft.AppliedIndex()
 	p.Disk, _ = e.disk.fitness()

@@ -39,6 +39,7 @@ type Peer struct {
 	Heard     time.Duration `json:"heard_from_leader_ns"`      // how long ago it heard its leader; 0 of the leader itself
 	Follows   string        `json:"follows,omitempty"`         // name of the leader it follows
 	Demoted   bool          `json:"demoted_by_admin,omitzero"` // holdfast raft demote
+	Run       string        `json:"run,omitempty"`             // another after every start of its store; "" it does not tell
 }
 
 // Operation is what `holdfast raft` and `holdfast autopilot` ask for: "peers"
@@ -291,7 +292,7 @@ func (s *Store) Peers(ctx context.Context) ([]Peer, error) {
 				got, err = e.askProgress(ctx, m)
 			}
 			if p.Reachable = err == nil; p.Reachable {
-				p.Known, p.LastIndex, p.Applied, p.Heard, p.Follows = true, got.LastIndex, got.Applied, got.Heard, s.nameOf(got.Leader)
+				p.Known, p.LastIndex, p.Applied, p.Heard, p.Follows, p.Run = true, got.LastIndex, got.Applied, got.Heard, s.nameOf(got.Leader), got.Run
 			}
 			peers[i] = p
 		})

@@ -61,6 +61,7 @@ type progress struct {
 
 	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
 	Disk  fitness       `json:"disk,omitempty"`
+	Run   string        `json:"run,omitempty"` // another after every start
 }
 
 // untouchedError wraps an error of a request that surely had no effect.

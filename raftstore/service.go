@@ -50,6 +50,7 @@ type Store struct {
 
 	disk func(raft.LogStore) raft.LogStore // tests put a disk in between that hangs
 	wire wire                              // and a network that loses messages
+	look func(dir string) look             // and a disk that fills; probeDisk otherwise
 
 	engine     atomic.Pointer[engine]    // nil unless Run is running
 	strangerAt atomic.Pointer[time.Time] // when a server of another store was last met
@@ -83,7 +84,7 @@ func New(c Config, s *state.Store, d Deps) (*Store, error) {
 	store := &Store{
 		config: c, times: c.timings(), state: s, board: d.Board, metrics: m,
 		log:     d.Log.With("service", "raftstore"),
-		changed: make(chan struct{}), halt: make(chan error, 1),
+		changed: make(chan struct{}), halt: make(chan error, 1), look: probeDisk,
 	}
 	store.verifier = newVerifier()
 	store.fsm = &fsm{state: s, log: store.log, halt: store.halted, mark: store.verifier.mark}

@@ -20,6 +20,7 @@ type node struct {
 	addr string
 	log  *logBuffer
 	done chan int
+	stop context.CancelFunc // ends the agent
 }
 
 // logBuffer is written by the agent while a test may read it.
@@ -94,6 +95,7 @@ func newNode(t *testing.T, services string) *node {
 func (n *node) start(t *testing.T, name string) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
+	n.stop = stop
 	go func() {
 		n.done <- execute(ctx, []string{
 			"agent", "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", name, "--data-dir", filepath.Join(n.dir, "data"),
