@@ -9,16 +9,17 @@ import (
 	"holdfast/internal/state"
 )
 
+// NodeMaintenance is the ID of the check that says that a node is in
+// maintenance.
+const NodeMaintenance = "_node_maintenance"
+
 // Maintenance is a check that is critical for as long as it lasts, under the
 // IDs that Consul gives it (api.NodeMaint, api.ServiceMaintPrefix). A TTL check
 // that nobody reports stays critical, also over a restart.
-const (
-	nodeMaintenance    = "_node_maintenance"
-	serviceMaintenance = "_service_maintenance:"
-)
+const serviceMaintenance = "_service_maintenance:"
 
 func (s *Server) agentMaintenance(c *call) error {
-	return s.maintain(c, check.Definition{ID: nodeMaintenance, Name: "Node Maintenance Mode"},
+	return s.maintain(c, check.Definition{ID: NodeMaintenance, Name: "Node Maintenance Mode"},
 		"Maintenance mode is enabled for this node, but no reason was provided. This is a default message.")
 }
 

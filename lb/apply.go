@@ -40,8 +40,9 @@ type applier struct {
 	addresses addresses
 	sysctls   sysctls
 	firewall  firewall.Firewall
-	sync      netip.Addr // this node's address on the daemons' interface
-	saved     *saved     // what sysctls were before
+	sync      netip.Addr   // this node's address on the daemons' interface
+	saved     *saved       // what sysctls were before
+	kept      []netip.Addr // the addresses that stand on lo as they should
 }
 
 // apply goes through the plan from the top, and tells what it changed. What
@@ -170,6 +171,7 @@ func (c *changer) verifyPaths(p Plan) {
 // hide puts addresses on lo and takes those of ours away that are there in
 // vain. When ARP is not silent, IPv4 addresses are not added.
 func (c *changer) hide(want []netip.Prefix, hushed bool) {
+	c.kept = nil
 	at := slices.IndexFunc(c.links, func(l link.Link) bool { return l.Kind == link.Loopback })
 	if at < 0 {
 		c.fail(errors.New("lb: there is no loopback interface"))
@@ -183,14 +185,17 @@ func (c *changer) hide(want []netip.Prefix, hushed bool) {
 	}
 	for _, prefix := range want {
 		found := slices.ContainsFunc(there, func(a link.Addr) bool { return a.Link == lo && a.Prefix == prefix })
-		if found || prefix.Addr().Is4() && !hushed {
+		if prefix.Addr().Is4() && !hushed {
 			continue
 		}
-		if err := c.addresses.Add(link.Addr{Link: lo, Prefix: prefix}); err != nil {
-			c.fail(err)
-			continue
+		if !found {
+			if err := c.addresses.Add(link.Addr{Link: lo, Prefix: prefix}); err != nil {
+				c.fail(err)
+				continue
+			}
+			c.say("add %v to lo", prefix)
 		}
-		c.say("add %v to lo", prefix)
+		c.kept = append(c.kept, prefix.Addr())
 	}
 	for _, a := range there {
 		if a.Link != lo || a.Protocol != link.Protocol || slices.Contains(want, a.Prefix) {

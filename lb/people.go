@@ -2,13 +2,18 @@ package lb
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +38,7 @@ type People struct {
 // Login is one of them.
 type Login struct {
 	User string    `json:"user"`
-	TTY  string    `json:"tty"`
+	TTY  string    `json:"tty"` // below /dev; "": none, as when somebody copies files
 	From string    `json:"from,omitempty"`
 	At   time.Time `json:"at"`
 	Last time.Time `json:"last,omitzero"` // when something was typed
@@ -73,34 +78,60 @@ func terminal(line string) bool {
 	return filepath.IsLocal(line) && filepath.Clean(line) == line && (strings.HasPrefix(line, "pts/") || strings.HasPrefix(line, "tty"))
 }
 
-// loggedIn tells who is logged in here now.
-func loggedIn() ([]Login, error) {
-	text, err := os.ReadFile(utmpFile)
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
-	if err != nil {
+// loggedIn tells who is logged in here now, by utmp and by logind: what has no
+// utmp any more has logind, and who needs no terminal stands only there.
+func loggedIn() ([]Login, error) { return loggedInBelow("/") }
+
+func loggedInBelow(root string) ([]Login, error) {
+	text, err := readSome(filepath.Join(root, utmpFile), maxUtmp)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("lb: who is logged in: %w", err)
 	}
+	more, err := sessions(root)
+	if err != nil {
+		return nil, err
+	}
 	var all []Login
-	for _, l := range parseUtmp(text[:min(len(text), maxUtmp)]) {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d", l.pid)); err != nil {
+	for _, l := range append(parseUtmp(text), more...) {
+		if _, err := os.Stat(filepath.Join(root, "proc", strconv.Itoa(l.pid))); err != nil {
 			continue // it died without a word
 		}
-		if info, err := os.Stat(filepath.Join("/dev", l.TTY)); err == nil {
+		if slices.ContainsFunc(all, l.same) {
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(root, "dev", l.TTY)); err == nil && l.TTY != "" {
 			stat := info.Sys().(*syscall.Stat_t)
 			l.Last = time.Unix(stat.Atim.Unix())
 		}
 		all = append(all, l)
 	}
-	slices.SortFunc(all, func(a, b Login) int { return strings.Compare(a.User+" "+a.TTY, b.User+" "+b.TTY) })
+	slices.SortFunc(all, func(a, b Login) int {
+		return cmp.Or(strings.Compare(a.User, b.User), strings.Compare(a.TTY, b.TTY), a.pid-b.pid)
+	})
 	return all, nil
+}
+
+// same tells whether two entries are one log-in: a terminal has one, and so has
+// the process that leads it.
+func (l Login) same(o Login) bool { return l.pid == o.pid || l.TTY != "" && l.TTY == o.TTY }
+
+// readSome reads a file, or as much of it as is of use.
+func readSome(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 // wall writes a message to all terminals, as wall(1) does. A terminal that
 // does not take it at once is left out.
 func wall(logins []Login, message string) (told int) {
 	for _, l := range logins {
+		if l.TTY == "" {
+			continue
+		}
 		f, err := os.OpenFile(filepath.Join("/dev", l.TTY), os.O_WRONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 		if err != nil {
 			continue

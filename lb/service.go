@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,7 @@ type Service struct {
 	holds    map[string]bool // VIPs, as they were told before and while it runs
 	net      *sysctl.Net     // while it runs
 	owner    *ipvs.Owner     // while it runs
+	kept     []netip.Addr    // addresses that stand on lo, while it runs
 	drained  []string        // as they were told last
 	alive    []string
 }
@@ -134,6 +136,15 @@ func (s *Service) Holds(vip string, holds bool) {
 		}
 	}
 	s.nudge()
+}
+
+// Keeps tells whether this node goes on taking packets for an address that
+// leaves its interface, without answering for it: it stands on lo. It takes
+// microseconds.
+func (s *Service) Keeps(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.kept, addr)
 }
 
 // directs tells whether a VIP has services that this node may direct.
@@ -325,6 +336,7 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	s.setKernel(net, owner)
 	return a, func() {
 		s.setKernel(nil, nil)
+		s.keep(nil)
 		handle.Close()
 		if err := errors.Join(links.Close(), net.Close(), held.Close()); err != nil {
 			s.log.Debug("close", "error", err)
@@ -366,6 +378,7 @@ func (s *Service) turn(a *applier) (time.Time, error) {
 	if len(changes) > 0 {
 		s.log.Info("applied", "directs", plan.Directs, "changes", changes, "took", time.Since(now))
 	}
+	s.keep(a.kept)
 	s.told(plan, err)
 	s.metrics.applied(plan, len(changes), err)
 	if errors.Is(err, ipvs.ErrUnanswered) {
@@ -375,6 +388,12 @@ func (s *Service) turn(a *applier) (time.Time, error) {
 		next = now.Add(again)
 	}
 	return next, nil
+}
+
+func (s *Service) keep(addrs []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = addrs
 }
 
 const (
@@ -418,6 +437,7 @@ func (s *Service) leave(a *applier) error {
 		}
 		<-time.After(time.Until(next))
 	}
+	s.keep(nil)
 	changes, err := a.apply(Plan{})
 	s.log.Info("withdrawn", "changes", changes)
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -42,6 +43,7 @@ type loop struct {
 	grace      time.Duration // of the restart that ends the loop
 	everywhere Hooks
 	holds      func(router string, holds bool) // may be nil
+	keeps      func(netip.Addr) bool           // may be nil
 	garbage    garbage
 	stalls     int // since stallSaid
 	stallSaid  time.Time

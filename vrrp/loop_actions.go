@@ -142,13 +142,22 @@ func (l *loop) send(in *instance, priority uint8, interval time.Duration) {
 }
 
 // withdraw takes them off again, at the latest after linger: before, when the
-// one who took over says that he has them.
+// one who took over says that he has them, or when no packet would be lost.
 func (l *loop) withdraw(in *instance, linger time.Duration) {
+	if linger > 0 && l.keepsAll(in) {
+		linger = 0
+	}
 	if in.applier != nil {
 		in.applier.withdraw(in.settings.Name, linger)
 	}
 	in.lingers = linger > 0
 	l.tellHolds(in, false)
+}
+
+// keepsAll tells whether the node takes packets for all of a router's addresses
+// also when they are not on the interface.
+func (l *loop) keepsAll(in *instance) bool {
+	return l.keeps != nil && !slices.ContainsFunc(in.core.Held, func(p netip.Prefix) bool { return !l.keeps(p.Addr()) })
 }
 
 func (l *loop) tellHolds(in *instance, holds bool) {

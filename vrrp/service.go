@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -36,6 +37,11 @@ type Deps struct {
 	// interface, or to be taken away. It is called on the loop's thread and
 	// must return within microseconds; nil: nobody is told.
 	Holds func(router string, holds bool)
+	// Keeps tells whether the node goes on taking packets for an address that
+	// leaves the interface, as a real server does that has it on lo, silent to
+	// ARP: then it need not linger for the one who takes it over. Called like
+	// Holds; nil: it does for none.
+	Keeps func(netip.Addr) bool
 }
 
 // Service is the virtual routers of a node. It is a run.Task; its methods may
@@ -48,6 +54,7 @@ type Service struct {
 	board    *health.Board
 	guard    atomic.Pointer[GuardReport]
 	holds    func(router string, holds bool)
+	keeps    func(netip.Addr) bool
 
 	mu       sync.Mutex
 	settings Settings
@@ -65,7 +72,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{
 		config: config, commands: deps.Commands, log: deps.Log.With("service", "vrrp"),
-		board: deps.Board, settings: config.Settings, holds: deps.Holds,
+		board: deps.Board, settings: config.Settings, holds: deps.Holds, keeps: deps.Keeps,
 	}
 	s.guard.Store(&GuardReport{})
 	s.wanted = make(chan struct{})

@@ -172,7 +172,7 @@ func (v *session) make() error {
 	v.loop = &loop{
 		log: s.log, metrics: s.metrics, told: told, guard: v.guard, hooks: v.hooks, appliers: v.appliers,
 		poller: poller, ports: map[int]*port{}, table: newLinkTable(), realtime: v.settings.Realtime,
-		everywhere: v.settings.Hooks, holds: s.holds,
+		everywhere: v.settings.Hooks, holds: s.holds, keeps: s.keeps,
 		garbage: newGarbage(), mail: newMailbox(poller.Wake), words: map[string]Event{},
 	}
 	v.watch = newWatcher(s.commands, s.log, v.tracked)

@@ -157,6 +157,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		return nil, err
 	}
 	tasks = append(tasks, logs...)
+	tasks = append(tasks, &standBack{node: base.self.Name, state: replica, routers: net.routers, log: base.log.With("service", "vrrp")})
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
 	tasks = append(tasks, net.tasks()...)

@@ -106,7 +106,7 @@ func printDrain(con *console, st *lb.Status, node string) {
 		if !l.Last.IsZero() {
 			idle = ago(p.At.Sub(l.Last))
 		}
-		fmt.Fprintf(con.out, "  %-12s %-8s from %-20s idle %s\n", printable(l.User), printable(l.TTY), printable(dash(l.From)), idle)
+		fmt.Fprintf(con.out, "  %-12s %-8s from %-20s idle %s\n", printable(l.User), printable(dash(l.TTY)), printable(dash(l.From)), idle)
 	}
 }
 

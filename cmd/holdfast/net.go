@@ -53,7 +53,10 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 	n.routers, err = vrrp.New(vrrp.Config{
 		Node: base.self.Name, RunDir: c.RunDir, Settings: settings,
 		Guard: []string{"vip", "guard", "--run-dir", c.RunDir, "--log-format", c.LogFormat},
-	}, vrrp.Deps{Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board, Holds: n.balancer.Holds})
+	}, vrrp.Deps{
+		Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board,
+		Holds: n.balancer.Holds, Keeps: n.balancer.Keeps,
+	})
 	if err != nil {
 		return nil, err
 	}

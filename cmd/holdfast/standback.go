@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"holdfast/api"
+	"holdfast/internal/state"
+	"holdfast/vrrp"
+)
+
+// standBackAgain is how soon virtual routers are spoken to again that did not
+// answer: they may not have begun.
+const standBackAgain = time.Second
+
+// standBack keeps the virtual addresses away from a node that is drained, for
+// as long as the store says so: also after a reboot, which forgets what the
+// routers were told. Somebody else must have them: an address that nobody takes
+// stays, and one that an admin has held here on purpose, too. It is a run.Task.
+type standBack struct {
+	node    string
+	state   state.Reader
+	routers interface {
+		Status(context.Context) ([]vrrp.RouterReport, error)
+		Yield(ctx context.Context, router string) error
+		Release(ctx context.Context, router string) error
+	}
+	log  *slog.Logger
+	back map[string]bool // the routers that stand back since the drain began
+}
+
+func (s *standBack) String() string { return "stand back" }
+
+func (s *standBack) Run(ctx context.Context, ready func()) error {
+	ready()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		changed := s.state.Changed()
+		if err := s.follow(ctx); err != nil {
+			s.log.Debug("stand back", "error", err)
+			timer.Reset(standBackAgain)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-timer.C:
+		}
+	}
+}
+
+// drained tells whether the store has the node in maintenance: what a drain
+// writes down there, and nobody but an undrain takes away.
+func (s *standBack) drained() bool {
+	checks, _ := s.state.Snapshot().NodeChecks(nil, s.node)
+	return slices.ContainsFunc(checks, func(c *state.Check) bool { return c.ID == api.NodeMaintenance })
+}
+
+// follow has the routers do what the store says. Its error is that they do not
+// answer.
+func (s *standBack) follow(ctx context.Context) error {
+	if !s.drained() {
+		for router := range s.back {
+			if err := s.routers.Release(ctx, router); err != nil {
+				return err
+			}
+			delete(s.back, router)
+		}
+		return nil
+	}
+	reports, err := s.routers.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range reports {
+		name, status := reports[i].Settings.Name, &reports[i].Status
+		if s.back[name] || status.Pulled {
+			continue
+		}
+		if !status.Yielded {
+			s.log.Info("stands back: the node is drained", "router", name)
+			err = s.routers.Yield(ctx, name)
+		}
+		if err != nil {
+			return err
+		}
+		if s.back == nil {
+			s.back = map[string]bool{}
+		}
+		s.back[name] = true
+	}
+	return nil
+}
