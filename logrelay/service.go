@@ -66,7 +66,8 @@ type Server struct {
 	tls             [2]*tls.Config // server, client
 	gate            *gate
 	space           func(dir string) (float64, error)
-	quiet           time.Duration // see quietFor and hearOutMost
+	quiet           time.Duration           // see quietFor and hearOutMost
+	tap             func(net.Conn) net.Conn // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
 	replicaPatience time.Duration
 	replicaPort     uint16
