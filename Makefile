@@ -60,6 +60,7 @@ chaos-store-long: deps build ## five agents under kills, pauses, partitions, ful
 power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
 	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
 	@CAS_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCut ./aptproxy/cas
+	@LOGS_CUTS=20 go test -v -vet=off -count 1 -timeout 0 -run PowerCut ./chaos/logs
 
 failovers-long: ## 20 failovers between two log relays under 5,000 lines/s of 50 clients: nothing acknowledged is lost
 	@LOGRELAY_FAILOVERS=20 go test -v -vet=off -count 1 -timeout 20m -run FailoversLoseNothing ./logrelay

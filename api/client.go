@@ -201,6 +201,12 @@ func (c *Client) VIP(ctx context.Context, method, path string, args url.Values, 
 	return c.ask(ctx, method, vipPath+path, args, nil, found)
 }
 
+// Logs asks the agent's log relay: path is below /v1/holdfast/logs/. The caller
+// closes the answer, which goes on for ever where the query follows.
+func (c *Client) Logs(ctx context.Context, method, path string, args url.Values) (io.ReadCloser, error) {
+	return c.send(ctx, method, logsPath+path, args, nil)
+}
+
 // Explain tells why a service's name gives what it gives on the agent's node.
 func (c *Client) Explain(ctx context.Context, service string) (Explanation, error) {
 	var e Explanation

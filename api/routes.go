@@ -184,6 +184,7 @@ func ownRoutes() []route {
 		{storePath, methods{"GET": {Read, look, (*Server).storeOperation}, "POST": {Operate, change, (*Server).storeOperation}}},
 		{vipHoldPath, methods{"POST": {Operate, change, (*Server).holdfastVIP}}},
 		{vipPath, methods{"GET": {Read, look, (*Server).holdfastVIP}, "POST": {Operate, change, (*Server).holdfastVIP}}},
+		{logsPath, methods{"GET": {Operate, look, (*Server).holdfastLogs}, "POST": {Operate, change, (*Server).holdfastLogs}}},
 		{"/v1/holdfast/config/reload", methods{"POST": {Operate, onThis(acl.Agent, acl.Write), (*Server).holdfastReload}}},
 	}
 }
@@ -300,7 +301,7 @@ func (s *Server) answer(c *call, found route, known bool) error {
 		return s.refuse(&refusal{http.StatusRequestURITooLong, "url", fmt.Sprintf("the URL has %d bytes; at most %d", len(c.RequestURI), maxURL)})
 	}
 	who, refused := s.authorize(c.Request, c.from)
-	if refused != nil && s.fromNode(c, found) {
+	if refused != nil && (s.fromNode(c, found) || s.fromServer(c, found)) {
 		who, refused = caller{access: Operate}, nil
 	}
 	if refused != nil && s.open(c, found) {

@@ -186,11 +186,15 @@ type Deps struct {
 	// so may ask for one thing only: POST /v1/holdfast/vip/hold/NAME. nil:
 	// none is let in.
 	Node func(*http.Request) bool
+	// Peer tells whether it is a server's, which may ask for log lines. nil:
+	// none may.
+	Peer func(*http.Request) bool
 	// Autopilot may be nil: then its settings are shown and can't be changed.
 	Autopilot Autopilot
 	Logs      LogSource    // nil: the log can't be followed
 	Joiner    Joiner       // nil: bare nodes are not let in here
 	VIPs      http.Handler // the admin tree of the virtual addresses; nil: this agent moves none
+	Relay     http.Handler // the tree of the log relay; nil: this agent has none
 }
 
 // Server answers the API. It is a run.Task.
@@ -210,7 +214,9 @@ type Server struct {
 	tls        *tls.Config
 	admin      func(*http.Request) bool
 	node       func(*http.Request) bool
+	peer       func(*http.Request) bool
 	vips       http.Handler
+	relay      http.Handler
 	joiner     Joiner
 	autopilot  Autopilot
 	logs       LogSource
@@ -262,7 +268,9 @@ func New(config Config, deps Deps) (*Server, error) {
 		tls:        deps.TLS,
 		admin:      deps.Admin,
 		node:       deps.Node,
+		peer:       deps.Peer,
 		vips:       deps.VIPs,
+		relay:      deps.Relay,
 		joiner:     deps.Joiner,
 		autopilot:  deps.Autopilot,
 		logs:       deps.Logs,

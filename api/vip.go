@@ -6,6 +6,7 @@ const (
 	storePath   = "/v1/holdfast/store/"
 	vipPath     = "/v1/holdfast/vip/"
 	vipHoldPath = vipPath + "hold/"
+	logsPath    = "/v1/holdfast/logs/"
 )
 
 // holdfastVIP hands over to the admin tree of the virtual addresses, whose
@@ -16,6 +17,23 @@ func (s *Server) holdfastVIP(c *call) error {
 	}
 	s.vips.ServeHTTP(c.w, c.Request)
 	return nil
+}
+
+// holdfastLogs hands over to the tree of the log relay.
+func (s *Server) holdfastLogs(c *call) error {
+	if s.relay == nil {
+		return fault(http.StatusNotFound, "this agent relays no logs: ask a node whose role runs them")
+	}
+	s.relay.ServeHTTP(c.w, c.Request)
+	return nil
+}
+
+// fromServer tells whether another server asks for log lines, with its
+// certificate: an admin on it wants those of all nodes. Servers hold each
+// other's lines anyway.
+func (s *Server) fromServer(c *call, found route) bool {
+	return c.from == fromTLS && found.path == logsPath && c.Method == http.MethodGet && s.peer != nil && s.peer(c.Request) &&
+		checkSite(c.Request) == nil
 }
 
 // fromNode tells whether a request that nobody else would be allowed is one

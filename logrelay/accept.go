@@ -170,6 +170,9 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		}
 		conn = secure
 	}
+	if s.tap != nil {
+		conn = s.tap(conn)
+	}
 	if via == viaRELP || via == viaRELPTLS {
 		return s.serveRELP(ctx, conn, via)
 	}

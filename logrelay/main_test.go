@@ -69,6 +69,7 @@ func serveMain(what string) error {
 		s.settings.replicas, s.replicaPatience, s.replicaPort = 2, time.Second, testReplica
 	}
 	s.settings.replay = 1 << 30 // for a look at the journal when a test fails
+	s.tap = tapInto(dir)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return s.Run(ctx, func() { fmt.Println("ready") })

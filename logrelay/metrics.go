@@ -20,6 +20,8 @@ type metrics struct {
 	failed         prometheus.Counter
 	replicated     prometheus.Counter
 	again, doubted prometheus.Counter
+	missing        prometheus.Counter
+	silent         prometheus.Gauge
 }
 
 // inputMetrics are those of one way in.
@@ -61,6 +63,8 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		replicated: counter("holdfast_logs_replicated_lines_total", "Lines of other nodes that are on this disk."),
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
+		missing:    counter("holdfast_logs_missing_lines_total", "Lines that senders numbered (RFC 5424 sequenceId) and that did not come."),
+		silent:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
 		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
@@ -68,7 +72,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size, m.replicated, m.again, m.doubted,
+		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)

@@ -19,6 +19,100 @@ type output struct {
 	run    func(ctx context.Context, well func()) error
 	helper func(ctx context.Context) // beside it; may be nil
 	retry  time.Duration             // longest pause between two tries; 0: lastRetry
+	state  *outputState
+}
+
+// outputState is what an admin sees of an output, and asks of it. Its methods
+// may be called from any goroutine.
+type outputState struct {
+	cursor *journal.Cursor
+
+	mu    sync.Mutex
+	err   error     // why it does not take lines; nil: it does
+	since time.Time // it does not
+	again func()    // begins the run anew; nil: none is under way
+	from  *uint64   // where the next run begins; nil: where the cursor stands
+	hurry chan struct{}
+}
+
+func newOutputState(cursor *journal.Cursor) *outputState {
+	return &outputState{cursor: cursor, hurry: make(chan struct{}, 1)}
+}
+
+// failed notes why an output takes no lines; nil: it does.
+func (o *outputState) failed(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil && o.err == nil {
+		o.since = time.Now()
+	}
+	o.err = err
+}
+
+// begin makes the context of a run, and moves the cursor if a replay asks for it.
+func (o *outputState) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	o.mu.Lock()
+	from := o.from
+	o.from, o.again = nil, cancel
+	o.mu.Unlock()
+	if from == nil {
+		return ctx, cancel, nil
+	}
+	return ctx, cancel, o.cursor.Commit(*from)
+}
+
+// replay has the output begin anew at a record.
+func (o *outputState) replay(from uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.from = &from
+	if o.again != nil {
+		o.again()
+	}
+	o.tryNow()
+}
+
+// tryNow ends a pause between two tries.
+func (o *outputState) tryNow() {
+	select {
+	case o.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// asked is a flush that an admin asks for, of an output that waits for lines.
+type asked struct {
+	mu  sync.Mutex
+	due bool
+	end func()
+}
+
+// ends says what ends the wait that begins.
+func (a *asked) ends(wait func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.end = wait; a.due {
+		wait()
+	}
+}
+
+// ask has the output write now.
+func (a *asked) ask() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.due = true; a.end != nil {
+		a.end()
+	}
+}
+
+// take tells whether that was asked for.
+func (a *asked) take() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := a.due
+	a.due, a.end = false, nil
+	return due
 }
 
 // Pause between two tries of an output.
@@ -34,8 +128,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := []output{{name: "files", run: files.run, helper: files.rotator.run}}
-	cursors := map[string]*journal.Cursor{"files": files.cursor}
+	list := []output{{name: "files", run: files.run, helper: files.rotator.run, state: newOutputState(files.cursor)}}
 	for _, t := range s.settings.forward {
 		cursor, err := j.Cursor("to-"+t.name, true)
 		if err != nil {
@@ -45,8 +138,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			target: t, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
 			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name),
 		}
-		list = append(list, output{name: t.name, run: f.run})
-		cursors[t.name] = cursor
+		list = append(list, output{name: t.name, run: f.run, state: newOutputState(cursor)})
 		keep = append(keep, "to-"+t.name)
 	}
 	if s.settings.replicas > 1 {
@@ -54,12 +146,14 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry})
-		cursors["replica"] = shipper.cursor
+		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
 	}
 	s.mu.Lock()
-	s.outputs = cursors
+	s.outputs = map[string]*outputState{}
+	for _, o := range list {
+		s.outputs[o.name] = o.state
+	}
 	s.mu.Unlock()
 	if err := j.Forget(keep...); err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
@@ -77,6 +171,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now,
 		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
+		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }
 
@@ -114,13 +209,25 @@ func (s *Server) keepRunning(ctx context.Context, o output) {
 	}
 	for {
 		began := time.Now()
-		err := o.run(ctx, func() { s.board.Clear(conditionOutput + o.name) })
+		running, end, err := o.state.begin(ctx)
+		if err == nil {
+			err = o.run(running, func() {
+				o.state.failed(nil)
+				s.board.Clear(conditionOutput + o.name)
+			})
+		}
+		again := running.Err() != nil
+		end()
 		if ctx.Err() != nil {
 			if err != nil {
 				s.log.Warn("an output did not end well; it goes on at the next start", "output", o.name, "error", err)
 			}
 			return
 		}
+		if again && err == nil {
+			continue // a replay
+		}
+		o.state.failed(err)
 		if time.Since(began) > lastRetry {
 			pause = firstRetry
 		}
@@ -130,6 +237,8 @@ func (s *Server) keepRunning(ctx context.Context, o output) {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
+		case <-o.state.hurry:
+			pause = firstRetry
 		}
 		pause = min(2*pause, most)
 	}

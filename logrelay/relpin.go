@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -290,14 +289,17 @@ func (c *relpConn) hangUp() error {
 	return err
 }
 
-// tcp is the connection below TLS.
+// tcp is the connection below all others.
 func (c *relpConn) tcp() *net.TCPConn {
 	conn := c.conn
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
+	for {
+		above, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			tcp, _ := conn.(*net.TCPConn)
+			return tcp
+		}
+		conn = above.NetConn()
 	}
-	tcp, _ := conn.(*net.TCPConn)
-	return tcp
 }
 
 func addrOf(addr net.Addr) netip.Addr {

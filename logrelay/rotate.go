@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -100,6 +101,9 @@ func (r *rotator) run(ctx context.Context) {
 // rotated lists the files that were put away, the oldest first.
 func (r *rotator) rotated() ([]string, error) {
 	entries, err := os.ReadDir(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing was written yet
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,8 @@ type Deps struct {
 	ReplicaTLS *tls.Config
 	PeerTLS    func(name string) *tls.Config
 	Others     func() []Other
+	// Peers lists all nodes that run logs, for those who ask all of them.
+	Peers func() []Peer
 }
 
 // Server relays logs. Its methods may be called from any goroutine.
@@ -66,7 +68,8 @@ type Server struct {
 	tls             [2]*tls.Config // server, client
 	gate            *gate
 	space           func(dir string) (float64, error)
-	quiet           time.Duration // see quietFor and hearOutMost
+	quiet           time.Duration           // see quietFor and hearOutMost
+	tap             func(net.Conn) net.Conn // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
 	replicaPatience time.Duration
 	replicaPort     uint16
@@ -79,7 +82,11 @@ type Server struct {
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
-	outputs map[string]*journal.Cursor
+	outputs map[string]*outputState
+
+	silence  *silence
+	gaps     *gaps
+	flushing asked // of the files
 }
 
 // New makes a server from a cluster file that Parse accepted with
@@ -101,7 +108,8 @@ func New(config Config, deps Deps) (*Server, error) {
 		config: config, deps: deps, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
-		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*journal.Cursor{},
+		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
+		silence: newSilence(), gaps: newGaps(),
 	}
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
@@ -168,11 +176,13 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
 	watch := begin(background, s.watch)
 	keep := begin(background, s.keepHeld)
+	hear := begin(background, func(ctx context.Context) { s.silence.listen(ctx, s.board, s.metrics.silent) })
 	s.log.Info("serving", "journal", s.dir(), "files", s.settings.dir, "next", j.End())
 	ready()
 	err = s.accept(ctx, listeners)
 	watch()
 	keep()
+	hear()
 	writer()
 	readers()
 	s.setAddrs(nil)

@@ -58,6 +58,7 @@ func serveTLS(t *testing.T, certificate string) (s *Server, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.tap = tapInto(dir)
 	run(t, s)
 	return s, dir
 }
@@ -89,18 +90,25 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 	arrives := func(t *testing.T, r *rsyslog) {
 		r.log(0, count)
 		eventually(t, 30*time.Second, "all lines arrive", func() error {
-			b, err := os.ReadFile(filepath.Join(dir, "hosts", "cn01.log"))
-			if n := strings.Count(string(b), "seq="); err == nil && n != count {
-				err = fmt.Errorf("%d of %d, rsyslogd itself %d", n, count, strings.Count(r.said(), "seq="))
-			}
+			p := process{t: t, dir: dir}
+			got := p.numbers("cn01")
+			lost, err := unsent(came(t, dir), got, count)
 			if err != nil {
-				p := process{t: t, dir: dir}
-				err = fmt.Errorf("%w; missing %v; rsyslogd: %q", err, missing(p.numbers("cn01"), count), r.complaints())
+				err = fmt.Errorf("%d of %d: %w; rsyslogd: %q", len(got), count, err, r.complaints())
+			}
+			if len(lost) > 0 {
+				t.Logf("rsyslogd never sent lines %v", lost)
 			}
 			return err
 		})
 		if err := os.Truncate(filepath.Join(dir, "hosts", "cn01.log"), 0); err != nil {
 			t.Fatal(err)
+		}
+		names, _ := filepath.Glob(filepath.Join(dir, "tap*"))
+		for _, name := range names {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	t.Run("RELP", func(t *testing.T) {
@@ -117,15 +125,18 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 			}
 			return nil
 		})
-		// Nothing is acknowledged here, and on a busy machine a few lines at the
-		// edge of a batch were missing, with the connection well and all of them
-		// in rsyslogd's own file. Whose loss that is is not known: see README
-		// and TestNoLineOfATLSStreamIsLost, where a client in Go sends.
-		got := p.numbers("cn01")
-		if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) || len(got) < count*99/100 {
-			t.Errorf("%d of %d lines, in order %v", len(got), count, slices.IsSorted(got))
+		// Nothing is acknowledged here, and on a busy machine rsyslogd passes a
+		// few lines over, all of which are in its own file.
+		eventually(t, 10*time.Second, "all lines that rsyslogd sent arrive", func() error {
+			lost, err := unsent(came(t, dir), p.numbers("cn01"), count)
+			if err == nil && len(lost) > 0 {
+				t.Logf("rsyslogd never sent lines %v", lost)
+			}
+			return err
+		})
+		if got := p.numbers("cn01"); !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+			t.Errorf("%d lines, in order %v", len(got), slices.IsSorted(got))
 		}
-		t.Logf("rsyslogd sent %d of %d lines", len(got), count)
 	})
 	refused := func(t *testing.T, r *rsyslog) {
 		before := s.Status().End

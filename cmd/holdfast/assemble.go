@@ -126,7 +126,11 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload, net.admin, joins)
+	logs, relay, err := c.newLogs(base, replica, httpConfig.AdminGroups)
+	if err != nil {
+		return nil, err
+	}
+	door, err := newAPI(base, httpConfig, replica, store, leave, reload, trees{net.admin, relay}, joins)
 	if err != nil {
 		return nil, err
 	}
@@ -151,10 +155,6 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 			return nil, err
 		}
 		tasks = append(tasks, packages, socket)
-	}
-	logs, err := c.newLogs(base, replica, httpConfig.AdminGroups)
-	if err != nil {
-		return nil, err
 	}
 	tasks = append(tasks, logs...)
 	tasks = append(tasks, &standBack{node: base.self.Name, state: replica, routers: net.routers, log: base.log.With("service", "vrrp")})
@@ -255,14 +255,17 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 	return config, nil
 }
 
-func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, vips http.Handler, joins api.Joiner) (*api.Server, error) {
+// trees are what services answer below the API; nil: they are not there.
+type trees struct{ vips, logs http.Handler }
+
+func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, below trees, joins api.Joiner) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: vips, Joiner: joins, Logs: base.tail,
+		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: below.vips, Relay: below.logs, Joiner: joins, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
-		deps.Admin, deps.Node = isAdmin, isNode
+		deps.Admin, deps.Node, deps.Peer = isAdmin, isNode, isServer
 	}
 	return api.New(config, deps)
 }

@@ -21,6 +21,7 @@ type node struct {
 	log  *logBuffer
 	done chan int
 	stop context.CancelFunc // ends the agent
+	args []string           // more of them, for the agent
 }
 
 // logBuffer is written by the agent while a test may read it.
@@ -46,6 +47,7 @@ func (n *node) run(t *testing.T, stdin string, args ...string) (stdout string, s
 	t.Helper()
 	var out, errOut bytes.Buffer
 	t.Setenv("HOLDFAST_SOCKET", filepath.Join(n.dir, "run", "core.sock"))
+	t.Setenv("HOLDFAST_LOGS_SOCKET", filepath.Join(n.dir, "run", "logs.sock"))
 	t.Setenv("HOLDFAST_DNS_SOCKET", filepath.Join(n.dir, "run", "dns.sock"))
 	status = execute(t.Context(), args, strings.NewReader(stdin), &out, &errOut)
 	return out.String() + errOut.String(), status
@@ -97,11 +99,11 @@ func (n *node) start(t *testing.T, name string) {
 	ctx, stop := context.WithCancel(t.Context())
 	n.stop = stop
 	go func() {
-		n.done <- execute(ctx, []string{
+		n.done <- execute(ctx, append([]string{
 			"agent", "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", name, "--data-dir", filepath.Join(n.dir, "data"),
 			"--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", name),
 			"--dns-listen", n.addr + ":5353", "--ntp-listen", n.addr + ":1123", "--http-listen", n.addr + ":8500",
-		}, strings.NewReader(""), n.log, n.log)
+		}, n.args...), strings.NewReader(""), n.log, n.log)
 	}()
 	t.Cleanup(func() {
 		stop()

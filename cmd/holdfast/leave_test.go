@@ -11,17 +11,18 @@ import (
 	"holdfast/internal/state"
 )
 
-// startThree runs three servers, each on an address of its own.
-func startThree(t *testing.T) map[string]*node {
+// startThree runs three servers, each on an address of its own, with more in
+// their role.
+func startThree(t *testing.T, role string) map[string]*node {
 	t.Helper()
 	prefix := strings.TrimSuffix(loopback(), "1")
 	content := fmt.Sprintf(`schema: 1
 cluster: cli
 domain: hpc.example.com
 networks: {main: {prefix: %s0/24}}
-roles: {service: {voters: 3}}
+roles: {service: {voters: 3%s}}
 nodes: {"fbservice[1-3]": {role: service, addresses: {main: "%s[11-13]"}}}
-`, prefix, prefix)
+`, prefix, role, prefix)
 	shared := t.TempDir()
 	issued, file := filepath.Join(shared, "issued"), filepath.Join(shared, "cluster.yaml")
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -30,10 +31,12 @@ nodes: {"fbservice[1-3]": {role: service, addresses: {main: "%s[11-13]"}}}
 	first := &node{dir: shared}
 	first.expect(t, exitOK, "", "pki", "init", "--dir", filepath.Join(shared, "ca"), "--cluster", "cli", "--json")
 	first.expect(t, exitOK, "fbservice3", "pki", "issue", "--ca", filepath.Join(shared, "ca"), "--config", file, "--out", issued, "--json")
+	first.expect(t, exitOK, "alice", "pki", "issue", "--ca", filepath.Join(shared, "ca"), "--config", file, "--out", issued, "--admin", "alice")
 	nodes := map[string]*node{}
 	for i := range 3 {
 		name := fmt.Sprintf("fbservice%d", i+1)
 		n := &node{dir: t.TempDir(), addr: fmt.Sprintf("%s%d", prefix, 11+i), log: &logBuffer{}, done: make(chan int, 1)}
+		n.args = []string{"--relp-listen", n.addr + ":20514", "--logs-dir", filepath.Join(n.dir, "logs")}
 		if err := os.WriteFile(filepath.Join(n.dir, "cluster.yaml"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +67,7 @@ func (n *node) servers(t *testing.T) (servers []state.RaftServer, leader string)
 // A leader that goes without handing over and before its vote is gone leaves
 // one of two voters behind, which can never write again.
 func TestLeadersThatLeaveDoNotTakeTheMajorityAlong(t *testing.T) {
-	nodes := startThree(t)
+	nodes := startThree(t, "")
 	for left := 3; left > 0; left-- {
 		var leader string
 		for _, n := range nodes {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
 
+	"holdfast/api"
 	"holdfast/cluster"
 	"holdfast/internal/admin"
 	"holdfast/internal/peer"
@@ -15,19 +17,20 @@ import (
 )
 
 // newLogs makes the log relay and its admin socket, if the node's role runs it.
-func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32) ([]run.Task, error) {
+func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32) ([]run.Task, http.Handler, error) {
 	if !slices.Contains(base.source.Current().Role(base.self.Role).Run, "logs") {
-		return nil, nil
+		return nil, nil, nil
 	}
 	config := logrelay.Config{Node: base.self.Name, DataDir: c.DataDir, Dir: c.LogsDir}
 	if len(c.RELPListen) > 0 {
 		listen, err := addrPorts(c.RELPListen)
 		if err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
+			return nil, nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
 		}
 		config.Listen = map[string][]netip.AddrPort{"relp": listen}
 	}
 	deps := logrelay.Deps{File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board}
+	deps.Peers = func() []logrelay.Peer { return logPeers(base.source.Current(), base.trust != nil) }
 	if base.trust != nil {
 		deps.ServerTLS, deps.ClientTLS = base.trust.Server(peer.RoleServer, peer.RoleAgent), base.trust.Client("")
 		deps.ReplicaTLS, deps.PeerTLS = base.trust.Server(peer.RoleServer), base.trust.Client
@@ -35,14 +38,29 @@ func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint
 	}
 	relay, err := logrelay.New(config, deps)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, nil, &exitError{exitUsage, err}
 	}
 	socket, err := admin.New(admin.Config{Unit: "logs", Path: filepath.Join(c.RunDir, "logs.sock"), GIDs: groups},
 		admin.Deps{Handler: relay.Handler(), Log: base.log, Metrics: base.registry})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return []run.Task{relay, socket}, nil
+	return []run.Task{relay, socket}, relay.Handler(), nil
+}
+
+// logPeers are all nodes that run logs, with where their API answers.
+func logPeers(file *cluster.File, secure bool) (list []logrelay.Peer) {
+	for _, node := range file.Nodes {
+		if !slices.Contains(file.Role(node.Role).Run, "logs") {
+			continue
+		}
+		p := logrelay.Peer{Name: node.Name}
+		if config, err := api.ConfigFrom(file, file.Section("api"), node.Name, secure); err == nil && len(config.HTTPS) > 0 {
+			p.URL = "https://" + config.HTTPS[0].String()
+		}
+		list = append(list, p)
+	}
+	return list
 }
 
 // logNodes are the other nodes that run logs and are alive as this node's gossip
