@@ -167,7 +167,7 @@ func TestNodeIsPutIntoTheCommandAndNothingElse(t *testing.T) {
 
 // Three real servers, the one that is asked among them.
 func TestServersAreRestartedOneByOneUnderTheEyesOfTheLeader(t *testing.T) {
-	nodes := startThree(t)
+	nodes := startThree(t, "")
 	one := nodes["fbservice1"]
 	one.until(t, "three servers that are well", func() bool {
 		out, _ := one.run(t, "", "raft", "autopilot", "state", "--json")
