@@ -125,5 +125,5 @@ func precisionOf(p int8) time.Duration {
 	if p >= 0 {
 		return time.Second
 	}
-	return time.Second >> min(-p, 40)
+	return time.Second >> min(-int(p), 40) // int: there is no +128 in an int8
 }

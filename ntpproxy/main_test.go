@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,12 +23,22 @@ import (
 // file. The kernel's clock is taken for synchronised, whatever it is.
 const serveEnv = "NTPPROXY_TEST_SERVE"
 
+// askEnv makes it ask a source, host:port, as the discipline does, and print
+// what it learned.
+const askEnv = "NTPPROXY_TEST_ASK"
+
 func TestMain(m *testing.M) {
 	if path := os.Getenv(serveEnv); path != "" {
 		if err := serveMain(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+		return
+	}
+	if source := os.Getenv(askEnv); source != "" {
+		sample, packet, from, err := exchange(context.Background(), source)
+		fmt.Println("from", from, "stratum", sample.Stratum, "reference", netip.AddrFrom4(packet.ReferenceID), "leap", packet.Leap, "error", err,
+			"off", sample.Server.Sub(time.Now()).Abs() < time.Second)
 		return
 	}
 	if lab.Init() {

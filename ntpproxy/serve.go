@@ -20,12 +20,18 @@ type worker struct {
 	out    [ntp.Size]byte
 	awake  time.Duration // by elapsed, when it last had something to do
 	cold   bool          // it slept since, and so did its way to the network
-	way    sendDelay
-	last   struct { // reply with a kernel's time of leaving
+	way    [2]sendDelay  // warm, cold
+	unseen int           // warm replies since one whose way was measured
+	last   struct {      // reply with a kernel's time of leaving
 		arrived ntp.Timestamp // T2
 		left    int64         // T3 as first taken, in nanoseconds since 1970
+		way     *sendDelay
 	}
 }
+
+// measureEvery is of how many warm replies one has its way to the network
+// measured, which costs as much as two thirds of a reply.
+const measureEvery = 64
 
 // coldAfter is how long a worker sleeps until the caches are others'.
 const coldAfter = time.Millisecond
@@ -79,18 +85,20 @@ func (w *worker) answer(i int) {
 	if r.size == 0 {
 		return
 	}
-	w.batch.Prepare(i, w.out[:r.size], r.pair || w.cold)
+	way, measured := &w.way[0], r.pair
+	if w.cold {
+		way, measured = &w.way[1], true
+	} else if w.unseen++; w.unseen >= measureEvery {
+		w.unseen, measured = 0, true
+	}
+	w.batch.Prepare(i, w.out[:r.size], measured)
 	if w.cold {
 		w.batch.Warm(i)
 	}
 	// T3 is taken at the last moment, for each reply of a batch anew.
 	left := w.server.now().UnixNano()
 	if r.stamp {
-		leaves := left
-		if w.cold {
-			leaves += int64(w.way.expected())
-		}
-		ntp.PutTransmit(&w.out, ntp.FromUnixNano(leaves))
+		ntp.PutTransmit(&w.out, ntp.FromUnixNano(left+int64(way.expected())))
 	}
 	if err := w.batch.Send(i); err != nil {
 		w.server.metrics.failed.Inc()
@@ -99,8 +107,8 @@ func (w *worker) answer(i int) {
 	if r.pair {
 		w.core.pairs.put(r.client, r.arrived, ntp.FromUnixNano(left))
 	}
-	if r.pair || w.cold {
-		w.last.arrived, w.last.left = r.arrived, left
+	if measured {
+		w.last.arrived, w.last.left, w.last.way = r.arrived, left, way
 		w.batch.ReadDepartures()
 	}
 }
@@ -119,8 +127,8 @@ func (w *worker) departed(packet []byte, left int64) {
 		return
 	}
 	w.core.pairs.correct(p.Receive, ntp.FromUnixNano(left), maxDeparture)
-	if w.cold && p.Receive == w.last.arrived {
-		w.way.took(time.Duration(left - w.last.left))
+	if p.Receive == w.last.arrived {
+		w.last.way.took(time.Duration(left - w.last.left))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,13 @@ func (c *fakeClock) State() (clock.State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state, nil
+}
+
+// stepped is what it was stepped by.
+func (c *fakeClock) stepped() []time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.steps)
 }
 
 // off is how far the clock is ahead of the machine's.
