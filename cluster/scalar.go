@@ -222,7 +222,7 @@ func label(s string) error {
 		return fmt.Errorf("an empty name")
 	case len(s) > 63:
 		return fmt.Errorf("%q has %d characters; a DNS label has at most 63", clip(s), len(s))
-	case s != strings.ToLower(s):
+	case s != strings.ToLower(s) && label(strings.ToLower(s)) == nil:
 		return fmt.Errorf("%q has capitals; write %q", clip(s), clip(strings.ToLower(s)))
 	case s[0] == '-' || s[len(s)-1] == '-':
 		return fmt.Errorf("%q begins or ends with a hyphen", clip(s))

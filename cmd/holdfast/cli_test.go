@@ -310,6 +310,14 @@ func TestUsage(t *testing.T) {
 	n.expect(t, exitOK, "Usage: holdfast")
 	n.expect(t, exitUsage, "unknown", "kv", "get", "--nonsense", "x")
 	n.expect(t, exitUsage, "nowhere.yaml", "config", "check", filepath.Join(n.dir, "nowhere.yaml"))
+	wrong := filepath.Join(n.dir, "wrong.yaml")
+	if err := os.WriteFile(wrong, []byte("schema: 2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := n.expect(t, exitUsage, "is not in order; mistakes: 1", "config", "check", wrong); !strings.HasPrefix(out, wrong+":1:9: ") {
+		t.Errorf("the first mistake does not begin with its place: %s", out)
+	}
+	n.expect(t, exitUsage, `"line": 1`, "config", "check", "--json", wrong)
 	n.expect(t, exitUnreachable, "is holdfast", "status")
 	n.expect(t, exitOK, version, "version")
 	for _, line := range []string{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,13 +20,16 @@ type configCmd struct {
 
 type configCheckCmd struct {
 	JSON bool   `name:"json" help:"Print JSON."`
-	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
+	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file; /etc/holdfast/cluster.yaml unless said."`
 }
 
 func (*configCheckCmd) Help() string { return "Example: holdfast config check examples/scibian.yaml" }
 
 func (c *configCheckCmd) Run(con *console) error {
 	file, err := cluster.Load(c.File, sections())
+	if mistakes, ok := errors.AsType[cluster.Errors](err); ok {
+		return c.mistakes(con, mistakes)
+	}
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -37,9 +41,25 @@ func (c *configCheckCmd) Run(con *console) error {
 	return err
 }
 
+// mistakes lists them, a line each that editors can follow.
+func (c *configCheckCmd) mistakes(con *console, list cluster.Errors) error {
+	if c.JSON {
+		rows := make([]map[string]any, len(list))
+		for i, m := range list {
+			rows[i] = map[string]any{"file": m.File, "line": m.Line, "column": m.Column, "message": m.Message}
+		}
+		if err := con.json(map[string]any{"ok": false, "mistakes": rows}); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintln(con.err, list)
+	}
+	return &exitError{exitUsage, fmt.Errorf("%s is not in order; mistakes: %d", c.File, len(list))}
+}
+
 type configShowCmd struct {
 	JSON bool   `name:"json" help:"Print JSON."`
-	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
+	File string `arg:"" optional:"" default:"/etc/holdfast/cluster.yaml" help:"The cluster file; /etc/holdfast/cluster.yaml unless said."`
 }
 
 func (*configShowCmd) Help() string { return "Example: holdfast config show --json | jq .nodes" }

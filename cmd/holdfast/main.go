@@ -25,7 +25,7 @@ const (
 	exitUnreachable = 3   // no agent answered
 	exitNotFound    = 4   // what was asked for does not exist
 	exitNoLeader    = 5   // no quorum: nothing was written
-	exitDegraded    = 6   // status: something is failing
+	exitDegraded    = 6   // status and others that look: something is failing or differs
 	exitLost        = 7   // lock: the lock was lost and the command killed
 	exitRestart     = 75  // agent: ended for a restart; whoever supervises it starts it again (EX_TEMPFAIL)
 	exitKeeper      = 125 // lock: the command could not be started
@@ -96,7 +96,7 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 	parser, err := kong.New(&c,
 		kong.Resolvers(own),
 		kong.Name("holdfast"),
-		kong.Description("The service nodes of a cluster in one program: discovery, DNS, and the store they stand on."),
+		kong.Description("The service nodes of a cluster in one program: names, virtual addresses, time, packages and log lines, and the store they stand on."),
 		kong.UsageOnError(),
 		kong.Writers(out, errOut),
 		kong.Exit(func(status int) { ended = status }), // --help

@@ -31,7 +31,7 @@ func (c *restartCmd) Run(con *console) error {
 		return err
 	}
 	if pid == 0 {
-		return &exitError{exitUnreachable, fmt.Errorf("no agent with virtual routers runs in %s", c.RunDir)}
+		return &exitError{exitUnreachable, fmt.Errorf("no agent with virtual routers runs in %s; to restart one without: systemctl restart holdfast", c.RunDir)}
 	}
 	if err := vrrp.MarkRestart(c.RunDir, c.Grace); err != nil {
 		return err

@@ -309,6 +309,18 @@ func TestClientSaysWhatToDo(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
 	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	part := filepath.Join(filepath.Dir(path), "apt.sock")
+	_, err = Client(part).Get(BaseURL + "/")
+	want = "the agent runs, but not this part of it: is it in run: of this node's role? (socket " + part + ": no such file or directory)"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
 	got := explain("/s", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}).Error()
 	if diff := cmp.Diff("ask as root or as a member of holdfast's admin group (socket /s: permission denied)", got); diff != "" {
 		t.Error(diff)

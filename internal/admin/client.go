@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -44,7 +46,20 @@ func explain(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("ask as root or as a member of holdfast's admin group (socket %s: %w)", path, cause)
+	case errors.Is(err, fs.ErrNotExist) && coreBeside(path):
+		return fmt.Errorf("the agent runs, but not this part of it: is it in run: of this node's role? (socket %s: %w)", path, cause)
 	default:
 		return fmt.Errorf("is holdfast running? (socket %s: %w)", path, cause)
 	}
+}
+
+// coreBeside tells whether the agent's own socket stands beside that of one of
+// its parts.
+func coreBeside(path string) bool {
+	core := filepath.Join(filepath.Dir(path), "core.sock")
+	if path == core {
+		return false
+	}
+	_, err := os.Lstat(core)
+	return err == nil
 }
