@@ -46,7 +46,7 @@ type agentCmd struct {
 	HTTPSListen []string `name:"https-listen" env:"HOLDFAST_HTTPS_LISTEN" help:"Where to answer HTTPS; port 8501 of the node's address unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	NodeFile    string   `name:"node-file" type:"path" default:"/etc/holdfast/node.yaml" env:"HOLDFAST_NODE_FILE" help:"What this node sets for itself: these flags by their names, a line each, such as rpc-port: 8300." placeholder:"FILE"`
 
-	Only string `enum:",net" default:"" help:"Run this unit alone: net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`
+	Only string `enum:",core,dns,ntp,apt,net" default:"" help:"Run this unit alone: core (store, gossip, checks, API, logs), dns, ntp, apt (they follow core, and go on without it), net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`
 
 	LogLevel  string `default:"info" env:"HOLDFAST_LOG_LEVEL" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat string `default:"text" env:"HOLDFAST_LOG_FORMAT" enum:"text,json" help:"text or json."`
@@ -56,7 +56,8 @@ func (*agentCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast agent                                   # /etc/holdfast/cluster.yaml, or a cluster of one node\n" +
 		"  holdfast agent --config lab.yaml --node fbservice1 --data-dir /tmp/a\n" +
-		"  holdfast agent --only net                        # virtual addresses alone\n\n" +
+		"  holdfast agent --only core                       # the units in processes of their own:\n" +
+		"  holdfast agent --only dns                        # each goes on when another ends\n\n" +
 		"Each flag can be set in the environment and in the node's own file, too; the command line counts first, then the environment.\n" +
 		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file."
 }
@@ -79,8 +80,11 @@ func (c *agentCmd) Run(con *console) error {
 	hangup := make(chan os.Signal, 1) // from the start: unheard, it would end us
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	if c.Only == onlyNet {
+	switch c.Only {
+	case onlyNet:
 		return c.runNet(con, hangup)
+	case onlyDNS, onlyNTP, onlyAPT:
+		return c.runUnit(con, hangup)
 	}
 	base, err := c.lay(con)
 	if err != nil {
@@ -123,7 +127,10 @@ func (c *agentCmd) Run(con *console) error {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
 	base.log.Info("ended")
-	return errors.Join(err, base.endedAnew(), agent.network.ended())
+	if agent.network != nil {
+		err = errors.Join(err, agent.network.ended())
+	}
+	return errors.Join(err, base.endedAnew())
 }
 
 // lay reads the configuration and opens what the tasks share.
@@ -145,12 +152,15 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		func(h health.Condition) {
 			log.Info("condition ended", "name", h.Name, "lasted", time.Since(h.Since).Round(time.Millisecond))
 		})
-	if c.Only == "" {
+	if c.Only != onlyNet {
 		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
-	} else if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
-		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	if c.Only != "" {
+		if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
+			return nil, fmt.Errorf("run directory: %w", err)
+		}
 	}
 	hostname, err := c.hostname()
 	if err != nil {
@@ -189,11 +199,13 @@ func (c *agentCmd) embedded() bool {
 }
 
 func (c *agentCmd) lastGood() string {
-	dir := c.DataDir
-	if c.Only != "" {
-		dir = c.RunDir
+	switch c.Only {
+	case "", onlyCore:
+		return filepath.Join(c.DataDir, "cluster.last-good.yaml")
+	case onlyNet:
+		return filepath.Join(c.RunDir, "cluster.last-good.yaml")
 	}
-	return filepath.Join(dir, "cluster.last-good.yaml")
+	return filepath.Join(c.DataDir, "cluster.last-good."+c.Only+".yaml") // units don't write each other's files
 }
 
 func (c *agentCmd) openSource(base *foundation, hostname string) (*cluster.Source, error) {

@@ -2,27 +2,27 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"path/filepath"
 
 	"holdfast/aptproxy"
 	"holdfast/internal/admin"
 	"holdfast/internal/state"
-	"holdfast/raftstore"
 )
 
 // newPackages makes the package proxy.
-func (c *agentCmd) newPackages(base *foundation, replica *state.Store, store *raftstore.Store) (*aptproxy.Server, error) {
+func (c *agentCmd) newPackages(base *foundation, replica *state.Store, proposer state.Proposer) (*aptproxy.Server, error) {
 	listen, err := addrPorts(c.APTListen)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--apt-listen: %w", err)}
 	}
 	return aptproxy.New(aptproxy.Config{Node: base.self.Name, Dir: filepath.Join(c.DataDir, "apt"), Listen: listen}, aptproxy.Deps{
-		File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board, State: replica, Proposer: store,
+		File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board, State: replica, Proposer: proposer,
 	})
 }
 
 // newPackagesAdmin answers `holdfast apt`.
-func (c *agentCmd) newPackagesAdmin(base *foundation, packages *aptproxy.Server, groups []uint32) (*admin.Server, error) {
+func (c *agentCmd) newPackagesAdmin(base *foundation, handler http.Handler, groups []uint32) (*admin.Server, error) {
 	return admin.New(admin.Config{Unit: "apt", Path: filepath.Join(c.RunDir, "apt.sock"), GIDs: groups},
-		admin.Deps{Handler: packages.Handler(), Log: base.log, Metrics: base.registry})
+		admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 }

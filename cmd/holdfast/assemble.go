@@ -102,15 +102,20 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if members, err = c.newMembers(base, replica, store, nodeID, services, commands); err != nil {
 		return nil, err
 	}
-	names, err := c.newNames(base, replica, store)
+	leader := func() string { name, _, _ := store.Leader(); return name }
+	names, err := c.newNames(base, replica, store, leader)
 	if err != nil {
 		return nil, err
 	}
-	net, err := c.newNetwork(base, shared{replica, store})
-	if err != nil {
-		return nil, err
+	var net *network
+	vips := c.vipsElsewhere()
+	if c.Only == "" {
+		if net, err = c.newNetwork(base, shared{replica, store}); err != nil {
+			return nil, err
+		}
+		vips = net.admin
 	}
-	clock, err := c.newNTP(base, replica, store)
+	clock, err := c.newNTP(base, replica, leader)
 	if err != nil {
 		return nil, err
 	}
@@ -130,37 +135,46 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload, trees{net.admin, relay}, joins)
+	door, err := newAPI(base, httpConfig, replica, store, leave, reload, trees{vips, relay}, joins)
 	if err != nil {
 		return nil, err
 	}
-	tasks := []run.Task{store, members, door}
-	if slices.Contains(file.Role(base.self.Role).Run, "dns") {
-		socket, err := c.newNamesAdmin(base, names, httpConfig.AdminGroups)
+	source, err := c.newStateSource(base, replica, store, leader)
+	if err != nil {
+		return nil, err
+	}
+	tasks := []run.Task{store, members, door, source}
+	runs := func(service string) bool {
+		return c.Only == "" && slices.Contains(file.Role(base.self.Role).Run, service)
+	}
+	if runs("dns") {
+		socket, err := c.newNamesAdmin(base, names.Handler(), httpConfig.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, names, socket)
 	}
-	if slices.Contains(file.Role(base.self.Role).Run, "ntp") {
-		socket, err := c.newNTPAdmin(base, clock, httpConfig.AdminGroups)
+	if runs("ntp") {
+		socket, err := c.newNTPAdmin(base, clock.Handler(), httpConfig.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, clock, socket)
 	}
-	if slices.Contains(file.Role(base.self.Role).Run, "apt") {
-		socket, err := c.newPackagesAdmin(base, packages, httpConfig.AdminGroups)
+	if runs("apt") {
+		socket, err := c.newPackagesAdmin(base, packages.Handler(), httpConfig.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, packages, socket)
 	}
 	tasks = append(tasks, logs...)
-	tasks = append(tasks, &standBack{node: base.self.Name, state: replica, routers: net.routers, log: base.log.With("service", "vrrp")})
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
-	tasks = append(tasks, net.tasks()...)
+	if net != nil {
+		tasks = append(tasks, &standBack{node: base.self.Name, state: replica, routers: net.routers, log: base.log.With("service", "vrrp")})
+		tasks = append(tasks, net.tasks()...)
+	}
 	return &agent{tasks: tasks, network: net, reload: reload}, nil
 }
 
@@ -213,24 +227,21 @@ func scripts(services []discovery.ServiceDefinition) []string {
 	return programs
 }
 
-func (c *agentCmd) newNames(base *foundation, replica *state.Store, store *raftstore.Store) (*dns.Server, error) {
+func (c *agentCmd) newNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string) (*dns.Server, error) {
 	listen, err := addrPorts(c.DNSListen)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
 	}
 	return dns.New(dns.Config{Node: base.self.Name, Listen: listen}, dns.Deps{
 		State: replica, File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
-		Proposer: store, Leads: func() bool {
-			leader, _, ok := store.Leader()
-			return ok && leader == base.self.Name
-		},
+		Proposer: proposer, Leads: func() bool { return leader() == base.self.Name },
 	})
 }
 
 // newNamesAdmin answers `holdfast dns`.
-func (c *agentCmd) newNamesAdmin(base *foundation, names *dns.Server, groups []uint32) (*admin.Server, error) {
+func (c *agentCmd) newNamesAdmin(base *foundation, handler http.Handler, groups []uint32) (*admin.Server, error) {
 	return admin.New(admin.Config{Unit: "dns", Path: filepath.Join(c.RunDir, "dns.sock"), GIDs: groups},
-		admin.Deps{Handler: names.Handler(), Log: base.log, Metrics: base.registry})
+		admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 }
 
 // httpConfig is where the API answers and within which limits.

@@ -20,6 +20,7 @@ import (
 )
 
 type dnsCmd struct {
+	Status dnsStatusCmd `cmd:"" help:"Where the unit has the cluster's state from, and how old it is."`
 	Record dnsRecordCmd `cmd:"" help:"Add, delete and list static records."`
 	Zone   dnsZoneCmd   `cmd:"" help:"Print a zone as this node serves it, or list the zones."`
 	Check  dnsCheckCmd  `cmd:"" help:"Compare a zone with a hosts file, a zone file or another server; exit status 6 when they differ."`

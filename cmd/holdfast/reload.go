@@ -40,7 +40,7 @@ type reloader struct {
 	log      *slog.Logger
 	members  *discovery.Agent
 	names    *dns.Server
-	network  *network
+	network  *network // nil: a unit of its own
 	clock    *ntpproxy.Server
 	packages *aptproxy.Server
 	// commands allows the programs that the file named at the start.
@@ -95,9 +95,11 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 	if err != nil {
 		return api.ReloadReport{}, fmt.Errorf("take over the services of %s: %w", r.path, err)
 	}
-	programs, err := r.network.apply(file, r.node)
-	if err != nil {
-		return api.ReloadReport{}, fmt.Errorf("take over the virtual addresses of %s: %w", r.path, err)
+	var programs []string
+	if r.network != nil {
+		if programs, err = r.network.apply(file, r.node); err != nil {
+			return api.ReloadReport{}, fmt.Errorf("take over the virtual addresses of %s: %w", r.path, err)
+		}
 	}
 	r.names.SetFile(file)
 	r.clock.SetFile(file)

@@ -9,7 +9,7 @@ import (
 // of any command before it. The error is the command's result (ErrConflict,
 // ErrInvalid wrapped with the reason), the same on every replica; a command
 // with an error has changed nothing but Snapshot.Index. Apply never reads a
-// clock, and keeps nothing of cmd that the caller could still change.
+// clock. It keeps cmd for a while (Committed): nobody may change it any more.
 func (s *Store) Apply(index uint64, cmd Command) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -21,6 +21,7 @@ func (s *Store) Apply(index uint64, cmd Command) error {
 	t := s.begin(index)
 	if err := t.apply(cmd); err != nil {
 		t.txn.Abort()
+		s.committed.pass(index)
 		s.publish(snap, nil)
 		return err
 	}
@@ -29,6 +30,7 @@ func (s *Store) Apply(index uint64, cmd Command) error {
 	}
 	if len(t.changed) == 0 {
 		t.txn.Abort()
+		s.committed.pass(index)
 		s.publish(snap, nil)
 		return nil
 	}
@@ -36,6 +38,7 @@ func (s *Store) Apply(index uint64, cmd Command) error {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	t.txn.Commit()
+	s.committed.keep(index, cmd)
 	s.graves = t.graves
 	snap.graves, snap.txn = t.graves, s.db.Txn(false)
 	s.publish(snap, t.changed)

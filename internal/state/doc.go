@@ -22,6 +22,7 @@
 //	store.go              versions, Changed and Since
 //	codec.go, msgpack.go  commands as bytes, errors across a connection
 //	persist.go, restore.go  snapshots as a stream
+//	part.go               what of it other units may see, and follow
 //
 // # Three ways to follow it
 //

@@ -100,10 +100,16 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 }
 
 func writeRows[T any](out *recordWriter, txn *memdb.Txn, tag byte, table Table) {
+	writeSome(out, txn, tag, table, func(*T) bool { return true })
+}
+
+func writeSome[T any](out *recordWriter, txn *memdb.Txn, tag byte, table Table, wanted func(*T) bool) {
 	it, err := txn.Get(string(table), "id")
 	must(err)
 	for obj := it.Next(); obj != nil && out.err == nil; obj = it.Next() {
-		out.record(tag, obj.(*T))
+		if row := obj.(*T); wanted(row) {
+			out.record(tag, row)
+		}
 	}
 }
 

@@ -55,6 +55,7 @@ func (s *Store) Restore(r io.Reader) error {
 	next.index = l.info.Index
 	next.version++
 	s.journal.reset(next.version)
+	s.committed.reset(next.index)
 	s.view.Store(&view{snapshot: &next, changed: make(chan struct{})})
 	close(old.changed)
 	close(abandoned)

@@ -26,8 +26,9 @@ type Store struct {
 	// database would never fire again.
 	abandoned chan struct{}
 
-	journal  journal
-	outcomes outcomes
+	journal   journal
+	committed committed
+	outcomes  outcomes
 }
 
 // view is what readers see: replaced as a whole, never changed.

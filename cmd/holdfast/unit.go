@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"holdfast/api"
+	"holdfast/cluster"
+	"holdfast/internal/admin"
+	"holdfast/internal/run"
+	"holdfast/internal/state"
+	"holdfast/internal/stream"
+	"holdfast/raftstore"
+)
+
+// The units that can run alone, beside onlyNet.
+const (
+	onlyCore = "core"
+	onlyDNS  = "dns"
+	onlyNTP  = "ntp"
+	onlyAPT  = "apt"
+)
+
+// grants are what the units that follow core may see and write, beside the
+// catalog that all of them see.
+func grants() stream.Grants {
+	return stream.Grants{
+		onlyDNS: {Kinds: []string{"dns/record", "dns/file"}},
+		onlyNTP: {},
+		onlyAPT: {Kinds: []string{"apt/view", "apt/view-before"}},
+	}
+}
+
+func (c *agentCmd) stateSocket() string { return filepath.Join(c.RunDir, "state.sock") }
+
+// newStateSource streams the state to the units beside this process.
+func (c *agentCmd) newStateSource(base *foundation, replica *state.Store, store *raftstore.Store, leader func() string) (*admin.Server, error) {
+	source, err := stream.NewSource(stream.SourceDeps{
+		State: replica, Proposer: store, Leader: leader, Grants: grants(), Log: base.log, Metrics: base.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return admin.New(admin.Config{Unit: "state", Path: c.stateSocket()}, admin.Deps{Handler: source, Log: base.log, Metrics: base.registry})
+}
+
+// vipsElsewhere asks the net unit of this node about its virtual addresses.
+func (c *agentCmd) vipsElsewhere() http.Handler {
+	there, _ := url.Parse(admin.BaseURL) // a constant
+	proxy := httputil.NewSingleHostReverseProxy(there)
+	proxy.Transport = admin.Client(filepath.Join(c.RunDir, "net.sock")).Transport
+	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+		http.Error(w, "the unit net does not answer: "+err.Error(), http.StatusServiceUnavailable)
+	}
+	return proxy
+}
+
+// unit is one that follows core.
+type unit struct {
+	tasks   []run.Task
+	setFile func(*cluster.File)
+}
+
+// runUnit runs a unit that follows core: with the state that core streams, and
+// without core with the last that is on the disk.
+func (c *agentCmd) runUnit(con *console, hangup <-chan os.Signal) error {
+	base, err := c.lay(con)
+	if err != nil {
+		return err
+	}
+	replica, err := stream.New(stream.Config{
+		Unit: c.Only, Base: admin.BaseURL, Web: admin.Client(c.stateSocket()), Path: filepath.Join(c.DataDir, "state."+c.Only),
+	}, stream.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
+	if err != nil {
+		return err
+	}
+	u, err := c.newUnit(base, replica)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	defer context.AfterFunc(con.ctx, func() {
+		base.log.Info("stopping")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	})()
+	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "only", c.Only)
+	tasks := append([]run.Task{replica}, u.tasks...)
+	tasks = append(tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
+		ready()
+		return u.follow(ctx, base, hangup)
+	}))
+	group := run.Group{Log: base.log, Board: base.board}
+	err = group.Run(con.ctx, func() {
+		base.log.Info("ready")
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	}, tasks...)
+	base.log.Info("ended")
+	return err
+}
+
+// newUnit makes the service of a unit and its admin socket.
+func (c *agentCmd) newUnit(base *foundation, replica *stream.Replica) (*unit, error) {
+	file := base.source.Current()
+	config, err := api.ConfigFrom(file, file.Section("api"), base.self.Name, false)
+	if err != nil {
+		return nil, err
+	}
+	switch c.Only {
+	case onlyDNS:
+		names, err := c.newNames(base, replica.Store(), replica, replica.Leader)
+		if err != nil {
+			return nil, err
+		}
+		socket, err := c.newNamesAdmin(base, unitHandler(base, replica, names.Handler()), config.AdminGroups)
+		return &unit{[]run.Task{names, socket}, names.SetFile}, err
+	case onlyNTP:
+		clock, err := c.newNTP(base, replica.Store(), replica.Leader)
+		if err != nil {
+			return nil, err
+		}
+		socket, err := c.newNTPAdmin(base, unitHandler(base, replica, clock.Handler()), config.AdminGroups)
+		return &unit{[]run.Task{clock, socket}, clock.SetFile}, err
+	}
+	packages, err := c.newPackages(base, replica.Store(), replica)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := c.newPackagesAdmin(base, unitHandler(base, replica, packages.Handler()), config.AdminGroups)
+	return &unit{[]run.Task{packages, socket}, packages.SetFile}, err
+}
+
+// unitStatus is what a unit tells of itself.
+type unitStatus struct {
+	stream.Status
+	Conditions any `json:"conditions"`
+}
+
+// unitHandler adds to a service's admin tree what its process tells of itself.
+func unitHandler(base *foundation, replica *stream.Replica, service http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", service)
+	mux.HandleFunc("GET /v1/unit", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(unitStatus{replica.Status(), base.board.Conditions()}) // who asked is gone: nobody to tell
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(base.registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// follow reloads the cluster file at every signal.
+func (u *unit) follow(ctx context.Context, base *foundation, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-signals:
+		}
+		change, err := base.source.Reload()
+		if err != nil {
+			base.log.Error("the cluster file was not reloaded", "path", base.path, "error", err)
+			continue
+		}
+		u.setFile(base.source.Current())
+		base.log.Info("cluster file reloaded", "path", base.path, "changed", change.Details)
+	}
+}
+
+type dnsStatusCmd struct{ dnsSocket }
+
+func (*dnsStatusCmd) Help() string {
+	return "Of a unit of its own (holdfast agent --only dns). Exit status 6 while no leader has confirmed its state for ten seconds.\n\nExample: holdfast dns status"
+}
+
+func (c *dnsStatusCmd) Run(con *console) error {
+	var status stream.Status
+	err := c.ask(con.ctx, "GET", "/v1/unit", nil, &status)
+	if e, ok := errors.AsType[*exitError](err); ok && e.status == exitNotFound {
+		return &exitError{exitNotFound, errors.New("DNS is no unit of its own here: holdfast status tells about the agent")}
+	}
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = con.json(status)
+	} else {
+		_, err = fmt.Fprintln(con.out, unitText(status))
+	}
+	if err == nil && (!status.Confirmed || status.Age > 10*time.Second) {
+		err = &exitError{exitDegraded, errors.New("the state is not fresh")}
+	}
+	return err
+}
+
+// unitText is a line about where a unit has its state from.
+func unitText(s stream.Status) string {
+	from, age := "core does not stream: "+printable(s.Error), "no state of the cluster"
+	if s.Connected {
+		from = "core streams, for " + ago(time.Since(s.Since))
+	}
+	if s.Confirmed {
+		age = "a leader confirmed the state " + ago(s.Age) + " ago"
+	}
+	if s.FromDisk {
+		age += " (it was read from the disk)"
+	}
+	return fmt.Sprintf("%s: %s; %s", s.Unit, from, age)
+}
