@@ -51,6 +51,7 @@ type cli struct {
 	Lock     lockCmd       `cmd:"" help:"Run a command while holding a lock that nobody else can have meanwhile."`
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
+	Keyring  keyringCmd    `cmd:"" help:"Change the key that encrypts the gossip, while it runs."`
 	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
 	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
 	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`
