@@ -59,10 +59,21 @@ func (s *Server) explain(c *call) error {
 	snap := s.state.Snapshot()
 	all, _ := snap.Instances(nil, c.rest)
 	all = slices.DeleteFunc(slices.Clone(all), func(i state.Instance) bool { return !c.seesInstance(i) })
+	if len(all) == 0 && s.unformed(snap) {
+		return fault(http.StatusInternalServerError, "%s: the store is not formed yet, and this node knows of no service", noLeader)
+	}
 	if len(all) == 0 {
 		return fault(http.StatusNotFound, "there is no service %.128q", c.rest)
 	}
 	return s.reply(c, s.explanation(snap, c.rest, all))
+}
+
+// unformed tells whether the store can't tell what there is: no leader was
+// heard of since the start, and nothing of an earlier run is known.
+func (s *Server) unformed(snap *state.Snapshot) bool {
+	_, _, led := s.raft.Leader()
+	_, confirmed := snap.Age(s.now())
+	return !led && !confirmed
 }
 
 // explanation follows state.Snapshot.Healthy, which decides what is answered.

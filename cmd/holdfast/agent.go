@@ -90,13 +90,19 @@ func (c *agentCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	release, err := claim(c.DataDir, base.self.Name)
+	dir, err := claim(c.DataDir, base.self.Name)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	defer release()
+	defer dir.release()
 	if base.trust, err = c.openTrust(base); err != nil {
 		return &exitError{exitUsage, err}
+	}
+	if err := runsWhole(base); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := dir.keep(); err != nil {
+		return err
 	}
 	ctx, end := context.WithCancel(con.ctx)
 	defer end()

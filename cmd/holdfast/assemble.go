@@ -60,14 +60,19 @@ type agent struct {
 	reload  *reloader
 }
 
+// runsWhole refuses a node that may run parts of the agent only.
+func runsWhole(base *foundation) error {
+	if base.source.Current().Role(base.self.Role).Voters == 0 {
+		return fmt.Errorf("%s has role %s, which has no voters: this version runs its whole agent on servers only; "+
+			"virtual addresses and the load balancer run with --only net", base.self.Name, base.self.Role)
+	}
+	return nil
+}
+
 // assemble makes the tasks and wires them. It starts nothing but reads
 // secrets and the node's identity. end ends the agent: after it has left.
 func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, error) {
 	file := base.source.Current()
-	if file.Role(base.self.Role).Voters == 0 {
-		return nil, &exitError{exitUsage, fmt.Errorf(
-			"%s has role %s, which has no voters: this version runs its agent on servers only; other nodes are clients of their DNS", base.self.Name, base.self.Role)}
-	}
 	if err := raftstore.FinishSetAside(c.DataDir); err != nil {
 		return nil, err
 	}

@@ -10,46 +10,61 @@ import (
 	"syscall"
 )
 
-// claim writes into the data directory whose it is, and keeps others out for
-// as long as release is not called. The directory of another node is refused:
-// the Raft ID and the log in it are that node's, and of a disk image that was
-// given to two nodes both would vote as one.
-func claim(dataDir, node string) (release func(), err error) {
+// claimed is a data directory that no other agent runs on.
+type claimed struct {
+	file *os.File
+	node string
+}
+
+// claim keeps others out of the data directory until release. The directory of
+// another node is refused: the Raft ID and the log in it are that node's, and
+// of a disk image that was given to two nodes both would vote as one. Nothing
+// is written before keep: a start that failed leaves the directory nobody's.
+func claim(dataDir, node string) (*claimed, error) {
 	path := filepath.Join(dataDir, "node-name")
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if err := claimFile(file, node); err != nil {
+	c := &claimed{file, node}
+	if _, err := c.owned(); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("data directory %s: %w", dataDir, err)
 	}
-	return func() { file.Close() }, nil
+	return c, nil
 }
 
-func claimFile(file *os.File, node string) error {
-	err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+func (c *claimed) release() { c.file.Close() }
+
+// owned locks the directory and tells whether it is the node's already.
+func (c *claimed) owned() (bool, error) {
+	err := syscall.Flock(int(c.file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return errors.New("another agent runs on it")
+		return false, errors.New("another agent runs on it")
 	}
 	if err != nil {
-		return fmt.Errorf("lock %s: %w", file.Name(), err)
+		return false, fmt.Errorf("lock %s: %w", c.file.Name(), err)
 	}
-	text, err := io.ReadAll(io.LimitReader(file, 1<<10))
+	text, err := io.ReadAll(io.NewSectionReader(c.file, 0, 1<<10))
 	if err != nil {
-		return err
+		return false, err
 	}
 	owner, whole := strings.CutSuffix(string(text), "\n")
-	switch {
-	case whole && strings.EqualFold(owner, node):
-		return nil
-	case whole:
-		return fmt.Errorf("it belongs to node %q and this is %s: empty it, and the node is taken in anew; if the node was renamed, remove %s",
-			owner, node, file.Name())
+	if whole && !strings.EqualFold(owner, c.node) {
+		return false, fmt.Errorf("it belongs to node %q and this is %s: empty it, and the node is taken in anew; if the node was renamed, remove %s",
+			owner, c.node, c.file.Name())
 	}
-	// New, or cut short by a crash.
-	if _, err := file.WriteAt([]byte(node+"\n"), 0); err != nil {
+	return whole, nil // otherwise new, or cut short by a crash
+}
+
+// keep writes into the directory whose it is.
+func (c *claimed) keep() error {
+	owned, err := c.owned()
+	if owned || err != nil {
 		return err
 	}
-	return errors.Join(file.Truncate(int64(len(node)+1)), file.Sync())
+	if _, err := c.file.WriteAt([]byte(c.node+"\n"), 0); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return errors.Join(c.file.Truncate(int64(len(c.node)+1)), c.file.Sync())
 }

@@ -224,6 +224,7 @@ func TestCommandsOnARunningNode(t *testing.T) {
 	})
 	t.Run("dns", func(t *testing.T) { n.testDNS(t) })
 	t.Run("apt", func(t *testing.T) { n.testAptDiscovery(t) })
+	t.Run("keyring", func(t *testing.T) { n.testKeyring(t) })
 	t.Run("snapshot", func(t *testing.T) {
 		path := filepath.Join(n.dir, "s.snap")
 		n.expect(t, exitOK, "", "kv", "put", "kept", "yes")
@@ -324,6 +325,7 @@ func TestUsage(t *testing.T) {
 		"agent", "status", "members", "services", "leave", "kv get", "kv put", "kv delete", "kv list",
 		"raft list-peers", "raft remove-peer", "raft transfer-leader", "raft stats", "raft add-peer", "raft demote", "raft promote",
 		"raft verify", "raft autopilot get", "raft autopilot set", "raft autopilot state", "raft inspect", "raft recover",
+		"keyring list", "keyring install", "keyring use", "keyring remove",
 		"snapshot save", "snapshot restore", "snapshot inspect", "snapshot verify",
 		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
 		"dns record add", "dns record del", "dns record list", "dns zone", "dns check", "dns cache dump", "dns cache flush", "dns cache stats",

@@ -26,7 +26,7 @@ func (*explainCmd) Help() string {
 func (c *explainCmd) Run(con *console) error {
 	return c.ask(func(client *api.Client) error {
 		e, err := client.Explain(con.ctx, serviceOfName(c.Name))
-		if api.NotFound(err) {
+		if api.NotFound(err) || api.NoLeader(err) {
 			if found, err := c.explainVIP(con, client); found {
 				return err
 			}

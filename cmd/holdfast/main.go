@@ -52,6 +52,7 @@ type cli struct {
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
 	Operator operatorCmd   `cmd:"" help:"What concerns all servers at once: restart them one by one."`
+	Keyring  keyringCmd    `cmd:"" help:"Change the key that encrypts the gossip, while it runs."`
 	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
 	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
 	Config   configCmd     `cmd:"" help:"Check, show and reload the cluster file."`

@@ -189,6 +189,9 @@ func (c *servicesCmd) Run(con *console) error {
 			return err
 		}
 		services := status.Services
+		if len(services) == 0 && status.Leader == nil && !status.Replica.Confirmed {
+			return &exitError{exitNoLeader, errors.New("no cluster leader: the store is not formed yet, and this node knows of no service")}
+		}
 		if c.Name != "" {
 			services = slices.DeleteFunc(services, func(s api.ServiceStatus) bool { return !strings.EqualFold(s.Name, c.Name) })
 			if len(services) == 0 {

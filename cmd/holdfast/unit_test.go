@@ -61,16 +61,26 @@ func TestServicesFoldNodesThatFailAlike(t *testing.T) {
 	}
 }
 
-func TestClaimRefusesTheDataOfAnotherNodeAndOfALivingAgent(t *testing.T) {
-	dir := t.TempDir()
-	release, err := claim(dir, "fb1")
+// keep claims a directory and says whose it is.
+func keep(t *testing.T, dir, node string) *claimed {
+	t.Helper()
+	c, err := claim(dir, node)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := c.keep(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestClaimRefusesTheDataOfAnotherNodeAndOfALivingAgent(t *testing.T) {
+	dir := t.TempDir()
+	first := keep(t, dir, "fb1")
 	if _, err := claim(dir, "fb1"); err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("two agents have one data directory: %v", err)
 	}
-	release()
+	first.release()
 	if _, err := claim(dir, "fb2"); err == nil || !strings.Contains(err.Error(), `belongs to node "fb1" and this is fb2`) {
 		t.Errorf("fb2 was given fb1's data: %v", err)
 	}
@@ -79,15 +89,29 @@ func TestClaimRefusesTheDataOfAnotherNodeAndOfALivingAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		release, err := claim(dir, "fb2")
-		if err != nil {
-			t.Fatal(err)
-		}
-		release()
+		keep(t, dir, "fb2").release()
 	}
 	if text, _ := os.ReadFile(filepath.Join(dir, "node-name")); string(text) != "fb2\n" {
 		t.Errorf("the claim holds %q", text)
 	}
+}
+
+func TestAFailedFirstStartLeavesTheDataDirectoryToAnyNode(t *testing.T) {
+	n := &node{dir: t.TempDir()}
+	file := filepath.Join(n.dir, "cluster.yaml")
+	text := "schema: 1\ncluster: c\nnetworks: {main: {prefix: 127.9.9.0/24}}\n" +
+		"roles: {service: {voters: 1, run: [dns]}, frontend: {}}\n" +
+		"nodes: {fbservice1: {role: service, addresses: {main: 127.9.9.1}}, fbfront1: {role: frontend, addresses: {main: 127.9.9.2}}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(n.dir, "data")
+	start := func(node string, more ...string) []string {
+		return append([]string{"agent", "--config", file, "--node", node, "--data-dir", data, "--run-dir", filepath.Join(n.dir, "run")}, more...)
+	}
+	n.expect(t, exitUsage, "certificate", start("fbservice1", "--pki", filepath.Join(n.dir, "none"))...)
+	n.expect(t, exitUsage, "has no voters", start("fbfront1", "--insecure")...)
+	keep(t, data, "fbservice2").release() // neither of them has it
 }
 
 func TestAServerMayNotLeaveWhenTheOthersCouldNotGoOn(t *testing.T) {
