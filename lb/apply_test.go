@@ -288,3 +288,25 @@ func FuzzSaved(f *testing.F) {
 		}
 	})
 }
+
+func TestOnlyAnAddressThatStandsSilentOnLoopbackIsKept(t *testing.T) {
+	m, s := newModel(), frontends(t)
+	p, a := NewPlanner(s), newApplier(t, m, t.TempDir())
+	plan, _ := p.Plan(epoch)
+	apply(t, a, plan)
+	service := &Service{}
+	if service.keep(a.kept); !service.Keeps(netip.MustParseAddr("10.1.0.100")) || service.Keeps(netip.MustParseAddr("10.1.0.101")) {
+		t.Errorf("kept are %v; f1 is a real server of the first address alone", a.kept)
+	}
+	m.numbers["ipv4/conf/eth0/arp_ignore"] = 8
+	if _, err := a.apply(plan); err == nil || len(a.kept) != 0 {
+		t.Errorf("ARP is not silent, and kept are %v; error %v", a.kept, err)
+	}
+	m.numbers["ipv4/conf/eth0/arp_ignore"] = 0
+	if apply(t, a, plan); len(a.kept) != 1 {
+		t.Errorf("again: kept are %v", a.kept)
+	}
+	if apply(t, a, Plan{}); len(a.kept) != 0 {
+		t.Errorf("withdrawn: kept are %v", a.kept)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -58,5 +59,30 @@ func TestWhatTheOldInterfacesApplierSaysLateIsNotBelieved(t *testing.T) {
 	s.gone(7, vip)
 	if s.isThere(7, vip) {
 		t.Error("it is gone, and said to be there")
+	}
+}
+
+// A real server of the address takes its packets as before when it has left the
+// interface: it need not go on answering for it.
+func TestOnlyAnAddressThatTheNodeTakesPacketsForElsewhereLeavesAtOnce(t *testing.T) {
+	balanced, other := netip.MustParsePrefix("10.1.0.100/32"), netip.MustParsePrefix("10.1.0.101/32")
+	keeps := func(a netip.Addr) bool { return a == balanced.Addr() }
+	for _, test := range []struct {
+		what  string
+		keeps func(netip.Addr) bool
+		held  []netip.Prefix
+		want  time.Duration
+	}{
+		{"nobody balances", nil, []netip.Prefix{balanced}, maxLinger},
+		{"it is balanced", keeps, []netip.Prefix{balanced}, 0},
+		{"one of two is", keeps, []netip.Prefix{balanced, other}, maxLinger},
+	} {
+		in := instanceOf(Router{Name: "front", Held: test.held})
+		in.applier = &applier{wake: make(chan struct{}, 1)}
+		l := &loop{keeps: test.keeps}
+		l.withdraw(in, maxLinger)
+		if got := in.applier.queue[0].linger; got != test.want || in.lingers != (test.want > 0) {
+			t.Errorf("%s: the address stays for %v and waits for the next one's word: %v; want %v", test.what, got, in.lingers, test.want)
+		}
 	}
 }
