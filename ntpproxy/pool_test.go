@@ -26,14 +26,14 @@ func TestPoolsNameIsLookedUpDailyAndAnotherServerStartsAnew(t *testing.T) {
 	if k.where(0, raw).IsValid() {
 		t.Error("the address is known before anybody answered")
 	}
-	for i := range 4 {
+	for i := range 5 {
 		hear(raw+time.Duration(i)*time.Minute, first)
 	}
 	if at := k.where(0, raw+23*time.Hour); at != netip.AddrPortFrom(first, 123) {
 		t.Errorf("asked at %v within the day", at)
 	}
-	if n := hear(raw+5*time.Minute, first); n != 5 {
-		t.Errorf("%d samples of one server, want 5", n)
+	if n := hear(raw+5*time.Minute, first); n < 3 {
+		t.Errorf("no line through six samples of one server: %d", n)
 	}
 	if k.where(0, raw+24*time.Hour).IsValid() {
 		t.Error("the name is not looked up after a day")
