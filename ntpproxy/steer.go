@@ -72,6 +72,8 @@ type keeper struct {
 	names  []string         // host:port of the sources, then of the other nodes
 	peers  []peer           // the latter
 	addrs  []netip.AddrPort // of the sources; zero: to be looked up
+	last   []netip.Addr     // that each answered from
+	looked []time.Duration  // raw time at which each name was last looked up
 	told   *float64         // frequency that the kernel was told, in ppm
 	saved  time.Duration    // raw time of the last drift file
 }
@@ -130,6 +132,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 		k.names = append(k.names, p.addr.String())
 	}
 	k.heard, k.addrs = make(chan heard, 4*len(k.names)), make([]netip.AddrPort, len(k.names))
+	k.last, k.looked = make([]netip.Addr, len(k.names)), make([]time.Duration, len(k.names))
 	now, err := s.clock.Now()
 	if err != nil {
 		return err.Error()
@@ -184,7 +187,7 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 	k.core.HoldSteps(len(by) > 0)
 	actions := k.core.Step(discipline.Reading(now))
 	for _, i := range actions.Ask {
-		go k.ask(ctx, i, k.addrs[i])
+		go k.ask(ctx, i, k.where(i, now.Raw))
 	}
 	k.sayHeld(by)
 	if actions.Err != nil {
@@ -286,6 +289,7 @@ func (k *keeper) hear(h heard) {
 	if h.err == nil || errors.As(h.err, new(*ntp.KissError)) {
 		_, port, _ := net.SplitHostPort(k.names[h.source])
 		k.addrs[h.source], _ = netip.ParseAddrPort(net.JoinHostPort(h.from.String(), port))
+		k.moved(h.source, h.from)
 	}
 	switch {
 	case errors.As(h.err, new(*ntp.KissError)):
@@ -303,6 +307,31 @@ func (k *keeper) hear(h heard) {
 	}
 	h.sample.Authority = k.authority(h.packet)
 	k.core.Sample(h.source, h.sample)
+}
+
+// lookAgain is how long the address of a name is taken for good, though it
+// answers: who runs a pool takes servers out of it by their names alone.
+const lookAgain = 24 * time.Hour
+
+// where is the address to ask a source at; zero: its name is to be looked up.
+func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
+	if raw-k.looked[i] >= lookAgain {
+		k.addrs[i] = netip.AddrPort{}
+	}
+	if !k.addrs[i].IsValid() {
+		k.looked[i] = raw
+	}
+	return k.addrs[i]
+}
+
+// moved notes where a source answers. Another address of its name is another
+// server: what was learned of the one before says nothing of it.
+func (k *keeper) moved(i int, from netip.Addr) {
+	if was := k.last[i]; was.IsValid() && was != from {
+		k.core.Forget(i)
+		k.server.log.Info("a source's name leads to another server now", "source", k.names[i], "before", was, "now", from)
+	}
+	k.last[i] = from
 }
 
 // remember writes the drift file.

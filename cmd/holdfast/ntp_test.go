@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,13 +107,27 @@ func TestNTPAdminCommandsShowWhatTheNodeSays(t *testing.T) {
 	path := filepath.Join(dir, "ntp.sock")
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ntp/tracking", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(ntpproxy.Tracking{Steering: true, Stratum: 3, Source: "ntp1:123", Frequency: -12.5})
+		_ = json.NewEncoder(w).Encode(ntpproxy.Tracking{Steering: true, Stratum: 3, Source: "ntp1:123", Frequency: -12.5, Phase: "orphan leader"})
 	})
 	mux.HandleFunc("GET /v1/ntp/sources", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode([]ntpproxy.Source{{Name: "ntp1:123", State: "leading"}, {Name: "ntp2:123", State: "falseticker"}})
 	})
-	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "this node does not steer its clock", http.StatusConflict)
+	mux.HandleFunc("GET /v1/ntp/clients", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode([]ntpproxy.Client{
+			{Address: netip.MustParseAddr("192.0.2.123"), Name: "cn0123", Tells: true, Offset: 40 * time.Millisecond, Requests: 7, Version: 4},
+			{Address: netip.MustParseAddr("192.0.2.124"), Name: "cn0124", Tells: true, Offset: time.Millisecond},
+			{Address: netip.MustParseAddr("192.0.2.125")},
+		})
+	})
+	mux.HandleFunc("GET /v1/ntp/peers", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode([]ntpproxy.Peer{{Node: "fb2", Address: "192.0.2.2:123", State: "differs", Offset: 12 * time.Millisecond}})
+	})
+	mux.HandleFunc("POST /v1/ntp/step", func(w http.ResponseWriter, r *http.Request) {
+		said := "this node does not steer its clock"
+		if r.URL.Query().Has("force") {
+			said = "forced: " + said
+		}
+		http.Error(w, said, http.StatusConflict)
 	})
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -122,18 +137,39 @@ func TestNTPAdminCommandsShowWhatTheNodeSays(t *testing.T) {
 	server.Listener = listener
 	server.Start()
 	t.Cleanup(server.Close)
-	for command, want := range map[string][]string{
-		"tracking": {"this node", "ntp1:123", "-12.500 ppm"}, "sources": {"falseticker", "leading"}, "step": {"does not steer"},
+	for _, test := range []struct {
+		command string
+		want    []string
+		not     string
+		code    int
+	}{
+		{"tracking", []string{"this node", "ntp1:123", "-12.500 ppm"}, "", exitOK},
+		{"tracking --json", []string{`"frequency_ppm": -12.5`}, "", exitOK},
+		{"sources", []string{"falseticker", "leading"}, "", exitOK},
+		{"sources --json", []string{`"state": "falseticker"`}, "", exitOK},
+		{"clients", []string{"cn0123", "40ms", "cn0124", "192.0.2.125"}, "", exitOK},
+		{"clients --over 10ms", []string{"cn0123"}, "cn0124", exitOK},
+		{"clients --json", []string{`"name": "cn0123"`, `"offset_ns": 40000000`}, "", exitOK},
+		{"peers", []string{"fb2", "differs", "12ms"}, "", exitOK},
+		{"peers --json", []string{`"state": "differs"`}, "", exitOK},
+		{"orphan", []string{"orphan leader", "unknown", "stratum"}, "", exitOK},
+		{"orphan --json", []string{`"phase": "orphan leader"`}, "", exitOK},
+		{"step", []string{"does not steer"}, "", exitFailed},
+		{"step --force", []string{"forced"}, "", exitFailed},
 	} {
 		var out bytes.Buffer
-		code := execute(t.Context(), []string{"ntp", command, "--socket", path}, strings.NewReader(""), &out, &out)
-		for _, text := range want {
+		args := append([]string{"ntp"}, strings.Fields(test.command)...)
+		code := execute(t.Context(), append(args, "--socket", path), strings.NewReader(""), &out, &out)
+		for _, text := range test.want {
 			if !strings.Contains(out.String(), text) {
-				t.Errorf("%s: no %q in %q", command, text, out.String())
+				t.Errorf("%s: no %q in %q", test.command, text, out.String())
 			}
 		}
-		if (code == exitOK) != (command != "step") {
-			t.Errorf("%s: exit status %d", command, code)
+		if test.not != "" && strings.Contains(out.String(), test.not) {
+			t.Errorf("%s: %q in %q", test.command, test.not, out.String())
+		}
+		if code == exitOK != (test.code == exitOK) {
+			t.Errorf("%s: exit status %d", test.command, code)
 		}
 	}
 }

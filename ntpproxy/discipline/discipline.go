@@ -142,6 +142,9 @@ func (c *Core) Refused(source int) {
 	s.next = max(s.next, c.lastStep+Interval(s.poll))
 }
 
+// Forget drops what was learned of a source: it is another server from now on.
+func (c *Core) Forget(source int) { c.sources[source].register.forget() }
+
 // maxPoll is the rarest that anybody asks (MAXPOLL, RFC 5905 §7.2), in log2
 // seconds.
 const maxPoll = 17
