@@ -21,7 +21,7 @@ func body(t *testing.T, s *Snapshot, p Part) []byte {
 
 func TestAPartThatFollowsStaysEqualToThePartOfTheWhole(t *testing.T) {
 	part := Part{Kinds: []string{"k"}}
-	for seed := range uint64(200) {
+	for seed := range uint64(60) {
 		g, whole, follower := newGenerator(seed), New(), New()
 		var at Position
 		index := uint64(0)

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// unitProcess is one unit of a node, as a process of its own.
+type unitProcess struct {
+	cmd *exec.Cmd
+	log *logBuffer
+}
+
+func (n *node) startUnit(t *testing.T, only string) *unitProcess {
+	t.Helper()
+	u := &unitProcess{log: &logBuffer{}}
+	u.cmd = exec.Command("/proc/self/exe", "agent", "--only", only, "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", "fbservice1",
+		"--data-dir", filepath.Join(n.dir, "data"), "--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", "fbservice1"),
+		"--dns-listen", n.addr+":5353", "--http-listen", n.addr+":8500")
+	u.cmd.Env = append(os.Environ(), asHoldfast+"=1")
+	u.cmd.Stdout, u.cmd.Stderr = u.log, u.log
+	if err := u.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		u.kill()
+		if t.Failed() {
+			t.Logf("the log of %s:\n%s", only, u.log)
+		}
+	})
+	return u
+}
+
+// kill ends it as a crash does.
+func (u *unitProcess) kill() {
+	_ = u.cmd.Process.Kill()
+	_ = u.cmd.Wait()
+}
+
+// answers tells whether the node's DNS has a name that only the store has.
+func (n *node) answers(t *testing.T) bool {
+	t.Helper()
+	out, _ := n.run(t, "", "dns", "query", "db1.hpc.example.com")
+	return strings.Contains(out, "IN A 10.1.0.51")
+}
+
+func TestDNSGoesOnWithoutCoreAndStartsFromTheDisk(t *testing.T) {
+	n := newNode(t, "web: {on: fbservice1, port: 80}")
+	core, names := n.startUnit(t, "core"), n.startUnit(t, "dns")
+	n.until(t, "core streams a state that a leader has confirmed", func() bool {
+		out, status := n.run(t, "", "dns", "status")
+		return status == exitOK && strings.Contains(out, "core streams")
+	})
+	n.expect(t, exitOK, "added", "dns", "record", "add", "db1", "A", "10.1.0.51") // by way of core
+	n.expect(t, exitFailed, "CNAME stands alone", "dns", "record", "add", "db1", "CNAME", "db2")
+	saved := filepath.Join(n.dir, "data", "state.dns")
+	n.until(t, "the record is on the unit's disk", func() bool {
+		text, _ := os.ReadFile(saved)
+		return strings.Contains(string(text), "db1")
+	})
+
+	core.kill()
+	n.until(t, "dns sees that core is gone", func() bool {
+		out, _ := n.run(t, "", "dns", "status")
+		return strings.Contains(out, "core does not stream")
+	})
+	if !n.answers(t) {
+		t.Error("without core dns no longer answers")
+	}
+	n.expect(t, exitNoLeader, "core does not answer", "dns", "record", "add", "db2", "A", "10.1.0.52")
+
+	names.kill()
+	n.startUnit(t, "dns")
+	n.until(t, "a dns that starts without core answers from the disk", func() bool { return n.answers(t) })
+	out, _ := n.run(t, "", "dns", "status")
+	if !strings.Contains(out, "read from the disk") || !strings.Contains(out, "a leader confirmed the state ") {
+		t.Errorf("it does not say how old that is: %s", out)
+	}
+	n.until(t, "the age is a condition", func() bool {
+		out, status := n.run(t, "", "dns", "status", "--json")
+		return status == exitDegraded && strings.Contains(out, `"from_disk": true`)
+	})
+
+	n.startUnit(t, "core")
+	n.until(t, "dns is fresh again by itself", func() bool {
+		out, status := n.run(t, "", "dns", "status")
+		return status == exitOK && strings.Contains(out, "core streams") && !strings.Contains(out, "disk")
+	})
+	n.expect(t, exitOK, "added", "dns", "record", "add", "db2", "A", "10.1.0.52")
+}
+
+func TestAUnitSeesAndWritesNothingButItsOwn(t *testing.T) {
+	for unit, part := range grants() {
+		for _, kind := range part.Kinds {
+			if !strings.HasPrefix(kind, unit+"/") {
+				t.Errorf("unit %s is granted documents of %q", unit, kind)
+			}
+		}
+	}
+}
