@@ -51,7 +51,8 @@ func (f *forward) run(ctx context.Context, well func()) error {
 		return err
 	}
 	defer f.conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = f.conn.SetDeadline(time.Unix(1, 0)) })
+	conn := f.conn // the next run has another
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	well()
 	f.log.Info("forwarding", "address", f.target.address)

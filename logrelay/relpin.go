@@ -16,8 +16,9 @@ import (
 
 // Limits of a RELP connection.
 const (
-	firstBuffer  = 16 << 10
-	batchBytes   = 1 << 20 // lines of a connection that go into one append
+	firstBuffer  = 4 << 10  // 10,000 idle clients take memory too
+	windowBuffer = 64 << 10 // to which the buffer of one who fills it grows: a window goes into one append
+	batchBytes   = 1 << 20  // lines of a connection that go into one append
 	answerWithin = 2 * time.Minute
 	lingerFor    = 5 * time.Second
 	answersRead  = 300 * time.Millisecond // in which a client reads answers that were sent
@@ -35,6 +36,7 @@ type relpConn struct {
 	via     uint8
 	session relp.Server
 	buf     []byte // received and not taken apart
+	filled  bool   // by the last read, to its end
 	batch   journal.Batch
 	answers []byte
 	closed  bool // the client said close
@@ -87,11 +89,12 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 
 // receive reads what is there, one byte at least.
 func (c *relpConn) receive() error {
-	if len(c.buf) == cap(c.buf) {
+	if len(c.buf) == cap(c.buf) || c.filled {
 		c.buf = append(make([]byte, 0, min(2*cap(c.buf), relp.MaxFrame+firstBuffer)), c.buf...)
 	}
 	n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
 	c.buf = c.buf[:len(c.buf)+n]
+	c.filled = len(c.buf) == cap(c.buf) && cap(c.buf) < windowBuffer
 	if n > 0 {
 		return nil
 	}

@@ -68,8 +68,9 @@ type Server struct {
 	tls             [2]*tls.Config // server, client
 	gate            *gate
 	space           func(dir string) (float64, error)
-	quiet           time.Duration           // see quietFor and hearOutMost
-	tap             func(net.Conn) net.Conn // stands before a sender's connection in tests; nil: nothing does
+	quiet           time.Duration                   // see quietFor and hearOutMost
+	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
+	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
 	replicaPatience time.Duration
 	replicaPort     uint16
@@ -149,7 +150,7 @@ const (
 // Run serves until ctx ends, then returns nil. It calls ready when all
 // addresses are served. It ends in order: inputs, journal, outputs.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed})
+	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed, Wrap: s.wrap})
 	if err != nil {
 		return fmt.Errorf("logrelay: %w", err)
 	}
