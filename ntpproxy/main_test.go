@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	if source := os.Getenv(askEnv); source != "" {
 		sample, packet, from, err := exchange(context.Background(), source)
 		fmt.Println("from", from, "stratum", sample.Stratum, "reference", netip.AddrFrom4(packet.ReferenceID), "leap", packet.Leap, "error", err,
-			"off", sample.Server.Sub(time.Now()).Abs() < time.Second)
+			"off", time.Until(sample.Server).Abs() < time.Second)
 		return
 	}
 	if lab.Init() {
