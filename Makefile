@@ -100,6 +100,7 @@ bench-ntp: deps ## answers per CPU-second, accuracy and memory of the NTP server
 bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be installed)
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
+
 bench-raft: deps build ## the replicated store beside etcd: writes, failover, transfer; writes build/bench/raft.json
 	@$(STATIC) go build -trimpath -o build/bench-raft ./bench/raft
 	@build/bench-raft $(BENCHFLAGS)
@@ -119,4 +120,4 @@ clean: ## remove what was built
 	@rm -rf build
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -85,3 +85,16 @@ func TestExplainAgreesWithWhatIsAnswered(t *testing.T) {
 		t.Errorf("no service: %d %s", code, text)
 	}
 }
+
+// DNS answers from the file meanwhile: "there is no such service" would be wrong.
+func TestExplainSaysThatTheStoreIsNotFormed(t *testing.T) {
+	c := bench(t)
+	c.raft.set(func(r *fakeRaft) { r.leader = "" })
+	if got := c.ask(explainPath + "apt"); got.Code != 500 || !strings.HasPrefix(got.Body.String(), noLeader+": the store is not formed yet") {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
+	c.store.Touch(time.Now()) // a leader was heard of: the catalog's word counts
+	if got := c.ask(explainPath + "apt"); got.Code != 404 {
+		t.Errorf("confirmed before the leader was lost: %d %s", got.Code, got.Body)
+	}
+}

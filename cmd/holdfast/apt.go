@@ -12,7 +12,7 @@ import (
 
 // newPackages makes the package proxy.
 func (c *agentCmd) newPackages(base *foundation, replica *state.Store, store *raftstore.Store) (*aptproxy.Server, error) {
-	listen, err := addrPorts(c.APTListen)
+	listen, err := addrPorts(c.APTListen, 3142)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--apt-listen: %w", err)}
 	}

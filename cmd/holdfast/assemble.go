@@ -218,7 +218,7 @@ func scripts(services []discovery.ServiceDefinition) []string {
 }
 
 func (c *agentCmd) newNames(base *foundation, replica *state.Store, store *raftstore.Store) (*dns.Server, error) {
-	listen, err := addrPorts(c.DNSListen)
+	listen, err := addrPorts(c.DNSListen, 53)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
 	}
@@ -247,12 +247,12 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 	config.NodeID, config.Version, config.Server = nodeID, version, true
 	config.GossipPort, config.Socket = c.GossipPort, c.socket()
 	if len(c.HTTPListen) > 0 {
-		if config.Listen, err = addrPorts(c.HTTPListen); err != nil {
+		if config.Listen, err = addrPorts(c.HTTPListen, 8500); err != nil {
 			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--http-listen: %w", err)}
 		}
 	}
 	if len(c.HTTPSListen) > 0 {
-		if config.HTTPS, err = addrPorts(c.HTTPSListen); err != nil {
+		if config.HTTPS, err = addrPorts(c.HTTPSListen, 8501); err != nil {
 			return api.Config{}, &exitError{exitUsage, fmt.Errorf("--https-listen: %w", err)}
 		}
 	}
@@ -291,12 +291,17 @@ func (c *agentCmd) mainAddr(base *foundation) netip.Addr {
 
 func (c *agentCmd) socket() string { return filepath.Join(c.RunDir, "core.sock") }
 
-func addrPorts(texts []string) ([]netip.AddrPort, error) {
+// addrPorts reads where to listen; usual is the service's port, for advice.
+func addrPorts(texts []string, usual uint16) ([]netip.AddrPort, error) {
 	var list []netip.AddrPort
 	for _, text := range texts {
 		addr, err := netip.ParseAddrPort(text)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no ADDR:PORT, such as 127.0.0.1:8500", text)
+			example := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			if meant, err := netip.ParseAddr(text); err == nil {
+				example = meant
+			}
+			return nil, fmt.Errorf("%q is no ADDR:PORT, such as %s", text, netip.AddrPortFrom(example, usual))
 		}
 		list = append(list, addr)
 	}

@@ -173,6 +173,7 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		}
 		n.expect(t, exitOK, "alive", "members")
 		n.expect(t, exitNotFound, `no service "nope"`, "services", "nope")
+		n.expect(t, exitFailed, "--join-authority", "join-token", "create")
 		n.expect(t, exitOK, "fbservice1", "services", "web")
 	})
 	t.Run("kv", func(t *testing.T) {
@@ -316,6 +317,11 @@ func TestUsage(t *testing.T) {
 	}
 	n.expect(t, exitUsage, `"line": 1`, "config", "check", "--json", wrong)
 	n.expect(t, exitUnreachable, "is holdfast", "status")
+	n.expect(t, exitUsage, "is no URL of an agent", "status", "--server", "foo")
+	n.expect(t, exitUsage, "plain HTTP is for loopback only", "status", "--server", "http://fbservice1:8500")
+	n.expect(t, exitUsage, "pki issue --admin NAME", "status", "--server", "https://fbservice1:8501", "--pki", filepath.Join(n.dir, "none"))
+	n.expect(t, exitOK, version, "--version")
+	n.expect(t, exitUsage, "holdfast --help lists the commands", "stauts")
 	n.expect(t, exitOK, version, "version")
 	for _, line := range []string{
 		"agent", "status", "members", "services", "leave", "kv get", "kv put", "kv delete", "kv list",

@@ -30,7 +30,7 @@ func (c *connection) open() (*api.Client, error) {
 	if strings.HasPrefix(c.Server, "https:") {
 		trust, err := peer.Load(c.PKI)
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, &exitError{exitUsage, fmt.Errorf("--server wants an admin's certificate in --pki (holdfast pki issue --admin NAME makes one): %w", err)}
 		}
 		config.TLS = trust.Client("") // any server of our cluster can answer
 	}
@@ -41,7 +41,11 @@ func (c *connection) open() (*api.Client, error) {
 		}
 		config.Token = strings.TrimSpace(string(token))
 	}
-	return api.NewClient(config)
+	client, err := api.NewClient(config)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("--server: %w", err)}
+	}
+	return client, nil
 }
 
 // ask opens a client, calls f, and gives its error the exit status that

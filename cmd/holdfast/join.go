@@ -199,6 +199,9 @@ func (c *joinTokenCreateCmd) Run(con *console) error {
 	}
 	return c.ask(func(client *api.Client) error {
 		made, err := client.MakeJoinToken(con.ctx, api.NewJoinToken{Description: c.Description, Nodes: c.Nodes, Uses: uses, Lifetime: c.Lifetime.String()})
+		if api.NotFound(err) { // this node has no authority: nothing that was asked for is missing
+			return errors.New(err.Error())
+		}
 		if err != nil {
 			return err
 		}

@@ -42,6 +42,9 @@ func (*kvGetCmd) Help() string { return "Example: holdfast kv get site/motd" }
 func (c *kvGetCmd) Run(con *console) error {
 	return c.ask(func(client *api.Client) error {
 		entry, err := client.KVGet(con.ctx, c.Key, c.mode())
+		if api.NoLeader(err) {
+			return fmt.Errorf("%w; --stale reads what this node has", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ type lbCmd struct {
 	Top      lbTopCmd      `cmd:"" help:"New connections and bytes of each real server, again and again."`
 	Sessions lbSessionsCmd `cmd:"" help:"List the connections that go through this node, and who is at home where."`
 	Explain  lbExplainCmd  `cmd:"" help:"Tell where a client is sent, and why."`
-	Drain    lbDrainCmd    `cmd:"" help:"Give a node nobody new, tell people on it, and wait until it is empty."`
+	Drain    lbDrainCmd    `cmd:"" help:"Give a node nobody new, and tell people on it; --wait waits until it is empty."`
 	Undrain  lbUndrainCmd  `cmd:"" help:"Give a node new people again."`
 	Firewall lbFirewallCmd `cmd:"" help:"Print what this node's firewall must let through."`
 }

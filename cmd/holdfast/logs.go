@@ -21,7 +21,7 @@ func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint
 	}
 	config := logrelay.Config{Node: base.self.Name, DataDir: c.DataDir, Dir: c.LogsDir}
 	if len(c.RELPListen) > 0 {
-		listen, err := addrPorts(c.RELPListen)
+		listen, err := addrPorts(c.RELPListen, 20514)
 		if err != nil {
 			return nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
 		}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -108,17 +110,28 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	if slices.Equal(args, []string{"--version"}) {
+		args = []string{"version"}
+	}
 	parsed, err := parser.Parse(args)
 	if ended >= 0 {
 		return ended
 	}
 	if err != nil {
-		fmt.Fprintf(errOut, "holdfast: %v\n", err)
+		fmt.Fprintf(errOut, "holdfast: %v%s\n", err, hint(err))
 		return exitUsage
 	}
 	file, ok := out.(*os.File)
 	err = parsed.Run(&console{ctx: ctx, in: in, out: out, err: errOut, isTerm: ok && isTerminal(file)})
 	return report(errOut, err)
+}
+
+// hint says where the commands are listed, to who typed one that is not there.
+func hint(err error) string {
+	if text := err.Error(); strings.HasPrefix(text, "unexpected argument") || strings.HasPrefix(text, "expected one of") {
+		return " (holdfast --help lists the commands)"
+	}
+	return ""
 }
 
 // report prints err and returns the exit status it stands for.

@@ -12,7 +12,7 @@ import (
 
 // newNTP makes the NTP server.
 func (c *agentCmd) newNTP(base *foundation, replica *state.Store, store *raftstore.Store) (*ntpproxy.Server, error) {
-	listen, err := addrPorts(c.NTPListen)
+	listen, err := addrPorts(c.NTPListen, 123)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--ntp-listen: %w", err)}
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"holdfast/cluster"
@@ -37,14 +40,40 @@ func (c *pkiInitCmd) Run(con *console) error {
 	return err
 }
 
+// validity is a duration that may be given in days and years of 365 days, too.
+type validity time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *validity) UnmarshalText(text []byte) error {
+	said := string(text)
+	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "y": 365 * 24 * time.Hour} {
+		number, has := strings.CutSuffix(said, unit)
+		if !has {
+			continue
+		}
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || n == 0 || n > uint64(math.MaxInt64/length) {
+			return fmt.Errorf("%q: want a length of time such as 36h, 90d or 5y, at most 292y", said)
+		}
+		*v = validity(time.Duration(n) * length)
+		return nil
+	}
+	d, err := time.ParseDuration(said)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q: want a length of time such as 36h, 90d or 5y", said)
+	}
+	*v = validity(d)
+	return nil
+}
+
 type pkiIssueCmd struct {
-	JSON     bool          `name:"json" help:"Print JSON."`
-	CA       string        `required:"" name:"ca" help:"Directory of the authority (holdfast pki init)." placeholder:"DIR"`
-	Config   string        `default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
-	Out      string        `required:"" help:"A directory per node is made below it; its content belongs in the node's /etc/holdfast/pki." placeholder:"DIR"`
-	Nodes    string        `help:"Node set; every node that runs an agent unless said." placeholder:"NODESET"`
-	Admin    string        `help:"Issue a certificate to this admin instead, for the CLI over HTTPS." placeholder:"NAME"`
-	Validity time.Duration `default:"43800h" help:"How long the certificates are valid (5 years unless said)."`
+	JSON     bool     `name:"json" help:"Print JSON."`
+	CA       string   `required:"" name:"ca" help:"Directory of the authority (holdfast pki init)." placeholder:"DIR"`
+	Config   string   `default:"/etc/holdfast/cluster.yaml" help:"The cluster file."`
+	Out      string   `required:"" help:"A directory per node is made below it; its content belongs in the node's /etc/holdfast/pki." placeholder:"DIR"`
+	Nodes    string   `help:"Node set; the servers unless said. Nodes whose role runs no agent get a certificate for TLS, such as for their log lines, without the gossip key." placeholder:"NODESET"`
+	Admin    string   `help:"Issue a certificate to this admin instead, for the CLI over HTTPS." placeholder:"NAME"`
+	Validity validity `default:"5y" help:"How long the certificates are valid, such as 36h, 90d or 5y."`
 }
 
 func (*pkiIssueCmd) Help() string {
@@ -84,7 +113,7 @@ func (c *pkiIssueCmd) Run(con *console) error {
 func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {
 	if c.Admin != "" {
 		identity := peer.Identity{Cluster: file.Name, Name: c.Admin, Role: peer.RoleAdmin}
-		return []peer.Request{{Identity: identity, Validity: c.Validity}}, nil
+		return []peer.Request{{Identity: identity, Validity: time.Duration(c.Validity)}}, nil
 	}
 	wanted := map[string]bool{}
 	if c.Nodes != "" {
@@ -101,11 +130,13 @@ func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {
 	}
 	var requests []peer.Request
 	for _, node := range file.Nodes {
-		role := file.Role(node.Role)
-		if len(wanted) > 0 && !wanted[node.Name] || len(wanted) == 0 && !role.Agent {
+		// The net unit alone, on a frontend, works without a certificate.
+		if len(wanted) > 0 && !wanted[node.Name] || len(wanted) == 0 && file.Role(node.Role).Voters == 0 {
 			continue
 		}
-		requests = append(requests, nodeRequest(file, node, c.Validity))
+		r := nodeRequest(file, node, time.Duration(c.Validity))
+		r.Client = !file.Role(node.Role).Agent
+		requests = append(requests, r)
 	}
 	return requests, nil
 }

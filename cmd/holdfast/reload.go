@@ -69,6 +69,11 @@ func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) error {
 func (r *reloader) ReloadConfig(context.Context) (api.ReloadReport, error) {
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
+	if r.path == "" {
+		err := fmt.Errorf("%w: this node is a cluster of its own: it was started without a cluster file, and there is none to reload", state.ErrInvalid)
+		r.log.Warn("nothing to reload", "reason", "the agent was started without a cluster file")
+		return api.ReloadReport{}, err
+	}
 	report, err := r.reload()
 	if err != nil {
 		r.log.Error("the cluster file was not reloaded", "path", r.path, "error", err)
@@ -120,9 +125,6 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 // file that lacks this node is such: the node would serve on without a place
 // in it, and could not start again.
 func (r *reloader) check() error {
-	if r.path == "" {
-		return fmt.Errorf("%w: this node runs without one", state.ErrInvalid)
-	}
 	file, err := cluster.Load(r.path, sections())
 	if err != nil {
 		return err

@@ -61,6 +61,14 @@ func TestServicesFoldNodesThatFailAlike(t *testing.T) {
 	}
 }
 
+func TestAnAddressWithoutItsPortIsGivenTheServicesOwn(t *testing.T) {
+	for text, want := range map[string]string{"10.1.0.1": "such as 10.1.0.1:53", "fd00::1": "such as [fd00::1]:53", "lo": "such as 127.0.0.1:53"} {
+		if _, err := addrPorts([]string{text}, 53); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // keep claims a directory and says whose it is.
 func keep(t *testing.T, dir, node string) *claimed {
 	t.Helper()
@@ -99,7 +107,7 @@ func TestClaimRefusesTheDataOfAnotherNodeAndOfALivingAgent(t *testing.T) {
 func TestAFailedFirstStartLeavesTheDataDirectoryToAnyNode(t *testing.T) {
 	n := &node{dir: t.TempDir()}
 	file := filepath.Join(n.dir, "cluster.yaml")
-	text := "schema: 1\ncluster: c\nnetworks: {main: {prefix: 127.9.9.0/24}}\n" +
+	text := "schema: 1\ncluster: c\ndomain: c.example.com\nnetworks: {main: {prefix: 127.9.9.0/24}}\n" +
 		"roles: {service: {voters: 1, run: [dns]}, frontend: {}}\n" +
 		"nodes: {fbservice1: {role: service, addresses: {main: 127.9.9.1}}, fbfront1: {role: frontend, addresses: {main: 127.9.9.2}}}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

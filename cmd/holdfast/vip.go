@@ -46,16 +46,12 @@ func (*vipListCmd) Help() string {
 }
 
 func (c *vipListCmd) Run(con *console) error {
-	var views []vrrp.View
+	views := []vrrp.View{}
 	if err := c.ask(con, "GET", "list", nil, &views); err != nil {
 		return err
 	}
 	if c.JSON {
 		return con.json(views)
-	}
-	if len(views) == 0 {
-		_, err := fmt.Fprintln(con.out, "this node is a member of no VIP")
-		return err
 	}
 	rows := make([][]string, 0, len(views))
 	for i := range views {

@@ -312,6 +312,15 @@ func TestClientSaysWhatToDo(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	alone, err := net.Listen("unix", filepath.Join(filepath.Dir(path), "net.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Client(path).Get(BaseURL + "/")
+	if err == nil || !strings.Contains(err.Error(), "the net unit runs here alone") {
+		t.Errorf("the net unit listens, and status says %v", err)
+	}
+	alone.Close()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -48,9 +48,25 @@ func explain(path string, err error) error {
 		return fmt.Errorf("ask as root or as a member of holdfast's admin group (socket %s: %w)", path, cause)
 	case errors.Is(err, fs.ErrNotExist) && coreBeside(path):
 		return fmt.Errorf("the agent runs, but not this part of it: is it in run: of this node's role? (socket %s: %w)", path, cause)
+	case errors.Is(err, fs.ErrNotExist) && netAlone(path):
+		return fmt.Errorf("the net unit runs here alone (holdfast agent --only net): holdfast vip and holdfast lb ask it, --server asks a whole agent (socket %s: %w)", path, cause)
 	default:
 		return fmt.Errorf("is holdfast running? (socket %s: %w)", path, cause)
 	}
+}
+
+// netAlone tells whether path is the agent's own socket, and only its net unit
+// listens there.
+func netAlone(path string) bool {
+	if filepath.Base(path) != "core.sock" {
+		return false
+	}
+	conn, err := net.DialTimeout("unix", filepath.Join(filepath.Dir(path), "net.sock"), time.Second)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // coreBeside tells whether the agent's own socket stands beside that of one of

@@ -102,11 +102,14 @@ type Request struct {
 	IPs      []netip.Addr  // for clients that check addresses, such as curl; may be empty
 	DNSNames []string      // likewise; may be empty
 	Validity time.Duration // from now; 0 means DefaultValidity; the authority's end bounds it
+	// Client is for who only connects, such as a host that sends log lines over
+	// TLS: Issue gives it no gossip key.
+	Client bool
 }
 
 // Issue makes a key and a certificate by the authority in caDir and writes
 // what their owner needs to outDir, which is created when absent: ca.crt,
-// node.crt, node.key and, except for admins, gossip.key. It replaces what a
+// node.crt, node.key and, except for admins and clients, gossip.key. It replaces what a
 // former Issue of the same authority left there, never that of another.
 func Issue(caDir, outDir string, r Request) error {
 	if err := issue(caDir, outDir, r, time.Now()); err != nil {
@@ -143,7 +146,7 @@ func issue(caDir, outDir string, r Request, now time.Time) error {
 		return err
 	}
 	files := []file{{fileCA, modePublic, ca.pem}}
-	if r.Role != RoleAdmin {
+	if r.Role != RoleAdmin && !r.Client {
 		files = append(files, file{fileGossipKey, modeSecret, ca.gossip})
 	}
 	files = append(files, file{fileNodeKey, modeSecret, keyPEM}, file{fileNode, modePublic, encodeCert(der)})

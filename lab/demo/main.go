@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -118,7 +119,7 @@ func (s *story) table() error {
 		verdict := "ok"
 		if !r.met {
 			verdict = "MISSED"
-			missed = append(missed, r.what)
+			missed = append(missed, fmt.Sprintf("%s: %s, allowed %s", r.what, r.measured, r.target))
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.what, r.measured, r.target, verdict)
 	}
@@ -126,9 +127,28 @@ func (s *story) table() error {
 		return err
 	}
 	if len(missed) > 0 {
-		return fmt.Errorf("missed: %s", strings.Join(missed, "; "))
+		return fmt.Errorf("missed: %s%s", strings.Join(missed, "; "), underLoad())
 	}
 	return nil
+}
+
+// underLoad says how busy the machine was in the last minute, when more
+// programs wanted its processors than it has; "" otherwise.
+func underLoad() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	return loadRemark(string(text), runtime.NumCPU())
+}
+
+// loadRemark reads the first figure of /proc/loadavg.
+func loadRemark(loadavg string, processors int) string {
+	var load float64
+	if _, err := fmt.Sscan(loadavg, &load); err != nil || load <= float64(processors) {
+		return ""
+	}
+	return fmt.Sprintf(" (the machine's load was %.0f on %d processors: times are judged on an idle one)", load, processors)
 }
 
 // evidence keeps the agents' last words of a story that went wrong.
