@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -89,6 +90,7 @@ func TestExplainAgreesWithWhatIsAnswered(t *testing.T) {
 // DNS answers from the file meanwhile: "there is no such service" would be wrong.
 func TestExplainSaysThatTheStoreIsNotFormed(t *testing.T) {
 	c := bench(t)
+	c.server.log = slog.New(slog.DiscardHandler)
 	c.raft.set(func(r *fakeRaft) { r.leader = "" })
 	if got := c.ask(explainPath + "apt"); got.Code != 500 || !strings.HasPrefix(got.Body.String(), noLeader+": the store is not formed yet") {
 		t.Errorf("%d %s", got.Code, got.Body)
