@@ -50,6 +50,10 @@ type cli struct {
 	KV       kvCmd         `cmd:"" name:"kv" help:"Read and write keys."`
 	Lock     lockCmd       `cmd:"" help:"Run a command while holding a lock that nobody else can have meanwhile."`
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
+	Watch    watchCmd      `cmd:"" help:"Follow a key, a service or checks, and run a program at each change."`
+	Event    eventCmd      `cmd:"" help:"Tell the members of something by gossip, and hear what was told."`
+	Monitor  monitorCmd    `cmd:"" help:"Follow the agent's log, at any level."`
+	Debug    debugCmd      `cmd:"" help:"Collect what is needed to find a fault of the agent, without secrets, in one archive."`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
 	Snapshot snapshotCmd   `cmd:"" help:"Save, restore and inspect snapshots of the store."`
 	DNS      dnsCmd        `cmd:"" name:"dns" help:"Records, zones and the cache of this node's DNS server."`
