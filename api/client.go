@@ -123,8 +123,8 @@ func NotFound(err error) bool {
 // maxErrorText bounds what is read of a refusal.
 const maxErrorText = 1 << 20
 
-// send makes a request and hands over the body of a 200.
-func (c *Client) send(ctx context.Context, method, path string, args url.Values, body io.Reader) (io.ReadCloser, error) {
+// roundTrip makes a request; the answer may be a refusal.
+func (c *Client) roundTrip(ctx context.Context, method, path string, args url.Values, body io.Reader) (*http.Response, error) {
 	target := c.base + path
 	if len(args) > 0 {
 		target += "?" + args.Encode()
@@ -147,15 +147,29 @@ func (c *Client) send(ctx context.Context, method, path string, args url.Values,
 		}
 		return nil, &UnreachableError{peer.Explain(err)}
 	}
+	return response, nil
+}
+
+// refusalOf reads the error out of an answer that is none.
+func refusalOf(response *http.Response, method, path string) error {
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxErrorText))
+	if err != nil {
+		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
+	}
+	return &Error{Status: response.StatusCode, Text: strings.TrimSpace(string(text))}
+}
+
+// send makes a request and hands over the body of a 200.
+func (c *Client) send(ctx context.Context, method, path string, args url.Values, body io.Reader) (io.ReadCloser, error) {
+	response, err := c.roundTrip(ctx, method, path, args, body)
+	if err != nil {
+		return nil, err
+	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxErrorText))
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: read the answer: %w", method, path, err)
-	}
-	return nil, &Error{Status: response.StatusCode, Text: strings.TrimSpace(string(text))}
+	return nil, refusalOf(response, method, path)
 }
 
 // ask makes a request and decodes the answer into v, unless v is nil.
@@ -270,7 +284,7 @@ func (c *Client) KVList(ctx context.Context, prefix string, mode ReadMode) ([]KV
 
 func (c *Client) kvRead(ctx context.Context, key string, args url.Values) ([]KVEntry, error) {
 	var answer []entryJSON
-	if err := c.ask(ctx, "GET", kvPath(key), args, nil, &answer); err != nil {
+	if err := c.ask(ctx, "GET", KeyPath(key), args, nil, &answer); err != nil {
 		return nil, err
 	}
 	found := make([]KVEntry, 0, len(answer))
@@ -297,7 +311,7 @@ func (c *Client) KVPut(ctx context.Context, key string, value []byte, write KVWr
 	if write.CAS != nil {
 		args.Set("cas", strconv.FormatUint(*write.CAS, 10))
 	}
-	return done, c.ask(ctx, "PUT", kvPath(key), args, bytes.NewReader(value), &done)
+	return done, c.ask(ctx, "PUT", KeyPath(key), args, bytes.NewReader(value), &done)
 }
 
 // KVDelete removes a key, or with recurse all keys with the prefix. With cas
@@ -310,11 +324,12 @@ func (c *Client) KVDelete(ctx context.Context, key string, recurse bool, cas *ui
 	if cas != nil {
 		args.Set("cas", strconv.FormatUint(*cas, 10))
 	}
-	return done, c.ask(ctx, "DELETE", kvPath(key), args, nil, &done)
+	return done, c.ask(ctx, "DELETE", KeyPath(key), args, nil, &done)
 }
 
-// kvPath escapes a key but for its slashes, as Consul's client does.
-func kvPath(key string) string {
+// KeyPath is the API's path of a key, which is escaped but for its slashes, as
+// Consul's client does it.
+func KeyPath(key string) string {
 	return "/v1/kv/" + strings.ReplaceAll(url.PathEscape(key), "%2F", "/")
 }
 

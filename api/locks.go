@@ -44,12 +44,12 @@ func (c *Client) SessionDestroy(ctx context.Context, id string) error {
 // Acquire makes a key the session's, with a value; false when another session
 // has it or had it until now (lock-delay).
 func (c *Client) Acquire(ctx context.Context, key, session string, value []byte) (done bool, err error) {
-	return done, c.ask(ctx, "PUT", kvPath(key), url.Values{"acquire": {session}}, bytes.NewReader(value), &done)
+	return done, c.ask(ctx, "PUT", KeyPath(key), url.Values{"acquire": {session}}, bytes.NewReader(value), &done)
 }
 
 // Release frees a key; false when the session does not hold it.
 func (c *Client) Release(ctx context.Context, key, session string) (done bool, err error) {
-	return done, c.ask(ctx, "PUT", kvPath(key), url.Values{"release": {session}}, nil, &done)
+	return done, c.ask(ctx, "PUT", KeyPath(key), url.Values{"release": {session}}, nil, &done)
 }
 
 // Holding is who has a key, and since which index of the log.
@@ -68,7 +68,7 @@ func (c *Client) Holder(ctx context.Context, key string, after uint64, wait time
 		args.Set("wait", wait.String())
 	}
 	var found []entryJSON
-	err := c.ask(ctx, "GET", kvPath(key), args, nil, &found)
+	err := c.ask(ctx, "GET", KeyPath(key), args, nil, &found)
 	if NotFound(err) || err == nil && len(found) == 0 {
 		return Holding{}, nil
 	}

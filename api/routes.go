@@ -173,6 +173,8 @@ func ownRoutes() []route {
 		{"/v1/holdfast/raft", get(look, (*Server).holdfastRaft)},
 		{"/v1/holdfast/conditions", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConditions)},
 		{"/v1/holdfast/config", get(onThis(acl.Agent, acl.Read), (*Server).holdfastConfig)},
+		{recentLogPath, methods{"GET": {Operate, onThis(acl.Agent, acl.Read), (*Server).recentLog}}},
+		{pprofPath, methods{"GET": {Operate, onThis(acl.Agent, acl.Write), (*Server).profile}}},
 		{explainPath, get(on(acl.Service, acl.Read), (*Server).explain)},
 		{joinPath, methods{"POST": {None, anyToken, (*Server).joinNode}}},
 		{joinCAPath, methods{"GET": {None, anyToken, (*Server).joinCA}}},

@@ -94,6 +94,8 @@ type Agent interface {
 // JSON, until stop is called. Lines that the reader is too slow for are lost.
 type LogSource interface {
 	Follow(level slog.Level, json bool) (lines <-chan []byte, stop func())
+	// Recent are the last lines that it logged, the oldest first.
+	Recent() [][]byte
 }
 
 // Autopilot is how the leader looks after Raft's servers.

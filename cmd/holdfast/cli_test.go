@@ -339,6 +339,7 @@ func TestUsage(t *testing.T) {
 		"config check", "config show", "config status", "config reload", "pki init", "pki issue",
 		"dns record add", "dns record del", "dns record list", "dns zone", "dns check", "dns cache dump", "dns cache flush", "dns cache stats",
 		"dns query", "dns trace", "dns top",
+		"watch key", "watch prefix", "watch service", "watch checks", "event fire", "event list", "monitor", "debug",
 	} {
 		n.expect(t, exitOK, "Example", append(strings.Fields(line), "--help")...)
 	}

@@ -52,6 +52,10 @@ type cli struct {
 	KV       kvCmd         `cmd:"" name:"kv" help:"Read and write keys."`
 	Lock     lockCmd       `cmd:"" help:"Run a command while holding a lock that nobody else can have meanwhile."`
 	Keeper   lockKeeperCmd `cmd:"" name:"lock-keeper" hidden:""`
+	Watch    watchCmd      `cmd:"" help:"Follow a key, a service or checks, and run a program at each change."`
+	Event    eventCmd      `cmd:"" help:"Tell the members of something by gossip, and hear what was told."`
+	Monitor  monitorCmd    `cmd:"" help:"Follow the agent's log, at any level."`
+	Debug    debugCmd      `cmd:"" help:"Collect what is needed to find a fault of the agent, without secrets, in one archive."`
 	Raft     raftCmd       `cmd:"" help:"Look at Raft and change its membership."`
 	Operator operatorCmd   `cmd:"" help:"What concerns all servers at once: restart them one by one."`
 	Keyring  keyringCmd    `cmd:"" help:"Change the key that encrypts the gossip, while it runs."`

@@ -96,3 +96,12 @@ func lines(s string) string {
 	}
 	return strings.Join(parts, "\n  ")
 }
+
+// visible is printable for a piece of several lines, whose ends stay.
+func visible(s string) string {
+	parts := strings.Split(s, "\n")
+	for i, part := range parts {
+		parts[i] = printable(part)
+	}
+	return strings.Join(parts, "\n")
+}

@@ -15,6 +15,7 @@ const tailLines = 512
 type Tail struct {
 	next      slog.Handler
 	followers *followers
+	recent    *recent
 	with      []func(slog.Handler) slog.Handler // attributes and groups, in their order
 }
 
@@ -22,6 +23,45 @@ type Tail struct {
 type followers struct {
 	mu   sync.RWMutex
 	list map[*follower]struct{}
+}
+
+// A tail keeps the last lines for who comes when it is too late to follow:
+// at most 4 MiB.
+const (
+	recentLines = 1024
+	recentBytes = 4 << 10 // of a line
+)
+
+// recent is a ring of lines.
+type recent struct {
+	mu    sync.Mutex
+	lines [recentLines][]byte
+	next  int
+}
+
+func (r *recent) add(line []byte) {
+	if len(line) > recentBytes {
+		line = append(bytes.Clone(line[:recentBytes]), "...\n"...)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines[r.next] = line
+	r.next = (r.next + 1) % recentLines
+}
+
+// Recent are the last lines that the next handler was given, at most 1024, the
+// oldest first, as text.
+func (t *Tail) Recent() [][]byte {
+	r := t.recent
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	found := make([][]byte, 0, recentLines)
+	for i := range recentLines {
+		if line := r.lines[(r.next+i)%recentLines]; line != nil {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 type follower struct {
@@ -32,7 +72,7 @@ type follower struct {
 
 // NewTail stands before another handler.
 func NewTail(next slog.Handler) *Tail {
-	return &Tail{next: next, followers: &followers{list: map[*follower]struct{}{}}}
+	return &Tail{next: next, followers: &followers{list: map[*follower]struct{}{}}, recent: &recent{}}
 }
 
 // Follow returns the lines of records from now on, of at least a level, until
@@ -77,26 +117,38 @@ func (t *Tail) Handle(ctx context.Context, r slog.Record) error {
 	if !t.next.Enabled(ctx, r.Level) {
 		return nil
 	}
+	if line := format(ctx, r, t.with, r.Level, false); line != nil {
+		t.recent.add(line)
+	}
 	return t.next.Handle(ctx, r)
 }
 
 func (f *follower) tell(ctx context.Context, r slog.Record, with []func(slog.Handler) slog.Handler) {
+	line := format(ctx, r, with, f.level, f.json)
+	if line == nil {
+		return
+	}
+	select {
+	case f.lines <- line:
+	default:
+	}
+}
+
+// format makes a record's line; nil when that fails.
+func format(ctx context.Context, r slog.Record, with []func(slog.Handler) slog.Handler, level slog.Level, json bool) []byte {
 	var line bytes.Buffer
-	options := &slog.HandlerOptions{Level: f.level}
+	options := &slog.HandlerOptions{Level: level}
 	var h slog.Handler = slog.NewTextHandler(&line, options)
-	if f.json {
+	if json {
 		h = slog.NewJSONHandler(&line, options)
 	}
 	for _, apply := range with {
 		h = apply(h)
 	}
 	if h.Handle(ctx, r) != nil {
-		return
+		return nil
 	}
-	select {
-	case f.lines <- line.Bytes():
-	default:
-	}
+	return line.Bytes()
 }
 
 // WithAttrs is part of slog.Handler.
@@ -111,5 +163,5 @@ func (t *Tail) WithGroup(name string) slog.Handler {
 
 func (t *Tail) derived(next slog.Handler, apply func(slog.Handler) slog.Handler) *Tail {
 	with := append(t.with[:len(t.with):len(t.with)], apply)
-	return &Tail{next: next, followers: t.followers, with: with}
+	return &Tail{next: next, followers: t.followers, recent: t.recent, with: with}
 }

@@ -45,3 +45,23 @@ func TestASlowFollowerHoldsNobodyUp(t *testing.T) {
 		t.Errorf("no JSON: %s", line)
 	}
 }
+
+func TestTheLastLinesAreKeptAndNoMore(t *testing.T) {
+	var out bytes.Buffer
+	tail := NewTail(slog.NewTextHandler(&out, nil))
+	log := slog.New(tail)
+	log.Debug("below the level")
+	log.Info("the first")
+	for i := range recentLines - 1 {
+		log.With("n", i).Info("line")
+	}
+	lines := tail.Recent()
+	if len(lines) != recentLines || !strings.Contains(string(lines[0]), "the first") {
+		t.Fatalf("%d lines, the first %s", len(lines), lines[0])
+	}
+	log.Info(strings.Repeat("long", recentBytes))
+	lines = tail.Recent()
+	if last := lines[recentLines-1]; len(lines) != recentLines || !strings.Contains(string(lines[0]), "n=0") || len(last) > recentBytes+4 || last[len(last)-1] != '\n' {
+		t.Errorf("%d lines, the first %s, the last of %d bytes", len(lines), lines[0], len(last))
+	}
+}
