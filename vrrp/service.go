@@ -127,18 +127,8 @@ func (s *Service) Suspended() bool { return s.suspended.Load() }
 // Guard reports on the guard.
 func (s *Service) Guard() GuardReport { return *s.guard.Load() }
 
-// idle tells whether nothing runs since the settings have no router.
-func (s *Service) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.live == nil && len(s.settings.Routers) == 0
-}
-
 // Status reports on every router, in the order of the settings.
 func (s *Service) Status(ctx context.Context) ([]RouterReport, error) {
-	if s.idle() {
-		return nil, nil
-	}
 	live, err := s.session()
 	if err != nil {
 		return nil, err

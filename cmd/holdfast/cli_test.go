@@ -178,9 +178,6 @@ func TestCommandsOnARunningNode(t *testing.T) {
 		n.expect(t, exitOK, "alive", "members")
 		n.expect(t, exitNotFound, `no service "nope"`, "services", "nope")
 		n.expect(t, exitFailed, "--join-authority", "join-token", "create")
-		if out, status := n.run(t, "", "vip", "list", "--socket", filepath.Join(n.dir, "run", "net.sock")); status != exitOK || !strings.HasPrefix(out, "NAME ") || strings.Count(out, "\n") != 1 {
-			t.Errorf("vip list without a VIP: status %d: %q", status, out)
-		}
 		n.expect(t, exitOK, "fbservice1", "services", "web")
 	})
 	t.Run("kv", func(t *testing.T) {
