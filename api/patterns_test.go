@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"reflect"
@@ -344,4 +345,47 @@ func TestConsulTemplateTurnsToTheLeaderWhenTheReplicaIsOld(t *testing.T) {
 			t.Error("the leader was not asked")
 		}
 	})
+}
+
+// What EDF's consult takes apart: the leader is HOST:PORT of a node of the
+// list, each node has its serfHealth, and no output is null.
+func TestConsultShowsTheLeaderAndEachNodesChecks(t *testing.T) {
+	c := withAgent(t)
+	c.apply(web("n1", "10.1.0.1", state.Passing), web("n2", "10.1.0.2", state.Critical))
+	get := func(path string, to any) {
+		t.Helper()
+		if code, _, text := c.get(path); code != 200 || json.Unmarshal([]byte(text), to) != nil {
+			t.Fatalf("%s: %d %s", path, code, text)
+		}
+	}
+	var leader string
+	get("/v1/status/leader", &leader)
+	var nodes []struct{ Node, Address string }
+	get("/v1/catalog/nodes", &nodes)
+	leads := 0
+	for _, n := range nodes {
+		if host, _, _ := strings.Cut(leader, ":"); host == n.Address {
+			leads++
+		}
+		var checks []struct {
+			CheckID, Status string
+			Output          *string
+		}
+		get("/v1/health/node/"+n.Node, &checks)
+		own := 0
+		for _, one := range checks {
+			if one.CheckID == state.SerfHealth {
+				own++
+			}
+			if one.Output == nil || one.Status == "" {
+				t.Errorf("%s: %+v", n.Node, one)
+			}
+		}
+		if own != 1 || len(checks) != 2 {
+			t.Errorf("%s has %d checks, %d of its own", n.Node, len(checks), own)
+		}
+	}
+	if len(nodes) != 2 || leads != 1 {
+		t.Errorf("leader %s, nodes %+v", leader, nodes)
+	}
 }

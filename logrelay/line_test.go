@@ -13,7 +13,7 @@ import (
 // testNames knows one node and one relay.
 func testNames() *names {
 	n := &names{
-		nodes:  map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"},
+		nodes: map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"}, own: map[string]bool{"cn01": true},
 		relays: []netip.Prefix{netip.MustParsePrefix("10.1.0.9/32")}, node: "fb1", most: 100, known: map[string]bool{},
 	}
 	return n

@@ -17,6 +17,7 @@ const overflow = "others"
 // a line; what counts is who sent it, unless the sender is a relay.
 type names struct {
 	nodes  map[netip.Addr]string // of the cluster file
+	own    map[string]bool       // their names, in files
 	relays []netip.Prefix        // whose word is taken
 	node   string                // this one
 	most   int
@@ -26,8 +27,9 @@ type names struct {
 }
 
 func newNames(file *cluster.File, node string, relays []netip.Prefix, most int) *names {
-	n := &names{nodes: map[netip.Addr]string{}, relays: relays, node: node, most: most, known: map[string]bool{}}
+	n := &names{nodes: map[netip.Addr]string{}, own: map[string]bool{}, relays: relays, node: node, most: most, known: map[string]bool{}}
 	for _, member := range file.Nodes {
+		n.own[safeName(member.Name)] = true
 		for _, addr := range member.Addresses {
 			n.nodes[addr.Unmap()] = member.Name
 		}
@@ -42,7 +44,8 @@ func (n *names) host(source netip.Addr, claimed []byte) string {
 	if n.known[name] {
 		return name
 	}
-	if _, member := n.nodes[source]; !member && len(n.known) >= n.most {
+	// A node of the cluster that is a relay can name as many as a stranger.
+	if !n.own[name] && len(n.known) >= n.most {
 		n.over++
 		return overflow
 	}

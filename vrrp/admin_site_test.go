@@ -41,7 +41,11 @@ func TestMoveReachesAnotherNodeOverMutualTLS(t *testing.T) {
 		}
 	}
 	until(one, "fbservice1 holds it", "explain", "dns1")
-	out, err := one.CLI(ctx, "vip", "move", "dns1", "--to", "fbservice2")
+	out, err := one.CLI(ctx, "explain", "dns1") // through the agent's API
+	if err != nil || !strings.Contains(out, "fbservice1 holds it") {
+		t.Errorf("explain dns1: %q: %v", out, err)
+	}
+	out, err = one.CLI(ctx, "vip", "move", "dns1", "--to", "fbservice2")
 	if err != nil || !strings.Contains(out, "fbservice2 holds dns1") {
 		t.Fatalf("%q: %v", out, err)
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"holdfast/api"
 )
 
 // node is an agent that runs in this process, and the command line on it.
@@ -67,6 +69,17 @@ func (n *node) expect(t *testing.T, status int, words string, args ...string) st
 func loopback() string {
 	pid := os.Getpid()
 	return fmt.Sprintf("127.%d.%d.1", 64+pid>>8%64, pid%256)
+}
+
+// client asks the node over its socket.
+func (n *node) client(t *testing.T) *api.Client {
+	t.Helper()
+	client, err := api.NewClient(api.ClientConfig{Socket: filepath.Join(n.dir, "run", "core.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
 }
 
 // startNode makes certificates with the command line, and runs one server.

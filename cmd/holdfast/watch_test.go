@@ -208,18 +208,12 @@ func TestTheDebugArchiveIsWholeAndHoldsNoSecret(t *testing.T) {
   run: {on: fbservice1, port: 81, check: {tcp: true, send: SECRET-send, every: 1s}} `)
 	n.edit(t, "schema: 1", "schema: 1 # SECRET-comment")
 	n.start(t, "fbservice1")
-	socket := filepath.Join(n.dir, "run", "core.sock")
 	n.until(t, "a leader", func() bool {
 		_, status := n.run(t, "", "kv", "put", "site/password", "SECRET-value")
 		return status == exitOK
 	})
 	n.expect(t, exitOK, "", "watch", "key", "--once", "site/password", "--", "true")
-	client, err := api.NewClient(api.ClientConfig{Socket: socket})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	session, err := client.SessionCreate(t.Context(), api.SessionOptions{Name: "s", TTL: time.Minute})
+	session, err := n.client(t).SessionCreate(t.Context(), api.SessionOptions{Name: "s", TTL: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
