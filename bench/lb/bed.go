@@ -20,6 +20,7 @@ import (
 const (
 	removal         = "a dead real server leaves the table"
 	recovery        = "new connections after the director's cable is cut"
+	outage          = "UDP without an answer meanwhile"
 	lostPackets     = "UDP packets lost meanwhile"
 	lostConnections = "new connections lost meanwhile"
 )
@@ -194,7 +195,9 @@ func (b *bed) cut(ctx context.Context, figures map[string]float64) error {
 		return err
 	}
 	_, failed := tries.Count()
-	figures[recovery], figures[lostConnections], figures[lostPackets] = milliseconds(works.Sub(cut)), float64(failed-before), float64(p.end())
+	figures[recovery], figures[lostConnections] = milliseconds(works.Sub(cut)), float64(failed-before)
+	lost, gap := p.end()
+	figures[lostPackets], figures[outage] = float64(lost), milliseconds(gap)
 	return nil
 }
 
@@ -258,12 +261,14 @@ func (b *bed) await(ctx context.Context, what string, f func() error) error {
 	return nil
 }
 
-// pinger sends numbered packets from one port and counts the answers.
+// pinger sends numbered packets from one port and looks which are answered. It
+// sends fewer than it should on a machine that is busy, so that packets lost
+// are told beside the time in which none was answered.
 type pinger struct {
 	conn net.PacketConn
 	stop chan struct{}
 	all  sync.WaitGroup
-	sent int
+	sent []time.Time // by number
 	seen map[string]bool
 }
 
@@ -293,18 +298,30 @@ func (b *bed) ping() (*pinger, error) {
 				_ = conn.SetReadDeadline(time.Now().Add(time.Second))
 				return
 			case <-tick.C:
-				_, _ = conn.WriteTo(fmt.Append(nil, p.sent), to) // one that is lost is counted
-				p.sent++
+				p.sent = append(p.sent, time.Now())
+				_, _ = conn.WriteTo(fmt.Append(nil, len(p.sent)-1), to) // one that is lost is counted
 			}
 		}
 	}()
 	return p, nil
 }
 
-// end tells how many packets got no answer.
-func (p *pinger) end() (lost int) {
+// end tells how many packets got no answer, and the longest time between the
+// sending of two that did.
+func (p *pinger) end() (lost int, gap time.Duration) {
 	p.stop <- struct{}{}
 	p.all.Wait()
 	p.conn.Close()
-	return p.sent - len(p.seen)
+	var last time.Time
+	for i, sent := range p.sent {
+		if !p.seen[fmt.Sprint(i)] {
+			lost++
+			continue
+		}
+		if !last.IsZero() {
+			gap = max(gap, sent.Sub(last))
+		}
+		last = sent
+	}
+	return lost, gap
 }

@@ -118,7 +118,7 @@ func measure(ctx context.Context, binary string, runs int) error {
 		}
 	}
 	var results []bench.Result
-	for _, f := range []struct{ name, unit string }{{removal, "ms"}, {recovery, "ms"}, {lostPackets, "packets of 10 ms"}, {lostConnections, "connections of 50 ms"}} {
+	for _, f := range []struct{ name, unit string }{{removal, "ms"}, {recovery, "ms"}, {outage, "ms"}, {lostPackets, "packets of 10 ms"}, {lostConnections, "connections of 50 ms"}} {
 		ours := bench.Sum(samples[f.name][programs[0].name])
 		results = append(results, bench.Result{
 			Name: f.name, Unit: f.unit, Better: "lower", Runs: runs, Ours: &ours,
