@@ -176,6 +176,7 @@ func (g *guardian) tell(child *command.Companion, all bool, limit time.Duration)
 	if err := child.Tell(lines, limit); err != nil {
 		return fmt.Errorf("tell the guard what is held: %w", err)
 	}
+	g.log.Debug("the guard was told", "all", all)
 	return nil
 }
 

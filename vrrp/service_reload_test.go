@@ -13,13 +13,16 @@ import (
 // that was ten seconds, it would leave the address for 20 s while the peers act
 // after 0.4.
 func TestGuardFollowsAReload(t *testing.T) {
+	const told = `msg="the guard was told"`
 	slow := strings.Replace(oneVIP, "advertise: 100ms", "advertise: 10s, vrrp: {priority: {n1: 255}}", 1)
 	b := newBed(t, 1, slow)
 	n := b.nodes[0]
 	b.start(n)
 	b.awaitHolder(5*time.Second, vip, n)
+	n.awaitLog(5*time.Second, told, 0) // of the address, in the old time
+	before := n.count(told)
 	n.reload(strings.Replace(slow, "10s", "100ms", 1))
-	n.awaitLog(2*time.Second, "reconfigured", 0)
+	n.awaitLog(5*time.Second, told, before) // what is written reaches it, also after our death
 	n.signal(syscall.SIGKILL)
 	b.within(8*time.Second, "the guard withdraws the address in the new time", func() error {
 		if n.holds(vip) {
