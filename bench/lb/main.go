@@ -48,6 +48,10 @@ func main() {
 	}
 }
 
+// checks is the interval of both programs' checks: a round's fault comes at a
+// point of its own in it, the same for both.
+const checks = time.Second
+
 // roundTime is how long a round of both programs may take.
 const roundTime = 4 * time.Minute
 
@@ -105,7 +109,7 @@ func measure(ctx context.Context, binary string, runs int) error {
 	for n := range runs {
 		for _, c := range programs {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", n+1, runs, c.name)
-			figures, err := b.round(ctx, c)
+			figures, err := b.round(ctx, c, checks*time.Duration(2*n+1)/time.Duration(2*runs))
 			if err != nil {
 				return errors.Join(fmt.Errorf("%s: %w", c.name, err), b.lab.DumpLogs(os.Stderr, 30))
 			}
