@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"holdfast/cluster"
@@ -120,21 +119,7 @@ func (c *agentCmd) runNet(con *console, hangup <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(con.ctx, func() {
-		base.log.Info("stopping")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	})()
-	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "only", onlyNet)
-	tasks := append(n.tasks(), run.Func("reload", func(ctx context.Context, ready func()) error {
-		ready()
-		return n.follow(ctx, base, hangup)
-	}))
-	group := run.Group{Log: base.log, Board: base.board}
-	err = group.Run(con.ctx, func() {
-		base.log.Info("ready")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
-	}, tasks...)
-	base.log.Info("ended")
+	err = c.runApart(con, base, n.tasks(), func(ctx context.Context) error { return n.follow(ctx, base, hangup) })
 	return errors.Join(err, n.ended())
 }
 

@@ -89,18 +89,23 @@ func (c *agentCmd) runUnit(con *console, hangup <-chan os.Signal) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	return c.runApart(con, base, append([]run.Task{replica}, u.tasks...), func(ctx context.Context) error { return u.follow(ctx, base, hangup) })
+}
+
+// runApart runs the tasks of a unit that has a process of its own, and beside
+// them what follows the cluster file.
+func (c *agentCmd) runApart(con *console, base *foundation, tasks []run.Task, follow func(context.Context) error) error {
 	defer context.AfterFunc(con.ctx, func() {
 		base.log.Info("stopping")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	})()
 	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "only", c.Only)
-	tasks := append([]run.Task{replica}, u.tasks...)
 	tasks = append(tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
 		ready()
-		return u.follow(ctx, base, hangup)
+		return follow(ctx)
 	}))
 	group := run.Group{Log: base.log, Board: base.board}
-	err = group.Run(con.ctx, func() {
+	err := group.Run(con.ctx, func() {
 		base.log.Info("ready")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	}, tasks...)
