@@ -97,12 +97,14 @@ func (v *virtualServers) home() {
 
 // kill ends a node's server with SIGKILL, and what holds its virtual address
 // too if all is set. They start again when its address has moved, and after
-// down at the earliest.
-func (v *virtualServers) kill(n *site.Node, all bool, down time.Duration) {
+// down at the earliest. It gives the time in which the server died.
+func (v *virtualServers) kill(n *site.Node, all bool, down time.Duration) (died moment) {
 	v.t.Helper()
+	died.from = time.Now()
 	if err := n.Kill(); err != nil {
 		v.t.Fatal(err)
 	}
+	died.to = time.Now()
 	if all {
 		if err := v.net[n].Kill(); err != nil {
 			v.t.Fatal(err)
@@ -116,6 +118,15 @@ func (v *virtualServers) kill(n *site.Node, all bool, down time.Duration) {
 	if all {
 		v.startNet(n)
 	}
+	return died
+}
+
+type moment struct{ from, to time.Time }
+
+// hit tells whether the look-up may have been under way then: it began before
+// the end, and an answered one is done within 50 ms.
+func (m moment) hit(l chaos.Lookup) bool {
+	return l.Start.Before(m.to) && l.Start.After(m.from.Add(-50*time.Millisecond))
 }
 
 // moved waits until another node holds the address that prefers n.
@@ -211,7 +222,12 @@ func readLookups(t *testing.T, path string) (list []chaos.Lookup) {
 
 // Fifty processes look a service up through two virtual addresses while one or
 // the other server is killed, again and again: the addresses move, and nobody
-// sees a look-up fail. RESOLVER_CHAOS makes it last longer, ten minutes say.
+// sees a look-up fail. The C library asks for A and AAAA at once; when it got
+// one answer of a server that was killed before the other, it asks that server
+// once more, alone, before it asks the next (glibc, resolv/res_send.c: "switch
+// to the mode where we send the second request only once we have received the
+// first answer"). Such a look-up takes a second time-out of 1 s, whatever we
+// do; at most two of the fifty may at each kill. RESOLVER_CHAOS makes it last longer, ten minutes say.
 func TestNoLookupFailsWhenEitherServerOfResolvConfIsKilled(t *testing.T) {
 	lasts := 45 * time.Second
 	if text := os.Getenv("RESOLVER_CHAOS"); text != "" {
@@ -224,11 +240,12 @@ func TestNoLookupFailsWhenEitherServerOfResolvConfIsKilled(t *testing.T) {
 	v := newVirtualServers(t)
 	stop := v.clients(processes, "apt.service.virtual", 250*time.Millisecond)
 	began, kills := time.Now(), 0
+	var deaths []moment
 	for time.Since(began) < lasts {
 		v.wait(2 * time.Second)
 		n := v.Nodes[kills%2]
 		t.Logf("%v: %s is killed", time.Since(began).Round(time.Second), n.Name())
-		v.kill(n, kills%4 < 2, 5*time.Second)
+		deaths = append(deaths, v.kill(n, kills%4 < 2, 5*time.Second))
 		kills++
 		settle(t, v.Site, v.Nodes)
 		v.home()
@@ -238,17 +255,25 @@ func TestNoLookupFailsWhenEitherServerOfResolvConfIsKilled(t *testing.T) {
 	for _, l := range failed {
 		t.Errorf("after %v: failed in %v: %v %v", l.Start.Sub(began), l.Took, l.Answers, l.Err)
 	}
-	waited := 0 // for a server that does not answer; one that refuses costs no time
+	waited, halves := 0, make([]int, kills) // for a server that does not answer; one that refuses costs no time
 	for _, l := range all {
-		if l.Took > worst {
-			t.Errorf("after %v: took %v, want under %v", l.Start.Sub(began), l.Took, worst)
-		}
 		if l.Took > time.Second/2 {
 			waited++
 		}
+		at := slices.IndexFunc(deaths, func(m moment) bool { return m.hit(l) })
+		switch {
+		case l.Took <= worst:
+		case at >= 0 && l.Took <= worst+time.Second:
+			halves[at]++
+		default:
+			t.Errorf("after %v: took %v, want under %v", l.Start.Sub(began), l.Took, worst)
+		}
 	}
-	t.Logf("%d kills in %v; %d look-ups of %d processes, %d failed, %d had to ask the second server, slowest %v",
-		kills, time.Since(began).Round(time.Second), len(all), processes, len(failed), waited, slowest)
+	t.Logf("%d kills in %v; %d look-ups of %d processes, %d failed, %d had to ask the second server, slowest %v; answered by half, for each kill: %v",
+		kills, time.Since(began).Round(time.Second), len(all), processes, len(failed), waited, slowest, halves)
+	if slices.Max(halves) > 2 {
+		t.Errorf("%v look-ups took two time-outs, want at most 2 for each kill", halves)
+	}
 	if per := len(all) / processes; per < int(lasts/time.Second) {
 		t.Errorf("%d look-ups a process in %v: too few to show anything", per, lasts)
 	}

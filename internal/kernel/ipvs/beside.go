@@ -91,6 +91,19 @@ func (b *beside) write(c command, attrs ...*nl.RtAttr) error {
 	return err
 }
 
+// request sends a change and wants no answer. The kernel makes it before the
+// sending returns.
+func (b *beside) request(c command, attrs ...*nl.RtAttr) error {
+	req := b.message(b.family, uint8(c), familyVersion, 0)
+	req.Seq = 0 // no request that is waited for has this one
+	for _, a := range attrs {
+		req.AddData(a)
+	}
+	b.socket.Lock()
+	defer b.socket.Unlock()
+	return b.socket.Send(req)
+}
+
 // dump asks for a list, again when it changed meanwhile.
 func (b *beside) dump(c command, attrs ...*nl.RtAttr) ([][]byte, error) {
 	for range dumps {
@@ -111,6 +124,22 @@ func (b *beside) daemons() (all []Daemon, err error) {
 	}
 	slices.SortFunc(all, func(a, b Daemon) int { return int(a.Role) - int(b.Role) })
 	return all, err
+}
+
+// stopDaemon stops the daemon of a role, if it runs. To stop one that was
+// started so lately that its thread has not run yet ends with EINTR in the
+// kernel, and that is the one result which it answers to nobody, whatever the
+// request wants (netlink_rcv_skb of Linux): what runs afterwards is asked for.
+func (b *beside) stopDaemon(r Role) error {
+	attr := daemonAttr(Daemon{Role: r})
+	if err := b.request(delDaemon, attr); err != nil {
+		return err
+	}
+	all, err := b.daemons()
+	if err != nil || !slices.ContainsFunc(all, func(d Daemon) bool { return d.Role == r }) {
+		return err
+	}
+	return b.write(delDaemon, attr) // it was refused; this one says why
 }
 
 // count asks for the counters of a service and of its servers.

@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeout bounds the wait for the kernel's answer to one request. Linux 6.1 may
-// not end a backup daemon for longer when it was started milliseconds ago.
+// timeout bounds the wait for the kernel's answer to one request.
 const timeout = 30 * time.Second
 
 // ErrUnanswered: the kernel did not answer within 30 s. The handle is closed
@@ -207,7 +206,7 @@ func (h *Handle) StartDaemon(d Daemon) error {
 func (h *Handle) StopDaemon(r Role) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := gone(h.beside.write(delDaemon, daemonAttr(Daemon{Role: r})), unix.ESRCH); err != nil {
+	if err := gone(h.beside.stopDaemon(r), unix.ESRCH); err != nil {
 		return fmt.Errorf("ipvs: stop the %v daemon: %w", r, err)
 	}
 	return nil
