@@ -130,7 +130,7 @@ func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {
 	}
 	var requests []peer.Request
 	for _, node := range file.Nodes {
-		// The net unit alone, on a frontend, works without a certificate.
+		// Others get theirs by name or by a token: with it goes the gossip key.
 		if len(wanted) > 0 && !wanted[node.Name] || len(wanted) == 0 && file.Role(node.Role).Voters == 0 {
 			continue
 		}

@@ -137,8 +137,16 @@ func (s *Site) certify(ctx context.Context) (err error) {
 		return err
 	}
 	s.admin = filepath.Join(s.issued, admin)
-	return nil
+	if len(s.options.Followers) == 0 {
+		return nil
+	}
+	_, err = exec.CommandContext(ctx, s.options.Binary, "pki", "issue", "--ca", s.Authority(), "--config", s.options.File,
+		"--out", s.issued, "--nodes", strings.Join(s.options.Followers, ",")).Output()
+	return err
 }
+
+// Authority is the directory of the site's certificate authority.
+func (s *Site) Authority() string { return filepath.Join(s.Lab.Dir(), "ca") }
 
 // admin is who has an admin's certificate.
 const admin = "alice"
