@@ -22,6 +22,9 @@ type Config struct {
 	Datacenter string // Consul's word for the cluster's name
 	Version    string // of the program
 	Server     bool   // takes part in Raft
+	// Elsewhere, on an agent that follows a server, says where to ask for what
+	// it has not: keys, sessions, tokens, Raft. "": everything is here.
+	Elsewhere  string
 	GossipPort uint16 // shown in /v1/agent/members; 8301 when zero
 
 	Listen []netip.AddrPort // plain HTTP; loopback addresses only

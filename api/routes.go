@@ -191,6 +191,11 @@ func ownRoutes() []route {
 	}
 }
 
+// withheld are the paths of what an agent that follows a server does not have.
+func withheld() []string {
+	return []string{"/v1/kv/", "/v1/session/", "/v1/txn", "/v1/snapshot", "/v1/acl/", "/v1/operator/raft/", "/v1/operator/autopilot/", joinPath, joinTokensPath, storePath}
+}
+
 // notOffered says why, for paths of Consul that we leave out.
 func notOffered() []struct{ prefix, why string } {
 	return []struct{ prefix, why string }{
@@ -314,6 +319,9 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	}
 	if err := missing(c.URL.Path, found, known); err != nil {
 		return err
+	}
+	if s.config.Elsewhere != "" && slices.ContainsFunc(withheld(), func(p string) bool { return strings.HasPrefix(c.URL.Path, p) }) {
+		return fault(http.StatusNotImplemented, "%s", s.config.Elsewhere)
 	}
 	method := c.Method
 	if method == http.MethodHead {

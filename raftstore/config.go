@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -57,6 +58,10 @@ type Config struct {
 	// begins anew with another ID. Run then returns ErrSetAside. When nil, an
 	// admin must do it.
 	SetAside func() error
+
+	// Follow answers the nodes that are no servers, over the RPC port, by plain
+	// HTTP within mutual TLS; FollowerOf tells who asks. nil: none is let in.
+	Follow http.Handler
 
 	// Announce is called with the ID of the store when this server belongs to
 	// one: soon after a start, or when one was formed or joined. It must not

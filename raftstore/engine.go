@@ -50,6 +50,7 @@ type engine struct {
 	trans     *transport
 	raft      *raft.Raft
 	rpc       *rpcServer
+	follow    *followServer // nil: nobody may follow the state
 	client    *rpcClient
 	running   atomic.Pointer[raft.Raft] // raft, for those who may be called before it is set
 	tracker   *tracker
@@ -218,7 +219,7 @@ func (e *engine) listen(ctx context.Context) error {
 		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
 		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
 		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
-		greeting: map[string]int{}, open: map[*stream]struct{}{},
+		greeting: map[string]int{}, follows: map[string]int{}, open: map[*stream]struct{}{},
 	}
 	if s.config.Insecure {
 		e.net.trust = nil
@@ -228,6 +229,10 @@ func (e *engine) listen(ctx context.Context) error {
 	}, s.times)
 	e.client.wire = s.wire
 	e.rpc = newRPCServer(s, s.config.MaxSnapshot, s.log)
+	if s.config.Follow != nil {
+		e.net.follow = newStreamQueue(addr)
+		e.follow = newFollowServer(s.config.Follow, s.log)
+	}
 	return nil
 }
 
@@ -304,7 +309,7 @@ func (e *engine) makeRaft() (err error) {
 // start runs the engine's goroutines; the channel gives what made one fail.
 func (e *engine) start(ctx context.Context) <-chan error {
 	ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	e.group.Go(func() {
 		if err := e.net.serve(); err != nil {
 			failed <- err
@@ -315,6 +320,13 @@ func (e *engine) start(ctx context.Context) <-chan error {
 			failed <- fmt.Errorf("serve requests: %w", err)
 		}
 	})
+	if e.follow != nil {
+		e.group.Go(func() {
+			if err := e.follow.serve(e.net.follow); err != nil {
+				failed <- fmt.Errorf("serve the nodes that follow: %w", err)
+			}
+		})
+	}
 	e.group.Go(func() {
 		if err := e.formStore(ctx); err != nil {
 			failed <- err
@@ -340,6 +352,9 @@ func (e *engine) start(ctx context.Context) <-chan error {
 func (e *engine) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), e.store.times.heartbeat)
 	defer cancel()
+	if e.follow != nil {
+		e.follow.http.Close() // they go to another server at once
+	}
 	if err := e.rpc.http.Shutdown(ctx); err != nil {
 		e.store.log.Debug("requests were still under way", "error", err)
 	}
@@ -370,6 +385,9 @@ func (e *engine) stop() error {
 		e.client.stop()
 		errs = append(errs, bounded("close the connections", func() error { e.net.stop(); return nil }))
 		errs = append(errs, bounded("end the requests under way", func() error { e.rpc.stop(); return nil }))
+		if e.follow != nil {
+			errs = append(errs, bounded("end the streams of the state", func() error { e.follow.stop(); return nil }))
+		}
 	}
 	errs = append(errs, bounded("end what runs in the background", func() error { e.group.Wait(); return nil }))
 	if e.bolt != nil {

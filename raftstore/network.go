@@ -44,11 +44,13 @@ type network struct {
 	listener net.Listener
 	raft     *streamQueue
 	rpc      *streamQueue
+	follow   *streamQueue // nil: nobody may follow the state
 
 	mu       sync.Mutex
 	open     map[*stream]struct{}
 	greeting map[string]int // by source
 	greeted  int            // sum of greeting
+	follows  map[string]int // connections of nodes that follow the state, by name
 	closed   bool
 	group    sync.WaitGroup
 }
@@ -167,6 +169,9 @@ func (n *network) stop() {
 	n.listener.Close()
 	n.raft.Close()
 	n.rpc.Close()
+	if n.follow != nil {
+		n.follow.Close()
+	}
 	for _, s := range streams {
 		s.raw.Close()
 	}
@@ -185,6 +190,9 @@ func (n *network) greet(raw net.Conn) {
 		return
 	}
 	code, reason := n.introduce(s)
+	if code == refusedNot && s.peer.Kind == kindFollow && !n.countFollow(s) {
+		code, reason = refusedBusy, fmt.Sprintf("%s has %d connections that follow the state", s.peer.Name, maxFollowsOfNode)
+	}
 	if code != refusedNot {
 		n.refuse(raw, code, reason)
 		s.Close()
@@ -195,8 +203,11 @@ func (n *network) greet(raw net.Conn) {
 		return
 	}
 	queue := n.rpc
-	if s.peer.Kind == kindRaft {
+	switch s.peer.Kind {
+	case kindRaft:
 		queue = n.raft
+	case kindFollow:
+		queue = n.follow
 	}
 	queue.push(s)
 }
@@ -205,7 +216,7 @@ func (n *network) greet(raw net.Conn) {
 func (n *network) introduce(s *stream) (refusal, string) {
 	var id peer.Identity
 	if n.trust != nil {
-		conn := tls.Server(s.Conn, n.trust.Server(peer.RoleServer))
+		conn := tls.Server(s.Conn, n.trust.Server(n.roles()...))
 		if err := conn.HandshakeContext(context.Background()); err != nil { // the deadline is the connection's
 			return classifyTLS(err), peer.Explain(err).Error()
 		}
@@ -237,6 +248,12 @@ func (n *network) judge(h hello, id peer.Identity) (refusal, string) {
 	if n.trust != nil && foldName(id.Name) != foldName(h.Name) {
 		return refusedPreamble, fmt.Sprintf("it calls itself %s, its certificate is that of %v", h.Name, id)
 	}
+	if n.trust != nil && id.Role != peer.RoleServer && h.Kind != kindFollow {
+		return refusedRole, fmt.Sprintf("the certificate of %v is not for a connection of kind %v", id, h.Kind)
+	}
+	if h.Kind == kindFollow && n.follow == nil {
+		return refusedRole, "nobody can follow the state here"
+	}
 	self := n.self()
 	code, reason := judge(self, h)
 	if code == refusedStore && h.Store != "" && self.Store != "" {
@@ -258,7 +275,7 @@ func judge(self, h hello) (refusal, string) {
 		return refusedCluster, fmt.Sprintf("%s is of cluster %q, %s is of %q", h.Name, h.Cluster, self.Name, self.Cluster)
 	case h.Store != "" && self.Store != "" && h.Store != self.Store:
 		return refusedStore, fmt.Sprintf("%s has store %s, %s has %s", h.Name, h.Store, self.Name, self.Store)
-	case h.Kind == kindRPC:
+	case h.Kind == kindRPC, h.Kind == kindFollow:
 		return refusedNot, ""
 	case h.Target != self.ID:
 		return refusedTarget, fmt.Sprintf("%s looks for the server with ID %s, here is %s with ID %s", h.Name, h.Target, self.Name, self.ID)

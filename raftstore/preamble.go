@@ -24,6 +24,9 @@ type streamKind byte
 const (
 	kindRaft streamKind = 'R' // hashicorp/raft's NetworkTransport
 	kindRPC  streamKind = 'H' // HTTP/2
+	// kindFollow is HTTP of a node that is no server: the only kind for which
+	// an agent's certificate will do.
+	kindFollow streamKind = 'F'
 )
 
 func (k streamKind) String() string {
@@ -32,6 +35,8 @@ func (k streamKind) String() string {
 		return "raft"
 	case kindRPC:
 		return "rpc"
+	case kindFollow:
+		return "follow"
 	}
 	return fmt.Sprintf("kind %d", byte(k))
 }
@@ -63,7 +68,7 @@ type refusal byte
 const (
 	refusedNot      refusal = iota
 	refusedTLS              // no handshake, or a certificate of another authority
-	refusedRole             // a certificate of an agent or an admin
+	refusedRole             // a certificate of an agent or an admin, which is not for this
 	refusedPreamble         // not our protocol, or another version of it
 	refusedTimeout          // silence
 	refusedCluster          // a node of another cluster
@@ -117,7 +122,7 @@ func readHello(r io.Reader) (hello, error) {
 	var h hello
 	code, err := readPreamble(r, &h.Cluster, &h.Name, &h.ID, &h.Store, &h.Target)
 	h.Kind = streamKind(code)
-	if err == nil && h.Kind != kindRaft && h.Kind != kindRPC {
+	if err == nil && h.Kind != kindRaft && h.Kind != kindRPC && h.Kind != kindFollow {
 		err = fmt.Errorf("%w: it wants a connection of %v", errPreamble, h.Kind)
 	}
 	return h, err

@@ -46,7 +46,7 @@ type agentCmd struct {
 	HTTPSListen []string `name:"https-listen" env:"HOLDFAST_HTTPS_LISTEN" help:"Where to answer HTTPS; port 8501 of the node's address unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	NodeFile    string   `name:"node-file" type:"path" default:"/etc/holdfast/node.yaml" env:"HOLDFAST_NODE_FILE" help:"What this node sets for itself: these flags by their names, a line each, such as rpc-port: 8300." placeholder:"FILE"`
 
-	Only string `enum:",core,dns,ntp,apt,net" default:"" help:"Run this unit alone: core (store, gossip, checks, API, logs), dns, ntp, apt (they follow core, and go on without it), net (virtual addresses; no store, gossip, API, certificates or data directory)." placeholder:"UNIT"`
+	Only string `enum:",core,dns,ntp,apt,logs,net" default:"" help:"Run this unit alone: core (store, gossip, checks, API), dns, ntp, apt, logs, net (virtual addresses, load balancer): they follow core, and go on without it." placeholder:"UNIT"`
 
 	LogLevel  string `default:"info" env:"HOLDFAST_LOG_LEVEL" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat string `default:"text" env:"HOLDFAST_LOG_FORMAT" enum:"text,json" help:"text or json."`
@@ -83,7 +83,7 @@ func (c *agentCmd) Run(con *console) error {
 	switch c.Only {
 	case onlyNet:
 		return c.runNet(con, hangup)
-	case onlyDNS, onlyNTP, onlyAPT:
+	case onlyDNS, onlyNTP, onlyAPT, onlyLogs:
 		return c.runUnit(con, hangup)
 	}
 	base, err := c.lay(con)
@@ -98,7 +98,7 @@ func (c *agentCmd) Run(con *console) error {
 	if base.trust, err = c.openTrust(base); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	if err := runsWhole(base); err != nil {
+	if err := runsAgent(base); err != nil {
 		return &exitError{exitUsage, err}
 	}
 	if err := dir.keep(); err != nil {
@@ -158,10 +158,11 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		func(h health.Condition) {
 			log.Info("condition ended", "name", h.Name, "lasted", time.Since(h.Since).Round(time.Millisecond))
 		})
-	if c.Only != onlyNet {
-		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		if c.Only != onlyNet { // that one can do without
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
+		log.Error("the state can't be kept on the disk", "error", err)
 	}
 	if c.Only != "" {
 		if err := os.MkdirAll(c.RunDir, 0o755); err != nil {

@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/internal/state"
+	"holdfast/internal/stream"
 	"holdfast/lb"
 	"holdfast/logrelay"
 	"holdfast/ntpproxy"
@@ -60,11 +61,29 @@ type agent struct {
 	reload  *reloader
 }
 
-// runsWhole refuses a node that may run parts of the agent only.
-func runsWhole(base *foundation) error {
-	if base.source.Current().Role(base.self.Role).Voters == 0 {
-		return fmt.Errorf("%s has role %s, which has no voters: this version runs its whole agent on servers only; "+
-			"virtual addresses and the load balancer run with --only net", base.self.Name, base.self.Role)
+// heart is what an agent has the state from, and takes part in the cluster with:
+// its own store, or a server's.
+type heart struct {
+	nodeID   string
+	state    *state.Store
+	proposer state.Proposer
+	raft     api.Raft
+	leader   func() string // the leader's name; "" nobody
+	members  *discovery.Agent
+	leave    api.Agent
+	commands *command.Runner
+	packages *aptproxy.Server
+	http     api.Config
+	tasks    []run.Task
+	follows  *stream.Replica // a server's; nil: the store is here
+	// nodes is set to what answers the nodes that follow; nil: none can.
+	nodes *http.Handler
+}
+
+// runsAgent refuses a node that is a client only.
+func runsAgent(base *foundation) error {
+	if !base.source.Current().Role(base.self.Role).Agent {
+		return fmt.Errorf("%s has role %s, which runs no agent (agent: false)", base.self.Name, base.self.Role)
 	}
 	return nil
 }
@@ -73,139 +92,167 @@ func runsWhole(base *foundation) error {
 // secrets and the node's identity. end ends the agent: after it has left.
 func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, error) {
 	file := base.source.Current()
-	if err := raftstore.FinishSetAside(c.DataDir); err != nil {
-		return nil, err
-	}
-	nodeID, err := discovery.NodeID(c.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	replica := state.New()
-	var members *discovery.Agent // made after the store, which announces itself to it
-	var packages *aptproxy.Server
-	httpConfig, err := c.httpConfig(base, nodeID)
-	if err != nil {
-		return nil, err
-	}
-	store, err := c.newStore(base, replica, nodeID, httpConfig.MaxSnapshot, func(id string) { members.SetClusterID(id) },
-		raftstore.Consumer{
-			Name:  "the package proxy",
-			Bytes: func() int64 { return packages.Stored() },
-			Shed:  func(want int64) int64 { return packages.Shed(want) },
-		})
-	if err != nil {
-		return nil, err
-	}
 	services, err := discovery.ServicesFrom(file, base.self.Name)
 	if err != nil {
 		return nil, err
 	}
-	commands, err := command.New(slices.Concat(scriptDirs, scripts(services))...)
+	h := &heart{}
+	if h.commands, err = command.New(slices.Concat(scriptDirs, scripts(services))...); err != nil {
+		return nil, err
+	}
+	if err := raftstore.FinishSetAside(c.DataDir); err != nil {
+		return nil, err
+	}
+	if h.nodeID, err = discovery.NodeID(c.DataDir); err != nil {
+		return nil, err
+	}
+	if h.http, err = c.httpConfig(base, h.nodeID); err != nil {
+		return nil, err
+	}
+	if file.Role(base.self.Role).Voters > 0 {
+		err = c.beServer(base, h, services, end)
+	} else {
+		err = c.beFollower(base, h, services, end)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if members, err = c.newMembers(base, replica, store, nodeID, services, commands); err != nil {
-		return nil, err
+	return c.compose(base, h)
+}
+
+// beServer gives the agent a store of its own.
+func (c *agentCmd) beServer(base *foundation, h *heart, services []discovery.ServiceDefinition, end context.CancelFunc) error {
+	h.state, h.nodes = state.New(), new(http.Handler)
+	store, err := c.newStore(base, h, func(id string) { h.members.SetClusterID(id) },
+		raftstore.Consumer{
+			Name:  "the package proxy",
+			Bytes: func() int64 { return h.packages.Stored() },
+			Shed:  func(want int64) int64 { return h.packages.Shed(want) },
+		})
+	if err != nil {
+		return err
 	}
-	leader := func() string { name, _, _ := store.Leader(); return name }
-	names, err := c.newNames(base, replica, store, leader)
+	h.proposer, h.raft = store, store
+	h.leader = func() string { name, _, _ := store.Leader(); return name }
+	if h.members, err = c.newMembers(base, h, store, services); err != nil {
+		return err
+	}
+	h.leave = leaver{Agent: h.members, store: store, replica: h.state, id: h.nodeID, end: end}
+	h.tasks = []run.Task{store, h.members}
+	return nil
+}
+
+// compose makes what stands on the heart.
+func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
+	file := base.source.Current()
+	names, err := c.newNames(base, h.state, h.proposer, h.leader)
 	if err != nil {
 		return nil, err
 	}
 	var net *network
 	vips := c.vipsElsewhere()
 	if c.Only == "" {
-		if net, err = c.newNetwork(base, shared{replica, store}); err != nil {
+		if net, err = c.newNetwork(base, shared{h.state, h.proposer, nil}); err != nil {
 			return nil, err
 		}
 		vips = net.admin
 	}
-	clock, err := c.newNTP(base, replica, leader)
+	clock, err := c.newNTP(base, h.state, h.leader)
 	if err != nil {
 		return nil, err
 	}
-	if packages, err = c.newPackages(base, replica, store); err != nil {
+	if h.packages, err = c.newPackages(base, h.state, h.proposer); err != nil {
 		return nil, err
 	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, clock: clock, packages: packages, network: net, commands: commands,
+		board: base.board, log: base.log, members: h.members, names: names, clock: clock, packages: h.packages, network: net, commands: h.commands,
 	}
-	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
-	joins, err := c.openJoiner(base, func() *discovery.Agent { return members })
+	joins, err := c.openJoiner(base, func() *discovery.Agent { return h.members })
 	if err != nil {
 		return nil, err
 	}
-	logs, relay, err := c.newLogs(base, replica, httpConfig.AdminGroups)
+	var logs []run.Task
+	var relay http.Handler
+	if c.Only != "" && slices.Contains(file.Role(base.self.Role).Run, "logs") {
+		relay = c.elsewhere(onlyLogs)
+	}
+	if c.Only == "" {
+		if logs, relay, err = c.newLogs(base, h.state, h.http.AdminGroups, nil); err != nil {
+			return nil, err
+		}
+	}
+	door, err := newAPI(base, h, reload, trees{vips, relay}, joins)
 	if err != nil {
 		return nil, err
 	}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload, trees{vips, relay}, joins)
+	source, err := c.newStateSource(base, h)
 	if err != nil {
 		return nil, err
 	}
-	source, err := c.newStateSource(base, replica, store, leader)
-	if err != nil {
-		return nil, err
-	}
-	tasks := []run.Task{store, members, door, source}
+	tasks := append(h.tasks, door, source)
 	runs := func(service string) bool {
 		return c.Only == "" && slices.Contains(file.Role(base.self.Role).Run, service)
 	}
 	if runs("dns") {
-		socket, err := c.newNamesAdmin(base, names.Handler(), httpConfig.AdminGroups)
+		socket, err := c.newNamesAdmin(base, names.Handler(), h.http.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, names, socket)
 	}
 	if runs("ntp") {
-		socket, err := c.newNTPAdmin(base, clock.Handler(), httpConfig.AdminGroups)
+		socket, err := c.newNTPAdmin(base, clock.Handler(), h.http.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, clock, socket)
 	}
 	if runs("apt") {
-		socket, err := c.newPackagesAdmin(base, packages.Handler(), httpConfig.AdminGroups)
+		socket, err := c.newPackagesAdmin(base, h.packages.Handler(), h.http.AdminGroups)
 		if err != nil {
 			return nil, err
 		}
-		tasks = append(tasks, packages, socket)
+		tasks = append(tasks, h.packages, socket)
 	}
 	tasks = append(tasks, logs...)
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
 	if net != nil {
-		tasks = append(tasks, &standBack{node: base.self.Name, state: replica, routers: net.routers, log: base.log.With("service", "vrrp")})
+		tasks = append(tasks, net.standBack(base, h.state))
 		tasks = append(tasks, net.tasks()...)
 	}
 	return &agent{tasks: tasks, network: net, reload: reload}, nil
 }
 
-func (c *agentCmd) newStore(base *foundation, replica *state.Store, nodeID string, maxSnapshot int64, announce func(string), consumers ...raftstore.Consumer) (*raftstore.Store, error) {
+func (c *agentCmd) newStore(base *foundation, h *heart, announce func(string), consumers ...raftstore.Consumer) (*raftstore.Store, error) {
 	file := base.source.Current()
 	config, err := raftstore.ConfigFrom(file, file.Section("raft"))
 	if err != nil {
 		return nil, err
 	}
-	config.Node, config.NodeID, config.DataDir = base.self.Name, nodeID, c.DataDir
+	config.Node, config.NodeID, config.DataDir = base.self.Name, h.nodeID, c.DataDir
 	config.Listen = netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
 	config.SetAside = func() error { return c.beginAnew(base) }
 	config.Version, config.Consumers = version, consumers
 	config.Trust, config.Insecure = base.trust, c.Insecure
-	config.MaxSnapshot, config.Announce = maxSnapshot, announce
-	return raftstore.New(config, replica, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
+	config.MaxSnapshot, config.Announce = h.http.MaxSnapshot, announce
+	config.Follow = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.nodes).ServeHTTP(w, r) })
+	return raftstore.New(config, h.state, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
 }
 
-func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raftstore.Store, nodeID string, services []discovery.ServiceDefinition, commands *command.Runner) (*discovery.Agent, error) {
+// newMembers takes part in the gossip; of a node that is no server led says when
+// its source of the state changed.
+func (c *agentCmd) newMembers(base *foundation, h *heart, led discovery.Leadership, services []discovery.ServiceDefinition) (*discovery.Agent, error) {
 	file := base.source.Current()
 	config := discovery.Config{
-		Node: base.self.Name, NodeID: nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
-		Server: true, RPC: netip.AddrPortFrom(c.mainAddr(base), c.RPCPort),
+		Node: base.self.Name, NodeID: h.nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
 		Cluster: file.Name, Insecure: c.Insecure, DataDir: c.DataDir,
 		Version: version, Feature: feature, ConfigSum: file.Sum,
 		Meta: map[string]string{"role": base.self.Role}, Services: services,
+	}
+	if h.nodes != nil {
+		config.Server, config.RPC = true, netip.AddrPortFrom(c.mainAddr(base), c.RPCPort)
 	}
 	if base.trust != nil {
 		config.Key = base.trust.GossipKey()
@@ -214,7 +261,7 @@ func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raf
 		config.Join = append(config.Join, netip.AddrPortFrom(server.Addresses[file.Main().Name], c.GossipPort))
 	}
 	return discovery.New(config, discovery.Deps{
-		State: replica, Proposer: store, Leadership: store, Commands: commands,
+		State: h.state, Proposer: h.proposer, Leadership: led, Commands: h.commands,
 		Log: base.log, Metrics: base.registry, Board: base.board,
 	})
 }
@@ -256,7 +303,8 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 	if err != nil {
 		return api.Config{}, &exitError{exitUsage, err}
 	}
-	config.NodeID, config.Version, config.Server = nodeID, version, true
+	config.NodeID, config.Version = nodeID, version
+	config.Server = file.Role(base.self.Role).Voters > 0
 	config.GossipPort, config.Socket = c.GossipPort, c.socket()
 	if len(c.HTTPListen) > 0 {
 		if config.Listen, err = addrPorts(c.HTTPListen, 8500); err != nil {
@@ -274,16 +322,16 @@ func (c *agentCmd) httpConfig(base *foundation, nodeID string) (api.Config, erro
 // trees are what services answer below the API; nil: they are not there.
 type trees struct{ vips, logs http.Handler }
 
-func newAPI(base *foundation, config api.Config, replica *state.Store, store *raftstore.Store, members api.Agent, reload *reloader, below trees, joins api.Joiner) (*api.Server, error) {
+func newAPI(base *foundation, h *heart, reload *reloader, below trees, joins api.Joiner) (*api.Server, error) {
 	deps := api.Deps{
-		State: replica, Outcomes: replica, Proposer: store, Agent: members, Raft: store, Config: reload, VIPs: below.vips, Relay: below.logs, Joiner: joins, Logs: base.tail,
+		State: h.state, Outcomes: h.state, Proposer: h.proposer, Agent: h.leave, Raft: h.raft, Config: reload, VIPs: below.vips, Relay: below.logs, Joiner: joins, Logs: base.tail,
 		Conditions: base.board.Conditions, Gatherer: base.registry, Metrics: base.registry, Log: base.log,
 	}
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
 		deps.Admin, deps.Node, deps.Peer = isAdmin, isNode, isServer
 	}
-	return api.New(config, deps)
+	return api.New(h.http, deps)
 }
 
 // isAdmin tells whether a request's certificate, verified by TLS, is an admin's.

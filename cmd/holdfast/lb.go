@@ -3,14 +3,15 @@ package main
 import (
 	"holdfast/cluster"
 	"holdfast/internal/state"
+	"holdfast/internal/stream"
 	"holdfast/lb"
 )
 
-// shared is the cluster's store for those who can do without: of a unit of its
-// own it is the zero value.
+// shared is the cluster's store, as the tasks of the net unit use it.
 type shared struct {
 	reader   state.Reader
 	proposer state.Proposer
+	replica  *stream.Replica // of a unit of its own; nil: the store is in this process
 }
 
 // newBalancer makes the load balancer of this node; without services in the

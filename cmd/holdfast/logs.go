@@ -17,7 +17,8 @@ import (
 )
 
 // newLogs makes the log relay and its admin socket, if the node's role runs it.
-func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32) ([]run.Task, http.Handler, error) {
+// show adds to what its socket answers; nil adds nothing.
+func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32, show func(http.Handler) http.Handler) ([]run.Task, http.Handler, error) {
 	if !slices.Contains(base.source.Current().Role(base.self.Role).Run, "logs") {
 		return nil, nil, nil
 	}
@@ -40,8 +41,12 @@ func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint
 	if err != nil {
 		return nil, nil, &exitError{exitUsage, err}
 	}
+	handler := relay.Handler()
+	if show != nil {
+		handler = show(handler)
+	}
 	socket, err := admin.New(admin.Config{Unit: "logs", Path: filepath.Join(c.RunDir, "logs.sock"), GIDs: groups},
-		admin.Deps{Handler: relay.Handler(), Log: base.log, Metrics: base.registry})
+		admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -15,12 +15,10 @@ import (
 	"holdfast/internal/admin"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/run"
+	"holdfast/internal/state"
 	"holdfast/lb"
 	"holdfast/vrrp"
 )
-
-// onlyNet is the unit that moves addresses and runs nothing else.
-const onlyNet = "net"
 
 // network is the net unit's tasks: the virtual routers, the load balancer
 // behind them, and their admin socket.
@@ -60,9 +58,18 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 		return nil, err
 	}
 	n.admin = newVIPAdmin(base, n.routers)
+	handler := n.handler(base)
+	if store.replica != nil {
+		handler = unitHandler(base, store.replica, handler)
+	}
 	n.socket, err = admin.New(admin.Config{Unit: onlyNet, Path: filepath.Join(c.RunDir, "net.sock")},
-		admin.Deps{Handler: n.handler(base), Log: base.log, Metrics: base.registry})
+		admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 	return n, err
+}
+
+// standBack keeps the addresses away while the node is drained.
+func (n *network) standBack(base *foundation, store state.Reader) *standBack {
+	return &standBack{node: base.self.Name, state: store, routers: n.routers, log: base.log.With("service", "vrrp")}
 }
 
 // routers are what the file says about this node's virtual routers. A node
@@ -105,8 +112,8 @@ func (n *network) apply(file *cluster.File, node string) (waiting []string, err 
 	return waiting, errors.Join(err, n.routers.Reconfigure(settings))
 }
 
-// runNet runs the net unit alone: no store, no gossip, no API, no certificates
-// and no data directory.
+// runNet runs the net unit alone: no store, no gossip, no API and no certificates.
+// What the store says, such as who is drained, core streams.
 func (c *agentCmd) runNet(con *console, hangup <-chan os.Signal) error {
 	base, err := c.lay(con)
 	if err != nil {
@@ -115,11 +122,16 @@ func (c *agentCmd) runNet(con *console, hangup <-chan os.Signal) error {
 	if pid, err := vrrp.Running(c.RunDir); err == nil && pid != 0 {
 		return &exitError{exitUsage, fmt.Errorf("%w in %s: process %d; stop it first, or give this one another --run-dir", vrrp.ErrRunning, c.RunDir, pid)}
 	}
-	n, err := c.newNetwork(base, shared{})
+	replica, err := c.newReplica(base)
 	if err != nil {
 		return err
 	}
-	err = c.runApart(con, base, n.tasks(), func(ctx context.Context) error { return n.follow(ctx, base, hangup) })
+	n, err := c.newNetwork(base, shared{replica.Store(), replica, replica})
+	if err != nil {
+		return err
+	}
+	tasks := append([]run.Task{replica, n.standBack(base, replica.Store())}, n.tasks()...)
+	err = c.runApart(con, base, tasks, func(ctx context.Context) error { return n.follow(ctx, base, hangup) })
 	return errors.Join(err, n.ended())
 }
 

@@ -130,7 +130,7 @@ func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {
 	}
 	var requests []peer.Request
 	for _, node := range file.Nodes {
-		// The net unit alone, on a frontend, works without a certificate.
+		// Others get theirs by name or by a token: with it goes the gossip key.
 		if len(wanted) > 0 && !wanted[node.Name] || len(wanted) == 0 && file.Role(node.Role).Voters == 0 {
 			continue
 		}
@@ -141,13 +141,18 @@ func (c *pkiIssueCmd) requests(file *cluster.File) ([]peer.Request, error) {
 	return requests, nil
 }
 
+// nodeRole is what stands in a node's certificate.
+func nodeRole(file *cluster.File, node *cluster.Node) peer.Role {
+	if node != nil && file.Role(node.Role).Voters > 0 {
+		return peer.RoleServer
+	}
+	return peer.RoleAgent
+}
+
 // nodeRequest asks for a certificate that holds for every name and address of
 // the node.
 func nodeRequest(file *cluster.File, node cluster.Node, validity time.Duration) peer.Request {
-	identity := peer.Identity{Cluster: file.Name, Name: node.Name, Role: peer.RoleAgent}
-	if file.Role(node.Role).Voters > 0 {
-		identity.Role = peer.RoleServer
-	}
+	identity := peer.Identity{Cluster: file.Name, Name: node.Name, Role: nodeRole(file, &node)}
 	r := peer.Request{Identity: identity, Validity: validity}
 	for _, network := range file.Networks {
 		if addr, ok := node.Addresses[network.Name]; ok {

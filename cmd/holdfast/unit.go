@@ -24,44 +24,61 @@ import (
 	"holdfast/raftstore"
 )
 
-// The units that can run alone, beside onlyNet.
+// The units that can run alone.
 const (
 	onlyCore = "core"
 	onlyDNS  = "dns"
 	onlyNTP  = "ntp"
 	onlyAPT  = "apt"
+	onlyLogs = "logs"
+	onlyNet  = "net" // it moves addresses and runs nothing else
 )
 
 // grants are what the units that follow core may see and write, beside the
 // catalog that all of them see.
 func grants() stream.Grants {
 	return stream.Grants{
-		onlyDNS: {Kinds: []string{"dns/record", "dns/file"}},
-		onlyNTP: {},
-		onlyAPT: {Kinds: []string{"apt/view", "apt/view-before"}},
+		onlyDNS:  {Kinds: []string{"dns/record", "dns/file"}},
+		onlyNTP:  {},
+		onlyAPT:  {Kinds: []string{"apt/view", "apt/view-before"}},
+		onlyLogs: {},
+		onlyNet:  {Kinds: []string{"lb/drain", "lb/people"}},
 	}
 }
 
 func (c *agentCmd) stateSocket() string { return filepath.Join(c.RunDir, "state.sock") }
 
-// newStateSource streams the state to the units beside this process.
-func (c *agentCmd) newStateSource(base *foundation, replica *state.Store, store *raftstore.Store, leader func() string) (*admin.Server, error) {
+// newStateSource streams the state to the units beside this process, and of a
+// server to the nodes that have none of their own.
+func (c *agentCmd) newStateSource(base *foundation, h *heart) (*admin.Server, error) {
 	source, err := stream.NewSource(stream.SourceDeps{
-		State: replica, Proposer: store, Leader: leader, Grants: grants(), Log: base.log, Metrics: base.registry,
+		State: h.state, Proposer: h.proposer, Leader: h.leader, Grants: grants(), Log: base.log, Metrics: base.registry,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return admin.New(admin.Config{Unit: "state", Path: c.stateSocket()}, admin.Deps{Handler: source, Log: base.log, Metrics: base.registry})
+	if h.nodes != nil {
+		*h.nodes = source.ForNodes(nodePart(), func(r *http.Request) (string, error) {
+			return mayFollow(base.source.Current(), raftstore.FollowerOf(r))
+		}, func(node string, d state.PutDocument) error { return nodeWrites(base.source.Current(), node, d) })
+	}
+	var handler http.Handler = source
+	if h.follows != nil {
+		handler = unitHandler(base, h.follows, source)
+	}
+	return admin.New(admin.Config{Unit: "state", Path: c.stateSocket()}, admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 }
 
 // vipsElsewhere asks the net unit of this node about its virtual addresses.
-func (c *agentCmd) vipsElsewhere() http.Handler {
+func (c *agentCmd) vipsElsewhere() http.Handler { return c.elsewhere(onlyNet) }
+
+// elsewhere passes requests on to another unit of this node.
+func (c *agentCmd) elsewhere(unit string) http.Handler {
 	there, _ := url.Parse(admin.BaseURL) // a constant
 	proxy := httputil.NewSingleHostReverseProxy(there)
-	proxy.Transport = admin.Client(filepath.Join(c.RunDir, "net.sock")).Transport
+	proxy.Transport = admin.Client(filepath.Join(c.RunDir, unit+".sock")).Transport
 	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
-		http.Error(w, "the unit net does not answer: "+err.Error(), http.StatusServiceUnavailable)
+		http.Error(w, "the unit "+unit+" does not answer: "+err.Error(), http.StatusServiceUnavailable)
 	}
 	return proxy
 }
@@ -79,17 +96,27 @@ func (c *agentCmd) runUnit(con *console, hangup <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	replica, err := stream.New(stream.Config{
-		Unit: c.Only, Base: admin.BaseURL, Web: admin.Client(c.stateSocket()), Path: filepath.Join(c.DataDir, "state."+c.Only),
-	}, stream.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
+	replica, err := c.newReplica(base)
 	if err != nil {
 		return err
+	}
+	if c.Only == onlyLogs { // it speaks to other nodes
+		if base.trust, err = c.openTrust(base); err != nil {
+			return &exitError{exitUsage, err}
+		}
 	}
 	u, err := c.newUnit(base, replica)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
 	return c.runApart(con, base, append([]run.Task{replica}, u.tasks...), func(ctx context.Context) error { return u.follow(ctx, base, hangup) })
+}
+
+// newReplica follows core, and has at once what the disk has.
+func (c *agentCmd) newReplica(base *foundation) (*stream.Replica, error) {
+	return stream.New(stream.Config{
+		Unit: c.Only, Base: admin.BaseURL, Web: admin.Client(c.stateSocket()), Path: filepath.Join(c.DataDir, "state."+c.Only),
+	}, stream.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
 }
 
 // runApart runs the tasks of a unit that has a process of its own, and beside
@@ -135,6 +162,12 @@ func (c *agentCmd) newUnit(base *foundation, replica *stream.Replica) (*unit, er
 		}
 		socket, err := c.newNTPAdmin(base, unitHandler(base, replica, clock.Handler()), config.AdminGroups)
 		return &unit{[]run.Task{clock, socket}, clock.SetFile}, err
+	case onlyLogs:
+		tasks, _, err := c.newLogs(base, replica.Store(), config.AdminGroups, func(h http.Handler) http.Handler { return unitHandler(base, replica, h) })
+		if err == nil && tasks == nil {
+			err = fmt.Errorf("%s has role %s, which does not run logs", base.self.Name, base.self.Role)
+		}
+		return &unit{tasks, func(*cluster.File) {}}, err // who its peers are is read anew each time
 	}
 	packages, err := c.newPackages(base, replica.Store(), replica)
 	if err != nil {
@@ -208,9 +241,13 @@ func (c *dnsStatusCmd) Run(con *console) error {
 
 // unitText is a line about where a unit has its state from.
 func unitText(s stream.Status) string {
-	from, age := "core does not stream: "+printable(s.Error), "no state of the cluster"
+	source := "core"
+	if s.Source != "" {
+		source = printable(s.Source)
+	}
+	from, age := source+" does not stream: "+printable(s.Error), "no state of the cluster"
 	if s.Connected {
-		from = "core streams, for " + ago(time.Since(s.Since))
+		from = source + " streams, for " + ago(time.Since(s.Since))
 	}
 	if s.Confirmed {
 		age = "a leader confirmed the state " + ago(s.Age) + " ago"

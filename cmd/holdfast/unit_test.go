@@ -108,8 +108,8 @@ func TestAFailedFirstStartLeavesTheDataDirectoryToAnyNode(t *testing.T) {
 	n := &node{dir: t.TempDir()}
 	file := filepath.Join(n.dir, "cluster.yaml")
 	text := "schema: 1\ncluster: c\ndomain: c.example.com\nnetworks: {main: {prefix: 127.9.9.0/24}}\n" +
-		"roles: {service: {voters: 1, run: [dns]}, frontend: {}}\n" +
-		"nodes: {fbservice1: {role: service, addresses: {main: 127.9.9.1}}, fbfront1: {role: frontend, addresses: {main: 127.9.9.2}}}\n"
+		"roles: {service: {voters: 1, run: [dns]}, frontend: {}, compute: {agent: false}}\n" +
+		"nodes: {fbservice1: {role: service, addresses: {main: 127.9.9.1}}, fbfront1: {role: frontend, addresses: {main: 127.9.9.2}}, fbcn1: {role: compute, addresses: {main: 127.9.9.3}}}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,8 @@ func TestAFailedFirstStartLeavesTheDataDirectoryToAnyNode(t *testing.T) {
 		return append([]string{"agent", "--config", file, "--node", node, "--data-dir", data, "--run-dir", filepath.Join(n.dir, "run")}, more...)
 	}
 	n.expect(t, exitUsage, "certificate", start("fbservice1", "--pki", filepath.Join(n.dir, "none"))...)
-	n.expect(t, exitUsage, "has no voters", start("fbfront1", "--insecure")...)
+	n.expect(t, exitUsage, "certificate", start("fbfront1", "--pki", filepath.Join(n.dir, "none"))...)
+	n.expect(t, exitUsage, "runs no agent", start("fbcn1", "--insecure")...)
 	keep(t, data, "fbservice2").release() // neither of them has it
 }
 

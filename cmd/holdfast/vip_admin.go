@@ -32,7 +32,7 @@ func holdElsewhere(ctx context.Context, base *foundation, node, router string) e
 	if len(there.HTTPS) == 0 {
 		return fmt.Errorf("the API has no HTTPS (api.https_port is 0)")
 	}
-	client, err := api.NewClient(api.ClientConfig{URL: "https://" + there.HTTPS[0].String(), TLS: base.trust.Client(node)})
+	client, err := api.NewClient(api.ClientConfig{URL: "https://" + there.HTTPS[0].String(), TLS: base.trust.ClientOf(nodeRole(file, file.Node(node)), node)})
 	if err != nil {
 		return err
 	}

@@ -41,10 +41,13 @@ func (t *Trust) ServerOptional() *tls.Config {
 
 // Client is for dialling a server: the other end must be the server called
 // name of our cluster, any server of it when name is "".
-func (t *Trust) Client(name string) *tls.Config {
+func (t *Trust) Client(name string) *tls.Config { return t.ClientOf(RoleServer, name) }
+
+// ClientOf is Client for a node of another role: the API of one that is no server.
+func (t *Trust) ClientOf(role Role, name string) *tls.Config {
 	c := t.base()
-	c.ServerName = tlsName(RoleServer)
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return t.admit(cs, name, []Role{RoleServer}) }
+	c.ServerName = tlsName(role)
+	c.VerifyConnection = func(cs tls.ConnectionState) error { return t.admit(cs, name, []Role{role}) }
 	return c
 }
 

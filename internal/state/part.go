@@ -154,6 +154,21 @@ func sizeOf(cmd Command) int {
 	return 0
 }
 
+// Advance says that the log is at index and that nothing up to there that is not
+// applied concerns this replica, which has a part of the state. A lower index is
+// ignored. It wakes nobody.
+func (s *Store) Advance(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := *s.Snapshot()
+	if index <= snap.index {
+		return
+	}
+	snap.index = index
+	s.committed.pass(index)
+	s.publish(snap, nil)
+}
+
 // Position is where a reader of Committed stands. The zero Position is nowhere.
 type Position struct {
 	epoch uint64

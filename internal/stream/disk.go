@@ -32,6 +32,7 @@ type diskHeader struct {
 	Unit    string         `json:"unit"`
 	Touched time.Time      `json:"touched"` // when a leader confirmed it
 	Members []state.Member `json:"members"`
+	Index   uint64         `json:"index,omitempty"` // of the log; the tables may end earlier
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -70,7 +71,7 @@ func (r *Replica) judge() {
 	case time.Since(s.Since) < staleAfter && !s.FromDisk:
 		// It has just begun.
 	case !s.Confirmed:
-		r.deps.Board.Raise(Condition, health.Error, "this unit has no state of the cluster: none came from the core, and none was on the disk: "+s.Error)
+		r.deps.Board.Raise(Condition, health.Error, "this unit has no state of the cluster: none came, and none was on the disk: "+s.Error)
 	default:
 		r.deps.Board.Raise(Condition, health.Warning, "this unit goes on with the state that a leader confirmed last at "+
 			time.Now().Add(-s.Age).UTC().Format(time.RFC3339)+": "+orElse(s.Error, "the store has no leader"))
@@ -108,7 +109,7 @@ func (r *Replica) save() {
 }
 
 func (r *Replica) write(w io.Writer, snap *state.Snapshot, touched time.Time) error {
-	header, err := json.Marshal(diskHeader{r.config.Unit, touched, snap.Members()})
+	header, err := json.Marshal(diskHeader{r.config.Unit, touched, snap.Members(), snap.Index()})
 	if err != nil {
 		return err
 	}
@@ -153,6 +154,8 @@ func (r *Replica) read(from io.Reader) error {
 		header.Touched = now // the clock was put back
 	}
 	r.store.Touch(header.Touched)
+	r.store.Advance(header.Index)
+	r.moved(r.store.Snapshot().Index(), true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.FromDisk = true

@@ -12,6 +12,7 @@ import (
 
 // Types of frames.
 const (
+	frameWhere   = 'W'
 	frameStart   = 'S'
 	framePiece   = 's'
 	frameEnd     = 'e'
@@ -32,6 +33,25 @@ type Beat struct {
 	Confirmed bool          `json:"confirmed"` // a leader has confirmed the source's state since it started
 	Age       time.Duration `json:"age_ns"`    // since a leader did
 	Leader    string        `json:"leader,omitempty"`
+}
+
+// Where is how far and how fresh a source is.
+type Where struct {
+	Store     string        `json:"store"` // UUID of the store; "" none yet
+	Index     uint64        `json:"index"` // the last entry of the log that is in it
+	Confirmed bool          `json:"confirmed"`
+	Age       time.Duration `json:"age_ns"` // since a leader confirmed it
+	Leader    string        `json:"leader,omitempty"`
+}
+
+// whereOf tells it of a snapshot.
+func whereOf(snap *state.Snapshot, leader string) Where {
+	w := Where{Index: snap.Index(), Leader: leader}
+	w.Age, w.Confirmed = snap.Age(time.Now())
+	if c := snap.Cluster(); c != nil {
+		w.Store = c.ID
+	}
+	return w
 }
 
 // writeFrame writes one frame; body is at most maxFrame bytes.

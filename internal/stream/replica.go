@@ -25,10 +25,26 @@ const Condition = "state.stale"
 
 // Config says what a Replica follows.
 type Config struct {
-	Unit string       // "dns", "net" ...
+	Unit string       // "dns", "net" ...; NodeUnit on a node that is no server
 	Base string       // URL of the source, such as admin.BaseURL
 	Web  *http.Client // reaches it; without a timeout of its own
 	Path string       // of the file with the last content
+
+	// Sources are the servers that can be followed, the preferred first; nil:
+	// Base is the only source.
+	Sources func() []Server
+	// OwnGossip: the members come from this node's own gossip, by
+	// Store().SetMembers, and not from the source.
+	OwnGossip bool
+}
+
+// NodeUnit is the Unit of a node that follows servers.
+const NodeUnit = "node"
+
+// Server is a source on another node.
+type Server struct {
+	Name string // in the cluster file, and in the gossip
+	Base string // URL
 }
 
 // Deps are what a Replica works with. Board may be nil.
@@ -49,6 +65,9 @@ type Replica struct {
 	mu      sync.Mutex
 	status  Status
 	arrived chan struct{} // closed when the position moves
+	news    chan struct{} // closed when Connected or the leader changes
+	have    mark
+	heard   time.Time // the last frame
 	saved   savedMark
 }
 
@@ -62,11 +81,13 @@ type Status struct {
 	Confirmed bool          `json:"confirmed"` // a leader has confirmed it at some time
 	Age       time.Duration `json:"age_ns"`    // since a leader did
 	Position  uint64        `json:"position"`
+	Source    string        `json:"source,omitempty"` // the server that streams, or did last; "": the core of this node
 	Leader    string        `json:"leader,omitempty"`
 }
 
 const (
-	silence     = 5 * time.Second // of a source that says nothing, not even a beat
+	silence     = 5 * time.Second         // of a source that says nothing, not even a beat
+	silenceNode = 2500 * time.Millisecond // likewise, of one on another node
 	retryFirst  = 100 * time.Millisecond
 	retryMost   = 2 * time.Second
 	staleAfter  = 10 * time.Second // before the condition is raised
@@ -77,10 +98,10 @@ const (
 // New makes a replica and fills it from the disk: what it has is there when New
 // returns. A file that can't be read is told to the log and left out.
 func New(config Config, deps Deps) (*Replica, error) {
-	r := &Replica{config: config, deps: deps, store: state.New(), arrived: make(chan struct{})}
+	r := &Replica{config: config, deps: deps, store: state.New(), arrived: make(chan struct{}), news: make(chan struct{})}
 	r.deps.Log = deps.Log.With("service", "stream", "unit", config.Unit)
 	r.status = Status{Unit: config.Unit, Since: time.Now()}
-	r.applied = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_stream_applied_total", Help: "What came from the core and was applied, by kind: snapshot or command."}, []string{"kind"})
+	r.applied = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_stream_applied_total", Help: "What came from the source of the state and was applied, by kind: snapshot or command."}, []string{"kind"})
 	age := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_stream_age_seconds", Help: "Since a leader confirmed the state that this unit serves; -1: never."}, func() float64 {
 		if s := r.Status(); s.Confirmed {
 			return s.Age.Seconds()
@@ -134,8 +155,7 @@ func (r *Replica) Run(ctx context.Context, ready func()) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r.lost(err)
-		if time.Since(began) > silence {
+		if r.lost(err) || time.Since(began) > silence {
 			pause = retryFirst
 		}
 		select {
@@ -148,28 +168,54 @@ func (r *Replica) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// lost notes that the stream ended.
-func (r *Replica) lost(err error) {
+// lost notes that the stream ended, and tells whether there was one.
+func (r *Replica) lost(err error) bool {
 	r.mu.Lock()
 	was := r.status.Connected
 	if was {
 		r.status.Since = time.Now()
 	}
 	r.status.Connected, r.status.Error = false, err.Error()
+	if was {
+		close(r.news)
+		r.news = make(chan struct{})
+	}
 	r.mu.Unlock()
 	if was {
-		r.deps.Log.Warn("the core no longer streams the state: going on with what is here", "error", err)
+		r.deps.Log.Warn("the state is no longer streamed: going on with what is here", "error", err)
 	}
+	return was
 }
 
 // follow takes one stream up to its end.
 func (r *Replica) follow(ctx context.Context) error {
+	if r.config.Sources == nil {
+		return r.followFrom(ctx, Server{Base: r.config.Base}, silence)
+	}
+	server, err := r.choose(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watchOver(ctx, server, cancel) })
+	err = r.followFrom(ctx, server, silenceNode)
+	cancel(nil)
+	watch.Wait()
+	return fmt.Errorf("%s: %w", server.Name, err)
+}
+
+// followFrom takes one stream of a source, up to its end.
+func (r *Replica) followFrom(ctx context.Context, server Server, silence time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("nothing came for %s", silence)) })
 	defer quiet.Stop()
-	seen := func() { quiet.Reset(silence) }
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url(pathFollow), nil)
+	s := &session{server: server, asked: time.Now(), quiet: quiet, silence: silence}
+	r.mu.Lock()
+	r.status.Source = server.Name
+	r.mu.Unlock()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url(server.Base, pathFollow), nil)
 	if err != nil {
 		return err
 	}
@@ -187,13 +233,27 @@ func (r *Replica) follow(ctx context.Context) error {
 		if err != nil {
 			return causeOf(ctx, err)
 		}
-		seen()
-		if err := r.take(kind, body, &snapshotReader{r: response.Body, seen: seen}); err != nil {
+		s.seen()
+		r.mu.Lock()
+		r.heard = time.Now()
+		r.mu.Unlock()
+		if err := r.take(s, kind, body, &snapshotReader{r: response.Body, seen: s.seen}); err != nil {
 			return causeOf(ctx, err)
 		}
 		buffer = body
 	}
 }
+
+// session is one stream of a source.
+type session struct {
+	server  Server
+	asked   time.Time // before the source could say anything
+	quiet   *time.Timer
+	silence time.Duration
+	where   bool // it has said which state comes
+}
+
+func (s *session) seen() { s.quiet.Reset(s.silence) }
 
 // causeOf says why a stream was given up rather than that its context ended.
 func causeOf(ctx context.Context, err error) error {
@@ -208,17 +268,31 @@ func refusal(response *http.Response) error {
 	return fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(text))
 }
 
-func (r *Replica) url(path string) string {
-	return r.config.Base + path + "?unit=" + url.QueryEscape(r.config.Unit)
+func (r *Replica) url(base, path string) string {
+	return base + path + "?unit=" + url.QueryEscape(r.config.Unit)
 }
 
 // take carries out one frame; snapshot reads what follows a frameStart.
-func (r *Replica) take(kind byte, body []byte, snapshot *snapshotReader) error {
+func (r *Replica) take(s *session, kind byte, body []byte, snapshot *snapshotReader) error {
 	switch kind {
+	case frameWhere:
+		var w Where
+		if err := json.Unmarshal(body, &w); err != nil {
+			return fmt.Errorf("stream: where: %w", err)
+		}
+		if have := r.mark(); have.newerThan(w, s.asked) {
+			return fmt.Errorf("it has entry %d and this node has shown entry %d: an older state is not taken", w.Index, have.index)
+		}
+		s.where = true
 	case frameStart:
+		if !s.where {
+			return errors.New("stream: a snapshot of nobody knows when")
+		}
+		s.where = false
 		if err := r.store.Restore(snapshot); err != nil {
 			return err
 		}
+		r.moved(r.store.Snapshot().Index(), true)
 		r.applied.WithLabelValues("snapshot").Inc()
 	case frameCommand:
 		return r.apply(body)
@@ -227,7 +301,9 @@ func (r *Replica) take(kind byte, body []byte, snapshot *snapshotReader) error {
 		if err := json.Unmarshal(body, &members); err != nil {
 			return fmt.Errorf("stream: members: %w", err)
 		}
-		r.store.SetMembers(members)
+		if !r.config.OwnGossip {
+			r.store.SetMembers(members)
+		}
 	case frameBeat:
 		var beat Beat
 		if err := json.Unmarshal(body, &beat); err != nil {
@@ -255,6 +331,7 @@ func (r *Replica) apply(body []byte) error {
 	if err := r.store.Apply(index, cmd); err != nil {
 		return fmt.Errorf("stream: entry %d, which the core has applied: %w", index, err)
 	}
+	r.moved(index, false)
 	r.applied.WithLabelValues("command").Inc()
 	return nil
 }
@@ -263,11 +340,21 @@ func (r *Replica) beat(b Beat) {
 	if b.Confirmed {
 		r.store.Touch(time.Now().Add(-b.Age))
 	}
+	if b.Position > 0 { // what is not here of the log up to there is not for us
+		r.store.Advance(b.Position)
+		r.moved(b.Position, false)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	told := false
 	if !r.status.Connected {
 		r.status.Connected, r.status.Error, r.status.Since = true, "", time.Now()
-		r.deps.Log.Info("the core streams the state", "position", b.Position, "confirmed", b.Confirmed)
+		r.deps.Log.Info("the state is streamed", "from", orElse(r.status.Source, "core"), "position", b.Position, "confirmed", b.Confirmed)
+		told = true
+	}
+	if told = told || r.status.Leader != b.Leader; told {
+		close(r.news)
+		r.news = make(chan struct{})
 	}
 	if b.Confirmed {
 		r.status.FromDisk = false
@@ -285,7 +372,10 @@ func (r *Replica) Propose(ctx context.Context, cmd state.Command) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url(pathPropose), bytes.NewReader(b))
+	if r.config.Sources != nil && !r.Status().Connected {
+		return 0, fmt.Errorf("%w: no server streams the state to this node: %s", state.ErrNoLeader, r.Status().Error)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url(r.base(), pathPropose), bytes.NewReader(b))
 	if err != nil {
 		return 0, err
 	}
@@ -295,7 +385,7 @@ func (r *Replica) Propose(ctx context.Context, cmd state.Command) (uint64, error
 		if r.Status().Connected {
 			return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, err)
 		}
-		return 0, fmt.Errorf("%w: the core does not answer: %w", state.ErrNoLeader, err)
+		return 0, fmt.Errorf("%w: %s does not answer: %w", state.ErrNoLeader, orElse(r.Status().Source, "the core"), err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {

@@ -214,6 +214,7 @@ func TestADamagedFileIsLeftOut(t *testing.T) {
 
 func FuzzStream(f *testing.F) {
 	var b bytes.Buffer
+	_ = writeFrame(&b, frameWhere, []byte(`{"index":1,"confirmed":true}`))
 	_ = writeFrame(&b, frameStart, nil)
 	_ = state.New().Snapshot().WritePart(pieces{&b}, part)
 	_ = writeFrame(&b, frameEnd, nil)
@@ -222,12 +223,12 @@ func FuzzStream(f *testing.F) {
 	_ = writeFrame(&b, frameBeat, []byte(`{"position":1,"confirmed":true}`))
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r := &Replica{deps: Deps{Log: slog.New(slog.DiscardHandler)}, store: state.New(), arrived: make(chan struct{}),
+		r := &Replica{deps: Deps{Log: slog.New(slog.DiscardHandler)}, store: state.New(), arrived: make(chan struct{}), news: make(chan struct{}),
 			applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "a"}, []string{"kind"})}
-		in := bytes.NewReader(data)
+		in, s := bytes.NewReader(data), &session{asked: time.Now()}
 		for {
 			kind, body, err := readFrame(in, nil)
-			if err != nil || r.take(kind, body, &snapshotReader{r: in, seen: func() {}}) != nil {
+			if err != nil || r.take(s, kind, body, &snapshotReader{r: in, seen: func() {}}) != nil {
 				return
 			}
 		}

@@ -25,6 +25,7 @@ type Options struct {
 	File      string   // the cluster file, on the machine
 	Networks  []string // of the file that the lab has; the main one unless said
 	AgentArgs []string // more arguments for every agent
+	Followers []string // nodes of the file that are no servers and get a host, too
 	Expose    []string // more files of the machine that the hosts need
 	// Lab makes the lab; lab.New unless said. A test passes lab.NewTest.
 	Lab func(lab.Options) (*lab.Lab, error)
@@ -36,6 +37,8 @@ type Site struct {
 	File   *cluster.File
 	Nodes  []*Node // the servers, in the order of the file
 	Client *lab.Host
+	// Followers are the nodes that Options names.
+	Followers []*Node
 
 	options Options
 	issued  string // certificates, a directory a node
@@ -46,7 +49,7 @@ type Site struct {
 // Close it.
 func New(ctx context.Context, o Options) (*Site, error) {
 	// Sections of services are for the program to check, not for us.
-	file, err := cluster.Load(o.File, map[string]cluster.SectionValidator{"api": nil, "dns": nil, "ntp": nil, "raft": nil, "vrrp": nil})
+	file, err := cluster.Load(o.File, map[string]cluster.SectionValidator{"api": nil, "dns": nil, "ntp": nil, "raft": nil, "vrrp": nil, "vips": nil})
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +82,14 @@ func (s *Site) Close() error { return s.Lab.Close() }
 
 func (s *Site) build(ctx context.Context) error {
 	servers := s.File.Servers()
+	count := len(servers)
+	for _, name := range s.options.Followers {
+		node := s.File.Node(name)
+		if node == nil {
+			return fmt.Errorf("site: the cluster file has no node %q", name)
+		}
+		servers = append(servers, *node)
+	}
 	s.Nodes = make([]*Node, len(servers))
 	failed := make([]error, len(servers)+1)
 	var wg sync.WaitGroup
@@ -106,6 +117,7 @@ func (s *Site) build(ctx context.Context) error {
 			return err
 		}
 	}
+	s.Nodes, s.Followers = s.Nodes[:count:count], s.Nodes[count:]
 	return s.Resolve(s.Client, s.Nodes[:min(2, len(s.Nodes))]...)
 }
 
@@ -125,8 +137,16 @@ func (s *Site) certify(ctx context.Context) (err error) {
 		return err
 	}
 	s.admin = filepath.Join(s.issued, admin)
-	return nil
+	if len(s.options.Followers) == 0 {
+		return nil
+	}
+	_, err = exec.CommandContext(ctx, s.options.Binary, "pki", "issue", "--ca", s.Authority(), "--config", s.options.File,
+		"--out", s.issued, "--nodes", strings.Join(s.options.Followers, ",")).Output()
+	return err
 }
+
+// Authority is the directory of the site's certificate authority.
+func (s *Site) Authority() string { return filepath.Join(s.Lab.Dir(), "ca") }
 
 // admin is who has an admin's certificate.
 const admin = "alice"
