@@ -28,8 +28,16 @@ func (h *holding) put(a *applier, prefix netip.Prefix) error {
 	return a.all.handle.Lend(addr, h.until.Sub(bootNow()))
 }
 
+// lapsed tells whether a fenced router's lease is over. This process may have
+// stood still since it looked last: another may have the addresses, and what is
+// said of them now would mislead the neighbours.
+func (h *holding) lapsed() bool { return h.fenced && !bootNow().Before(h.until) }
+
 // renew keeps a fenced router's addresses for longer.
 func (h *holding) renew(a *applier, until time.Time) {
+	if h.lapsed() {
+		defer h.announce(a) // what was left out
+	}
 	h.until = until
 	for _, prefix := range h.prefixes {
 		if !h.applied.isThere(a.link.Index, prefix) {

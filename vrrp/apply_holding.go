@@ -90,6 +90,10 @@ func (h *holding) announce(a *applier) {
 }
 
 func (h *holding) burst(a *applier, now time.Time) {
+	if h.lapsed() {
+		h.next, h.bursts = time.Time{}, 0
+		return
+	}
 	sent := 0
 	for _, prefix := range h.prefixes {
 		if err := a.neighbors.Announce(prefix.Addr()); err != nil {
@@ -134,7 +138,7 @@ func (h *holding) restore(a *applier, present map[netip.Prefix]bool) {
 		if present[prefix] || !h.applied.isThere(a.link.Index, prefix) {
 			continue
 		}
-		if h.fenced && !bootNow().Before(h.until) {
+		if h.lapsed() {
 			continue // the kernel or the guard took it back
 		}
 		err := h.put(a, prefix)
@@ -179,7 +183,7 @@ func (h *holding) dispute(a *applier, claim rawsock.Claim) {
 // ask announces the contested address and asks who else has it.
 func (h *holding) ask(a *applier, now time.Time) {
 	c := &h.contest
-	if c.quiet == contestQuiet {
+	if c.quiet == contestQuiet || h.lapsed() {
 		h.settle(a)
 		return
 	}
