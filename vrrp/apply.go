@@ -120,6 +120,7 @@ const (
 	errandAnnounce
 	errandConflict
 	errandReopen
+	errandLease
 )
 
 // errand is something for an applier to do.
@@ -128,6 +129,8 @@ type errand struct {
 	router  string
 	holding *holding      // of Hold: what to hold
 	linger  time.Duration // of Withdraw
+	done    func(ok bool) // of Withdraw: they are gone, or one could not be removed; may be nil
+	until   time.Time     // of Lease
 	claim   rawsock.Claim
 	link    link.Link // of Reopen
 }
@@ -172,6 +175,7 @@ func (a *applier) hold(in *instance) {
 	a.post(errand{kind: errandHold, router: in.settings.Name, holding: &holding{
 		router: in.settings.Name, log: in.log, metrics: in.metrics, applied: in.applied, since: time.Now(),
 		source: in.core.Source, prefixes: slices.Clone(in.core.Held), settings: in.settings.Announce,
+		fenced: in.core.Fenced, until: in.leasedUntil,
 	}})
 }
 
@@ -354,6 +358,9 @@ func (a *applier) do(o errand) (gone []entry) {
 		gone = a.drop(before, func(p netip.Prefix) bool { return !slices.Contains(o.holding.prefixes, p) })
 		o.holding.add(a)
 	case errandWithdraw:
+		if o.done != nil {
+			return a.dropFenced(o, at)
+		}
 		if at < 0 {
 			return a.dropLeft(o.router)
 		}
@@ -372,6 +379,10 @@ func (a *applier) do(o errand) (gone []entry) {
 		}
 	case errandReopen:
 		a.reopen(o.link)
+	case errandLease:
+		if at >= 0 {
+			a.holdings[at].renew(a, o.until)
+		}
 	}
 	return gone
 }
@@ -461,37 +472,5 @@ func (a *applier) reopen(on link.Link) {
 	a.neighbors = opened
 	for _, h := range a.holdings {
 		h.announce(a)
-	}
-}
-
-// Who removes addresses again and again is answered at once so often, then
-// after pauses: we don't keep a machine busy with a quarrel.
-const (
-	verifyBurst = 5
-	verifyPause = 100 * time.Millisecond
-)
-
-// putBack looks which addresses are missing and adds them again. Where
-// somebody removes them again and again, it gives him pauses.
-func (a *applier) putBack(now time.Time) {
-	if !a.verifications.AllowN(now, 1) {
-		a.verifyAt = now.Add(verifyPause)
-		return
-	}
-	a.verifyAt = time.Time{}
-	there, err := a.all.handle.Addrs()
-	if err != nil {
-		a.log.Error("list addresses", "error", err)
-		a.verifyAt = now.Add(time.Second)
-		return
-	}
-	present := map[netip.Prefix]bool{}
-	for _, addr := range there {
-		if addr.Link == a.link.Index {
-			present[addr.Prefix] = true
-		}
-	}
-	for _, h := range a.holdings {
-		h.restore(a, present)
 	}
 }

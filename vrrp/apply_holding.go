@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/rawsock"
 )
 
@@ -34,6 +33,8 @@ type holding struct {
 	prefixes []netip.Prefix
 	settings Announcements
 	since    time.Time // the loop decided; zero: it was measured
+	fenced   bool
+	until    time.Time // of a fenced one: by bootNow
 
 	leaveAt time.Time // withdrawn, but for the moment until another has them; zero: not
 	retry   time.Time // for what could not be added; zero: nothing
@@ -58,7 +59,7 @@ func (h *holding) add(a *applier) {
 	h.retry = time.Time{}
 	var failed error
 	for _, prefix := range h.prefixes {
-		if err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix}); err != nil {
+		if err := h.put(a, prefix); err != nil {
 			failed = err
 			h.log.Error("an address could not be added", "address", prefix, "error", err)
 			h.applied.fail(a.link.Index, prefix, err)
@@ -89,6 +90,10 @@ func (h *holding) announce(a *applier) {
 }
 
 func (h *holding) burst(a *applier, now time.Time) {
+	if h.lapsed() {
+		h.next, h.bursts = time.Time{}, 0
+		return
+	}
 	sent := 0
 	for _, prefix := range h.prefixes {
 		if err := a.neighbors.Announce(prefix.Addr()); err != nil {
@@ -133,7 +138,10 @@ func (h *holding) restore(a *applier, present map[netip.Prefix]bool) {
 		if present[prefix] || !h.applied.isThere(a.link.Index, prefix) {
 			continue
 		}
-		err := a.all.handle.Add(link.Addr{Link: a.link.Index, Prefix: prefix})
+		if h.lapsed() {
+			continue // the kernel or the guard took it back
+		}
+		err := h.put(a, prefix)
 		if err != nil {
 			h.applied.fail(a.link.Index, prefix, err)
 			h.retry = time.Now().Add(retryEvery)
@@ -175,7 +183,7 @@ func (h *holding) dispute(a *applier, claim rawsock.Claim) {
 // ask announces the contested address and asks who else has it.
 func (h *holding) ask(a *applier, now time.Time) {
 	c := &h.contest
-	if c.quiet == contestQuiet {
+	if c.quiet == contestQuiet || h.lapsed() {
 		h.settle(a)
 		return
 	}

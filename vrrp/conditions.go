@@ -25,6 +25,7 @@ const (
 	aboutDuplicate    = "duplicate"
 	aboutSend         = "send"
 	aboutAddress      = "address"
+	aboutLease        = "lease"
 )
 
 // conditions words what is wrong for the health board.
@@ -130,6 +131,24 @@ func (c *conditions) address(router string, err error) {
 	c.board.Raise(name, health.Error, fmt.Sprintf("virtual router %s: %v; it is tried again every second", router, err))
 }
 
+// lease says that a fenced router is Active here and holds nothing, since it
+// lacks its lease; record is what the store has.
+func (c *conditions) lease(router string, lacks, storeless bool, record leaseRecord) {
+	name := conditionOf(router, aboutLease)
+	if !lacks {
+		c.board.Clear(name)
+		return
+	}
+	why := "the store does not take its writes; look whether it has a leader (holdfast operator raft list-peers)"
+	switch {
+	case storeless:
+		why = "this unit has no store: a fenced address needs an agent that runs whole (holdfast agent)"
+	case record.Node != "" && !record.Free:
+		why = fmt.Sprintf("it is %s's, which renews it or had it until just now; if that node holds the address, the two do not hear each other's adverts (holdfast vip probe)", record.Node)
+	}
+	c.board.Raise(name, health.Error, fmt.Sprintf("virtual router %s is Active here and can't have its lease: %s", router, why))
+}
+
 func (c *conditions) realtime(priority int, err error) {
 	c.log.Warn("no realtime thread", "priority", priority, "error", err)
 	c.board.Raise(conditionRealtime, health.Warning, fmt.Sprintf(
@@ -157,7 +176,7 @@ func (c *conditions) journal(err error) {
 // forget ends everything that was told about a router.
 func (c *conditions) forget(router string) {
 	delete(c.disagreeing, router)
-	for _, about := range []string{aboutFault, aboutDisagreement, aboutDuplicate, aboutSend, aboutAddress} {
+	for _, about := range []string{aboutFault, aboutDisagreement, aboutDuplicate, aboutSend, aboutAddress, aboutLease} {
 		c.board.Clear(conditionOf(router, about))
 	}
 }

@@ -58,6 +58,8 @@ type vipSection struct {
 	Track        []trackSection    `yaml:"track"`
 	Announce     announceSection   `yaml:"announce"`
 	Debounce     time.Duration     `yaml:"debounce"`
+	Fenced       bool              `yaml:"fenced"`
+	Lease        time.Duration     `yaml:"lease"`
 	Notify       notifySection     `yaml:"notify"`
 }
 
@@ -151,7 +153,7 @@ func (b *builder) add(i int) error {
 			Name: v.Name, Version: uint8(v.Version), VRID: uint8(v.VRID),
 			Interval: v.Advertise, Checksum: v.checksum,
 			Preempt: v.section.Preempt, PreemptDelay: v.PreemptDelay,
-			StartupDelay: v.section.StartupDelay, Group: v.section.Sync,
+			StartupDelay: v.section.StartupDelay, Group: v.section.Sync, Fenced: v.section.Fenced,
 			Interface:  cmp.Or(v.section.Interface, b.file.Network(v.Network).Interface),
 			Advertised: v.advertised(), Held: v.held(),
 		},
@@ -166,6 +168,10 @@ func (b *builder) add(i int) error {
 		return err
 	}
 	r.Tracks = b.tracks(v)
+	if r.Fenced {
+		r.Lease = v.section.Lease
+		r.Tracks = append(r.Tracks, Track{Name: storeTrack(v.Name)})
+	}
 	b.Routers = append(b.Routers, r)
 	return nil
 }

@@ -115,6 +115,7 @@ func (d *vipDecoder) decode(v *vip) {
 		MinTTL:   maxTTL,
 		Announce: announceSection{Repeat: 5, Every: time.Second, Refresh: time.Minute},
 		Notify:   notifySection{},
+		Lease:    defaultLease,
 	}
 	if v.Address.IsValid() {
 		v.section.PrefixLength = v.Address.BitLen()
@@ -144,9 +145,29 @@ func (d *vipDecoder) decode(v *vip) {
 	d.addresses(v)
 	d.priorities(v)
 	d.tracks(v)
+	d.fence(v)
 	v.hooks = decodeHooks(v.section.Notify, func(key, format string, args ...any) {
 		d.errorf(v, strings.TrimSuffix("notify."+key, "."), format, args...)
 	})
+}
+
+// fence checks what holds the addresses under a lease.
+func (d *vipDecoder) fence(v *vip) {
+	if !v.section.Fenced {
+		if v.own("lease") {
+			d.errorf(v, "lease", "%v without fenced: true means nothing; leave it out, or fence the VIP", v.section.Lease)
+		}
+		return
+	}
+	d.within(v, "lease", v.section.Lease, minLease, maxLease)
+	if v.section.Sync != "" {
+		d.errorf(v, "fenced", "a fenced VIP can't be in sync group %s: the lease of one can't wait for another's; leave one of the two out, or put all addresses into one VIP (addresses, excluded)", v.section.Sync)
+	}
+	for name, priority := range v.given {
+		if priority == owner {
+			d.errorf(v, "fenced", "%s has priority 255, so that the address is its own also without a lease; give it another priority, or leave fenced out", name)
+		}
+	}
 }
 
 func (d *vipDecoder) within(v *vip, key string, value, least, most time.Duration) {

@@ -17,6 +17,9 @@ type Explanation struct {
 // explain tells the story of a view at a time.
 func explain(v View, now time.Time) Explanation {
 	story := []string{holderWords(&v, now)}
+	if v.Lease != nil {
+		story = append(story, leaseWords(&v))
+	}
 	story = append(story, own(&v, now)...)
 	if next := successor(&v, now); next != "" {
 		story = append(story, next)
@@ -55,8 +58,31 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
+// leaseWords says how a fenced router stands with its lease.
+func leaseWords(v *View) string {
+	const rule = "It is fenced: who has it needs a lease in the cluster's store as well"
+	l := v.Lease
+	switch {
+	case l.Held:
+		return fmt.Sprintf("%s; %s has it for %s more and renews it, else the address leaves.", rule, v.Node, time.Duration(l.Left))
+	case !l.Store:
+		return fmt.Sprintf("%s, and %s does not reach the store.", rule, v.Node)
+	case v.State == stateLabel(Active) && l.Holder != "" && l.Holder != v.Node:
+		return fmt.Sprintf("%s; that is %s's, and %s waits until it is given back or was not renewed for %s.", rule, l.Holder, v.Node, leasePatience*time.Duration(l.TTL))
+	case v.State == stateLabel(Active):
+		return fmt.Sprintf("%s; %s asks for it.", rule, v.Node)
+	case l.Holder != "":
+		return fmt.Sprintf("%s; by the store it is %s's.", rule, l.Holder)
+	}
+	return rule + "; nobody has it."
+}
+
 func holderWords(v *View, now time.Time) string {
 	switch {
+	case v.Lease != nil && v.Holder != "" && v.Holder != v.Node:
+		return fmt.Sprintf("%s holds it, by the store.", v.Holder)
+	case v.Lease != nil && !v.Lease.Held:
+		return "Nobody holds it."
 	case v.State == stateLabel(Active):
 		return fmt.Sprintf("%s holds it, %s: %s.", v.Node, sinceWords(v.Since, now), v.Reason)
 	case v.Holder == "":

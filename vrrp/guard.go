@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/kernel/clock"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/rawsock"
 )
@@ -30,14 +31,16 @@ import (
 
 // guardWord is one line to the guard.
 type guardWord struct {
-	Op       string        `json:"op"`
-	Router   string        `json:"router,omitempty"`
-	Index    int           `json:"index,omitempty"` // of the interface
-	Name     string        `json:"interface,omitempty"`
-	MAC      []byte        `json:"mac,omitempty"`
-	Source   netip.Addr    `json:"source,omitzero"`
-	Partings []parting     `json:"partings,omitempty"` // adverts with priority 0, ready to be sent
-	Patience time.Duration `json:"patience,omitempty"` // for a successor, from our last sign of life
+	Op       string          `json:"op"`
+	Router   string          `json:"router,omitempty"`
+	Index    int             `json:"index,omitempty"` // of the interface
+	Name     string          `json:"interface,omitempty"`
+	MAC      []byte          `json:"mac,omitempty"`
+	Source   netip.Addr      `json:"source,omitzero"`
+	Partings []parting       `json:"partings,omitempty"` // adverts with priority 0, ready to be sent
+	Patience time.Duration   `json:"patience,omitempty"` // for a successor, from our last sign of life
+	Fenced   []fencedAddress `json:"fenced,omitempty"`   // of a lease: what it is about
+	Until    time.Duration   `json:"until,omitempty"`    // of a lease: since the boot; then Fenced must be gone
 }
 
 // parting is an advert that gives up.
@@ -52,6 +55,8 @@ const (
 	guardRelease = "release" // it does not any more
 	guardRestart = "restart" // a successor comes within Patience
 	guardBye     = "bye"     // everything was withdrawn
+	guardLease   = "lease"   // Router may have its Fenced addresses until Until, and not again after, unless this is said anew
+	guardUnlease = "unlease" // they are gone and stay so
 )
 
 // Guard runs the guard: it reads what is held from in, and returns when the
@@ -59,7 +64,7 @@ const (
 // withdrawn or adopted. The end of ctx (SIGTERM) takes away the patience, not
 // the duty.
 func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) error {
-	g := &guard{log: log.With("service", "vrrp", "part", "guard"), dir: filepath.Join(runDir, dirName), held: map[string]guardWord{}}
+	g := &guard{log: log.With("service", "vrrp", "part", "guard"), dir: filepath.Join(runDir, dirName), held: map[string]guardWord{}, tenancies: map[string]*tenancy{}}
 	var err error
 	if g.at, err = here(); err != nil {
 		return fmt.Errorf("vrrp: guard: %w", err)
@@ -72,9 +77,16 @@ func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) e
 	if err := sign(alive); err != nil { // from now on an older guard is relieved
 		return fmt.Errorf("vrrp: guard: %w", err)
 	}
+	handle, err := link.Open()
+	if err != nil {
+		return fmt.Errorf("vrrp: guard: %w", err)
+	}
+	defer handle.Close()
+	g.kernel = handle
 	if g.listen(in) {
 		return nil
 	}
+	g.evictAll()
 	if err := g.withdraw(ctx); err != nil {
 		return fmt.Errorf("vrrp: guard: %w", err)
 	}
@@ -93,11 +105,44 @@ type guard struct {
 	dir  string
 	at   origin
 	held map[string]guardWord
+
+	kernel    addresses
+	tenancies map[string]*tenancy // by router
 }
 
-// listen follows what is held until the other end is gone. It is true when
-// that said goodbye.
+// listen follows what is held until the other end is gone, and removes what is
+// held for longer than its lease. It is true when that said goodbye.
 func (g *guard) listen(in io.Reader) (bye bool) {
+	words := make(chan guardWord)
+	ended := make(chan struct{})
+	defer close(ended)
+	go g.read(in, words, ended)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if again := g.enforce(clock.SinceBoot()); again > 0 {
+			timer.Reset(min(again, maxDoze))
+		}
+		select {
+		case word, ok := <-words:
+			if !ok {
+				return false
+			}
+			if g.take(word) {
+				return true
+			}
+		case <-timer.C:
+		}
+	}
+}
+
+// maxDoze bounds how long the guard sleeps over a lease: its timer does not
+// count while the machine sleeps, and the lease does.
+const maxDoze = 100 * time.Millisecond
+
+// read gives the lines of in as words, and closes them at its end.
+func (g *guard) read(in io.Reader, words chan<- guardWord, ended <-chan struct{}) {
+	defer close(words)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -106,14 +151,15 @@ func (g *guard) listen(in io.Reader) (bye bool) {
 			g.log.Error("a line that can't be read", "error", err)
 			continue
 		}
-		if g.take(word) {
-			return true
+		select {
+		case words <- word:
+		case <-ended:
+			return
 		}
 	}
 	if err := lines.Err(); err != nil {
 		g.log.Error("read what is held", "error", err)
 	}
-	return false
 }
 
 func (g *guard) take(word guardWord) (bye bool) {
@@ -127,6 +173,10 @@ func (g *guard) take(word guardWord) (bye bool) {
 			held.Patience = word.Patience
 			g.held[word.Router] = held
 		}
+	case guardLease:
+		g.tenancies[word.Router] = &tenancy{until: word.Until, addresses: word.Fenced}
+	case guardUnlease:
+		delete(g.tenancies, word.Router)
 	case guardBye:
 		return true
 	}

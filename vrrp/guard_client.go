@@ -29,6 +29,7 @@ type guardian struct {
 
 	mu      sync.Mutex
 	held    map[string]guardWord
+	leases  map[string]guardWord
 	pending []guardWord
 	wake    chan struct{}
 	done    chan struct{}
@@ -51,6 +52,17 @@ func (g *guardian) hold(word guardWord) {
 // release says that it does not.
 func (g *guardian) release(router string) {
 	g.post(guardWord{Op: guardRelease, Router: router}, func() { delete(g.held, router) })
+}
+
+// lease says until when a fenced router's addresses may be there.
+func (g *guardian) lease(word guardWord) {
+	word.Op = guardLease
+	g.post(word, func() { g.leases[word.Router] = word })
+}
+
+// unlease says that they are gone.
+func (g *guardian) unlease(router string) {
+	g.post(guardWord{Op: guardUnlease, Router: router}, func() { delete(g.leases, router) })
 }
 
 // restart says that a successor comes within the time given for each router.
@@ -83,6 +95,9 @@ func (g *guardian) take(all bool) (lines []byte, err error) {
 	if all {
 		words = nil
 		for _, word := range g.held {
+			words = append(words, word)
+		}
+		for _, word := range g.leases {
 			words = append(words, word)
 		}
 		for _, word := range g.pending {

@@ -21,7 +21,7 @@ func onDuty(t *testing.T) *guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guard{log: slog.New(slog.DiscardHandler), dir: t.TempDir(), at: at, held: map[string]guardWord{}}
+	g := &guard{log: slog.New(slog.DiscardHandler), dir: t.TempDir(), at: at, held: map[string]guardWord{}, tenancies: map[string]*tenancy{}}
 	g.signedBy(t, os.Getpid())
 	return g
 }
@@ -99,9 +99,10 @@ func TestRestartIsBelievedOnceAndNotForEver(t *testing.T) {
 }
 
 func FuzzGuardLines(f *testing.F) {
+	f.Add([]byte(`{"op":"lease","router":"web","fenced":[{"index":2,"interface":"eth0","prefix":"10.9.0.100/32"}],"until":1}` + "\n" + `{"op":"unlease","router":"web"}` + "\n"))
 	f.Add([]byte(`{"op":"hold","router":"web","index":2,"patience":200000000}` + "\n" + `{"op":"bye"}` + "\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		g := &guard{log: slog.New(slog.DiscardHandler), held: map[string]guardWord{}}
+		g := &guard{log: slog.New(slog.DiscardHandler), held: map[string]guardWord{}, tenancies: map[string]*tenancy{}, kernel: &fakeAddresses{}}
 		bye := g.listen(bytes.NewReader(text))
 		if bye && !strings.Contains(string(text), "bye") {
 			t.Errorf("%q said goodbye", text)

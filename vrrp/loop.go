@@ -25,6 +25,7 @@ type loop struct {
 	guard    *guardian
 	hooks    *hooks
 	appliers *appliers
+	fence    *fence
 	orders   *standingOrders
 
 	poller     *rawsock.Poller

@@ -21,6 +21,10 @@ func (l *loop) act(actions []Action) {
 			continue
 		case Hold:
 			in.lingers = false
+			if in.core.Fenced {
+				l.holdFenced(in)
+				break
+			}
 			l.tellHolds(in, true)
 			if in.applier != nil {
 				in.applier.hold(in)
@@ -28,7 +32,7 @@ func (l *loop) act(actions []Action) {
 		case Withdraw:
 			l.withdraw(in, a.Linger)
 		case Announce:
-			if in.applier != nil {
+			if in.applier != nil && (!in.core.Fenced || !in.leasedUntil.IsZero()) {
 				in.applier.announce(in)
 			}
 			continue
@@ -144,6 +148,11 @@ func (l *loop) send(in *instance, priority uint8, interval time.Duration) {
 // withdraw takes them off again, at the latest after linger: before, when the
 // one who took over says that he has them, or when no packet would be lost.
 func (l *loop) withdraw(in *instance, linger time.Duration) {
+	if in.core.Fenced {
+		l.fence.want(in.settings.Name, false)
+		l.withdrawFenced(in)
+		return
+	}
 	if linger > 0 && l.keepsAll(in) {
 		linger = 0
 	}
@@ -194,7 +203,11 @@ func (l *loop) became(in *instance, a *Action) {
 	l.told.state(in, a.To, a.Reason)
 	priority := l.priority(in, a.Router)
 	in.metrics.priority.Set(float64(priority))
-	l.hooks.changed(in, a.To, priority, l.everywhere)
+	if !in.core.Fenced {
+		l.hooks.changed(in, a.To, priority, l.everywhere)
+	} else if a.To != Active { // then the lease decides
+		l.tellHooks(in, a.To)
+	}
 	l.groupChanged(in)
 	l.orders.changed = true
 }

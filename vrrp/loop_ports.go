@@ -26,19 +26,21 @@ type instance struct {
 	port    *port    // its sockets; nil: it has no interface
 	applier *applier // of the port's interface
 
-	state      State
-	history    []Transition
-	groupState State // of its sync group, as hooks were told
-	sent       uint64
-	sendErrors uint64
-	dropped    [drops]uint64
-	lastSent   time.Time
-	lastSeen   time.Time
-	contested  time.Time // the last claim that the applier was told of
-	refused    bool      // the last advert could not be sent
-	lingers    bool      // withdrawn, but another was not heard to have the addresses yet
-	packets    packets
-	applied    *applied // what the applier tells
+	state       State
+	history     []Transition
+	groupState  State // of its sync group, as hooks were told
+	sent        uint64
+	sendErrors  uint64
+	dropped     [drops]uint64
+	lastSent    time.Time
+	lastSeen    time.Time
+	contested   time.Time // the last claim that the applier was told of
+	refused     bool      // the last advert could not be sent
+	lingers     bool      // withdrawn, but another was not heard to have the addresses yet
+	leasedUntil time.Time // of a fenced one, by bootNow: its addresses may be here; zero: they may not
+	told        State     // of a fenced one: what hooks were told last
+	packets     packets
+	applied     *applied // what the applier tells
 }
 
 // The groups that adverts go to (RFC 9568 §5.1.1.2, §5.1.2.2).

@@ -132,6 +132,7 @@ func (l *loop) renew(before []*instance, now time.Time) {
 		cores[i] = in.core
 	}
 	l.setPatience()
+	l.fencedNow()
 	actions, gone := l.machine.Reconfigure(cores, now)
 	l.gone = l.gone[:0]
 	for _, router := range gone {

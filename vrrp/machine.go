@@ -38,6 +38,7 @@ type Router struct {
 	PreemptDelay time.Duration // how long a better router watches a worse one before it takes over
 	StartupDelay time.Duration // after Start, before it takes part
 	Group        string        // sync group: all of them are Active on one node, or none
+	Fenced       bool          // the addresses need a lease as well: Suspend does not leave them in place
 	Tracks       []Track
 }
 

@@ -74,13 +74,18 @@ func (m *Machine) stop(at time.Time) {
 }
 
 // suspend says goodbye for a while. Peers of version 3 adopt the interval, so
-// a third of Grace makes them wait for as long as it.
+// a third of Grace makes them wait for as long as it. A fenced router hands
+// over: its lease would run out under the successor.
 func (m *Machine) suspend(e Event) {
 	if !m.running {
 		return
 	}
 	for _, r := range m.routers {
 		if r.group.state != Active {
+			continue
+		}
+		if r.Fenced {
+			m.leave(r.group, Initialize, nil, e.At, "the agent restarts", netip.Addr{})
 			continue
 		}
 		interval := r.Interval

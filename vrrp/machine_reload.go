@@ -8,7 +8,7 @@ import (
 
 // Reconfigure makes these the routers. A router whose name stays keeps its
 // state as far as what changed allows: another interface, family, version or
-// VRID makes it another router. One that joins a sync group takes the group's
+// VRID, or a fence, makes it another router. One that joins a sync group takes the group's
 // state; a group made of members in different states begins anew as Backup.
 // The indices are those of the new list; those that are gone have the index
 // -1-k in the actions that take them down, for gone[k].
@@ -55,7 +55,7 @@ type change struct {
 // sameAs tells whether a configuration is of the same virtual router.
 func (r *router) sameAs(config Router) bool {
 	return r.Interface == config.Interface && r.Version == config.Version && r.VRID == config.VRID &&
-		r.Source.Is4() == config.Source.Is4()
+		r.Source.Is4() == config.Source.Is4() && r.Fenced == config.Fenced
 }
 
 // adapt gives a router its new configuration, with what is known about tracks

@@ -24,6 +24,10 @@ type metrics struct {
 	delay         prometheus.Histogram
 	takeover      prometheus.Histogram
 	guardStarts   prometheus.Counter
+	lease         *prometheus.GaugeVec
+	leaseWrites   *prometheus.CounterVec
+	leaseLosses   *prometheus.CounterVec
+	leaseWait     prometheus.Histogram
 }
 
 const perRouter = "router"
@@ -62,11 +66,21 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "holdfast_vrrp_takeover_duration_seconds", Help: "From becoming Active to all addresses in place and announced.",
 			Buckets: prometheus.ExponentialBuckets(100e-6, 2.5, 11), // 0.1 ms to 0.95 s
 		}),
+		lease: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "holdfast_vrrp_lease_held", Help: "1 while a fenced virtual router may have its addresses on this node.",
+		}, []string{perRouter}),
+		leaseWrites: counter("lease_writes_total", "Writes of a fenced virtual router's lease to the store, by result: written, conflict, failed.", perRouter, "result"),
+		leaseLosses: counter("lease_losses_total", "Leases that an Active lost: not renewed in time, or another's.", perRouter),
+		leaseWait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "holdfast_vrrp_lease_wait_seconds", Help: "From becoming Active to having the lease of a fenced virtual router.",
+			Buckets: prometheus.ExponentialBuckets(1e-3, 2.5, 11), // 1 ms to 9.5 s
+		}),
 		guardStarts: single("guard_restarts_total", "Guards started because the one before had ended."),
 	}
 	for _, c := range []prometheus.Collector{
 		m.state, m.priority, m.transitions, m.sent, m.received, m.sendErrors, m.dropped, m.announcements,
 		m.conflicts, m.returned, m.hooks, m.stalls, m.stalled, m.delay, m.takeover, m.guardStarts,
+		m.lease, m.leaseWrites, m.leaseLosses, m.leaseWait,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("vrrp: register metrics: %w", err)
@@ -79,7 +93,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 // protocol's path costs no map.
 type routerMetrics struct {
 	sent, received, sendErrors, announcements, conflicts, returned prometheus.Counter
-	priority                                                       prometheus.Gauge
+	priority, lease                                                prometheus.Gauge
 	states                                                         [Fault + 1]prometheus.Gauge
 }
 
@@ -92,6 +106,7 @@ func (m *metrics) router(name string) *routerMetrics {
 		conflicts:     m.conflicts.WithLabelValues(name),
 		returned:      m.returned.WithLabelValues(name),
 		priority:      m.priority.WithLabelValues(name),
+		lease:         m.lease.WithLabelValues(name),
 	}
 	for state := Initialize; state <= Fault; state++ {
 		r.states[state] = m.state.WithLabelValues(name, stateLabel(state))
@@ -116,7 +131,7 @@ func (m *metrics) forget(name string) {
 	label := prometheus.Labels{perRouter: name}
 	for _, vector := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
-	}{m.state, m.priority, m.transitions, m.sent, m.received, m.sendErrors, m.announcements, m.conflicts, m.returned} {
+	}{m.state, m.priority, m.transitions, m.sent, m.received, m.sendErrors, m.announcements, m.conflicts, m.returned, m.lease, m.leaseWrites, m.leaseLosses} {
 		vector.DeletePartialMatch(label)
 	}
 }

@@ -34,7 +34,13 @@ type RouterReport struct {
 	Held     []AddressReport // every address of Settings.Held
 	History  []Transition    // the latest last; at most 16
 	Stats    Stats
-	Claimant string // MAC of another that answers for an address while we are Active; "" none
+	Lease    *LeaseReport // of a fenced router; nil: it is none
+	Claimant string       // MAC of another that answers for an address while we are Active; "" none
+}
+
+// wants tells whether the router's addresses belong on this node now.
+func (r *RouterReport) wants() bool {
+	return r.Status.State == Active && (r.Lease == nil || r.Lease.Held)
 }
 
 // LinkReport is the router's interface.
@@ -49,7 +55,7 @@ type LinkReport struct {
 // AddressReport is an address of a router as this node's kernel has it.
 type AddressReport struct {
 	Prefix  netip.Prefix
-	Wanted  bool // the router is Active: it belongs here
+	Wanted  bool // the router is Active, and has its lease if it is fenced: it belongs here
 	Present bool // as far as was seen
 	Error   string
 }

@@ -42,6 +42,9 @@ type Deps struct {
 	// ARP: then it need not linger for the one who takes it over. Called like
 	// Holds; nil: it does for none.
 	Keeps func(netip.Addr) bool
+	// Store is where fenced routers have their leases; the zero Store: they
+	// hold nothing.
+	Store Store
 }
 
 // Service is the virtual routers of a node. It is a run.Task; its methods may
@@ -55,6 +58,7 @@ type Service struct {
 	guard    atomic.Pointer[GuardReport]
 	holds    func(router string, holds bool)
 	keeps    func(netip.Addr) bool
+	store    Store
 
 	mu       sync.Mutex
 	settings Settings
@@ -72,7 +76,7 @@ func New(config Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{
 		config: config, commands: deps.Commands, log: deps.Log.With("service", "vrrp"),
-		board: deps.Board, settings: config.Settings, holds: deps.Holds, keeps: deps.Keeps,
+		board: deps.Board, settings: config.Settings, holds: deps.Holds, keeps: deps.Keeps, store: deps.Store,
 	}
 	s.guard.Store(&GuardReport{})
 	s.wanted = make(chan struct{})

@@ -13,15 +13,15 @@ import (
 func (v *session) reports(ctx context.Context) (reports []RouterReport, err error) {
 	err = v.loop.do(ctx, func() {
 		for i, in := range v.loop.instances {
-			reports = append(reports, in.report(v.loop.machine.Status(i), v.loop.machine.Counters(i)))
+			reports = append(reports, in.report(v.loop.machine.Status(i), v.loop.machine.Counters(i), v.fence.report(in.settings.Name)))
 		}
 	})
 	return reports, err
 }
 
-func (in *instance) report(status Status, counters Counters) RouterReport {
+func (in *instance) report(status Status, counters Counters, lease *LeaseReport) RouterReport {
 	r := RouterReport{
-		Settings: in.settings, Status: status, History: slices.Clone(in.history),
+		Settings: in.settings, Status: status, Lease: lease, History: slices.Clone(in.history),
 		Link: LinkReport{
 			Index: in.spot.link.Index, Name: in.spot.link.Name, MAC: in.spot.link.MAC.String(),
 			Up: in.settle.up, Why: in.spot.why,
@@ -44,7 +44,7 @@ func (s *applied) tell(r *RouterReport) {
 	r.Claimant = s.claimant
 	for _, prefix := range r.Settings.Held {
 		r.Held = append(r.Held, AddressReport{
-			Prefix: prefix, Wanted: r.Status.State == Active, Present: s.present[prefix] != 0, Error: s.errs[prefix],
+			Prefix: prefix, Wanted: r.wants(), Present: s.present[prefix] != 0, Error: s.errs[prefix],
 		})
 	}
 }
@@ -72,7 +72,7 @@ func compare(reports []RouterReport, ours []entry, links []link.Link, addrs []li
 	for i := range reports {
 		r := &reports[i]
 		for _, prefix := range r.Settings.Held {
-			if r.Status.State != Active {
+			if !r.wants() {
 				continue
 			}
 			wanted[prefix] = true

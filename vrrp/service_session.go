@@ -34,6 +34,7 @@ type session struct {
 	hooks    *hooks
 	watch    *watcher
 	loop     *loop
+	fence    *fence
 
 	killHooks context.CancelFunc
 	adopted   bool
@@ -70,6 +71,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	watched := make(chan error, 1)
 	others.Go(func() { watched <- live.follow(beside) })
 	others.Go(func() { live.watch.run(beside, live.adopted) })
+	others.Go(func() { live.fence.follow(beside) })
 	s.setLive(live)
 	defer s.setLive(nil)
 	ready()
@@ -157,7 +159,7 @@ func (v *session) make() error {
 	told := &conditions{board: s.board, log: s.log, disagreeing: map[string]map[netip.Addr]string{}}
 	v.guard = &guardian{
 		argv: s.config.Guard, log: s.log, told: told, metrics: s.metrics, report: &s.guard,
-		held: map[string]guardWord{}, wake: make(chan struct{}, 1), done: make(chan struct{}), ending: make(chan ending),
+		held: map[string]guardWord{}, leases: map[string]guardWord{}, wake: make(chan struct{}, 1), done: make(chan struct{}), ending: make(chan ending),
 	}
 	v.appliers = &appliers{
 		handle: v.handle, journal: v.journal, told: told, metrics: s.metrics, log: s.log, byIndex: map[int]*applier{},
@@ -175,6 +177,7 @@ func (v *session) make() error {
 		everywhere: v.settings.Hooks, holds: s.holds, keeps: s.keeps,
 		garbage: newGarbage(), mail: newMailbox(poller.Wake), words: map[string]Event{},
 	}
+	v.makeFence(told)
 	v.watch = newWatcher(s.commands, s.log, v.tracked)
 	return nil
 }
@@ -239,7 +242,7 @@ func (v *session) adopt(addrs []link.Addr) (adopted []int) {
 	for _, e := range entries {
 		there := slices.ContainsFunc(addrs, func(a link.Addr) bool { return a.Link == e.Index && a.Prefix == e.Prefix })
 		at := slices.IndexFunc(v.loop.instances, func(in *instance) bool {
-			return in.settings.Name == e.Router && in.port != nil && in.port.link.Index == e.Index && slices.Contains(in.core.Held, e.Prefix)
+			return in.settings.Name == e.Router && !in.core.Fenced && in.port != nil && in.port.link.Index == e.Index && slices.Contains(in.core.Held, e.Prefix)
 		})
 		if there && fresh && at >= 0 {
 			if !slices.Contains(adopted, at) {
@@ -317,6 +320,11 @@ func (v *session) finish(how end, looped <-chan error) {
 	v.loop.mail.post(func() { v.loop.finish(how) })
 	<-looped
 	v.appliers.close() // with what they were told last
+	if how == crash {
+		v.fence.cancel()
+	} else {
+		v.fence.end(leaseGiveBack)
+	}
 	// An address that could not be removed is the guard's to try again.
 	v.guard.leave(how == handOver && len(v.journal.list()) == 0)
 	ctx, cancel := context.WithTimeout(context.Background(), hookPatience)
@@ -387,4 +395,20 @@ func orderWord(kind EventKind) string {
 	default:
 		return "release"
 	}
+}
+
+// leaseGiveBack bounds the wait at the end for leases to be given back.
+const leaseGiveBack = time.Second
+
+// makeFence makes what keeps the leases. What it says is heard on the loop.
+func (v *session) makeFence(told *conditions) {
+	s := v.service
+	v.fence = newFence(s.config.Node, s.store)
+	v.fence.log, v.fence.metrics, v.fence.told = s.log, s.metrics, told
+	v.fence.granted = func(router string) { v.loop.mail.post(func() { v.loop.leased(router) }) }
+	v.fence.revoked = func(router, reason string) {
+		v.loop.mail.post(func() { v.loop.unleased(router, reason) })
+	}
+	v.fence.reachable = func(router string, up bool) { v.tracked(storeTrack(router), up, 0) }
+	v.loop.fence = v.fence
 }

@@ -37,6 +37,7 @@ type RouterSettings struct {
 	Order    []string              // all members, who is to hold it first (placement)
 	Announce Announcements
 	Debounce time.Duration // how long the interface must be as it is before it counts (bonds)
+	Lease    time.Duration // of a Fenced router: how long one renewal is good for
 	Hooks    Hooks
 }
 

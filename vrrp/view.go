@@ -32,9 +32,19 @@ type View struct {
 	Link         LinkView         `json:"link"`
 	Tracks       []TrackView      `json:"tracks"`
 	Peers        []PeerView       `json:"peers"`
-	History      []TransitionView `json:"history"` // the latest last
+	History      []TransitionView `json:"history"`         // the latest last
+	Lease        *LeaseView       `json:"lease,omitempty"` // of a fenced router
 	Claimant     string           `json:"claimant,omitempty"`
 	Stats        StatsView        `json:"stats"`
+}
+
+// LeaseView is how a fenced router stands with its lease.
+type LeaseView struct {
+	Held   bool     `json:"held"`   // this node may have the addresses
+	Left   Duration `json:"left"`   // until it must have removed them, unless it renews
+	TTL    Duration `json:"ttl"`    // of a renewal
+	Holder string   `json:"holder"` // node by the store; "" nobody has it
+	Store  bool     `json:"store"`  // the store is reachable
 }
 
 // What a router was told.
@@ -132,6 +142,10 @@ func viewOf(node string, r *RouterReport) View {
 		v.Holder = node
 	case status.Active.IsValid():
 		v.Holder = s.nodeAt(status.Active)
+	}
+	if r.Lease != nil {
+		v.Lease = &LeaseView{Held: r.Lease.Held, Left: Duration(r.Lease.Left.Round(time.Millisecond)), TTL: Duration(s.Lease), Holder: r.Lease.Holder, Store: r.Lease.Store}
+		v.Holder = r.Lease.Holder // whatever adverts say: who has no lease has no address
 	}
 	switch {
 	case status.Pulled:

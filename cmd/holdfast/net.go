@@ -53,6 +53,7 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 	}, vrrp.Deps{
 		Commands: n.commands, Log: base.log, Metrics: base.registry, Board: base.board,
 		Holds: n.balancer.Holds, Keeps: n.balancer.Keeps,
+		Store: vrrp.Store{Reader: store.reader, Proposer: store.proposer},
 	})
 	if err != nil {
 		return nil, err

@@ -95,6 +95,18 @@ func vipRemark(v *vrrp.View) string {
 	if v.Mode != "" {
 		words = append(words, v.Mode)
 	}
+	if l := v.Lease; l != nil {
+		switch {
+		case l.Held:
+			words = append(words, "fenced")
+		case v.State == "active":
+			words = append(words, "fenced: waits for its lease")
+		case !l.Store:
+			words = append(words, "fenced: no store")
+		default:
+			words = append(words, "fenced")
+		}
+	}
 	if v.Claimant != "" {
 		words = append(words, "another answers: "+v.Claimant)
 	}

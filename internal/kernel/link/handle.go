@@ -144,6 +144,21 @@ func (h *Handle) Add(a Addr) error {
 	return fmt.Errorf("link: add %s to interface %d: %w", a.Prefix, a.Link, explain(err))
 }
 
+// Lend is Add for an address that the kernel removes by itself when it was not
+// lent again for so long: also when this process and all others are dead or
+// stand still. One that is there already is kept for as long from now on. The
+// kernel counts whole seconds, so what is left over counts as one, and it is up
+// to a second late.
+func (h *Handle) Lend(a Addr, lifetime time.Duration) error {
+	if lifetime <= 0 {
+		return fmt.Errorf("link: lend %s for %v: the time is over", a.Prefix, lifetime)
+	}
+	if err := h.execute(lendRequest(a, lifetime), a); err != nil {
+		return fmt.Errorf("link: lend %s to interface %d for %v: %w", a.Prefix, a.Link, lifetime, explain(err))
+	}
+	return nil
+}
+
 // Remove takes an address away, whoever put it there. One that is not there is
 // no error, nor is an interface that is not there. The prefix length must be
 // the one that it has.

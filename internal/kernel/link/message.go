@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,22 @@ func addRequest(a Addr) *nl.NetlinkRequest {
 		lifetime := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Prefered: 0, Valid: forever}}
 		req.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, lifetime.Serialize()))
 	}
+	return req
+}
+
+// lendRequest asks for an address that expires, or for another expiry.
+func lendRequest(a Addr, lifetime time.Duration) *nl.NetlinkRequest {
+	req := addrRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, a)
+	req.AddData(nl.NewRtAttr(ifaProto, []byte{Protocol}))
+	seconds := uint32((lifetime + time.Second - 1) / time.Second)
+	times := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Prefered: seconds, Valid: seconds}}
+	if a.Prefix.Addr().Is6() {
+		req.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD)))
+		if a.Prefix.IsSingleIP() {
+			times.Prefered = 0 // as addRequest
+		}
+	}
+	req.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, times.Serialize()))
 	return req
 }
 

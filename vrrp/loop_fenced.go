@@ -1,0 +1,127 @@
+package vrrp
+
+import (
+	"time"
+)
+
+// storeTrack is the name under which the machine tracks the store for a fenced
+// router: a node that can't reach it can't have a lease, and must not keep
+// others from asking for one.
+func storeTrack(router string) string { return "store for " + router }
+
+// withdrawAgain is how soon addresses that could not be removed are tried
+// again. Their lease is kept for as long.
+const withdrawAgain = 200 * time.Millisecond
+
+// fencedNow tells the fence which routers are its.
+func (l *loop) fencedNow() {
+	ttls := map[string]time.Duration{}
+	for _, in := range l.instances {
+		if in.core.Fenced {
+			ttls[in.settings.Name] = in.settings.Lease
+		}
+	}
+	l.fence.set(ttls)
+}
+
+// named finds the fenced router of a name; nil: it is gone.
+func (l *loop) named(router string) *instance {
+	for _, in := range l.instances {
+		if in.settings.Name == router && in.core.Fenced {
+			return in
+		}
+	}
+	return nil
+}
+
+// leased takes the word that a router may have its addresses, or for longer.
+func (l *loop) leased(router string) {
+	in := l.named(router)
+	until, ok := l.fence.valid(router)
+	if in == nil || !ok || in.state != Active || in.applier == nil {
+		return // it was withdrawn since
+	}
+	first := in.leasedUntil.IsZero()
+	in.leasedUntil = until
+	l.guard.lease(l.leaseWord(in))
+	in.metrics.lease.Set(1)
+	if !first {
+		in.applier.lease(router, until)
+		return
+	}
+	in.log.Info("the lease is this node's: its addresses are put in place")
+	l.tellHolds(in, true)
+	in.applier.hold(in)
+	in.applier.announce(in)
+	l.tellHooks(in, Active)
+}
+
+// unleased takes the word that it may not, although it is Active.
+func (l *loop) unleased(router, reason string) {
+	in := l.named(router)
+	if in == nil {
+		return
+	}
+	in.log.Warn("the lease is lost: its addresses are removed", "reason", reason)
+	l.withdrawFenced(in)
+	l.tellHooks(in, Fault)
+}
+
+// withdrawFenced removes a fenced router's addresses; that they are gone gives
+// the lease back, when it is not wanted.
+func (l *loop) withdrawFenced(in *instance) {
+	in.leasedUntil = time.Time{}
+	in.metrics.lease.Set(0)
+	l.tellHolds(in, false)
+	l.removeFenced(in.settings.Name, in.applier, l.fence.withdrawing(in.settings.Name))
+}
+
+func (l *loop) removeFenced(router string, applier *applier, order uint64) {
+	if applier == nil { // its interface is gone, and the addresses with it
+		l.fence.removed(router, order)
+		return
+	}
+	applier.withdrawFenced(router, func(ok bool) {
+		if ok {
+			l.guard.unlease(router)
+			l.fence.removed(router, order)
+			return
+		}
+		time.AfterFunc(withdrawAgain, func() {
+			l.mail.post(func() {
+				if in := l.named(router); in == nil || in.leasedUntil.IsZero() {
+					l.removeFenced(router, applier, order)
+				}
+			})
+		})
+	})
+}
+
+// leaseWord is what the guard must know to remove the addresses in our place.
+func (l *loop) leaseWord(in *instance) guardWord {
+	word := guardWord{Router: in.settings.Name, Until: sinceBoot(in.leasedUntil)}
+	for _, prefix := range in.core.Held {
+		word.Fenced = append(word.Fenced, fencedAddress{Index: in.spot.link.Index, Name: in.spot.link.Name, Prefix: prefix})
+	}
+	return word
+}
+
+// tellHooks runs a fenced router's hooks when what it holds has changed: Active
+// to them is who has the addresses.
+func (l *loop) tellHooks(in *instance, state State) {
+	if in.told == state {
+		return
+	}
+	in.told = state
+	l.hooks.changed(in, state, l.priority(in, in.index), l.everywhere)
+}
+
+// holdFenced asks for the lease of a router that became Active; one that has it
+// holds other addresses from now on.
+func (l *loop) holdFenced(in *instance) {
+	if l.fence.want(in.settings.Name, true); in.leasedUntil.IsZero() || in.applier == nil {
+		return
+	}
+	l.guard.lease(l.leaseWord(in))
+	in.applier.hold(in)
+}
