@@ -216,7 +216,7 @@ func (e *engine) listen(ctx context.Context) error {
 	e.net = &network{
 		ending: ending, cancel: hangUp,
 		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
-		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
+		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger, distrusted: s.distrusted,
 		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
 		greeting: map[string]int{}, open: map[*stream]struct{}{},
 	}
@@ -328,6 +328,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 		}
 	})
 	e.group.Go(func() { e.watch(ctx) })
+	e.group.Go(func() { e.followTrust(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })

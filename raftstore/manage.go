@@ -191,7 +191,7 @@ func (e *engine) askProgress(ctx context.Context, server member) (progress, erro
 
 // progressHere answers poll and prove.
 func (s *Store) progressHere() progress {
-	p := progress{ID: s.config.NodeID}
+	p := progress{ID: s.config.NodeID, Trust: s.trustOf()}
 	e := s.engine.Load()
 	if e == nil {
 		return p

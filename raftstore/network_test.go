@@ -185,7 +185,7 @@ func TestStrangersAreRefused(t *testing.T) {
 		log  string
 	}{
 		"plain text":             {nil, func(c net.Conn) { fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") }, refusedTLS, "first record does not look like a TLS handshake"},
-		"another authority":      {blind, nil, refusedTLS, "claims to be server fb7 of cluster other"},
+		"another authority":      {blind, nil, refusedAuthority, "claims to be server fb7 of cluster other"},
 		"an agent":               {issue(h.ca, peer.RoleAgent, "front1").Client("fb1"), nil, refusedRole, "agent front1 of cluster foobar refused: this port is for servers only"},
 		"an admin":               {issue(h.ca, peer.RoleAdmin, "alice").Client("fb1"), nil, refusedRole, "admin alice of cluster foobar refused"},
 		"garbage after TLS":      {server.Client("fb1"), func(c net.Conn) { fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") }, refusedPreamble, "not a Holdfast server's greeting"},

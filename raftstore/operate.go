@@ -40,6 +40,7 @@ type Peer struct {
 	Follows   string        `json:"follows,omitempty"`         // name of the leader it follows
 	Demoted   bool          `json:"demoted_by_admin,omitzero"` // holdfast raft demote
 	Run       string        `json:"run,omitempty"`             // another after every start of its store; "" it does not tell
+	Trust     *Trusted      `json:"trust,omitempty"`           // nil: plain text, or it does not tell
 }
 
 // Operation is what `holdfast raft` and `holdfast autopilot` ask for: "peers"
@@ -293,6 +294,7 @@ func (s *Store) Peers(ctx context.Context) ([]Peer, error) {
 			}
 			if p.Reachable = err == nil; p.Reachable {
 				p.Known, p.LastIndex, p.Applied, p.Heard, p.Follows, p.Run = true, got.LastIndex, got.Applied, got.Heard, s.nameOf(got.Leader), got.Run
+				p.Trust = got.Trust
 			}
 			peers[i] = p
 		})

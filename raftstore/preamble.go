@@ -61,20 +61,22 @@ type verdict struct {
 type refusal byte
 
 const (
-	refusedNot      refusal = iota
-	refusedTLS              // no handshake, or a certificate of another authority
-	refusedRole             // a certificate of an agent or an admin
-	refusedPreamble         // not our protocol, or another version of it
-	refusedTimeout          // silence
-	refusedCluster          // a node of another cluster
-	refusedStore            // of the same cluster's name, but of another store
-	refusedTarget           // meant for a server that is not here
-	refusedBusy             // too many at once
-	refusedUnknown          // a code of a newer version
+	refusedNot       refusal = iota
+	refusedTLS               // no handshake, or a certificate that is not good
+	refusedRole              // a certificate of an agent or an admin
+	refusedPreamble          // not our protocol, or another version of it
+	refusedTimeout           // silence
+	refusedCluster           // a node of another cluster
+	refusedStore             // of the same cluster's name, but of another store
+	refusedTarget            // meant for a server that is not here
+	refusedBusy              // too many at once
+	refusedAuthority         // a certificate of an authority that we don't, or no longer, believe
+	refusedLevel             // a program too old for the store
+	refusedUnknown           // a code of a newer version
 )
 
 func (r refusal) String() string {
-	names := [...]string{"", "tls", "role", "preamble", "timeout", "cluster", "store", "target", "busy"}
+	names := [...]string{"", "tls", "role", "preamble", "timeout", "cluster", "store", "target", "busy", "authority", "level"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -83,7 +85,7 @@ func (r refusal) String() string {
 
 // refusals lists the reasons a listener can have.
 func refusals() []refusal {
-	return []refusal{refusedTLS, refusedRole, refusedPreamble, refusedTimeout, refusedCluster, refusedStore, refusedTarget, refusedBusy}
+	return []refusal{refusedTLS, refusedRole, refusedPreamble, refusedTimeout, refusedCluster, refusedStore, refusedTarget, refusedBusy, refusedAuthority, refusedLevel}
 }
 
 // errPreamble: the other side does not speak our protocol.

@@ -100,6 +100,7 @@ func (e *engine) watch(ctx context.Context) {
 		}
 		e.judgeLeader(time.Since(lonely))
 		e.store.forgetStranger()
+		e.store.forgetDistrusted()
 		select {
 		case <-ctx.Done():
 			return

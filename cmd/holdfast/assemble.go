@@ -129,7 +129,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: members, names: names, clock: clock, packages: packages, network: net, commands: commands,
+		board: base.board, log: base.log, certificates: base.certificates, members: members, names: names, clock: clock, packages: packages, network: net, commands: commands,
 	}
 	leave := leaver{Agent: members, store: store, replica: replica, id: nodeID, end: end}
 	joins, err := c.openJoiner(base, func() *discovery.Agent { return members })
@@ -281,15 +281,19 @@ func newAPI(base *foundation, config api.Config, replica *state.Store, store *ra
 	}
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
-		deps.Admin, deps.Node, deps.Peer = isAdmin, isNode, isServer
+		deps.Admin, deps.Peer = certified(base.trust, peer.RoleAdmin), certified(base.trust, peer.RoleServer)
+		deps.Node = certified(base.trust, peer.RoleServer, peer.RoleAgent)
 	}
 	return api.New(config, deps)
 }
 
-// isAdmin tells whether a request's certificate, verified by TLS, is an admin's.
-func isAdmin(r *http.Request) bool {
-	identity, err := peer.PeerIdentity(tlsState(r))
-	return err == nil && identity.Role == peer.RoleAdmin
+// certified tells whether a request's certificate, verified by TLS and of an
+// authority that is still trusted, is that of one of these.
+func certified(trust *peer.Trust, roles ...peer.Role) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		identity, err := trust.PeerIdentity(tlsState(r))
+		return err == nil && slices.Contains(roles, identity.Role)
+	}
 }
 
 func tlsState(r *http.Request) tls.ConnectionState {
