@@ -239,7 +239,7 @@ func portOf(a net.Addr) string {
 // self is how we introduce ourselves.
 func (e *engine) self() hello {
 	c := e.store.config
-	return hello{Cluster: c.Cluster, Name: c.Node, ID: c.NodeID, Store: e.record.get().ClusterID}
+	return hello{Cluster: c.Cluster, Name: c.Node, ID: c.NodeID, Store: e.record.get().ClusterID, levels: e.store.levelsOf()}
 }
 
 // adopt makes this server part of the store that sent for it.

@@ -218,7 +218,7 @@ func (n *network) introduce(s *stream) (refusal, string) {
 	}
 	code, reason := n.judge(h, id)
 	self := n.self()
-	answer, err := verdict{Refused: code, Reason: reason, ID: self.ID, Store: self.Store}.encode()
+	answer, err := verdict{Refused: code, Reason: reason, ID: self.ID, Store: self.Store, levels: self.levels}.encode()
 	if err == nil {
 		_, err = s.Conn.Write(answer)
 	}
@@ -261,6 +261,9 @@ func judge(self, h hello) (refusal, string) {
 		return refusedTarget, fmt.Sprintf("%s looks for the server with ID %s, here is %s with ID %s", h.Name, h.Target, self.Name, self.ID)
 	case h.Store == "":
 		return refusedStore, fmt.Sprintf("%s has no store yet", h.Name)
+	}
+	if why := tooOld(self, h); why != "" {
+		return refusedLevel, why
 	}
 	return refusedNot, ""
 }
@@ -400,7 +403,13 @@ func (n *network) presentOurselves(s *stream, kind streamKind, name, target stri
 	if v.Refused != refusedNot {
 		return v.Refused, fmt.Errorf("it refused us (%v): %s", v.Refused, v.Reason)
 	}
-	s.peer = hello{Kind: kind, Name: name, ID: v.ID, Store: v.Store}
+	s.peer = hello{Kind: kind, Name: name, ID: v.ID, Store: v.Store, levels: v.levels}
+	if s.peer.Name == "" {
+		s.peer.Name = s.raw.RemoteAddr().String()
+	}
+	if why := tooOld(h, s.peer); why != "" && kind == kindRaft { // an old one does not know that it is too old
+		return refusedLevel, errors.New(why)
+	}
 	return refusedNot, nil
 }
 

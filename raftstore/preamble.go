@@ -13,6 +13,10 @@ import (
 //	hello   = "HFST" version kind 5×string   (cluster, name, id, store, target)
 //	verdict = "HFST" version code 3×string   (reason, id, store)
 //	string  = length(1) bytes
+//
+// In both the id may end in " reads=N store=M": the highest feature level that
+// the sender reads, and that of its store. The first programs leave it out, and
+// do not look at what follows the id.
 const (
 	preambleMagic   = "HFST"
 	preambleVersion = 1
@@ -47,6 +51,13 @@ type hello struct {
 	// was wiped listens at its old address under a new ID; it must not answer,
 	// and above all not vote, for what it was.
 	Target string
+	levels
+}
+
+// levels are the feature levels of a server; see state.FeatureLevel.
+type levels struct {
+	Reads int // highest that it reads
+	At    int // of its store
 }
 
 // verdict is the answer to a hello.
@@ -55,6 +66,7 @@ type verdict struct {
 	Reason  string  // for the log of the other side
 	ID      string  // node ID of the server that answers
 	Store   string  // its store
+	levels
 }
 
 // refusal says why a connection was refused; also the metric's label.
@@ -92,7 +104,7 @@ func refusals() []refusal {
 var errPreamble = errors.New("not a Holdfast server's greeting")
 
 func (h hello) encode() ([]byte, error) {
-	return encodePreamble(byte(h.Kind), h.Cluster, h.Name, h.ID, h.Store, h.Target)
+	return encodePreamble(byte(h.Kind), h.Cluster, h.Name, h.levels.behind(h.ID), h.Store, h.Target)
 }
 
 func (v verdict) encode() ([]byte, error) {
@@ -100,7 +112,7 @@ func (v verdict) encode() ([]byte, error) {
 	if len(reason) > 255 {
 		reason = reason[:255]
 	}
-	return encodePreamble(byte(v.Refused), reason, v.ID, v.Store)
+	return encodePreamble(byte(v.Refused), reason, v.levels.behind(v.ID), v.Store)
 }
 
 func encodePreamble(code byte, fields ...string) ([]byte, error) {
@@ -119,6 +131,7 @@ func readHello(r io.Reader) (hello, error) {
 	var h hello
 	code, err := readPreamble(r, &h.Cluster, &h.Name, &h.ID, &h.Store, &h.Target)
 	h.Kind = streamKind(code)
+	h.ID, h.levels = cutLevels(h.ID)
 	if err == nil && h.Kind != kindRaft && h.Kind != kindRPC {
 		err = fmt.Errorf("%w: it wants a connection of %v", errPreamble, h.Kind)
 	}
@@ -129,6 +142,7 @@ func readVerdict(r io.Reader) (verdict, error) {
 	var v verdict
 	code, err := readPreamble(r, &v.Reason, &v.ID, &v.Store)
 	v.Refused = min(refusal(code), refusedUnknown)
+	v.ID, v.levels = cutLevels(v.ID)
 	return v, err
 }
 

@@ -63,6 +63,7 @@ type progress struct {
 	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
 	Disk  fitness       `json:"disk,omitempty"`
 	Run   string        `json:"run,omitempty"`   // another after every start
+	Level int           `json:"level,omitempty"` // highest feature level it reads; 0: it does not tell, and reads the first
 	Trust *Trusted      `json:"trust,omitempty"` // nil: plain text, or a program that does not tell
 }
 

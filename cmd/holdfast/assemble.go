@@ -27,10 +27,6 @@ import (
 	"holdfast/vrrp"
 )
 
-// feature is the highest feature level this program offers; see
-// docs/ARCHITECTURE.md, "Growing".
-const feature = 1
-
 // scriptDirs are where script checks may be, beside what the cluster file
 // itself names at the start of the agent.
 var scriptDirs = []string{"/etc/holdfast/checks/", "/usr/lib/nagios/plugins/"}
@@ -204,7 +200,7 @@ func (c *agentCmd) newMembers(base *foundation, replica *state.Store, store *raf
 		Node: base.self.Name, NodeID: nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
 		Server: true, RPC: netip.AddrPortFrom(c.mainAddr(base), c.RPCPort),
 		Cluster: file.Name, Insecure: c.Insecure, DataDir: c.DataDir,
-		Version: version, Feature: feature, ConfigSum: file.Sum,
+		Version: version, Feature: state.FeatureLevel, ConfigSum: file.Sum,
 		Meta: map[string]string{"role": base.self.Role}, Services: services,
 	}
 	if base.trust != nil {
