@@ -216,7 +216,7 @@ func notOffered() []struct{ prefix, why string } {
 		{"/v1/operator/area", "there is one cluster, and no areas"},
 		{"/v1/operator/segment", "there is one network of the gossip"},
 		{"/v1/operator/license", "there is no license to keep"},
-		{"/v1/operator/feature", "feature levels rise by themselves: see holdfast status"},
+		{"/v1/operator/feature", "feature levels are raised by holdfast operator feature-level raise"},
 		{"/v1/operator/audit-hash", "there is no audit log of Consul's kind"},
 		{"/v1/operator/utilization", "see /v1/operator/usage and /v1/agent/metrics"},
 		{"/v1/exported-services", "cluster peering is not offered"},

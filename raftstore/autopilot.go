@@ -126,6 +126,7 @@ type PilotState struct {
 	Tolerate int           `json:"tolerate"` // how many more voters may fail before there is no majority
 	Servers  []PilotServer `json:"servers"`
 	Settings Autopilot     `json:"settings"`
+	Level    LevelState    `json:"feature_level"`
 }
 
 // PilotServer is one server as the leader sees it.
@@ -142,7 +143,7 @@ type PilotServer struct {
 
 // pilotState sums a view up.
 func pilotState(v view) PilotState {
-	st := PilotState{Healthy: true, Voters: len(v.voters()), Wanted: v.Voters, Settings: v.Pilot}
+	st := PilotState{Healthy: true, Voters: len(v.voters()), Wanted: v.Voters, Settings: v.Pilot, Level: v.levels()}
 	up := 0
 	for _, s := range v.Servers {
 		one := PilotServer{

@@ -15,6 +15,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
+	"holdfast/internal/state"
 )
 
 // DefaultPort is the RPC port of a server: Raft and forwarded requests.
@@ -42,6 +43,10 @@ type Config struct {
 	// connect. Only for a loopback address, unless AllowInsecureAddress.
 	Insecure             bool
 	AllowInsecureAddress bool
+
+	// Feature is the highest feature level that this program reads;
+	// state.FeatureLevel when 0.
+	Feature int
 
 	Version string // of the program: states are compared among servers of the same
 
@@ -90,6 +95,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if !c.Advertise.IsValid() {
 		c.Advertise = c.Listen
+	}
+	if c.Feature == 0 {
+		c.Feature = state.FeatureLevel
 	}
 	if c.MaxSnapshot == 0 {
 		c.MaxSnapshot = 1 << 30

@@ -217,7 +217,7 @@ func (e *engine) listen(ctx context.Context) error {
 	e.net = &network{
 		ending: ending, cancel: hangUp,
 		self: e.self, trust: s.config.Trust, times: s.times, log: s.log, metrics: s.metrics,
-		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger,
+		limit: newLimiter(time.Minute), adopt: e.adopt, stranger: s.stranger, distrusted: s.distrusted,
 		listener: listener, raft: newStreamQueue(addr), rpc: newStreamQueue(addr),
 		greeting: map[string]int{}, follows: map[string]int{}, open: map[*stream]struct{}{},
 	}
@@ -244,7 +244,7 @@ func portOf(a net.Addr) string {
 // self is how we introduce ourselves.
 func (e *engine) self() hello {
 	c := e.store.config
-	return hello{Cluster: c.Cluster, Name: c.Node, ID: c.NodeID, Store: e.record.get().ClusterID}
+	return hello{Cluster: c.Cluster, Name: c.Node, ID: c.NodeID, Store: e.record.get().ClusterID, levels: e.store.levelsOf()}
 }
 
 // adopt makes this server part of the store that sent for it.
@@ -340,6 +340,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 		}
 	})
 	e.group.Go(func() { e.watch(ctx) })
+	e.group.Go(func() { e.followTrust(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })

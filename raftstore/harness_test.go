@@ -82,6 +82,7 @@ type host struct {
 	verify    time.Duration // between two comparisons of the states; as in production when 0
 	clusterID string        // as announced
 	absent    state.Liveness
+	feature   int // level that the program reads; as in production when 0
 }
 
 // newHosts makes servers fb1..fbN, all down. The test runs beside others: it
@@ -141,7 +142,7 @@ func (o *host) config() Config {
 	}
 	return Config{
 		Node: o.name, NodeID: o.id, DataDir: o.dir, Listen: o.address, Cluster: o.hosts.cluster,
-		Servers: slices.Clone(o.hosts.order), Voters: o.hosts.voters, Timing: o.hosts.timing, Trust: trust, Announce: o.announced,
+		Servers: slices.Clone(o.hosts.order), Voters: o.hosts.voters, Timing: o.hosts.timing, Trust: trust, Announce: o.announced, Feature: o.feature,
 	}
 }
 
@@ -254,7 +255,7 @@ func (h *hosts) gossip() {
 		}
 		m := state.Member{
 			Name: name, ID: o.id, Address: o.address.Addr(), Liveness: state.Alive,
-			Server: true, RPC: o.address, ClusterID: o.clusterID,
+			Server: true, RPC: o.address, ClusterID: o.clusterID, Feature: o.feature,
 		}
 		if !o.up() {
 			m.Liveness = o.absent

@@ -123,6 +123,7 @@ func (e *engine) view() view {
 		Demoted: map[string]bool{}, Gone: map[string]time.Duration{}, Disks: map[string]fitness{}, Pilot: autopilot(s.state.Snapshot()),
 	}
 	v.Disks[v.Self], _ = e.disk.fitness()
+	v.Level, v.Reads = s.state.Snapshot().Level(), map[string]int{v.Self: s.config.Feature}
 	now := time.Now()
 	term, commit := e.raft.CurrentTerm(), e.raft.CommitIndex()
 	for _, server := range v.Servers {
@@ -134,6 +135,10 @@ func (e *engine) view() view {
 		v.Unstable[server.ID] = server.ID != v.Self && (seen.upSince.IsZero() || now.Sub(seen.upSince) < v.Pilot.Stabilization)
 		if !ok || seen.silent {
 			continue
+		}
+		v.Reads[server.ID] = max(state.BaseLevel, seen.got.Level)
+		if v.Reads[server.ID] < v.Level {
+			continue // it answers, but can be given no more of the log
 		}
 		v.Reachable[server.ID], v.Disks[server.ID] = true, seen.got.Disk
 		v.CaughtUp[server.ID] = seen.got.Term == term && seen.got.Leader == v.Self && seen.got.Applied+caughtUp >= commit
@@ -191,7 +196,7 @@ func (e *engine) askProgress(ctx context.Context, server member) (progress, erro
 
 // progressHere answers poll and prove.
 func (s *Store) progressHere() progress {
-	p := progress{ID: s.config.NodeID}
+	p := progress{ID: s.config.NodeID, Trust: s.trustOf(), Level: s.config.Feature}
 	e := s.engine.Load()
 	if e == nil {
 		return p

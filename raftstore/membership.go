@@ -37,6 +37,8 @@ type view struct {
 	Gone              map[string]time.Duration
 	Disks             map[string]fitness // of those that answer
 	Pilot             Autopilot
+	Level             int            // feature level of the store
+	Reads             map[string]int // highest level that each server that answers reads
 }
 
 // changeKind is a kind of configuration change; also the metric's label.
@@ -68,6 +70,7 @@ func plan(v view) (next *change, problems []string) {
 		}
 	}
 	c, problems := addNew(v)
+	problems = append(problems, v.outdated()...)
 	if c != nil {
 		return c, problems
 	}
@@ -154,6 +157,9 @@ func (v view) refuses(m state.Member) string {
 	}
 	if m.ClusterID != "" && m.ClusterID != v.Store {
 		return fmt.Sprintf("it has another store, %s; wipe its data directory", m.ClusterID)
+	}
+	if reads := max(state.BaseLevel, m.Feature); reads < v.Level {
+		return fmt.Sprintf("its program reads feature level %d and the store is at %d: install the version that the others run", reads, v.Level)
 	}
 	for _, s := range v.Servers {
 		if s.Address == m.RPC.String() || foldName(s.Name) == foldName(m.Name) {

@@ -37,6 +37,9 @@ type network struct {
 	adopt func(id string) error
 	// stranger is told of a server that has another store than ours.
 	stranger func(name, store string)
+	// distrusted is told of a server of our cluster by whose authority we don't
+	// go, or that doesn't go by ours.
+	distrusted func(name, reason string)
 
 	ending context.Context // done when nobody is to be dialled any more
 	cancel context.CancelFunc
@@ -146,13 +149,7 @@ func (n *network) track(conn net.Conn, dialled streamKind) *stream {
 // answers.
 func (n *network) hangUp() {
 	n.cancel()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for s := range n.open {
-		if s.dialled == kindRaft {
-			s.raw.Close()
-		}
-	}
+	n.redial()
 }
 
 // stop closes the port and every connection, and waits for those who were
@@ -218,7 +215,7 @@ func (n *network) introduce(s *stream) (refusal, string) {
 	if n.trust != nil {
 		conn := tls.Server(s.Conn, n.trust.Server(n.roles()...))
 		if err := conn.HandshakeContext(context.Background()); err != nil { // the deadline is the connection's
-			return classifyTLS(err), peer.Explain(err).Error()
+			return classifyTLS(err), n.trust.Explain(err).Error()
 		}
 		var err error
 		if id, err = peer.PeerIdentity(conn.ConnectionState()); err != nil {
@@ -232,7 +229,7 @@ func (n *network) introduce(s *stream) (refusal, string) {
 	}
 	code, reason := n.judge(h, id)
 	self := n.self()
-	answer, err := verdict{Refused: code, Reason: reason, ID: self.ID, Store: self.Store}.encode()
+	answer, err := verdict{Refused: code, Reason: reason, ID: self.ID, Store: self.Store, levels: self.levels}.encode()
 	if err == nil {
 		_, err = s.Conn.Write(answer)
 	}
@@ -282,6 +279,9 @@ func judge(self, h hello) (refusal, string) {
 	case h.Store == "":
 		return refusedStore, fmt.Sprintf("%s has no store yet", h.Name)
 	}
+	if why := tooOld(self, h); why != "" {
+		return refusedLevel, why
+	}
 	return refusedNot, ""
 }
 
@@ -300,7 +300,32 @@ func (n *network) refuse(conn net.Conn, code refusal, reason string) {
 	n.log.Log(context.Background(), level, "connection refused", "from", source, "why", code.String(), "reason", reason)
 }
 
+// explain says whose certificate was not believed, when that was it.
+func (n *network) explain(name string, err error) error {
+	if n.trust == nil || !peer.Distrusted(err) {
+		return peer.Explain(err)
+	}
+	err = n.trust.Explain(err)
+	n.distrusted(name, err.Error())
+	return err
+}
+
+// redial ends the Raft connections that we made: Raft makes them anew at once,
+// and repeats what was under way.
+func (n *network) redial() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.open {
+		if s.dialled == kindRaft {
+			s.raw.Close()
+		}
+	}
+}
+
 func classifyTLS(err error) refusal {
+	if peer.Distrusted(err) {
+		return refusedAuthority
+	}
 	if _, ok := errors.AsType[*peer.RefusedError](err); ok {
 		return refusedRole
 	}
@@ -372,7 +397,7 @@ func (n *network) presentOurselves(s *stream, kind streamKind, name, target stri
 	if n.trust != nil {
 		conn := tls.Client(s.Conn, n.trust.Client(name))
 		if err := conn.HandshakeContext(context.Background()); err != nil { // the deadline is the connection's
-			return refusedNot, peer.Explain(err)
+			return refusedNot, n.explain(name, err)
 		}
 		s.Conn = conn
 	}
@@ -386,8 +411,8 @@ func (n *network) presentOurselves(s *stream, kind streamKind, name, target stri
 		return refusedNot, fmt.Errorf("greet: %w", err)
 	}
 	v, err := readVerdict(s.Conn)
-	if err != nil {
-		return refusedNot, fmt.Errorf("greet: %w", err)
+	if err != nil { // in TLS 1.3 what the server says to our certificate comes here
+		return refusedNot, fmt.Errorf("greet: %w", n.explain(name, err))
 	}
 	if h.Store != "" && v.Store != "" && h.Store != v.Store {
 		n.stranger(name, v.Store)
@@ -395,7 +420,13 @@ func (n *network) presentOurselves(s *stream, kind streamKind, name, target stri
 	if v.Refused != refusedNot {
 		return v.Refused, fmt.Errorf("it refused us (%v): %s", v.Refused, v.Reason)
 	}
-	s.peer = hello{Kind: kind, Name: name, ID: v.ID, Store: v.Store}
+	s.peer = hello{Kind: kind, Name: name, ID: v.ID, Store: v.Store, levels: v.levels}
+	if s.peer.Name == "" {
+		s.peer.Name = s.raw.RemoteAddr().String()
+	}
+	if why := tooOld(h, s.peer); why != "" && kind == kindRaft { // an old one does not know that it is too old
+		return refusedLevel, errors.New(why)
+	}
 	return refusedNot, nil
 }
 

@@ -23,7 +23,7 @@ import (
 )
 
 func TestPreambleRoundTrip(t *testing.T) {
-	want := hello{Kind: kindRaft, Cluster: "foobar", Name: "fb1", ID: "i", Store: "s", Target: "t"}
+	want := hello{Kind: kindRaft, Cluster: "foobar", Name: "fb1", ID: "i", Store: "s", Target: "t", levels: levels{Reads: 3, At: 2}}
 	b, err := want.encode()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestPreambleRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(hello{})); diff != "" {
 		t.Errorf("hello (-want +got):\n%s", diff)
 	}
 	if rest, _ := io.ReadAll(r); string(rest) != "what follows" {
@@ -69,6 +69,8 @@ func TestPreambleSaysWhatIsWrong(t *testing.T) {
 func FuzzReadHello(f *testing.F) {
 	good, _ := hello{Kind: kindRPC, Cluster: "foobar", Name: "fb1"}.encode()
 	f.Add(good)
+	leveled, _ := hello{Kind: kindRaft, Cluster: "foobar", Name: "fb1", ID: "i", levels: levels{Reads: 2, At: 1}}.encode()
+	f.Add(leveled)
 	f.Add([]byte("HFST\x01R\xff"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		h, err := readHello(bytes.NewReader(data))
@@ -108,6 +110,12 @@ func TestJudge(t *testing.T) {
 		"raft to one who has no store":  {fresh, hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, refusedNot},
 		"votes for who was wiped":       {fresh, hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id0"}, refusedTarget},
 		"raft from another cluster":     {self, hello{Kind: kindRaft, Cluster: "other", Store: ourStore, Target: "id1"}, refusedCluster},
+		"raft to one who is too old":    {level(self, 1, 1), level(hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, 2, 2), refusedLevel},
+		"raft from one who is too old":  {level(self, 2, 2), level(hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, 1, 1), refusedLevel},
+		"raft from one who says none":   {level(self, 2, 2), hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, refusedLevel},
+		"raft from one who can follow":  {level(self, 2, 2), level(hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, 2, 1), refusedNot},
+		"raft from a newer program":     {level(self, 1, 1), level(hello{Kind: kindRaft, Cluster: "foobar", Store: ourStore, Target: "id1"}, 2, 1), refusedNot},
+		"a request of one too old":      {level(self, 2, 2), level(hello{Kind: kindRPC, Cluster: "foobar"}, 1, 1), refusedNot},
 		"a request of another cluster":  {self, hello{Kind: kindRPC, Cluster: "other"}, refusedCluster},
 		"a request of another store":    {self, hello{Kind: kindRPC, Cluster: "foobar", Store: other}, refusedStore},
 		"a request of a newcomer":       {self, hello{Kind: kindRPC, Cluster: "foobar"}, refusedNot},
@@ -117,6 +125,11 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %q (%s), want %q", name, got, reason, c.want)
 		}
 	}
+}
+
+func level(h hello, reads, store int) hello {
+	h.levels = levels{Reads: reads, At: store}
+	return h
 }
 
 // refusedBy counts a server's refusals for one reason.
@@ -185,7 +198,7 @@ func TestStrangersAreRefused(t *testing.T) {
 		log  string
 	}{
 		"plain text":             {nil, func(c net.Conn) { fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") }, refusedTLS, "first record does not look like a TLS handshake"},
-		"another authority":      {blind, nil, refusedTLS, "claims to be server fb7 of cluster other"},
+		"another authority":      {blind, nil, refusedAuthority, "claims to be server fb7 of cluster other"},
 		"an agent":               {issue(h.ca, peer.RoleAgent, "front1").Client("fb1"), nil, refusedRole, "agent front1 of cluster foobar refused: this port is for servers only"},
 		"an admin":               {issue(h.ca, peer.RoleAdmin, "alice").Client("fb1"), nil, refusedRole, "admin alice of cluster foobar refused"},
 		"garbage after TLS":      {server.Client("fb1"), func(c net.Conn) { fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") }, refusedPreamble, "not a Holdfast server's greeting"},

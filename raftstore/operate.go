@@ -20,6 +20,7 @@ type operation struct {
 	Kind   string     `json:"kind"` // one of the op constants
 	Server string     `json:"server,omitempty"`
 	Pilot  *Autopilot `json:"pilot,omitempty"`
+	Raise  *int       `json:"raise,omitempty"` // to this feature level; 0: the highest that all read
 }
 
 const (
@@ -27,7 +28,8 @@ const (
 	opDemote  = "demote"
 	opPromote = "promote"
 	opVerify  = "verify"
-	opPilot   = "autopilot" // sets when Pilot is there; the answer is a PilotState
+	opLevel   = "feature-level" // raises when Raise is there; the answer is a LevelState
+	opPilot   = "autopilot"     // sets when Pilot is there; the answer is a PilotState
 )
 
 // Peer is a server of the configuration as this node, which asked it, sees it.
@@ -40,13 +42,16 @@ type Peer struct {
 	Follows   string        `json:"follows,omitempty"`         // name of the leader it follows
 	Demoted   bool          `json:"demoted_by_admin,omitzero"` // holdfast raft demote
 	Run       string        `json:"run,omitempty"`             // another after every start of its store; "" it does not tell
+	Level     int           `json:"feature_level,omitempty"`   // highest feature level it reads; 0: it does not answer
+	Trust     *Trusted      `json:"trust,omitempty"`           // nil: plain text, or it does not tell
 }
 
 // Operation is what `holdfast raft` and `holdfast autopilot` ask for: "peers"
 // (which any server answers, leader or not), "autopilot", and with write
-// "add-peer", "demote", "promote" (args: server), "verify" and "autopilot"
-// (args: clean-up, dead-after, forget-after, min-quorum, stabilization). The
-// answer is one of []Peer, PilotState, Verdict and a sentence. What is refused
+// "add-peer", "demote", "promote" (args: server), "verify", "autopilot" (args:
+// clean-up, dead-after, forget-after, min-quorum, stabilization) and
+// "feature-level" (args: to), which without write tells the state. The answer is
+// one of []Peer, PilotState, Verdict, LevelState and a sentence. What is refused
 // is state.ErrInvalid with the reason.
 func (s *Store) Operation(ctx context.Context, name string, args url.Values, write bool) (any, error) {
 	o := operation{Kind: name, Server: args.Get("server")}
@@ -60,6 +65,14 @@ func (s *Store) Operation(ctx context.Context, name string, args url.Values, wri
 		}
 		o.Pilot = &pilot
 	case name == opPilot:
+	case name == opLevel:
+		if write {
+			to, err := raiseTo(args)
+			if err != nil {
+				return nil, err
+			}
+			o.Raise = &to
+		}
 	case !write || !slices.Contains([]string{opAdd, opDemote, opPromote, opVerify}, name):
 		return nil, fmt.Errorf("%w: the store has no operation %q", state.ErrNotFound, name)
 	case name != opVerify && o.Server == "":
@@ -110,6 +123,8 @@ func (s *Store) operateHere(ctx context.Context, o operation) (json.RawMessage, 
 		return e.promotePeer(ctx, v, o.Server)
 	case opPilot:
 		return e.pilot(ctx, v, o.Pilot)
+	case opLevel:
+		return e.level(ctx, v, o.Raise)
 	}
 	return nil, fmt.Errorf("%w: the leader has no operation %q: it may be of an older version", state.ErrInvalid, o.Kind)
 }
@@ -293,6 +308,7 @@ func (s *Store) Peers(ctx context.Context) ([]Peer, error) {
 			}
 			if p.Reachable = err == nil; p.Reachable {
 				p.Known, p.LastIndex, p.Applied, p.Heard, p.Follows, p.Run = true, got.LastIndex, got.Applied, got.Heard, s.nameOf(got.Leader), got.Run
+				p.Trust, p.Level = got.Trust, max(state.BaseLevel, got.Level)
 			}
 			peers[i] = p
 		})

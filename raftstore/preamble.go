@@ -13,6 +13,10 @@ import (
 //	hello   = "HFST" version kind 5×string   (cluster, name, id, store, target)
 //	verdict = "HFST" version code 3×string   (reason, id, store)
 //	string  = length(1) bytes
+//
+// In both the id may end in " reads=N store=M": the highest feature level that
+// the sender reads, and that of its store. The first programs leave it out, and
+// do not look at what follows the id.
 const (
 	preambleMagic   = "HFST"
 	preambleVersion = 1
@@ -52,6 +56,13 @@ type hello struct {
 	// was wiped listens at its old address under a new ID; it must not answer,
 	// and above all not vote, for what it was.
 	Target string
+	levels
+}
+
+// levels are the feature levels of a server; see state.FeatureLevel.
+type levels struct {
+	Reads int // highest that it reads
+	At    int // of its store
 }
 
 // verdict is the answer to a hello.
@@ -60,26 +71,29 @@ type verdict struct {
 	Reason  string  // for the log of the other side
 	ID      string  // node ID of the server that answers
 	Store   string  // its store
+	levels
 }
 
 // refusal says why a connection was refused; also the metric's label.
 type refusal byte
 
 const (
-	refusedNot      refusal = iota
-	refusedTLS              // no handshake, or a certificate of another authority
-	refusedRole             // a certificate of an agent or an admin, which is not for this
-	refusedPreamble         // not our protocol, or another version of it
-	refusedTimeout          // silence
-	refusedCluster          // a node of another cluster
-	refusedStore            // of the same cluster's name, but of another store
-	refusedTarget           // meant for a server that is not here
-	refusedBusy             // too many at once
-	refusedUnknown          // a code of a newer version
+	refusedNot       refusal = iota
+	refusedTLS               // no handshake, or a certificate that is not good
+	refusedRole              // a certificate of an agent or an admin
+	refusedPreamble          // not our protocol, or another version of it
+	refusedTimeout           // silence
+	refusedCluster           // a node of another cluster
+	refusedStore             // of the same cluster's name, but of another store
+	refusedTarget            // meant for a server that is not here
+	refusedBusy              // too many at once
+	refusedAuthority         // a certificate of an authority that we don't, or no longer, believe
+	refusedLevel             // a program too old for the store
+	refusedUnknown           // a code of a newer version
 )
 
 func (r refusal) String() string {
-	names := [...]string{"", "tls", "role", "preamble", "timeout", "cluster", "store", "target", "busy"}
+	names := [...]string{"", "tls", "role", "preamble", "timeout", "cluster", "store", "target", "busy", "authority", "level"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -88,14 +102,14 @@ func (r refusal) String() string {
 
 // refusals lists the reasons a listener can have.
 func refusals() []refusal {
-	return []refusal{refusedTLS, refusedRole, refusedPreamble, refusedTimeout, refusedCluster, refusedStore, refusedTarget, refusedBusy}
+	return []refusal{refusedTLS, refusedRole, refusedPreamble, refusedTimeout, refusedCluster, refusedStore, refusedTarget, refusedBusy, refusedAuthority, refusedLevel}
 }
 
 // errPreamble: the other side does not speak our protocol.
 var errPreamble = errors.New("not a Holdfast server's greeting")
 
 func (h hello) encode() ([]byte, error) {
-	return encodePreamble(byte(h.Kind), h.Cluster, h.Name, h.ID, h.Store, h.Target)
+	return encodePreamble(byte(h.Kind), h.Cluster, h.Name, h.levels.behind(h.ID), h.Store, h.Target)
 }
 
 func (v verdict) encode() ([]byte, error) {
@@ -103,7 +117,7 @@ func (v verdict) encode() ([]byte, error) {
 	if len(reason) > 255 {
 		reason = reason[:255]
 	}
-	return encodePreamble(byte(v.Refused), reason, v.ID, v.Store)
+	return encodePreamble(byte(v.Refused), reason, v.levels.behind(v.ID), v.Store)
 }
 
 func encodePreamble(code byte, fields ...string) ([]byte, error) {
@@ -122,6 +136,7 @@ func readHello(r io.Reader) (hello, error) {
 	var h hello
 	code, err := readPreamble(r, &h.Cluster, &h.Name, &h.ID, &h.Store, &h.Target)
 	h.Kind = streamKind(code)
+	h.ID, h.levels = cutLevels(h.ID)
 	if err == nil && h.Kind != kindRaft && h.Kind != kindRPC && h.Kind != kindFollow {
 		err = fmt.Errorf("%w: it wants a connection of %v", errPreamble, h.Kind)
 	}
@@ -132,6 +147,7 @@ func readVerdict(r io.Reader) (verdict, error) {
 	var v verdict
 	code, err := readPreamble(r, &v.Reason, &v.ID, &v.Store)
 	v.Refused = min(refusal(code), refusedUnknown)
+	v.ID, v.levels = cutLevels(v.ID)
 	return v, err
 }
 

@@ -185,6 +185,9 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (uint64, error)
 	if e == nil {
 		return 0, &untouchedError{fmt.Errorf("%w: the store of this server is not running", state.ErrNoLeader)}
 	}
+	if err := state.MayPropose(command, s.state.Snapshot().Level()); err != nil {
+		return 0, err
+	}
 	type applied struct {
 		index    uint64
 		response any

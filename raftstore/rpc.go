@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/state"
@@ -61,7 +62,9 @@ type progress struct {
 
 	Heard time.Duration `json:"heard_ns,omitempty"` // how long ago it heard the leader
 	Disk  fitness       `json:"disk,omitempty"`
-	Run   string        `json:"run,omitempty"` // another after every start
+	Run   string        `json:"run,omitempty"`   // another after every start
+	Level int           `json:"level,omitempty"` // highest feature level it reads; 0: it does not tell, and reads the first
+	Trust *Trusted      `json:"trust,omitempty"` // nil: plain text, or a program that does not tell
 }
 
 // untouchedError wraps an error of a request that surely had no effect.
@@ -246,7 +249,8 @@ func respond(w http.ResponseWriter, v any) {
 
 // rpcClient asks other servers.
 type rpcClient struct {
-	http *http.Client
+	make func() *http.Transport
+	via  atomic.Pointer[http.Transport]
 	wire wire
 }
 
@@ -254,18 +258,35 @@ type rpcClient struct {
 func newRPCClient(dial func(ctx context.Context, address string) (net.Conn, error), times timings) *rpcClient {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return &rpcClient{http: &http.Client{Transport: &http.Transport{
-		Protocols:       protocols,
-		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
-		IdleConnTimeout: time.Minute,
-		HTTP2: &http.HTTP2Config{ // a server that lost its power sends no reset
-			SendPingTimeout: times.transport / 2,
-			PingTimeout:     times.transport / 2,
-		},
-	}}}
+	c := &rpcClient{make: func() *http.Transport {
+		return &http.Transport{
+			Protocols:       protocols,
+			DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+			IdleConnTimeout: time.Minute,
+			HTTP2: &http.HTTP2Config{ // a server that lost its power sends no reset
+				SendPingTimeout: times.transport / 2,
+				PingTimeout:     times.transport / 2,
+			},
+		}
+	}}
+	c.via.Store(c.make())
+	return c
 }
 
-func (c *rpcClient) stop() { c.http.CloseIdleConnections() }
+func (c *rpcClient) stop() { c.via.Load().CloseIdleConnections() }
+
+// renew has requests from now on go over new connections. What is under way on
+// the old ones ends there; they are closed when they are idle.
+func (c *rpcClient) renew(ctx context.Context) {
+	old := c.via.Swap(c.make())
+	for range 600 { // no request takes longer than a minute
+		old.CloseIdleConnections()
+		if !sleep(ctx, 100*time.Millisecond) {
+			break
+		}
+	}
+	old.CloseIdleConnections()
+}
 
 // post sends a request and decodes its answer. An error that is untouched
 // says that the server can't have acted upon it.
@@ -278,7 +299,7 @@ func (c *rpcClient) send(ctx context.Context, address, path string, body io.Read
 	if err != nil {
 		return &untouchedError{err}
 	}
-	resp, err := c.http.Do(req)
+	resp, err := (&http.Client{Transport: c.via.Load()}).Do(req)
 	if err != nil {
 		return err
 	}

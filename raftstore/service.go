@@ -55,6 +55,8 @@ type Store struct {
 	engine     atomic.Pointer[engine]    // nil unless Run is running
 	strangerAt atomic.Pointer[time.Time] // when a server of another store was last met
 
+	distrustedAt atomic.Pointer[time.Time] // when one of another authority was
+
 	mu      sync.Mutex
 	leader  leadership
 	changed chan struct{} // closed when leader changes

@@ -365,7 +365,8 @@ func (f *fakeHandler) formHere(req formRequest) (formReply, error) {
 func TestAnswersSurviveTheWire(t *testing.T) {
 	server := httptest.NewServer(routes(&fakeHandler{}, 100))
 	defer server.Close()
-	client := &rpcClient{http: server.Client()}
+	client := &rpcClient{}
+	client.via.Store(server.Client().Transport.(*http.Transport))
 	address := strings.TrimPrefix(server.URL, "http://")
 	ctx := t.Context()
 	if index, err := client.ask(ctx, address, pathPropose, strings.NewReader("cmd")); index != 7 || !errors.Is(err, state.ErrConflict) || untouched(err) {

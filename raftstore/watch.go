@@ -100,6 +100,7 @@ func (e *engine) watch(ctx context.Context) {
 		}
 		e.judgeLeader(time.Since(lonely))
 		e.store.forgetStranger()
+		e.store.forgetDistrusted()
 		select {
 		case <-ctx.Done():
 			return
@@ -289,7 +290,7 @@ func (e *engine) introduceStore(ctx context.Context) {
 	if s.state.Snapshot().Cluster() != nil {
 		return
 	}
-	data, err := state.Encode(state.SetCluster{Cluster: state.Cluster{ID: e.record.get().ClusterID, Name: s.config.Cluster}})
+	data, err := state.Encode(state.SetCluster{Cluster: state.Cluster{ID: e.record.get().ClusterID, Name: s.config.Cluster, Feature: state.BaseLevel}})
 	if err == nil {
 		_, err = s.proposeHere(ctx, data)
 	}

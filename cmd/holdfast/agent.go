@@ -59,7 +59,7 @@ func (*agentCmd) Help() string {
 		"  holdfast agent --only core                       # the units in processes of their own:\n" +
 		"  holdfast agent --only dns                        # each goes on when another ends\n\n" +
 		"Each flag can be set in the environment and in the node's own file, too; the command line counts first, then the environment.\n" +
-		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file."
+		"SIGTERM ends the agent (a leader hands over first); SIGHUP reloads the cluster file and the certificates."
 }
 
 // foundation is what every task of the agent stands on.
@@ -72,8 +72,10 @@ type foundation struct {
 	source   *cluster.Source
 	self     cluster.Node
 	trust    *peer.Trust // nil: insecure
-	end      func()      // ends the agent
-	anew     atomic.Bool // it ends to begin anew
+
+	certificates *certificates // of trust; nil with it
+	end          func()        // ends the agent
+	anew         atomic.Bool   // it ends to begin anew
 }
 
 func (c *agentCmd) Run(con *console) error {
@@ -97,6 +99,11 @@ func (c *agentCmd) Run(con *console) error {
 	defer dir.release()
 	if base.trust, err = c.openTrust(base); err != nil {
 		return &exitError{exitUsage, err}
+	}
+	if base.trust != nil {
+		if base.certificates, err = newCertificates(base.trust, base.board, base.log, base.registry); err != nil {
+			return err
+		}
 	}
 	if err := runsAgent(base); err != nil {
 		return &exitError{exitUsage, err}
@@ -125,7 +132,7 @@ func (c *agentCmd) Run(con *console) error {
 	if base.trust != nil {
 		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
 			ready()
-			return watchExpiry(ctx, base.board, func() time.Time { return renew(base.trust, base.board, base.log) })
+			return base.certificates.watch(ctx)
 		}))
 	}
 	err = group.Run(ctx, func() {

@@ -28,10 +28,6 @@ import (
 	"holdfast/vrrp"
 )
 
-// feature is the highest feature level this program offers; see
-// docs/ARCHITECTURE.md, "Growing".
-const feature = 1
-
 // scriptDirs are where script checks may be, beside what the cluster file
 // itself names at the start of the agent.
 var scriptDirs = []string{"/etc/holdfast/checks/", "/usr/lib/nagios/plugins/"}
@@ -166,7 +162,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 	}
 	reload := &reloader{
 		source: base.source, path: base.path, node: base.self.Name, started: file, loaded: time.Now(),
-		board: base.board, log: base.log, members: h.members, names: names, clock: clock, packages: h.packages, network: net, commands: h.commands,
+		board: base.board, log: base.log, certificates: base.certificates, members: h.members, names: names, clock: clock, packages: h.packages, network: net, commands: h.commands,
 	}
 	joins, err := c.openJoiner(base, func() *discovery.Agent { return h.members })
 	if err != nil {
@@ -248,7 +244,7 @@ func (c *agentCmd) newMembers(base *foundation, h *heart, led discovery.Leadersh
 	config := discovery.Config{
 		Node: base.self.Name, NodeID: h.nodeID, Address: c.mainAddr(base), Port: c.GossipPort,
 		Cluster: file.Name, Insecure: c.Insecure, DataDir: c.DataDir,
-		Version: version, Feature: feature, ConfigSum: file.Sum,
+		Version: version, Feature: state.FeatureLevel, ConfigSum: file.Sum,
 		Meta: map[string]string{"role": base.self.Role}, Services: services,
 	}
 	if h.nodes != nil {
@@ -329,15 +325,19 @@ func newAPI(base *foundation, h *heart, reload *reloader, below trees, joins api
 	}
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
-		deps.Admin, deps.Node, deps.Peer = isAdmin, isNode, isServer
+		deps.Admin, deps.Peer = certified(base.trust, peer.RoleAdmin), certified(base.trust, peer.RoleServer)
+		deps.Node = certified(base.trust, peer.RoleServer, peer.RoleAgent)
 	}
 	return api.New(h.http, deps)
 }
 
-// isAdmin tells whether a request's certificate, verified by TLS, is an admin's.
-func isAdmin(r *http.Request) bool {
-	identity, err := peer.PeerIdentity(tlsState(r))
-	return err == nil && identity.Role == peer.RoleAdmin
+// certified tells whether a request's certificate, verified by TLS and of an
+// authority that is still trusted, is that of one of these.
+func certified(trust *peer.Trust, roles ...peer.Role) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		identity, err := trust.PeerIdentity(tlsState(r))
+		return err == nil && slices.Contains(roles, identity.Role)
+	}
 }
 
 func tlsState(r *http.Request) tls.ConnectionState {

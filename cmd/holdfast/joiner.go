@@ -38,13 +38,20 @@ func (c *agentCmd) openJoiner(base *foundation, members func() *discovery.Agent)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--join-authority: %w", err)}
 	}
-	if !peer.Installed(c.PKI, fingerprint) {
+	if !peer.Believes(c.PKI, c.JoinAuthority) {
 		return nil, &exitError{exitUsage, fmt.Errorf("--join-authority %s: is not the authority of this node's certificate in %s", c.JoinAuthority, c.PKI)}
 	}
 	return &joiner{dir: c.JoinAuthority, pem: pem, fingerprint: fingerprint, source: base.source, path: base.path, lastGood: c.lastGood(), keys: members}, nil
 }
 
-func (j *joiner) Authority() (pem []byte, fingerprint string) { return j.pem, j.fingerprint }
+// Authority is what the directory holds now: another while the authority is
+// changed, and after it. What can't be read leaves what was there at the start.
+func (j *joiner) Authority() (pem []byte, fingerprint string) {
+	if pem, fingerprint, err := peer.AuthorityOf(j.dir); err == nil {
+		return pem, fingerprint
+	}
+	return j.pem, j.fingerprint
+}
 
 func (j *joiner) Expand(nodes string) ([]string, error) {
 	file := j.source.Current()

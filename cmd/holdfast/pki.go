@@ -16,6 +16,8 @@ import (
 type pkiCmd struct {
 	Init  pkiInitCmd  `cmd:"" help:"Make the cluster's certificate authority and gossip key."`
 	Issue pkiIssueCmd `cmd:"" help:"Issue certificates to nodes of the cluster file, or to an admin."`
+
+	Rotate pkiRotateCmd `cmd:"" help:"Go over to a new authority, without a restart."`
 }
 
 type pkiInitCmd struct {

@@ -33,7 +33,8 @@ func (*raftListCmd) Help() string {
 	return "Example: holdfast raft list-peers\n\n" +
 		"The node that is asked asks all servers itself, leader or not.\n" +
 		"LAG is how many entries a server lacks of the longest log; HEARD how long ago it heard the leader that it follows;\n" +
-		"LAST CONTACT, on the leader, how long ago a server last answered it."
+		"LAST CONTACT, on the leader, how long ago a server last answered it;\n" +
+		"LEVEL the highest feature level that its program reads (holdfast operator feature-level)."
 }
 
 func (c *raftListCmd) Run(con *console) error {
@@ -58,9 +59,13 @@ func (c *raftListCmd) Run(con *console) error {
 			if p.Follows != "" {
 				heard = p.Heard.Round(time.Millisecond).String() + " from " + p.Follows
 			}
-			rows = append(rows, []string{p.Name, p.ID, p.Address, role, lag, heard, contact(p.RaftServer)})
+			level := "-"
+			if p.Level > 0 {
+				level = strconv.Itoa(p.Level)
+			}
+			rows = append(rows, []string{p.Name, p.ID, p.Address, role, lag, heard, contact(p.RaftServer), level})
 		}
-		return con.table([]string{"NODE", "ID", "ADDRESS", "ROLE", "LAG", "HEARD", "LAST CONTACT"}, rows)
+		return con.table([]string{"NODE", "ID", "ADDRESS", "ROLE", "LAG", "HEARD", "LAST CONTACT", "LEVEL"}, rows)
 	})
 }
 

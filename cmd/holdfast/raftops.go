@@ -214,6 +214,6 @@ func (c *pilotStateCmd) print(con *console, st raftstore.PilotState) error {
 		}
 		rows = append(rows, []string{s.Name, role, health, since})
 	}
-	fmt.Fprintf(con.out, "%d voters of %d wanted; %d may fail\n", st.Voters, st.Wanted, st.Tolerate)
+	fmt.Fprintf(con.out, "%d voters of %d wanted; %d may fail; %s\n", st.Voters, st.Wanted, st.Tolerate, levelSentence(st.Level))
 	return con.table([]string{"NODE", "ROLE", "HEALTH", "GONE FOR"}, rows)
 }

@@ -43,6 +43,8 @@ type reloader struct {
 	network  *network // nil: a unit of its own
 	clock    *ntpproxy.Server
 	packages *aptproxy.Server
+	// certificates are looked at too; nil: this node has none.
+	certificates *certificates
 	// commands allows the programs that the file named at the start.
 	commands *command.Runner
 
@@ -69,6 +71,7 @@ func (r *reloader) follow(ctx context.Context, signals <-chan os.Signal) error {
 func (r *reloader) ReloadConfig(context.Context) (api.ReloadReport, error) {
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
+	r.certificates.soon()
 	if r.path == "" {
 		err := fmt.Errorf("%w: this node is a cluster of its own: it was started without a cluster file, and there is none to reload", state.ErrInvalid)
 		r.log.Warn("nothing to reload", "reason", "the agent was started without a cluster file")

@@ -16,6 +16,8 @@ import (
 )
 
 type operatorCmd struct {
+	FeatureLevel featureCmd `cmd:"" help:"Which commands the servers can read, and which may be written."`
+
 	RollingRestart rollingCmd `cmd:"" help:"Restart the servers one after the other, and stop rather than lose the quorum or the last instance of a service."`
 }
 

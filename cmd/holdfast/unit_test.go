@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -9,12 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"holdfast/api"
 	"holdfast/cluster"
-	"holdfast/internal/health"
 	"holdfast/internal/state"
 )
 
@@ -149,35 +146,6 @@ func TestAServerMayNotLeaveWhenTheOthersCouldNotGoOn(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-}
-
-func TestACertificateThatEndsSoonIsACondition(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		board := health.NewBoard(time.Now, nil, nil)
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		const day = 24 * time.Hour
-		end := time.Now().Add(40 * day)
-		go func() { ended <- watchExpiry(ctx, board, func() time.Time { return end }) }()
-		shows := func(after time.Duration, severity health.Severity, words string) {
-			time.Sleep(after)
-			synctest.Wait()
-			found := board.Conditions()
-			if words == "" && len(found) == 0 {
-				return
-			}
-			if len(found) != 1 || found[0].Severity != severity || !strings.Contains(found[0].Message, words) {
-				t.Errorf("%v later: %+v, want %q", after, found, words)
-			}
-		}
-		shows(9*day, "", "")
-		shows(2*day, health.Warning, "29 days left")
-		shows(30*day, health.Error, "over")
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func TestTheEmbeddedDefaultSurvivesAStartThatWasCutShort(t *testing.T) {

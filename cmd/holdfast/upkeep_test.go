@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"holdfast/discovery"
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
@@ -76,9 +78,15 @@ func TestCertificateIssuedAnewIsTakenUpAndABadOneIsToldOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	board := health.NewBoard(time.Now, nil, nil)
+	certs, err := newCertificates(trust, board, slog.New(slog.DiscardHandler), prometheus.NewPedanticRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs.now = func() time.Time { return time.Now().Add(-60 * 24 * time.Hour) } // the end is another test's
 	step := func(what string, days int, told bool) {
 		t.Helper()
-		left := time.Until(renew(trust, board, slog.New(slog.DiscardHandler)))
+		certs.look()
+		left := time.Until(trust.Expires())
 		if d := int(left.Hours()/24 + 0.5); d != days {
 			t.Errorf("%s: it ends in %d days, want %d", what, d, days)
 		}

@@ -7,7 +7,6 @@ import (
 	"net/url"
 
 	"holdfast/api"
-	"holdfast/internal/peer"
 	"holdfast/vrrp"
 )
 
@@ -38,16 +37,4 @@ func holdElsewhere(ctx context.Context, base *foundation, node, router string) e
 	}
 	defer client.Close()
 	return client.VIP(ctx, http.MethodPost, "hold/"+url.PathEscape(router), nil, nil)
-}
-
-// isServer tells whether it is a server's.
-func isServer(r *http.Request) bool {
-	identity, err := peer.PeerIdentity(tlsState(r))
-	return err == nil && identity.Role == peer.RoleServer
-}
-
-// isNode tells whether a request's certificate, verified by TLS, is a node's.
-func isNode(r *http.Request) bool {
-	identity, err := peer.PeerIdentity(tlsState(r))
-	return err == nil && (identity.Role == peer.RoleServer || identity.Role == peer.RoleAgent)
 }

@@ -65,27 +65,7 @@ func initAuthority(dir, cluster string, now time.Time) error {
 			return err
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	id := Identity{Cluster: cluster, Name: cluster, Role: roleAuthority}
-	template := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "Holdfast CA of " + cluster, Organization: []string{"Holdfast"}},
-		URIs:                  []*url.URL{id.uri()},
-		NotBefore:             epoch(),
-		NotAfter:              now.Add(caValidity).UTC(),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyPEM, err := encodeKey(key)
+	der, keyPEM, err := newAuthorityPair(cluster, "Holdfast CA of "+cluster, now)
 	if err != nil {
 		return err
 	}
@@ -94,6 +74,31 @@ func initAuthority(dir, cluster string, now time.Time) error {
 		{fileGossipKey, modeSecret, newGossipKey()},
 		{fileCA, modePublic, encodeCert(der)},
 	})
+}
+
+// newAuthorityPair makes an authority's certificate, in DER, and its key, in PEM.
+func newAuthorityPair(cluster, name string, now time.Time) (der, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	id := Identity{Cluster: cluster, Name: cluster, Role: roleAuthority}
+	template := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{CommonName: name, Organization: []string{"Holdfast"}},
+		URIs:                  []*url.URL{id.uri()},
+		NotBefore:             epoch(),
+		NotAfter:              now.Add(caValidity).UTC(),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	if der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key); err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err = encodeKey(key)
+	return der, keyPEM, err
 }
 
 // Request asks for a certificate.
@@ -156,39 +161,38 @@ func issue(caDir, outDir string, r Request, now time.Time) error {
 	return writeAll(outDir, files)
 }
 
-// authority is what Init wrote, read again.
+// authority is what Init wrote, read again; during a rotation also the other
+// authority.
 type authority struct {
 	cluster string
-	cert    *x509.Certificate
-	key     crypto.Signer
-	pem     []byte
+	cas     []*x509.Certificate // the first issues
+	cert    *x509.Certificate   // the one that issues
+	key     crypto.Signer       // of it
+	keyFile string              // where that was
+	pem     []byte              // of all
 	gossip  []byte
 }
 
 func loadAuthority(dir string) (*authority, error) {
 	const advice = `make the cluster's authority with "holdfast pki init", or name the directory where it lies`
 	a := &authority{}
-	var err error
-	if a.pem, err = readFile(dir, fileCA, advice); err != nil {
-		return nil, err
-	}
-	if a.cert, err = parseCert(a.pem); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileCA), err)
-	}
-	id, err := certIdentity(a.cert)
-	if err != nil || id.Role != roleAuthority || !a.cert.IsCA {
-		return nil, fmt.Errorf("%s is not the authority of a Holdfast cluster", filepath.Join(dir, fileCA))
-	}
-	a.cluster = id.Cluster
-	keyPEM, err := readSecret(dir, fileCAKey, advice)
+	data, err := readFile(dir, fileCA, advice)
 	if err != nil {
 		return nil, err
 	}
-	if a.key, err = parseKey(keyPEM); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileCAKey), err)
+	if a.cas, err = parseBundle(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileCA), err)
 	}
-	if !samePublic(a.cert, a.key) {
-		return nil, fmt.Errorf("%s is not the key of %s", filepath.Join(dir, fileCAKey), fileCA)
+	a.cert, a.pem = a.cas[0], encodeBundle(a.cas)
+	for _, cert := range a.cas {
+		id, err := certIdentity(cert)
+		if err != nil || id.Role != roleAuthority || a.cluster != "" && id.Cluster != a.cluster {
+			return nil, fmt.Errorf("%s is not the authority of a Holdfast cluster", filepath.Join(dir, fileCA))
+		}
+		a.cluster = id.Cluster
+	}
+	if err := a.loadKey(dir, advice); err != nil {
+		return nil, err
 	}
 	if a.gossip, err = readSecret(dir, fileGossipKey, advice); err != nil {
 		return nil, err
@@ -197,6 +201,29 @@ func loadAuthority(dir string) (*authority, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileGossipKey), err)
 	}
 	return a, nil
+}
+
+// loadKey finds the key of the authority that issues. After the switch of a
+// rotation it is in the file of the next one's.
+func (a *authority) loadKey(dir, advice string) error {
+	for _, name := range []string{fileCAKey, fileNextKey} {
+		keyPEM, err := readSecret(dir, name, advice)
+		if errors.Is(err, fs.ErrNotExist) && name == fileNextKey {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		key, err := parseKey(keyPEM)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(dir, name), err)
+		}
+		if samePublic(a.cert, key) {
+			a.key, a.keyFile = key, name
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not the key of %s", filepath.Join(dir, fileCAKey), fileCA)
 }
 
 // template checks a request and turns it into a certificate to be signed.
@@ -247,17 +274,22 @@ func (a *authority) template(r Request, now time.Time) (*x509.Certificate, error
 	return t, nil
 }
 
-// sameAuthority refuses a directory that belongs to another cluster.
+// sameAuthority refuses a directory that belongs to another cluster: one that
+// believes none of these authorities.
 func sameAuthority(dir string, caPEM []byte) error {
 	path := filepath.Join(dir, fileCA)
-	there, err := os.ReadFile(path)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if string(there) != string(caPEM) {
+	ours, err := parseBundle(caPEM)
+	if err != nil {
+		return err
+	}
+	if there, err := parseBundle(data); err != nil || !shareAuthority(there, ours) {
 		return fmt.Errorf("%s is the certificate of another authority: choose another directory, or remove it if that cluster is gone: %w", path, fs.ErrExist)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 const (
 	fileCA        = "ca.crt"
 	fileCAKey     = "ca.key"
+	fileNextKey   = "next.key" // of the authority's directory, while it is changed
 	fileNode      = "node.crt"
 	fileNodeKey   = "node.key"
 	fileGossipKey = "gossip.key"

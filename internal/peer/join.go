@@ -135,26 +135,35 @@ func AuthorityOf(dir string) (pem []byte, fingerprint string, err error) {
 	return ca.pem, fingerprint, err
 }
 
-// Fingerprint is the hex SHA-256 of a certificate's DER.
+// Fingerprint is the hex SHA-256 of the DER of the certificates in ca.crt: of
+// one mostly, of two while the authority is changed.
 func Fingerprint(pem []byte) (string, error) {
-	cert, err := parseCert(pem)
+	cas, err := parseBundle(pem)
 	if err != nil {
 		return "", fmt.Errorf("peer: %w", err)
 	}
-	sum := sha256.Sum256(cert.Raw)
-	return hex.EncodeToString(sum[:]), nil
+	hash := sha256.New()
+	for _, cert := range cas {
+		hash.Write(cert.Raw)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // JoinClient trusts servers of the authority alone. It shows no certificate:
 // there is none yet.
 func JoinClient(caPEM []byte) (*tls.Config, error) {
-	cert, err := parseCert(caPEM)
+	cas, err := parseBundle(caPEM)
 	if err != nil {
 		return nil, fmt.Errorf("peer: %w", err)
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: tlsName(RoleServer)}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: poolOf(cas), ServerName: tlsName(RoleServer)}, nil
+}
+
+// Believes tells whether a node's directory believes an authority of another
+// directory, that of the cluster's authority.
+func Believes(dir, caDir string) bool {
+	data, err := os.ReadFile(filepath.Join(caDir, fileCA))
+	return err == nil && sameAuthority(dir, data) == nil
 }
 
 // Installed tells whether dir holds a certificate that can be used as it is,

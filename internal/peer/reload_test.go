@@ -28,16 +28,16 @@ func TestCertificateIssuedAnewIsServedWithoutARestart(t *testing.T) {
 	trust, other := mustLoad(t, dir), mustLoad(t, issueTo(t, ca, RoleServer, "fb2"))
 	server := trust.Server(RoleServer) // made once, as a listener does
 	first := served(t, server, other.Client("fb1"))
-	if changed, err := trust.Reload(); changed || err != nil {
-		t.Errorf("nothing was issued: %v, %v", changed, err)
+	if r, err := trust.Reload(); r.Changed() || err != nil {
+		t.Errorf("nothing was issued: %+v, %v", r, err)
 	}
 	request := Request{Identity: Identity{Name: "fb1", Role: RoleServer}, Validity: 1000 * 24 * time.Hour}
 	if err := Issue(ca, dir, request); err != nil {
 		t.Fatal(err)
 	}
 	before := trust.Expires()
-	if changed, err := trust.Reload(); !changed || err != nil {
-		t.Fatalf("after an issue: %v, %v", changed, err)
+	if r, err := trust.Reload(); !r.Certificate || err != nil {
+		t.Fatalf("after an issue: %+v, %v", r, err)
 	}
 	if second := served(t, server, other.Client("fb1")); second == first {
 		t.Error("the listener serves the old certificate")
@@ -54,8 +54,8 @@ func TestWhatIsNotOursIsNotTakenUp(t *testing.T) {
 	expires := trust.Expires()
 	refused := func(what string) {
 		t.Helper()
-		if changed, err := trust.Reload(); changed || err == nil || trust.Expires() != expires {
-			t.Errorf("%s: %v, %v", what, changed, err)
+		if r, err := trust.Reload(); r.Changed() || err == nil || trust.Expires() != expires {
+			t.Errorf("%s: %+v, %v", what, r, err)
 		}
 	}
 	copyFiles := func(from string, names ...string) {

@@ -20,8 +20,7 @@ func tlsName(r Role) string { return string(r) + ".holdfast.internal" }
 func (t *Trust) Server(roles ...Role) *tls.Config {
 	c := t.base()
 	c.ClientAuth = tls.RequireAndVerifyClientCert
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return t.admit(cs, "", roles) }
-	return c
+	return t.perConnection(c, func(cs tls.ConnectionState) error { return t.admit(cs, "", roles) })
 }
 
 // ServerOptional is for HTTPS: a client may come without a certificate; one
@@ -30,11 +29,32 @@ func (t *Trust) ServerOptional() *tls.Config {
 	c := t.base()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	c.ClientAuth = tls.VerifyClientCertIfGiven
-	c.VerifyConnection = func(cs tls.ConnectionState) error {
+	return t.perConnection(c, func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) == 0 {
 			return nil
 		}
 		return t.admit(cs, "", []Role{RoleServer, RoleAgent, RoleAdmin})
+	})
+}
+
+// perConnection has every connection judged by the authorities that are
+// believed when it is made, and remembers whose it is.
+func (t *Trust) perConnection(c *tls.Config, admit func(tls.ConnectionState) error) *tls.Config {
+	judged := c.Clone() // what crypto/tls or net/http add to c is not in it
+	c.VerifyConnection = admit
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		one := judged.Clone()
+		one.ClientCAs = t.issued.Load().roots
+		one.VerifyConnection = func(cs tls.ConnectionState) error {
+			if err := admit(cs); err != nil {
+				return err
+			}
+			if len(cs.VerifiedChains) == 0 {
+				return nil
+			}
+			return t.note(hello.Conn, cs)
+		}
+		return one, nil
 	}
 	return c
 }
@@ -47,8 +67,42 @@ func (t *Trust) Client(name string) *tls.Config { return t.ClientOf(RoleServer, 
 func (t *Trust) ClientOf(role Role, name string) *tls.Config {
 	c := t.base()
 	c.ServerName = tlsName(role)
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return t.admit(cs, name, []Role{role}) }
+	// The configuration may be older than the authorities: crypto/tls would
+	// verify by those that were believed when it was made. So we verify, the
+	// same, by those of now.
+	c.InsecureSkipVerify = true
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		chains, err := t.verifyServer(cs, role)
+		if err != nil {
+			return err
+		}
+		cs.VerifiedChains = chains
+		return t.admit(cs, name, []Role{role})
+	}
 	return c
+}
+
+// verifyServer is what crypto/tls does of itself: a chain to an authority that
+// is believed, for a server, of the name of this role, at this time.
+func (t *Trust) verifyServer(cs tls.ConnectionState, role Role) ([][]*x509.Certificate, error) {
+	opts := x509.VerifyOptions{
+		Roots: t.issued.Load().roots, DNSName: tlsName(role), Intermediates: x509.NewCertPool(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if t.now != nil {
+		opts.CurrentTime = t.now()
+	}
+	if len(cs.PeerCertificates) == 0 {
+		return nil, errors.New("peer: the other end showed no certificate")
+	}
+	for _, cert := range cs.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	chains, err := cs.PeerCertificates[0].Verify(opts)
+	if err != nil {
+		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
+	}
+	return chains, nil
 }
 
 // base is what all connections have in common. Sessions are not resumed: a
@@ -58,8 +112,7 @@ func (t *Trust) base() *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &t.issued.Load().cert, nil },
 		GetClientCertificate:   t.show,
-		RootCAs:                t.roots,
-		ClientCAs:              t.roots,
+		ClientCAs:              t.issued.Load().roots,
 		Time:                   t.now,
 		SessionTicketsDisabled: true,
 	}
@@ -122,6 +175,47 @@ func PeerIdentity(cs tls.ConnectionState) (Identity, error) {
 		return Identity{}, errors.New("peer: the other end showed the authority's own certificate")
 	}
 	return id, nil
+}
+
+// PeerIdentity is PeerIdentity of the package, for a connection that may be
+// older than the authorities that are believed: whose authority is gone is
+// nobody any more.
+func (t *Trust) PeerIdentity(cs tls.ConnectionState) (Identity, error) {
+	id, err := PeerIdentity(cs)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !has(t.issued.Load().cas, root(cs)) {
+		return Identity{}, &RefusedError{Peer: id, Reason: "its authority is not trusted any more"}
+	}
+	return id, nil
+}
+
+// Explain is Explain of the package, and says what helps when a certificate of
+// our cluster is by an authority that is not, or no longer, believed here.
+func (t *Trust) Explain(err error) error {
+	explained := Explain(err)
+	v, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if !ok || len(v.UnverifiedCertificates) == 0 || !Distrusted(err) {
+		return explained
+	}
+	id, failed := certIdentity(v.UnverifiedCertificates[0])
+	if failed != nil || id.Cluster != t.identity.Cluster {
+		return explained
+	}
+	return fmt.Errorf("%w; this node trusts %s: if the authority was changed, one of the two nodes has not got the new files yet (holdfast pki rotate status)",
+		explained, nameAll(t.issued.Load().cas))
+}
+
+// Distrusted tells whether a handshake failed because one of the ends does not
+// believe the authority of the other. What the other end said crypto/tls gives
+// as a text only.
+func Distrusted(err error) bool {
+	if err == nil {
+		return false
+	}
+	_, ours := errors.AsType[x509.UnknownAuthorityError](err)
+	return ours || strings.Contains(err.Error(), "remote error: tls: unknown certificate authority")
 }
 
 // Explain adds to a handshake's error whose certificate was not believed. An

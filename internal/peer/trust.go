@@ -14,23 +14,27 @@ import (
 	"time"
 )
 
-// Trust is one owner's certificate and key, with whom it believes. Whom it is
-// for and whom it believes never changes; Reload takes up a certificate that
-// was issued anew. The methods may be called from any goroutine.
+// Trust is one owner's certificate and key, with whom it believes: one
+// authority, or two while the cluster goes from one to the next. Whom it is for
+// never changes; Reload takes up a certificate that was issued anew, and
+// authorities that were added or dropped. The methods may be called from any
+// goroutine.
 type Trust struct {
 	dir      string
 	identity Identity
 	issued   *atomic.Pointer[issued]
-	ca       *x509.Certificate
-	roots    *x509.CertPool
 	gossip   []byte
+	accepted *accepted
+	renewed  *signal
 	now      func() time.Time // nil: the system's clock; tests set it
 }
 
 // issued is what an Issue left, and the next replaces.
 type issued struct {
-	cert    tls.Certificate
-	expires time.Time
+	cert   tls.Certificate
+	cas    []*x509.Certificate // whom this node believes
+	roots  *x509.CertPool      // the same
+	issuer *x509.Certificate   // of cert, one of cas
 }
 
 // Load reads a directory that Issue made. It fails with a sentence when a file
@@ -51,27 +55,20 @@ func load(dir string, now time.Time) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca, err := parseCert(caPEM)
+	cas, err := parseBundle(caPEM)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileCA), err)
 	}
-	if !ca.IsCA {
-		return nil, fmt.Errorf("%s is not the certificate of an authority", filepath.Join(dir, fileCA))
-	}
-	t := &Trust{dir: dir, ca: ca, roots: x509.NewCertPool(), issued: new(atomic.Pointer[issued])}
-	t.roots.AddCert(ca)
+	t := &Trust{dir: dir, issued: new(atomic.Pointer[issued]), accepted: newAccepted(), renewed: newSignal()}
 	cert, err := t.loadPair(dir, advice)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.verifyOwn(filepath.Join(dir, fileNode), ca, cert.Leaf, now); err != nil {
+	own := &issued{cert: cert, cas: cas, roots: poolOf(cas)}
+	if err := t.verifyOwn(filepath.Join(dir, fileNode), own, now); err != nil {
 		return nil, err
 	}
-	expires := cert.Leaf.NotAfter
-	if ca.NotAfter.Before(expires) {
-		expires = ca.NotAfter
-	}
-	t.issued.Store(&issued{cert, expires})
+	t.issued.Store(own)
 	if t.identity.Role == RoleAdmin {
 		return t, nil
 	}
@@ -116,20 +113,32 @@ func (t *Trust) loadPair(dir, advice string) (cert tls.Certificate, err error) {
 }
 
 // verifyOwn checks our own certificate as a peer will, so that a mistake
-// shows at the start of the node that made it, not on all the others.
-func (t *Trust) verifyOwn(path string, ca, leaf *x509.Certificate, now time.Time) error {
+// shows at the start of the node that made it, not on all the others. It notes
+// which authority issued it.
+func (t *Trust) verifyOwn(path string, own *issued, now time.Time) error {
+	leaf := own.cert.Leaf
 	if now.After(leaf.NotAfter) {
 		return fmt.Errorf("%s (%v) expired on %s: issue it again", path, t.identity, leaf.NotAfter.Format(time.DateOnly))
 	}
-	if now.After(ca.NotAfter) {
-		return fmt.Errorf("the authority of %s (%v) expired on %s: the cluster needs a new one", path, t.identity, ca.NotAfter.Format(time.DateOnly))
+	for _, ca := range own.cas {
+		if leaf.CheckSignatureFrom(ca) == nil {
+			own.issuer = ca
+		}
 	}
-	opts := x509.VerifyOptions{Roots: t.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	if own.issuer == nil {
+		return fmt.Errorf("%s (%v) was not issued by the authority in %s, %s: issue it again and copy all files of the directory", path, t.identity, fileCA, nameAll(own.cas))
+	}
+	if now.After(own.issuer.NotAfter) {
+		return fmt.Errorf("the authority of %s (%v) expired on %s: the cluster needs a new one", path, t.identity, own.issuer.NotAfter.Format(time.DateOnly))
+	}
+	opts := x509.VerifyOptions{Roots: own.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if _, err := leaf.Verify(opts); err != nil {
-		return fmt.Errorf("%s (%v) was not issued by the authority in %s, %q: %w", path, t.identity, fileCA, ca.Subject.CommonName, err)
+		return fmt.Errorf("%s (%v) was not issued by the authority in %s, %s: %w", path, t.identity, fileCA, nameAll(own.cas), err)
 	}
-	if id, err := certIdentity(ca); err != nil || id.Cluster != t.identity.Cluster {
-		return fmt.Errorf("%s (%v) was issued by the authority of another cluster, %q", path, t.identity, ca.Subject.CommonName)
+	for _, ca := range own.cas {
+		if id, err := certIdentity(ca); err != nil || id.Cluster != t.identity.Cluster {
+			return fmt.Errorf("%s (%v): %s holds the authority of another cluster, %q", path, t.identity, fileCA, ca.Subject.CommonName)
+		}
 	}
 	return nil
 }
@@ -140,32 +149,72 @@ func (t *Trust) Identity() Identity { return t.identity }
 // GossipKey is the key that encrypts the gossip, 32 bytes; nil for admins.
 func (t *Trust) GossipKey() []byte { return slices.Clone(t.gossip) }
 
-// Expires is when the certificate, or the authority if that is earlier, ends.
-func (t *Trust) Expires() time.Time { return t.issued.Load().expires }
+// Expires is when the certificate ends; its authority never ends earlier.
+func (t *Trust) Expires() time.Time { return t.issued.Load().cert.Leaf.NotAfter }
 
-// Reload reads the directory again, and tells whether another certificate of
-// the same authority for the same owner is there now: every connection from
-// then on has that one, those that stand go on. What can't be loaded, also
-// because only half of it was copied yet, and what is another owner's or
-// authority's changes nothing and is an error. The gossip's key is read at the
-// start only.
-func (t *Trust) Reload() (changed bool, err error) {
+// AuthorityExpires is when the authority of our certificate ends. Nothing that
+// it issues lasts longer.
+func (t *Trust) AuthorityExpires() time.Time { return t.issued.Load().issuer.NotAfter }
+
+// Authorities names whom this node believes, see AuthorityID, and by which of
+// them its own certificate is.
+func (t *Trust) Authorities() (trusted []string, issuer string) {
+	own := t.issued.Load()
+	return idsOf(own.cas), AuthorityID(own.issuer)
+}
+
+// Reloaded is what a Reload changed.
+type Reloaded struct {
+	Certificate bool     // our own is another
+	Added       []string // authorities that are believed from now on, by AuthorityID
+	Dropped     []string // and that are not any more
+	Closed      int      // connections that we had accepted by certificates of those
+}
+
+// Changed tells whether there was anything new.
+func (r Reloaded) Changed() bool { return r.Certificate || len(r.Added)+len(r.Dropped) > 0 }
+
+// Reload reads the directory again: every connection from then on is made and
+// judged by what is there. Those that stand go on, but for those that we
+// accepted by a certificate of an authority that is gone: they are closed. Who
+// dialled is told by Renewed and dials anew.
+//
+// What can't be loaded, also because only half of it was copied yet, and what
+// is another owner's changes nothing and is an error; so are authorities none of
+// which is believed now: that is another cluster's directory, or this node
+// slept through a change of the authority, which a restart takes up. The
+// gossip's key is read at the start only.
+func (t *Trust) Reload() (Reloaded, error) {
 	now := time.Now
 	if t.now != nil {
 		now = t.now
 	}
 	next, err := load(t.dir, now())
-	switch {
-	case err != nil:
-		return false, fmt.Errorf("peer: load certificates again: %w", err)
-	case next.identity != t.identity:
-		return false, fmt.Errorf("peer: load certificates again: %s is that of %v now, and this is %v", t.dir, next.identity, t.identity)
-	case !next.ca.Equal(t.ca):
-		return false, fmt.Errorf("peer: load certificates again: %s has another authority: restart to take it up", t.dir)
+	if err != nil {
+		return Reloaded{}, fmt.Errorf("peer: load certificates again: %w", err)
 	}
-	was := t.issued.Swap(next.issued.Load())
-	return !was.cert.Leaf.Equal(t.issued.Load().cert.Leaf), nil
+	if next.identity != t.identity {
+		return Reloaded{}, fmt.Errorf("peer: load certificates again: %s is that of %v now, and this is %v", t.dir, next.identity, t.identity)
+	}
+	was, is := t.issued.Load(), next.issued.Load()
+	if !shareAuthority(was.cas, is.cas) {
+		return Reloaded{}, fmt.Errorf("peer: load certificates again: %s has another authority, %s, and none that is in force here: "+
+			"if the cluster's was changed meanwhile, restart to take it up", t.dir, nameAll(is.cas))
+	}
+	t.issued.Store(is)
+	r := Reloaded{Certificate: !was.cert.Leaf.Equal(is.cert.Leaf), Added: idsOf(missing(is.cas, was.cas)), Dropped: idsOf(missing(was.cas, is.cas))}
+	if len(r.Dropped) > 0 {
+		r.Closed = t.accepted.closeBut(is.cas)
+	}
+	if r.Certificate || len(r.Dropped) > 0 {
+		t.renewed.tell()
+	}
+	return r, nil
 }
+
+// Renewed is closed at the next Reload after which connections that we dialled
+// are to be made anew: our certificate is another, or an authority is gone.
+func (t *Trust) Renewed() <-chan struct{} { return t.renewed.next() }
 
 func parseCert(data []byte) (*x509.Certificate, error) {
 	der, err := onePEM(data, "CERTIFICATE")

@@ -70,7 +70,7 @@ func (t *tx) apply(cmd Command) error {
 	case Transact:
 		return t.transact(c)
 	}
-	return invalid("no such command: %T", cmd)
+	return t.future(cmd)
 }
 
 func (t *tx) register(c Register) error {

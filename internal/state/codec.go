@@ -116,6 +116,9 @@ func Decode(b []byte) (Command, error) {
 	case uint64(kindTransact):
 		return decodeCommand[Transact](body)
 	}
+	if cmd, err := decodeFuture(k, body); cmd != nil || err != nil {
+		return cmd, err
+	}
 	return nil, &UnknownCommandError{Kind: k, Skippable: flags&flagSkippable != 0}
 }
 
