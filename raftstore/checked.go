@@ -164,34 +164,61 @@ func (c checkedStable) GetUint64(key []byte) (uint64, error) {
 }
 
 // The format of the log, kept in it: one whose entries have no checksums can't
-// be told from one whose checksums are damaged.
-const logFormat = 1
+// be told from one whose checksums are damaged, and a journal that is gone not
+// from one that never was.
+const (
+	formatChecked = 1 // entries have checksums
+	formatFronted = 2 // and the newest are in a journal
+	logFormat     = formatFronted
+)
 
 func formatKey() []byte { return []byte("holdfast log format") }
 
-// markFormat writes the format into a new log, and refuses a log that has
-// another.
-func markFormat(bolt *raftboltdb.BoltStore) error {
-	return soundly(func() error { return markSound(bolt) })
+// readFormat gives the format of a log, 0 of a new one, and refuses one that this
+// program can't read.
+func readFormat(bolt *raftboltdb.BoltStore) (format uint64, err error) {
+	err = soundly(func() error {
+		format, err = readSound(bolt)
+		return err
+	})
+	return format, err
 }
 
-func markSound(bolt *raftboltdb.BoltStore) error {
-	stable := checkedStable{bolt}
-	format, err := stable.GetUint64(formatKey())
+func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
+	format, err := checkedStable{bolt}.GetUint64(formatKey())
 	switch {
-	case err == nil && format == logFormat:
-		return nil
+	case err == nil && (format == formatChecked || format == formatFronted):
+		return format, nil
 	case err == nil:
-		return fmt.Errorf("its format is %d, and this version reads %d: install the version that wrote it", format, logFormat)
+		return 0, fmt.Errorf("its format is %d, and this version reads up to %d: install the version that wrote it", format, logFormat)
 	case !errors.Is(err, raftboltdb.ErrKeyNotFound):
-		return fmt.Errorf("read its format: %w", err)
+		return 0, fmt.Errorf("read its format: %w", err)
 	}
 	used, err := raft.HasExistingState(bolt, bolt, raft.NewDiscardSnapshotStore())
 	if err != nil {
-		return fmt.Errorf("look into it: %w", err)
+		return 0, fmt.Errorf("look into it: %w", err)
 	}
 	if used {
-		return errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
+		return 0, errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
 	}
-	return stable.SetUint64(formatKey(), logFormat)
+	return 0, nil
+}
+
+// openLogOver takes up the journal before a log in dir, or makes one for a log
+// that has none, and notes that.
+func openLogOver(dir string, bolt *raftboltdb.BoltStore) (*front, error) {
+	format, err := readFormat(bolt)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openFront(dir, bolt, format < formatFronted)
+	if err != nil {
+		return nil, err
+	}
+	if format < logFormat {
+		if err := (checkedStable{bolt}).SetUint64(formatKey(), logFormat); err != nil {
+			return nil, errors.Join(fmt.Errorf("note its format: %w", err), f.Close())
+		}
+	}
+	return f, nil
 }

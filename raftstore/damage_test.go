@@ -42,9 +42,13 @@ func writeLog(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer bolt.Close()
+	newest, err := openLogOver(filepath.Dir(path), bolt)
+	if err != nil {
+		t.Fatal(err)
+	}
 	entries, term := written()
 	stable := checkedStable{bolt}
-	err = errors.Join(markFormat(bolt), (&checkedLog{LogStore: bolt}).StoreLogs(entries),
+	err = errors.Join((&checkedLog{LogStore: newest}).StoreLogs(entries), newest.Close(),
 		stable.SetUint64([]byte("CurrentTerm"), term), stable.SetUint64([]byte("LastVoteTerm"), term),
 		stable.Set([]byte("LastVoteCand"), []byte("10.1.0.1:8300")))
 	if err != nil {
@@ -59,10 +63,12 @@ func reread(path string) (err error) {
 		return err
 	}
 	defer bolt.Close()
-	log, stable := &checkedLog{LogStore: bolt}, checkedStable{bolt}
-	if err := markFormat(bolt); err != nil {
+	newest, err := openLogOver(filepath.Dir(path), bolt)
+	if err != nil {
 		return err
 	}
+	defer newest.Close()
+	log, stable := &checkedLog{LogStore: newest}, checkedStable{bolt}
 	if err := examineLog(log, stable, 6); err != nil {
 		return err
 	}

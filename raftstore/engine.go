@@ -42,7 +42,8 @@ type engine struct {
 	advertise string
 	record    *recordFile
 	bolt      *raftboltdb.BoltStore
-	checked   *checkedLog   // bolt's entries, with their checksums
+	front     *front        // bolt's newest entries, before they get there
+	checked   *checkedLog   // the entries, with their checksums
 	stable    checkedStable // bolt's terms and votes, with theirs
 	logs      raft.LogStore // what raft reads and writes: a cache before a watchdog before checked
 	snapshots raft.SnapshotStore
@@ -147,14 +148,14 @@ func (e *engine) openLog() (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := markFormat(e.bolt); errors.Is(err, ErrDamaged) {
+	if e.front, err = openLogOver(e.store.config.dir(), e.bolt); errors.Is(err, ErrDamaged) {
 		return e.refuse(err)
 	} else if err != nil {
 		return fmt.Errorf("the log %s: %w; wipe the whole data directory %s, then the others take this server back under a new ID", path, err, e.store.config.DataDir)
 	}
-	e.checked, e.stable = &checkedLog{LogStore: e.bolt, onDamage: e.damaged}, checkedStable{e.bolt}
+	e.checked, e.stable = &checkedLog{LogStore: e.front, onDamage: e.damaged}, checkedStable{e.bolt}
 	if e.store.disk != nil {
-		e.checked.LogStore = e.store.disk(e.bolt)
+		e.checked.LogStore = e.store.disk(e.front)
 	}
 	guarded := &watchdog{LogStore: e.checked, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
@@ -392,9 +393,17 @@ func (e *engine) stop() error {
 	}
 	errs = append(errs, bounded("end what runs in the background", func() error { e.group.Wait(); return nil }))
 	if e.bolt != nil {
-		errs = append(errs, bounded("close the log", e.bolt.Close))
+		errs = append(errs, bounded("close the log", e.closeLog))
 	}
 	return errors.Join(errs...)
+}
+
+func (e *engine) closeLog() error {
+	var err error
+	if e.front != nil {
+		err = e.front.Close()
+	}
+	return errors.Join(err, e.bolt.Close())
 }
 
 // bounded gives up on what a hung disk can hold forever.

@@ -169,6 +169,13 @@ func (in *Inspection) readLog(path string, tail int, latest *raft.Configuration)
 	}
 	defer bolt.Close()
 	log, stable := &checkedLog{LogStore: bolt}, checkedStable{bolt}
+	if format, err := readFormat(bolt); errors.Is(err, ErrDamaged) {
+		return err
+	} else if err == nil && format >= formatFronted {
+		if log.LogStore, err = readFront(filepath.Dir(path), bolt); err != nil {
+			return err
+		}
+	}
 	return soundly(func() error {
 		in.Term, err = stable.GetUint64([]byte("CurrentTerm"))
 		if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {

@@ -115,7 +115,13 @@ func Recover(r Recovery, now time.Time) (storeID string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := keepFiles(kept, filepath.Join(dir, logName), filepath.Join(best.Dir, recordName)); err != nil {
+	before := []string{filepath.Join(dir, logName), filepath.Join(best.Dir, recordName)}
+	for _, path := range frontPaths(dir) { // a log of an earlier version has none
+		if _, err := os.Stat(path); err == nil {
+			before = append(before, path)
+		}
+	}
+	if err := keepFiles(kept, before...); err != nil {
 		return "", fmt.Errorf("keep what is there: %w", err)
 	}
 	rec, err := decodeRecord(again)
@@ -129,6 +135,11 @@ func Recover(r Recovery, now time.Time) (storeID string, err error) {
 	if err != nil {
 		return "", err
 	}
+	newest, err := openLogOver(dir, bolt)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(newest.Close(), err) }()
 	// The ID first: with the new configuration and the old ID, servers that
 	// were lost could come back and not notice.
 	storeID = newUUID()
@@ -139,12 +150,12 @@ func Recover(r Recovery, now time.Time) (storeID string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return storeID, recoverRaft(best, bolt, dir)
+	return storeID, recoverRaft(best, newest, bolt, dir)
 }
 
 // recoverRaft writes a snapshot with everything and this server alone, and
 // empties the log.
-func recoverRaft(best Inspection, bolt boltFile, dir string) error {
+func recoverRaft(best Inspection, log raft.LogStore, stable raft.StableStore, dir string) error {
 	files, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, newRaftLog(slog.New(slog.DiscardHandler), new(atomic.Bool)))
 	if err != nil {
 		return err
@@ -155,19 +166,13 @@ func recoverRaft(best Inspection, bolt boltFile, dir string) error {
 	c.Logger = newRaftLog(slog.New(slog.DiscardHandler), new(atomic.Bool))
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(self.Address))
 	machine := &fsm{state: state.New(), log: slog.New(slog.DiscardHandler), halt: func(error) {}}
-	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: bolt}, checkedStable{bolt}, snapshotStore{files}, trans, raft.Configuration{
+	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: log}, checkedStable{stable}, snapshotStore{files}, trans, raft.Configuration{
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(self.ID), Address: raft.ServerAddress(self.Address)}},
 	})
 	if _, halted := machine.progress(); halted != nil {
 		return halted
 	}
 	return err
-}
-
-// boltFile is what raft-boltdb is for recoverRaft.
-type boltFile interface {
-	raft.LogStore
-	raft.StableStore
 }
 
 // keepFiles copies files into a new directory, safe on the disk.
