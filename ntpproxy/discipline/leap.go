@@ -117,7 +117,7 @@ func (c *Core) vote(survivors []candidate) {
 // foresee finds the leap second that is to come, and ends the one that was.
 func (c *Core) foresee(utc time.Time) {
 	through := c.through(utc)
-	if c.leap.passed && !through.Before(c.leap.second.ends()) {
+	if c.leap.passed && !through.Before(c.leap.second.Ends()) {
 		c.leap.second, c.leap.passed = LeapSecond{}, false
 	}
 	if c.config.Leap == LeapUpstream || c.leap.passed {
@@ -133,7 +133,7 @@ func (c *Core) foresee(utc time.Time) {
 			next.Kind = known.Kind
 		}
 		// We woke up in the second half of a smear.
-		if !utc.Before(known.At) && utc.Add(known.shift()).Before(known.ends()) {
+		if !utc.Before(known.At) && utc.Add(known.shift()).Before(known.Ends()) {
 			c.leap.second, c.leap.passed = known, true
 			return
 		}
@@ -150,7 +150,7 @@ func (c *Core) foresee(utc time.Time) {
 // the sources say then.
 func (c *Core) smearing(through time.Time) bool {
 	s := c.smear()
-	return s != nil && through.After(s.begins())
+	return s != nil && through.After(s.Begins())
 }
 
 // passLeap moves what the sources said when a leap second has passed.
@@ -187,11 +187,11 @@ func (c *Core) judgeLeap(s *source, raw time.Duration) {
 		if day := utc.UTC(); s.last.Leap != LeapNone && day.AddDate(0, 0, 1).Day() == 1 {
 			until(time.Date(day.Year(), day.Month(), day.Day()+1, 12, 0, 1, 0, time.UTC))
 		}
-	case second.Kind == LeapNone || c.leap.passed || utc.Before(second.begins()):
+	case second.Kind == LeapNone || c.leap.passed || utc.Before(second.Begins()):
 	case s.last.Leap == second.Kind:
 		s.apart = 0
 	case !c.leap.silent: // else all are ignorant; a majority can't be set aside
-		until(second.ends())
+		until(second.Ends())
 	}
 }
 
@@ -225,7 +225,7 @@ func (c *Core) leapOn(now Reading, a *Actions) {
 	if second.Kind == LeapNone {
 		return
 	}
-	for _, at := range []time.Time{second.begins(), second.At.Add(-kernelBefore), second.moment(), second.ends()} {
+	for _, at := range []time.Time{second.Begins(), second.At.Add(-kernelBefore), second.moment(), second.Ends()} {
 		if left := at.Sub(through); left >= 0 {
 			a.Next = min(a.Next, now.Raw+left+time.Microsecond)
 		}

@@ -40,11 +40,11 @@ func (s Shape) String() string { return [...]string{"linear", "cosine"}[s] }
 // ends.
 const halfSmear = 12 * time.Hour
 
-// begins is noon before the leap second.
-func (s *LeapSecond) begins() time.Time { return s.At.Add(-halfSmear) }
+// Begins is noon before the leap second.
+func (s *LeapSecond) Begins() time.Time { return s.At.Add(-halfSmear) }
 
-// ends is noon after it, in UTC that goes on through it.
-func (s *LeapSecond) ends() time.Time { return s.At.Add(halfSmear + s.shift()) }
+// Ends is noon after it, in UTC that goes on through it.
+func (s *LeapSecond) Ends() time.Time { return s.At.Add(halfSmear + s.shift()) }
 
 // Smear is a leap second that is spread over the 24 hours around it.
 type Smear struct {
@@ -59,8 +59,8 @@ type Smear struct {
 // part is how much of the leap second is worked off at a time, 0 to 1, and how
 // fast that grows, in 1/s.
 func (s *Smear) part(through time.Time) (part, rate float64) {
-	length := s.ends().Sub(s.begins()).Seconds()
-	x := through.Sub(s.begins()).Seconds() / length
+	length := s.Ends().Sub(s.Begins()).Seconds()
+	x := through.Sub(s.Begins()).Seconds() / length
 	switch {
 	case x <= 0:
 		return 0, 0
