@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout $(if $(filter ./chaos%,$(1)),20m,10m) $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long large-long power-long failovers-long bench-freelist bench-raft
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long large-long power-long failovers-long bench-freelist bench-raft
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -71,6 +71,9 @@ failovers-long: ## 20 failovers between two log relays under 5,000 lines/s of 50
 
 bench-freelist: ## a write of the log after a burst of 1.6 GB, with bolt's defaults and ours
 	@HOLDFAST_BURST_MB=1600 go test -vet=off -run NONE -bench AfterABurst -benchtime 1000x -timeout 20m ./raftstore
+
+ntp-long: deps ## a virtual machine's own clock kept for 20 minutes, and another's by chronyd beside it; then no source
+	@HOLDFAST_NTP_VM=$${HOLDFAST_NTP_VM:-20m} go test -v -vet=off -count 1 -timeout 40m -run OwnClock ./chaos/ntp
 
 locks-long: ## 1000 holders of a lock killed, stopped and cut off: no two hold it at a time (an hour or two)
 	@HOLDFAST_LOCK_ROUNDS=1000 go test -v -vet=off -count 1 -timeout 0 -run TwoNeverHoldALock ./cmd/holdfast

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +45,7 @@ func (s *Server) compare(ctx context.Context) {
 	tick := time.NewTicker(compareEvery)
 	defer tick.Stop()
 	defer s.board.Clear(conditionDisagreement)
+	defer s.board.Clear(conditionLeapNodes)
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,6 +103,8 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 	var group sync.WaitGroup
 	set := s.settings.Load()
 	seen := make([]Peer, len(set.peers))
+	var conflicts []string
+	shift, _ := s.policy.Load().smear.shift(s.now()) // they are asked by our clock, and serve what is smeared
 	for i, p := range set.peers {
 		seen[i] = Peer{Node: p.node, Address: p.addr.String(), State: "silent"}
 		group.Go(func() {
@@ -108,12 +112,16 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 			if err != nil {
 				return
 			}
+			a.Offset -= time.Duration(shift)
 			seen[i].State, seen[i].Offset, seen[i].Delay = "unsynchronised", a.Offset, a.Delay
 			if !a.Synchronised() {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			if c := set.leapConflict(p.node, a.Packet); c != "" {
+				conflicts = append(conflicts, c)
+			}
 			s.metrics.offsets.WithLabelValues(p.node).Set(a.Offset.Seconds())
 			one := sighting{p.node, a.Offset, a.Delay,
 				fmt.Sprintf("stratum %d, below %v", a.Stratum, netip.AddrFrom4(a.ReferenceID))}
@@ -125,6 +133,11 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 		})
 	}
 	group.Wait()
+	if slices.Sort(conflicts); len(conflicts) > 0 {
+		s.board.Raise(conditionLeapNodes, health.Error, fmt.Sprintf("ntp.leap.mode is %s here, but %s: it must be the same on all nodes", set.leap.mode, strings.Join(conflicts, ", ")))
+	} else {
+		s.board.Clear(conditionLeapNodes)
+	}
 	s.seen.Store(&seen)
 	return round
 }

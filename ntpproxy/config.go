@@ -68,6 +68,7 @@ type section struct {
 	Growth   time.Duration `yaml:"growth"`
 	Orphan   int           `yaml:"orphan"`
 	Hold     []string      `yaml:"hold"`
+	Leap     leapSection   `yaml:"leap"`
 }
 
 type pollSection struct {
@@ -100,6 +101,7 @@ type settings struct {
 	self             []ntp.Reference // how packets name this node
 	names            map[netip.Addr]string
 	hold             []string // services beside which the clock is not stepped
+	leap             leapSettings
 }
 
 // own tells whether a reference names this node.
@@ -160,6 +162,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan), hold: raw.Hold,
 	}
 	d.discipline(raw)
+	set.leap = d.leap(raw.Leap)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
 		d.errorf("limit.interval", "%v is out of range: %v to %v", raw.Limit.Interval, minInterval, maxInterval)
 	}

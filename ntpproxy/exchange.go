@@ -108,6 +108,7 @@ func measure(p ntp.Packet, left, now clock.Reading, arrived int64) (discipline.S
 		Precision: max(time.Duration(1), precisionOf(p.Precision)),
 		Stratum:   p.Stratum, RootDelay: p.RootDelay.Duration(), Dispersion: p.RootDispersion.Duration(),
 	}
+	_, s.Smeared = p.ReferenceID.Smear()
 	switch p.Leap {
 	case ntp.LeapUnknown:
 		s.Stratum = 0

@@ -23,6 +23,7 @@ const (
 	dropShort                  // no NTP packet by its length
 	dropVersion                // a version that we don't speak
 	dropMode                   // neither a request nor a control message
+	dropLeap                   // came in the seconds in which the kernel makes a leap second that is smeared
 	dropMAC                    // wants a reply signed with a key; we have none
 	outcomes
 )
@@ -31,7 +32,7 @@ const (
 func (o outcome) String() string {
 	return [...]string{
 		"served", "interleaved", "kiss_deny", "kiss_rate", "symmetric", "control",
-		"denied", "rate", "malformed", "version", "mode", "mac",
+		"denied", "rate", "malformed", "version", "mode", "leap", "mac",
 	}[o]
 }
 
@@ -51,6 +52,7 @@ type policy struct {
 	access    access
 	limiter   *limiter
 	precision int8
+	smear     *smearing // nil: the clock's own times are served
 }
 
 // responder is the pure core of the server: it turns a datagram into a reply.

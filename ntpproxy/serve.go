@@ -21,6 +21,8 @@ type worker struct {
 	awake  time.Duration // by elapsed, when it last had something to do
 	cold   bool          // it slept since, and so did its way to the network
 	way    [2]sendDelay  // warm, cold
+	shift  int64         // what is added to the clock's times, in nanoseconds
+	quiet  bool          // nobody is answered now
 	unseen int           // warm replies since one whose way was measured
 	last   struct {      // reply with a kernel's time of leaving
 		arrived ntp.Timestamp // T2
@@ -55,7 +57,11 @@ func (w *worker) serve() error {
 		}
 		elapsed := w.server.elapsed()
 		w.cold = n == 1 && elapsed-w.awake > coldAfter
-		w.core.prepare(w.server.policy.Load(), w.server.now(), elapsed)
+		policy, now := w.server.policy.Load(), w.server.now()
+		answering := false
+		w.shift, answering = policy.smear.shift(now)
+		w.quiet = !answering
+		w.core.prepare(policy, now, elapsed)
 		for i := range n {
 			w.answer(i)
 		}
@@ -80,7 +86,11 @@ func (w *worker) answer(i int) {
 	if d.Arrived == 0 {
 		d.Arrived = w.server.now().UnixNano()
 	}
-	r := w.core.respond(&w.out, d.Payload, d.From.Addr(), d.Arrived)
+	if w.quiet {
+		w.server.metrics.byOutcome[dropLeap].Inc()
+		return
+	}
+	r := w.core.respond(&w.out, d.Payload, d.From.Addr(), d.Arrived+w.shift)
 	w.server.metrics.byOutcome[r.outcome].Inc()
 	if r.size == 0 {
 		return
@@ -98,14 +108,14 @@ func (w *worker) answer(i int) {
 	// T3 is taken at the last moment, for each reply of a batch anew.
 	left := w.server.now().UnixNano()
 	if r.stamp {
-		ntp.PutTransmit(&w.out, ntp.FromUnixNano(left+int64(way.expected())))
+		ntp.PutTransmit(&w.out, ntp.FromUnixNano(left+w.shift+int64(way.expected())))
 	}
 	if err := w.batch.Send(i); err != nil {
 		w.server.metrics.failed.Inc()
 		return
 	}
 	if r.pair {
-		w.core.pairs.put(r.client, r.arrived, ntp.FromUnixNano(left))
+		w.core.pairs.put(r.client, r.arrived, ntp.FromUnixNano(left+w.shift))
 	}
 	if measured {
 		w.last.arrived, w.last.left, w.last.way = r.arrived, left, way
@@ -126,7 +136,7 @@ func (w *worker) departed(packet []byte, left int64) {
 	if err != nil {
 		return
 	}
-	w.core.pairs.correct(p.Receive, ntp.FromUnixNano(left), maxDeparture)
+	w.core.pairs.correct(p.Receive, ntp.FromUnixNano(left+w.shift), maxDeparture)
 	if p.Receive == w.last.arrived {
 		w.last.way.took(time.Duration(left - w.last.left))
 	}

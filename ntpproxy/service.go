@@ -25,6 +25,7 @@ import (
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
 	"holdfast/internal/state"
+	"holdfast/ntpproxy/discipline"
 )
 
 // Config is what a Server is told.
@@ -75,6 +76,11 @@ type Server struct {
 	settings atomic.Pointer[settings]
 	pairs    pairs
 	clients  clients
+
+	leaps    atomic.Pointer[[]discipline.LeapSecond] // that are known without a source
+	begun    atomic.Pointer[discipline.LeapSecond]   // whose smear was remembered
+	leapsAt  time.Duration                           // by elapsed, when they were looked up; the watcher's
+	spreader spreader                                // the watcher's
 
 	mu    sync.Mutex // below, and whoever replaces the policy
 	addrs []netip.AddrPort
@@ -150,6 +156,7 @@ func (s *Server) use(file *cluster.File) error {
 		set.nodes = append(set.nodes, referencesOf(file, peer.node)...)
 	}
 	old := s.settings.Swap(&set)
+	s.loadLeaps(s.now())
 	s.replace(func(p *policy) {
 		p.access = set.access
 		if old == nil || old.limit != set.limit {
@@ -261,6 +268,9 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
+// leapsEvery is how often the list of leap seconds is read again.
+const leapsEvery = time.Hour
+
 // conditionUnsynchronised: nobody sets the clock that is served.
 const conditionUnsynchronised = "ntp.unsynchronised"
 
@@ -269,7 +279,11 @@ const conditionUnsynchronised = "ntp.unsynchronised"
 func (s *Server) observe() {
 	now := s.now()
 	k, err := s.kernel()
-	standing := unsynchronised(now)
+	if elapsed := s.elapsed(); elapsed-s.leapsAt >= leapsEvery {
+		s.loadLeaps(now)
+		s.leapsAt = elapsed
+	}
+	standing, smear := unsynchronised(now), (*smearing)(nil)
 	if kept := s.Kept(); kept != nil {
 		standing = kept.standing(now)
 	} else if err != nil {
@@ -279,9 +293,10 @@ func (s *Server) observe() {
 		if t, err := askChrony(s.chrony, rand.Uint32()); err == nil { // else another daemon keeps the clock, or none
 			standing = standing.with(t)
 		}
+		standing, smear = s.spread(standing, k, now)
 	}
 	was := s.Standing()
-	s.replace(func(p *policy) { p.standing = standing })
+	s.replace(func(p *policy) { p.standing, p.smear = standing, smear })
 	if was.Leap != standing.Leap || was.Stratum != standing.Stratum {
 		s.log.Info("the clock's standing changed", "leap", standing.Leap.String(), "stratum", standing.Stratum, "root_dispersion", standing.RootDispersion)
 	}

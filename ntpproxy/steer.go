@@ -141,7 +141,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	if err != nil {
 		s.log.Warn("the drift file is not used", "error", err)
 	}
-	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth}
+	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth, Leap: set.leap.mode, Shape: set.leap.shape}
 	for _, name := range set.sources {
 		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
 	}
@@ -154,6 +154,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	defer s.kept.Store(nil)
 	defer s.board.Clear(conditionOrphan)
 	defer s.board.Clear(conditionHeld)
+	defer s.board.Clear(conditionLeapSources)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -185,6 +186,7 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 	k.core.Lead(k.leader())
 	by := s.heldBy()
 	k.core.HoldSteps(len(by) > 0)
+	k.core.Leaps(*s.leaps.Load())
 	actions := k.core.Step(discipline.Reading(now))
 	for _, i := range actions.Ask {
 		go k.ask(ctx, i, k.where(i, now.Raw))
@@ -364,6 +366,7 @@ func (k *keeper) publish(now clock.Reading) {
 	} else {
 		s.board.Clear(conditionFalseticker)
 	}
+	k.sayLeap(report)
 	k.orphaned(report.Phase)
 	switch report.Phase {
 	case discipline.OrphanLeader:
@@ -378,6 +381,9 @@ func (k *keeper) publish(now clock.Reading) {
 				report.reference = was.reference
 			}
 		}
+	}
+	if report.Smearing && report.Phase == discipline.Sourced { // else the node that we follow says so
+		report.reference = ntp.SmearReference(report.Smeared)
 	}
 	s.kept.Store(report)
 }

@@ -27,6 +27,9 @@ type Config struct {
 	// Orphan is the stratum that the leader of a cluster without any source
 	// serves; 0: the node knows no other, and runs on by itself.
 	Orphan uint8
+	// Leap is what is made of leap seconds, and Shape how one is smeared.
+	Leap  LeapMode
+	Shape Shape
 	// Frequency and Skew are what the drift file holds: the oscillator's
 	// correction and its standard error, as a ratio. Skew 0: not known.
 	Frequency, Skew float64
@@ -79,8 +82,7 @@ type Core struct {
 	leading   int           // -1 none
 	rootDelay time.Duration
 	rootDisp  time.Duration // at `at`
-	leap      Leap
-	leapAt    time.Time
+	leap      leaping
 	allowStep bool          // by command
 	forced    bool          // likewise, whatever lives here
 	hold      bool          // nothing is to be stepped
@@ -126,7 +128,15 @@ func New(config Config, now Reading) *Core {
 
 // Sample takes a source's answer. Step acts upon it.
 func (c *Core) Sample(source int, s Sample) {
+	if c.atLeap(s.Raw) {
+		c.sources[source].answered()
+		return
+	}
+	if c.sources[source].config.Peer {
+		s.Server = c.unsmear(s.Server)
+	}
 	c.sources[source].took(c.epoch, s)
+	c.judgeLeap(c.sources[source], s.Raw)
 	c.fresh = c.fresh || c.eligible(source)
 }
 
@@ -172,12 +182,17 @@ func (c *Core) Step(now Reading) (a Actions) {
 		}
 		a.Next = min(a.Next, s.due())
 	}
-	c.passLeap(now)
+	if c.at != 0 {
+		c.passLeap(now.Raw)
+		c.foresee(c.utc(now.Raw))
+	}
+	c.rejoin(now.Raw)
 	c.orient(now)
 	if c.fresh || len(a.Ask) > 0 {
 		a.Adjust, a.Err = c.choose(now)
 	}
 	c.heal(now, &a)
+	c.leapOn(now, &a)
 	return a
 }
 
@@ -185,7 +200,7 @@ func (c *Core) Step(now Reading) (a Actions) {
 func (c *Core) choose(now Reading) (*Adjustment, error) {
 	sel := elect(c.sources, c.eligible, now.Raw, maxDistance)
 	c.states = sel.states
-	if !c.fresh {
+	if !c.fresh || c.atLeap(now.Raw) {
 		return nil, nil
 	}
 	c.fresh = false
@@ -207,7 +222,13 @@ func (c *Core) settled() bool {
 // update moves the model, and says how the clock gets there.
 func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	combined := c.combine(now.Raw, survivors)
-	offset := c.epoch.Add(now.Raw + combined.ahead).Sub(now.Clock)
+	utc := c.epoch.Add(now.Raw + combined.ahead)
+	c.vote(survivors)
+	if c.at == 0 {
+		c.foresee(utc)
+	}
+	smeared, _ := c.smeared(utc)
+	offset := utc.Add(smeared).Sub(now.Clock)
 	step := offset.Abs() > c.config.StepOver && (c.updates < c.config.StepUpdates || c.allowStep)
 	switch {
 	case step && c.hold && !c.forced:
@@ -226,21 +247,35 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	c.target.frequency = c.frequency
 	c.at = now.Raw
 	c.updates++
-	c.vote(now, survivors)
 	best := c.sources[survivors[0].index]
 	c.leading = survivors[0].index
 	c.rootDelay = best.last.RootDelay + best.register.line.leastWay
 	c.rootDisp = best.last.Dispersion + seconds(combined.deviation+best.register.line.residual) + best.last.Precision
-	adj := &Adjustment{
-		Frequency: c.frequency, Leap: c.leap,
-		EstError: seconds(combined.deviation), MaxError: c.Dispersion(now.Raw) + c.rootDelay/2,
+	return c.adjust(now, step), nil
+}
+
+// adjust brings the clock to where the model has it, by a step or smoothly.
+func (c *Core) adjust(now Reading, step bool) *Adjustment {
+	utc, offset := c.utc(now.Raw), c.offset(now)
+	_, rate := c.smeared(utc)
+	c.leap.rate, c.leap.rateAt, c.leap.kernel = rate, now.Raw, c.forKernel(utc)
+	a := &Adjustment{
+		Frequency: c.frequency + rate, Leap: c.leap.kernel,
+		EstError: seconds(c.target.deviation), MaxError: c.Dispersion(now.Raw) + c.rootDelay/2,
 	}
 	if step {
-		adj.Step = offset
+		a.Step = offset
 	} else {
-		adj.Slew = c.bounded(now.Raw, offset)
+		a.Slew = c.bounded(now.Raw, offset)
 	}
-	return adj, nil
+	return a
+}
+
+// offset is how far the clock is behind where it is meant to be.
+func (c *Core) offset(now Reading) time.Duration {
+	utc := c.utc(now.Raw)
+	smeared, _ := c.smeared(utc)
+	return utc.Add(smeared).Sub(now.Clock)
 }
 
 // combine is the survivors' common word, each by how sure it is
@@ -273,39 +308,4 @@ func (c *Core) learn(raw time.Duration, l line) {
 	c.frequency += c.variance * c.variance / (c.variance*c.variance + s*s) * (l.frequency - c.frequency)
 	c.frequency = max(-maxFrequency, min(maxFrequency, c.frequency))
 	c.variance = min(c.variance, s)
-}
-
-// vote counts who announces a leap second, on the last day of a month only.
-func (c *Core) vote(now Reading, survivors []candidate) {
-	count := map[Leap]int{}
-	for _, s := range survivors {
-		count[c.sources[s.index].last.Leap]++
-	}
-	c.leap = LeapNone
-	for _, l := range []Leap{LeapInsert, LeapDelete} {
-		if 2*count[l] > len(survivors) {
-			c.leap = l
-		}
-	}
-	day := c.epoch.Add(now.Raw + c.target.ahead).UTC()
-	next := time.Date(day.Year(), day.Month(), day.Day()+1, 0, 0, 0, 0, time.UTC)
-	if next.Day() != 1 {
-		c.leap = LeapNone
-	}
-	c.leapAt = next
-}
-
-// passLeap moves what the sources said when a leap second has passed, which
-// the kernel inserted or deleted.
-func (c *Core) passLeap(now Reading) {
-	if c.leap == LeapNone || c.epoch.Add(now.Raw+c.target.aheadAt(now.Raw)).Before(c.leapAt) {
-		return
-	}
-	shift := -time.Duration(c.leap) * time.Second
-	for _, s := range c.sources {
-		s.register.shift(shift)
-		s.last.Leap = LeapNone
-	}
-	c.target.ahead += shift
-	c.leap = LeapNone
 }

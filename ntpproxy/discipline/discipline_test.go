@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"testing"
-	"time"
 )
 
 // runs is how often what is random is repeated, from different seeds:
@@ -217,44 +216,6 @@ func TestDriftFileSavesTheFirstHours(t *testing.T) {
 	t.Logf("frequency error rms in the first hour: %.3f ppm with, %.3f ppm without", with*1e6, without*1e6)
 	if with > 0.2e-6 || with*3 > without {
 		t.Errorf("frequency error %.2e with a drift file, %.2e without", with, without)
-	}
-}
-
-func TestLeapSecondPassesWithoutASwing(t *testing.T) {
-	midnight := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC).Sub(birth).Seconds()
-	var servers []*server
-	for range 3 {
-		s := lan()
-		s.leap = func(now float64) Leap {
-			if now > midnight-20*hour && now < midnight {
-				return LeapInsert
-			}
-			return LeapNone
-		}
-		s.wrong = func(now float64) float64 {
-			if now >= midnight {
-				return -1
-			}
-			return 0
-		}
-		servers = append(servers, s)
-	}
-	w := newWorld(t, 1, servers...)
-	w.start(Config{})
-	w.run(midnight - 1)
-	if got := w.core.Tracking(w.reading()).Leap; got != LeapInsert {
-		t.Fatalf("the leap second is not announced: %v", got)
-	}
-	w.run(midnight)
-	w.clock-- // the kernel inserts it
-	most := 0.0
-	w.each = func() { most = max(most, math.Abs(w.clock+1)) }
-	w.run(midnight + 5*hour)
-	if most > 100e-6 || len(w.steps) > 0 {
-		t.Errorf("off by up to %v s around the leap second, steps %v", most, w.steps)
-	}
-	if got := w.core.Tracking(w.reading()).Leap; got != LeapNone {
-		t.Errorf("the leap second is still announced: %v", got)
 	}
 }
 

@@ -73,7 +73,7 @@ func (c *Core) eligible(i int) bool {
 	case OrphanLeader, Alone:
 		return false
 	}
-	return !s.config.Peer
+	return !s.config.Peer && s.apart == 0
 }
 
 // orient finds the phase. Nothing changes before all sources had their chance.
@@ -100,7 +100,7 @@ func (c *Core) find() Phase {
 		return !s.lost() && s.register.line.ok && s.last.Stratum > 0 && s.last.Stratum <= maxStratum
 	}
 	switch {
-	case slices.ContainsFunc(c.sources, func(s *source) bool { return !s.config.Peer && usable(s) }):
+	case slices.ContainsFunc(c.sources, func(s *source) bool { return !s.config.Peer && s.apart == 0 && usable(s) }):
 		return Sourced
 	case slices.ContainsFunc(c.sources, func(s *source) bool {
 		return s.config.Peer && usable(s) && s.last.Authority == SourceAuthority
@@ -153,12 +153,8 @@ func (c *Core) heal(now Reading, a *Actions) {
 	if !c.healing || c.walkAt == 0 {
 		return
 	}
-	if a.Adjust == nil && a.Err == nil && now.Raw >= c.healedAt+healEvery {
-		offset := c.epoch.Add(now.Raw + c.target.aheadAt(now.Raw)).Sub(now.Clock)
-		a.Adjust = &Adjustment{
-			Frequency: c.frequency, Slew: c.bounded(now.Raw, offset), Leap: c.leap,
-			EstError: seconds(c.target.deviation), MaxError: c.Dispersion(now.Raw) + c.rootDelay/2,
-		}
+	if a.Adjust == nil && a.Err == nil && now.Raw >= c.healedAt+healEvery && !c.atLeap(now.Raw) {
+		a.Adjust = c.adjust(now, false)
 	}
 	a.Next = min(a.Next, max(now.Raw, c.healedAt)+healEvery)
 }

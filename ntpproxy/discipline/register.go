@@ -23,6 +23,7 @@ type Sample struct {
 	RootDelay  time.Duration // of the source
 	Dispersion time.Duration // root dispersion of the source
 	Leap       Leap
+	Smeared    bool      // it says that it is smearing a leap second
 	Authority  Authority // of a peer
 }
 

@@ -26,6 +26,8 @@ type Tracking struct {
 	Updated      time.Duration // raw time of the last update
 	Updates      int
 	Phase        Phase
+	Smearing     bool          // a leap second is being smeared
+	Smeared      time.Duration // how far the clock is ahead of UTC by that
 }
 
 // Tracking tells how the clock stands at a moment.
@@ -38,8 +40,12 @@ func (c *Core) Tracking(now Reading) Tracking {
 	if c.leading >= 0 {
 		t.Stratum = c.sources[c.leading].last.Stratum + 1
 	}
-	t.Offset = c.epoch.Add(now.Raw + c.target.aheadAt(now.Raw)).Sub(now.Clock)
-	t.RootDelay, t.Dispersion, t.Leap, t.Updated = c.rootDelay, c.Dispersion(now.Raw), c.leap, c.at
+	t.Offset = c.offset(now)
+	t.RootDelay, t.Dispersion, t.Leap, t.Updated = c.rootDelay, c.Dispersion(now.Raw), c.announced(), c.at
+	if s := c.smear(); s != nil && c.smearing(c.through(c.utc(now.Raw))) {
+		t.Smearing = true
+		t.Smeared, _ = c.smeared(c.utc(now.Raw))
+	}
 	switch c.phase {
 	case OrphanLeader:
 		t.Leading, t.Stratum, t.Dispersion = -1, c.config.Orphan, min(t.Dispersion, orphanDispersion)
@@ -57,7 +63,7 @@ type SourceReport struct {
 	Poll      int           // log2 seconds
 	Reach     uint8         // a bit a request, the last one lowest
 	Samples   int           // that its line goes through
-	Offset    time.Duration // of the source before our clock
+	Offset    time.Duration // of the source before our clock, less what that is smeared by
 	Error     time.Duration // standard error of it
 	Distance  time.Duration
 	Frequency float64
@@ -71,7 +77,9 @@ func (c *Core) Sources(now Reading) (list []SourceReport) {
 		r := SourceReport{Name: s.config.Name, State: c.states[i], Stratum: s.last.Stratum, Poll: s.poll, Reach: s.reach}
 		if l := &s.register.line; l.ok {
 			r.Samples, r.Frequency, r.Skew, r.Delay = l.used, l.frequency, l.skew, s.last.Delay
-			r.Offset = c.epoch.Add(now.Raw + l.aheadAt(now.Raw)).Sub(now.Clock)
+			utc := c.epoch.Add(now.Raw + l.aheadAt(now.Raw))
+			smeared, _ := c.smeared(utc)
+			r.Offset = utc.Add(smeared).Sub(now.Clock)
 			r.Error, r.Distance = seconds(l.errorAt(now.Raw)), s.distance(now.Raw)
 		}
 		list = append(list, r)

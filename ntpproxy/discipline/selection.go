@@ -114,6 +114,8 @@ func elect(sources []*source, eligible func(int) bool, raw time.Duration, maxDis
 			sel.states[i] = Waiting
 		case s.last.Stratum == 0 || s.last.Stratum > maxStratum || s.distance(raw) > maxDistance:
 			sel.states[i] = Unusable
+		case s.apart != 0:
+			sel.states[i] = OtherLeap
 		case !eligible(i):
 			sel.states[i] = Standby
 		default:

@@ -21,6 +21,7 @@ type world struct {
 	heat    func(now float64) float64
 	kernel  float64 // frequency that the kernel was told
 	slewing float64 // seconds that the kernel has yet to work off
+	leap    Leap    // that the kernel was told to make at its next midnight
 	servers []*server
 	core    *Core
 	wake    float64
@@ -77,7 +78,7 @@ const maxSlew = 500e-6
 
 // pass lets less than a second go by.
 func (w *world) pass(until float64) {
-	d := until - w.now
+	d, was := until-w.now, at(w.now+w.clock)
 	drift := w.drift
 	if w.heat != nil {
 		drift += w.heat(w.now)
@@ -86,6 +87,7 @@ func (w *world) pass(until float64) {
 	w.slewing -= slew
 	w.raw += drift * d
 	w.clock += (drift+w.kernel*(1+drift))*d + slew
+	w.makeLeap(was, at(until+w.clock))
 	if math.Floor(until) > math.Floor(w.now) {
 		w.drift += w.wander * w.rand.NormFloat64()
 		if w.each != nil {
@@ -93,6 +95,19 @@ func (w *world) pass(until float64) {
 		}
 	}
 	w.now = until
+}
+
+// makeLeap is what the kernel makes of a leap second when its own clock comes to
+// midnight.
+func (w *world) makeLeap(before, after time.Time) {
+	ahead := time.Duration(0)
+	if w.leap == LeapDelete {
+		ahead = time.Second // the last second of the day is left out
+	}
+	if midnight := after.Add(ahead).Truncate(24 * time.Hour); w.leap != LeapNone && before.Add(ahead).Before(midnight) {
+		w.clock -= float64(w.leap)
+		w.leap = LeapNone
+	}
 }
 
 // run lets time go by until a time.
@@ -119,6 +134,7 @@ func (w *world) step() {
 	if a.Adjust != nil {
 		w.kernel = a.Adjust.Frequency
 		w.slewing = a.Adjust.Slew.Seconds()
+		w.leap = a.Adjust.Leap
 		if a.Adjust.Step != 0 {
 			w.steps = append(w.steps, a.Adjust.Step.Seconds())
 			w.clock += a.Adjust.Step.Seconds()

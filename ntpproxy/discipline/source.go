@@ -23,6 +23,7 @@ const (
 	Waiting                  // too few samples yet
 	Unusable                 // its own error is too large, or it is not synchronised
 	Standby                  // another node of the cluster, and not needed, or not to be followed
+	OtherLeap                // it makes another thing of a leap second than we do
 	Falseticker              // what it says can't be true if the majority is right
 	Outlier                  // true, but the cluster algorithm does without it
 	Survivor                 // its offset is combined with others'
@@ -31,7 +32,7 @@ const (
 
 // String is the word that an admin reads.
 func (s State) String() string {
-	return [...]string{"unreachable", "waiting", "unusable", "standby", "falseticker", "outlier", "survivor", "leading"}[s]
+	return [...]string{"unreachable", "waiting", "unusable", "standby", "other leap", "falseticker", "outlier", "survivor", "leading"}[s]
 }
 
 // SourceConfig is a source, and how often it is asked.
@@ -56,8 +57,9 @@ type source struct {
 	misses   int           // requests in a row that got none
 	next     time.Duration
 	poll     int
-	surprise float64 // mean square of how far samples were from what was foretold, by its error; 1 is noise
-	since    int     // samples since poll changed
+	surprise float64       // mean square of how far samples were from what was foretold, by its error; 1 is noise
+	since    int           // samples since poll changed
+	apart    time.Duration // raw time until which it is set aside, for a leap second; 0 not
 }
 
 const (
@@ -129,10 +131,15 @@ func (s *source) lost() bool { return s.reach == 0 || s.misses >= lostAfter }
 // where it is now: an oscillator wanders.
 const staleAfter = 2 * time.Hour
 
-// took takes a sample, and adapts how often the source is asked.
-func (s *source) took(epoch time.Time, sample Sample) {
+// answered notes that the last request got its answer.
+func (s *source) answered() {
 	s.pending, s.misses = false, 0
 	s.reach |= 1
+}
+
+// took takes a sample, and adapts how often the source is asked.
+func (s *source) took(epoch time.Time, sample Sample) {
+	s.answered()
 	if sample.Raw-s.last.Raw > max(staleAfter, 4*Interval(s.poll)) {
 		s.register.forget()
 	}

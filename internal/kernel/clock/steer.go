@@ -29,6 +29,10 @@ type Steering struct {
 // MaxFrequency is the kernel's limit (MAXFREQ), in parts per million.
 const MaxFrequency = 500
 
+// nominalTick is the length of a tick without any correction, in microseconds
+// (1,000,000 / USER_HZ).
+const nominalTick = 10_000
+
 // Steer tells the kernel. It needs CAP_SYS_TIME and does not block.
 func Steer(s Steering) error {
 	for _, t := range s.orders() {
@@ -54,8 +58,9 @@ func (s Steering) orders() (list []unix.Timex) {
 		list = append(list, t)
 	}
 	state := unix.Timex{
-		Modes:    unix.ADJ_FREQUENCY | unix.ADJ_STATUS | unix.ADJ_MAXERROR | unix.ADJ_ESTERROR,
+		Modes:    unix.ADJ_TICK | unix.ADJ_FREQUENCY | unix.ADJ_STATUS | unix.ADJ_MAXERROR | unix.ADJ_ESTERROR,
 		Freq:     int64(math.Round(max(-MaxFrequency, min(MaxFrequency, s.Frequency)) * frequencyUnit)),
+		Tick:     nominalTick, // another daemon may have left 100 ppm and more in it
 		Maxerror: s.MaxError.Microseconds() + 1,
 		Esterror: s.EstError.Microseconds() + 1,
 	}
