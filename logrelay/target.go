@@ -35,7 +35,12 @@ type forwardSection struct {
 	CA      string      `yaml:"ca"`
 	Name    string      `yaml:"name"`
 	Cert    string      `yaml:"cert"`
-	Key     string      `yaml:"key"`
+	Key     secretFile  `yaml:"key"`
+}
+
+// secretFile names a file: secrets don't stand in the cluster file.
+type secretFile struct {
+	File string `yaml:"file"`
 }
 
 // target is where lines are forwarded.
@@ -133,7 +138,7 @@ func (d *decoder) target(key string, f forwardSection) (t target, ok bool) {
 	} else if t.format != format3164 && t.format != format5424 {
 		d.errorf(key+".format", "%q is no format: want %s or %s", t.format, format3164, format5424)
 	}
-	t.trust = foreign{ca: f.CA, name: f.Name, cert: f.Cert, key: f.Key}
+	t.trust = foreign{ca: f.CA, name: f.Name, cert: f.Cert, key: f.Key.File}
 	if err := t.trust.validate(t.secure()); err != nil {
 		d.errorf(key, "%v", err)
 	}
