@@ -44,6 +44,8 @@ type section struct {
 	UDP       []string                  `yaml:"udp"`
 	TCP       []string                  `yaml:"tcp"`
 	TLS       []string                  `yaml:"tls"`
+	Unix      []string                  `yaml:"unix"`
+	Journald  bool                      `yaml:"journald"`
 	Relays    []string                  `yaml:"relays"`
 	Hosts     int                       `yaml:"hosts"`
 	ReplayMiB int                       `yaml:"replay_mib"`
@@ -73,6 +75,8 @@ type ruleSection struct {
 // settings is the section, understood.
 type settings struct {
 	listen   map[uint8][]netip.AddrPort
+	unix     []string // paths of sockets
+	journald bool
 	relays   []netip.Prefix
 	hosts    int
 	replay   int64
@@ -116,6 +120,12 @@ func decode(s cluster.Section) (settings, error) {
 	var mistakes cluster.Errors
 	set.relays, mistakes = s.Prefixes("relays", raw.Relays)
 	d.errs = append(d.errs, mistakes...)
+	set.unix, set.journald = raw.Unix, raw.Journald
+	for i, path := range raw.Unix {
+		if !strings.HasPrefix(path, "/") {
+			d.errorf("unix["+itoa(i)+"]", "%q is no absolute path", path)
+		}
+	}
 	set.hosts = d.bounded("hosts", raw.Hosts, 1, maxHosts)
 	set.replay = int64(d.bounded("replay_mib", raw.ReplayMiB, 0, maxReplayMiB)) << 20
 	d.replicas(raw, &set)

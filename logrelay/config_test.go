@@ -46,6 +46,7 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 	for section, want := range map[string]string{
 		`{relp: [nowhere]}`:                                     "logs.relp[0]",
 		`{relays: [10.0.0.1/8]}`:                                "logs.relays[0]",
+		`{unix: [log]}`:                                         "logs.unix[0]",
 		`{hosts: 0}`:                                            "logs.hosts: 0 is out of range: 1 to 100000",
 		`{files: {dir: relative}}`:                              "no absolute path",
 		`{files: {rotate_every: 1s}}`:                           "logs.files.rotate_every",

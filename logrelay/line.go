@@ -17,6 +17,9 @@ const (
 	viaTLS
 	viaRELPTLS
 	viaReplica // no line has it: theirs is that of the node that took them
+	viaUnix    // a socket of this node, as /dev/log
+	viaJournald
+	viaLast = viaJournald
 )
 
 func inputName(via uint8) string {
@@ -33,6 +36,10 @@ func inputName(via uint8) string {
 		return "relp-tls"
 	case viaReplica:
 		return "replica"
+	case viaUnix:
+		return "unix"
+	case viaJournald:
+		return "journald"
 	}
 	return strconv.Itoa(int(via))
 }
