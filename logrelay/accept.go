@@ -32,6 +32,12 @@ func (s *Server) listen(ctx context.Context) (list []listener, err error) {
 			}
 		}
 	}
+	for _, path := range s.settings.unix {
+		conn, failed := listenUnix(ctx, path)
+		if err = errors.Join(err, failed); failed == nil {
+			list = append(list, listener{via: viaUnix, unix: conn})
+		}
+	}
 	if err != nil {
 		for _, l := range list {
 			l.close()
@@ -73,9 +79,12 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	for _, l := range listeners {
 		group.Go(func() {
 			var err error
-			if l.udp != nil {
+			switch {
+			case l.udp != nil:
 				err = s.serveUDP(ctx, l.udp)
-			} else {
+			case l.unix != nil:
+				err = s.serveUnix(ctx, l.unix)
+			default:
 				err = s.acceptFrom(ctx, l, slots)
 			}
 			if err != nil {
@@ -92,7 +101,7 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	}
 	group.Wait()
 	for _, l := range listeners {
-		if l.udp != nil {
+		if l.tcp == nil {
 			l.close()
 		}
 	}

@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,6 +44,8 @@ type section struct {
 	UDP       []string                  `yaml:"udp"`
 	TCP       []string                  `yaml:"tcp"`
 	TLS       []string                  `yaml:"tls"`
+	Unix      []string                  `yaml:"unix"`
+	Journald  bool                      `yaml:"journald"`
 	Relays    []string                  `yaml:"relays"`
 	Hosts     int                       `yaml:"hosts"`
 	ReplayMiB int                       `yaml:"replay_mib"`
@@ -65,12 +66,6 @@ type filesSection struct {
 	Free      int           `yaml:"free_percent"`
 }
 
-type forwardSection struct {
-	RELP string `yaml:"relp"`
-	TCP  string `yaml:"tcp"`
-	TLS  string `yaml:"tls"`
-}
-
 type ruleSection struct {
 	If   string   `yaml:"if"`
 	Drop bool     `yaml:"drop"`
@@ -80,6 +75,8 @@ type ruleSection struct {
 // settings is the section, understood.
 type settings struct {
 	listen   map[uint8][]netip.AddrPort
+	unix     []string // paths of sockets
+	journald bool
 	relays   []netip.Prefix
 	hosts    int
 	replay   int64
@@ -90,13 +87,6 @@ type settings struct {
 	forward  []target
 	rules    []rule
 	redact   []string
-}
-
-// target is where lines are forwarded.
-type target struct {
-	name    string
-	via     uint8 // viaRELP, viaTCP or viaTLS
-	address string
 }
 
 // ValidateSection checks the `logs:` section of a cluster file; a file without
@@ -130,6 +120,12 @@ func decode(s cluster.Section) (settings, error) {
 	var mistakes cluster.Errors
 	set.relays, mistakes = s.Prefixes("relays", raw.Relays)
 	d.errs = append(d.errs, mistakes...)
+	set.unix, set.journald = raw.Unix, raw.Journald
+	for i, path := range raw.Unix {
+		if !strings.HasPrefix(path, "/") {
+			d.errorf("unix["+itoa(i)+"]", "%q is no absolute path", path)
+		}
+	}
 	set.hosts = d.bounded("hosts", raw.Hosts, 1, maxHosts)
 	set.replay = int64(d.bounded("replay_mib", raw.ReplayMiB, 0, maxReplayMiB)) << 20
 	d.replicas(raw, &set)
@@ -198,32 +194,6 @@ func (d *decoder) files(raw filesSection, set *settings) {
 	if raw.Every < minEvery || raw.Every > maxEvery {
 		d.errorf("files.rotate_every", "%v is out of range: %v to %v", raw.Every, minEvery, maxEvery)
 	}
-}
-
-func (d *decoder) forward(raw map[string]forwardSection, set *settings) {
-	for name, f := range raw {
-		key := "forward." + name
-		if name == "files" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			d.errorf(key, "%q can't name a target: write 1 to 32 of a-z, 0-9 and '-', and not files", name)
-		}
-		t := target{name: name}
-		said := 0
-		for via, address := range map[uint8]string{viaRELP: f.RELP, viaTCP: f.TCP, viaTLS: f.TLS} {
-			if address != "" {
-				said++
-				t.via, t.address = via, address
-			}
-		}
-		if said != 1 {
-			d.errorf(key, "%d of relp, tcp and tls are there: want one, HOST:PORT", said)
-			continue
-		}
-		if host, port, err := net.SplitHostPort(t.address); err != nil || host == "" || port == "" {
-			d.errorf(key, "%q is no HOST:PORT", t.address)
-		}
-		set.forward = append(set.forward, t)
-	}
-	slices.SortFunc(set.forward, func(a, b target) int { return strings.Compare(a.name, b.name) })
 }
 
 func (d *decoder) rules(raw section, set *settings) {

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strconv"
+	"strings"
 	"time"
 
+	"holdfast/internal/health"
 	"holdfast/logrelay/journal"
 	"holdfast/logrelay/relp"
 )
@@ -20,86 +21,105 @@ const (
 	answersLimit = 90 * time.Second // librelp's
 	commitEvery  = time.Second
 	sendBytes    = 64 << 10
+
+	conditionFailover = "logs.failover." // and the target's name
 )
 
 // forward sends every line to another relay, at least once: by RELP the cursor
-// moves behind what was acknowledged, by TCP behind what was sent. It belongs
-// to one goroutine.
+// moves behind what was acknowledged, by TCP behind what the target's kernel
+// has. It belongs to one goroutine.
 type forward struct {
 	target  target
-	tls     *tls.Config
+	pool    pool
+	dialer  dialer
+	tls     *tls.Config // to servers of our cluster
 	journal *journal.Journal
 	cursor  *journal.Cursor
 	names   *names
 	rules   *rules
 	log     *slog.Logger
+	board   *health.Board
 	metrics *outputMetrics
 
-	conn      net.Conn
-	session   relp.Client
-	unread    []byte   // received and not taken apart
-	sent      []uint64 // numbers of the lines that are not acknowledged
-	done      uint64   // all before it are
+	link      *link
+	done      uint64 // all before it are there
 	committed time.Time
 	out       []byte
 	line      line
 }
 
-// run sends until ctx ends or the target fails.
+// run sends until ctx ends or the target fails. A first address that is well
+// again is gone back to.
 func (f *forward) run(ctx context.Context, well func()) error {
-	if err := f.connect(ctx); err != nil {
-		return err
+	link, err := f.connect(ctx)
+	for err == nil && link != nil {
+		well()
+		if f.pool.at == 0 {
+			f.board.Clear(conditionFailover + f.target.name)
+		}
+		f.log.Info("forwarding", "address", link.address)
+		link, err = f.serve(ctx, link)
 	}
-	defer f.conn.Close()
-	conn := f.conn // the next run has another
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	return err
+}
+
+// connect tries the addresses, beginning with the one whose turn it is.
+func (f *forward) connect(ctx context.Context) (*link, error) {
+	var failed error
+	for range f.target.addresses {
+		address := f.target.addresses[f.pool.turn(time.Now())]
+		link, err := f.dial(ctx, address)
+		if err == nil {
+			return link, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		f.gaveUp(address, err)
+		failed = errors.Join(failed, err)
+	}
+	return nil, failed
+}
+
+// gaveUp passes the turn on from an address that failed.
+func (f *forward) gaveUp(address string, err error) {
+	f.pool.failed(time.Now())
+	if f.pool.size > 1 {
+		f.log.Warn("an address of the target fails; the next is tried", "address", address, "error", err)
+		f.board.Raise(conditionFailover+f.target.name, health.Warning, fmt.Sprintf(
+			"lines for %s go to another address than %s, which is tried again: %v", f.target.name, f.target.addresses[0], oneLine(err)))
+	}
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// serve sends over a connection until ctx ends, it fails, or the first address
+// is well again: next is the connection to that.
+func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
+	f.link, f.out, f.done = l, f.out[:0], f.cursor.Next()
+	defer l.close()
+	serving, stop := l.watch(ctx)
 	defer stop()
-	well()
-	f.log.Info("forwarding", "address", f.target.address)
-	reader := f.journal.Reader(f.cursor.Next())
+	reader := f.journal.Reader(f.done)
 	defer reader.Close()
-	err := f.send(ctx, reader)
+	next, err = f.send(serving, reader)
+	if ctx.Err() != nil {
+		f.done = l.settle(f.done)
+	}
 	if f.done > f.cursor.Next() {
 		err = errors.Join(err, f.cursor.Commit(f.done))
 	}
-	return err
+	if lost := context.Cause(serving); err == nil && next == nil && ctx.Err() == nil {
+		err = lost
+	}
+	if err != nil && ctx.Err() == nil {
+		f.gaveUp(l.address, err)
+		err = fmt.Errorf("%s: %w", l.address, err)
+	}
+	return next, err
 }
 
-func (f *forward) connect(ctx context.Context) error {
-	dialer := &net.Dialer{Timeout: dialWithin}
-	conn, err := dialer.DialContext(ctx, "tcp", f.target.address)
-	if err != nil {
-		return err
-	}
-	if f.target.via == viaTLS {
-		secure := tls.Client(conn, f.tls)
-		handshake, cancel := context.WithTimeout(ctx, dialWithin)
-		defer cancel()
-		if err := secure.HandshakeContext(handshake); err != nil {
-			return errors.Join(err, conn.Close())
-		}
-		conn = secure
-	}
-	f.conn, f.session, f.unread, f.sent, f.out, f.done = conn, relp.Client{}, nil, nil, nil, f.cursor.Next()
-	if f.target.via != viaRELP {
-		return nil
-	}
-	if err := f.write(f.session.AppendOpen(nil)); err != nil {
-		return errors.Join(err, conn.Close())
-	}
-	if err := f.answers(0); err != nil {
-		return errors.Join(err, conn.Close())
-	}
-	return nil
-}
-
-func (f *forward) write(b []byte) error {
-	_ = f.conn.SetWriteDeadline(time.Now().Add(answersLimit))
-	_, err := f.conn.Write(b)
-	return err
-}
-
-func (f *forward) send(ctx context.Context, reader *journal.Reader) error {
+func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link, err error) {
 	for {
 		idle, cancel := context.WithTimeout(ctx, commitEvery)
 		block, err := reader.Next(idle)
@@ -107,21 +127,40 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) error {
 		if err == nil {
 			err = f.sendBlock(ctx, block)
 		} else if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			err = f.flush(ctx)
+			err = nil
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if now := time.Now(); now.Sub(f.committed) >= commitEvery && f.done > f.cursor.Next() {
-			f.committed = now
-			if err := f.cursor.Commit(f.done); err != nil {
-				return err
+		now := time.Now()
+		if now.Sub(f.committed) < commitEvery {
+			continue
+		}
+		f.committed = now
+		if err := f.commit(); err != nil {
+			return nil, err
+		}
+		if f.pool.due(now) {
+			if next, err := f.dial(ctx, f.target.addresses[0]); err == nil {
+				f.pool.turn(now)
+				return next, nil
 			}
+			f.pool.still(now)
 		}
 	}
+}
+
+// commit moves the cursor behind what is there.
+func (f *forward) commit() error {
+	f.done = f.link.reached(f.done)
+	if f.done <= f.cursor.Next() {
+		return nil
+	}
+	f.pool.took()
+	return f.cursor.Commit(f.done)
 }
 
 // sendBlock sends a block's lines. RELP lines wait for answers while the
@@ -142,27 +181,35 @@ func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error
 		f.frame(number)
 		f.metrics.lines.Inc()
 		f.metrics.bytes.Add(float64(len(f.out) - before))
-		if len(f.out) >= sendBytes || len(f.sent) >= relp.Window {
-			err = f.flush(ctx)
+		if len(f.out) >= sendBytes || len(f.link.sent) >= relp.Window {
+			err = f.flush()
 		}
 		return err == nil
 	})
 	if err = errors.Join(err, failed); err != nil {
 		return err
 	}
-	if err := f.flush(ctx); err != nil {
+	if err := f.flush(); err != nil || ctx.Err() != nil {
 		return err
 	}
-	f.done = block.End()
+	if f.target.relp() {
+		f.done = block.End()
+		return nil
+	}
+	f.link.mark(block.End())
 	return nil
 }
 
 // frame puts the line behind what is to be sent.
 func (f *forward) frame(number uint64) {
-	text := f.rules.redact(f.line.appendForward(nil), 0)
-	if f.target.via == viaRELP {
-		f.out = f.session.AppendLine(f.out, text)
-		f.sent = append(f.sent, number)
+	text := f.line.appendForward(nil)
+	if f.target.format == format5424 {
+		text = f.line.append5424(text[:0])
+	}
+	text = f.rules.redact(text, 0)
+	if f.target.relp() {
+		f.out = f.link.session.AppendLine(f.out, text)
+		f.link.sent = append(f.link.sent, number)
 		return
 	}
 	f.out = strconv.AppendInt(f.out, int64(len(text)), 10) // RFC 6587 §3.4.1
@@ -170,52 +217,18 @@ func (f *forward) frame(number uint64) {
 }
 
 // flush sends, and waits for all answers of RELP.
-func (f *forward) flush(ctx context.Context) error {
+func (f *forward) flush() error {
 	if len(f.out) > 0 {
-		err := f.write(f.out)
+		err := f.link.write(f.out)
 		f.out = f.out[:0]
 		if err != nil {
 			return err
 		}
 	}
-	if f.target.via == viaRELP {
-		return f.answers(0)
+	if !f.target.relp() {
+		return nil
 	}
-	return ctx.Err()
-}
-
-// answers reads until at most that many frames are not answered.
-func (f *forward) answers(most int) error {
-	for f.session.Waiting() > most {
-		_ = f.conn.SetReadDeadline(time.Now().Add(answersLimit))
-		room := make([]byte, 4096)
-		n, err := f.conn.Read(room)
-		f.unread = append(f.unread, room[:n]...)
-		for {
-			frame, size, failed := relp.Parse(f.unread)
-			if failed != nil {
-				return failed
-			}
-			if size == 0 {
-				break
-			}
-			f.unread = f.unread[size:]
-			acknowledged, failed := f.session.Step(frame)
-			if failed != nil {
-				return failed
-			}
-			f.acknowledge(acknowledged)
-		}
-		if err != nil && f.session.Waiting() > most {
-			return fmt.Errorf("%d lines are not acknowledged: %w", len(f.sent), err)
-		}
-	}
-	return nil
-}
-
-func (f *forward) acknowledge(n int) {
-	for range n {
-		f.done = f.sent[0] + 1
-		f.sent = f.sent[1:]
-	}
+	done, err := f.link.answers()
+	f.done = max(f.done, done)
+	return err
 }

@@ -74,7 +74,7 @@ func TestKilledServerHasWhatItAcknowledged(t *testing.T) {
 // disk and from there by omrelp to the server.
 type rsyslog struct {
 	t    *testing.T
-	port string
+	addr string // where it takes lines
 	cmd  *exec.Cmd
 	dir  string
 }
@@ -98,19 +98,14 @@ func startRsyslog(t *testing.T, global, output string) *rsyslog {
 			t.Fatalf("rsyslogd is missing, run hack/deps: %v", err)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	_ = l.Close()
-	r := &rsyslog{t: t, port: port, dir: t.TempDir()}
+	r := &rsyslog{t: t, addr: "127.9.5.2:5514", dir: t.TempDir()} // no test has two at a time
+	host, port, _ := net.SplitHostPort(r.addr)
 	config := fmt.Sprintf(`global(workDirectory="%s" localHostname="client" processInternalMessages="on" %s)
 module(load="imptcp")
-input(type="imptcp" address="127.0.0.1" port="%s")
+input(type="imptcp" address="%s" port="%s")
 %s
 action(type="omfile" file="%s")
-`, r.dir, global, port, output, filepath.Join(r.dir, "own.log"))
+`, r.dir, global, host, port, output, filepath.Join(r.dir, "own.log"))
 	file := filepath.Join(r.dir, "rsyslog.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -141,7 +136,7 @@ func exists(path string) bool {
 func (r *rsyslog) log(from, count int) {
 	r.t.Helper()
 	eventually(r.t, 10*time.Second, "rsyslogd takes lines", func() error {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+r.port)
+		conn, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			return err
 		}

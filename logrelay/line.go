@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"bytes"
 	"strconv"
 	"time"
 
@@ -16,6 +17,9 @@ const (
 	viaTLS
 	viaRELPTLS
 	viaReplica // no line has it: theirs is that of the node that took them
+	viaUnix    // a socket of this node, as /dev/log
+	viaJournald
+	viaLast = viaJournald
 )
 
 func inputName(via uint8) string {
@@ -32,6 +36,10 @@ func inputName(via uint8) string {
 		return "relp-tls"
 	case viaReplica:
 		return "replica"
+	case viaUnix:
+		return "unix"
+	case viaJournald:
+		return "journald"
 	}
 	return strconv.Itoa(int(via))
 }
@@ -100,6 +108,40 @@ func (l *line) appendForward(dst []byte) []byte {
 	dst = append(l.appendTime(append(dst, '>')), ' ')
 	dst = append(l.appendHost(dst), ' ')
 	return l.appendBody(dst)
+}
+
+// append5424 writes the line for another relay as RFC 5424 §6 has it, with the
+// structured data that it came with.
+func (l *line) append5424(dst []byte) []byte {
+	dst = append(dst, '<')
+	dst = strconv.AppendUint(dst, uint64(l.Priority), 10)
+	dst = append(dst, ">1 "...)
+	dst = append(l.appendTime(dst), ' ')
+	dst = append(l.appendHost(dst), ' ')
+	for i, part := range [][]byte{l.App, l.Proc, l.ID} {
+		dst = append(appendWord(dst, part, [...]int{48, 128, 32}[i]), ' ')
+	}
+	if len(l.Data) > 0 {
+		dst = appendClean(dst, l.Data)
+	} else {
+		dst = append(dst, '-')
+	}
+	return appendClean(append(dst, ' '), bytes.TrimPrefix(l.Text, []byte{' '}))
+}
+
+// appendWord writes what RFC 5424 has as 1 to most printable characters of
+// ASCII without a space; others are '?'.
+func appendWord(dst, word []byte, most int) []byte {
+	if len(word) == 0 {
+		return append(dst, '-')
+	}
+	for _, c := range word[:min(len(word), most)] {
+		if c <= ' ' || c >= 0x7f {
+			c = '?'
+		}
+		dst = append(dst, c)
+	}
+	return dst
 }
 
 // appendClean writes text with its control characters as rsyslog writes them:

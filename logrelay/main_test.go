@@ -40,7 +40,32 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if err := ownNetwork(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
+}
+
+// networkEnv says that this process has a network of its own.
+const networkEnv = "LOGRELAY_TEST_NETWORK"
+
+// ownNetwork starts this process once more with a network of its own, if it
+// may: the ports that tests have are then no other process's.
+func ownNetwork() error {
+	if os.Getenv(networkEnv) != "" || os.Getuid() != 0 {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		return fmt.Errorf("run hack/deps: %w", err)
+	}
+	argv := append([]string{unshare, "-n", "sh", "-ec", `ip link set lo up; exec "$0" "$@"`, self}, os.Args[1:]...)
+	return syscall.Exec(unshare, argv, append(os.Environ(), networkEnv+"=yes"))
 }
 
 func serveMain(what string) error {
@@ -84,15 +109,10 @@ type process struct {
 	cmd  *exec.Cmd
 }
 
-// newProcess chooses where a server will be.
+// newProcess says where a server will be: no test has two of them.
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return &process{t: t, addr: l.Addr().String(), dir: t.TempDir()}
+	return &process{t: t, addr: fmt.Sprintf("127.9.5.1:%d", testRELP), dir: t.TempDir()}
 }
 
 // start starts it and waits until it serves.

@@ -9,7 +9,7 @@ import (
 
 // metrics are what the README lists.
 type metrics struct {
-	inputs         [viaReplica + 1]inputMetrics
+	inputs         [viaLast + 1]inputMetrics
 	acked          prometheus.Counter
 	shed           prometheus.Counter
 	refused        *prometheus.CounterVec
@@ -78,7 +78,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
 		}
 	}
-	for via := viaRELP; via <= viaReplica; via++ {
+	for via := viaRELP; via <= viaLast; via++ {
 		name := inputName(via)
 		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name)}
 	}

@@ -135,8 +135,8 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			return nil, fmt.Errorf("logrelay: %w", err)
 		}
 		f := &forward{
-			target: t, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
-			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name),
+			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
+			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
 		}
 		list = append(list, output{name: t.name, run: f.run, state: newOutputState(cursor)})
 		keep = append(keep, "to-"+t.name)

@@ -5,18 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/logrelay/journal"
+	"holdfast/logrelay/relp"
 )
 
-// TestATargetThatIsDownForADayGetsAllAndDelaysNoOther, in virtual time.
+// TestATargetThatIsDownForADayGetsAllAndDelaysNoOther, in virtual time: two
+// targets by RELP, one of which refuses connections for a day.
 func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j, err := journal.Open(journal.Config{Dir: t.TempDir()})
@@ -25,44 +32,41 @@ func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 		}
 		ctx, end := context.WithCancel(t.Context())
 		defer end()
-		go func() { _ = j.Run(ctx) }()
+		s := &Server{board: health.NewBoard(time.Now, nil, nil), log: slog.New(slog.DiscardHandler)}
+		if s.metrics, err = newMetrics(prometheus.NewRegistry(), func() float64 { return 0 }); err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		group.Go(func() { _ = j.Run(ctx) })
 		began, tries := time.Now(), 0
-		taken := map[string]*atomic.Int64{"well": {}, "down": {}}
-		outputOf := func(name string, up func() bool) output {
-			cursor, err := j.Cursor(name, false)
+		outputOf := func(name string, up func() bool) (output, *receiver) {
+			r := &receiver{}
+			cursor, err := j.Cursor("to-"+name, true)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return output{name: name, state: newOutputState(cursor), run: func(ctx context.Context, well func()) error {
-				if !up() {
-					return errors.New("connection refused")
-				}
-				well()
-				reader := j.Reader(cursor.Next())
-				defer reader.Close()
-				for {
-					block, err := reader.Next(ctx)
-					if err != nil {
-						return nil
+			f := &forward{
+				target: target{name: name, via: viaRELP, addresses: []string{name}}, pool: pool{size: 1, least: firstReturn},
+				journal: j, cursor: cursor, names: newNames(&cluster.File{}, "fb1", nil, 10), log: s.log, board: s.board, metrics: s.metrics.output(name),
+				dialer: func(context.Context, string, string) (net.Conn, error) {
+					if !up() {
+						return nil, errors.New("connection refused")
 					}
-					taken[name].Add(int64(block.Count))
-					if err := cursor.Commit(block.End()); err != nil {
-						return err
-					}
-				}
-			}}
+					here, there := net.Pipe()
+					group.Go(func() { r.serve(there) })
+					return here, nil
+				},
+			}
+			return output{name: name, state: newOutputState(cursor), run: f.run}, r
 		}
-		s := &Server{board: health.NewBoard(time.Now, nil, nil), log: slog.New(slog.DiscardHandler)}
-		var group sync.WaitGroup
-		group.Go(func() {
-			s.runOutputs(ctx, []output{
-				outputOf("well", func() bool { return true }),
-				outputOf("down", func() bool { tries++; return time.Since(began) >= 24*time.Hour }),
-			})
-		})
-		for minute := range int64(24 * 60) {
+		well, wellGot := outputOf("well", func() bool { return true })
+		down, downGot := outputOf("down", func() bool { tries++; return time.Since(began) >= 24*time.Hour })
+		group.Go(func() { s.runOutputs(ctx, []output{well, down}) })
+		var want []string
+		for minute := range 24 * 60 {
+			want = append(want, fmt.Sprintf("seq=%d", minute))
 			var b journal.Batch
-			b.Add(journal.Record{Time: time.Now().UnixNano(), Data: []byte("line")})
+			b.Add(journal.Record{Time: time.Now().UnixNano(), Data: []byte("<13>Nov 25 12:00:00 cn1 test: " + want[minute])})
 			commit, err := j.Append(ctx, &b)
 			if err == nil {
 				err = commit.Wait(ctx)
@@ -72,8 +76,8 @@ func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 			}
 			<-time.After(time.Minute)
 			synctest.Wait()
-			if n := taken["well"].Load(); n != minute+1 {
-				t.Fatalf("minute %d: the target that is well has %d lines", minute, n)
+			if got := wellGot.lines(); len(got) != minute+1 {
+				t.Fatalf("minute %d: the target that is well has %d lines", minute, len(got))
 			}
 		}
 		if got := s.board.Conditions(); len(got) != 1 || got[0].Name != conditionOutput+"down" {
@@ -81,8 +85,8 @@ func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 		}
 		<-time.After(time.Minute)
 		synctest.Wait()
-		if n := taken["down"].Load(); n != 24*60 || len(s.board.Conditions()) != 0 {
-			t.Errorf("the target that was down has %d lines; %v", n, s.board.Conditions())
+		if diff := cmp.Diff(want, downGot.lines()); diff != "" || len(s.board.Conditions()) != 0 {
+			t.Errorf("the target that was down: %s %v", diff, s.board.Conditions())
 		}
 		if tries > 3000 {
 			t.Errorf("it was tried %d times in a day", tries)
@@ -92,12 +96,60 @@ func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 	})
 }
 
+// receiver is a target by RELP over any connection.
+type receiver struct {
+	mu  sync.Mutex
+	got []string // what follows "test: "
+}
+
+func (r *receiver) lines() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got)
+}
+
+func (r *receiver) serve(conn net.Conn) {
+	defer conn.Close()
+	var session relp.Server
+	var in []byte
+	room := make([]byte, 4096)
+	for {
+		n, err := conn.Read(room)
+		in = append(in, room[:n]...)
+		if err != nil {
+			return
+		}
+		for {
+			f, size, err := relp.Parse(in)
+			if err != nil || size == 0 {
+				break
+			}
+			verdict, err := session.Step(f)
+			if err != nil {
+				return
+			}
+			answer := relp.AppendReply(nil, f)
+			if verdict == relp.Store {
+				_, line, _ := strings.Cut(string(f.Data), "test: ")
+				r.mu.Lock()
+				r.got = append(r.got, line)
+				r.mu.Unlock()
+				answer = relp.AppendOK(nil, f.Txnr)
+			}
+			if _, err := conn.Write(answer); err != nil {
+				return
+			}
+			in = in[size:]
+		}
+	}
+}
+
 // TestAReplaySendsATargetItsLinesOnceMore: from a time on, by an admin's word.
 func TestAReplaySendsATargetItsLinesOnceMore(t *testing.T) {
 	last, lastDir, stopLast := serve(t, nil)
 	first, _, _ := serve(t, func(s *settings) {
 		s.replay = 1 << 20
-		s.forward = []target{{name: "siem", via: viaRELP, address: last.Addrs("relp")[0].String()}}
+		s.forward = []target{{name: "siem", via: viaRELP, addresses: []string{last.Addrs("relp")[0].String()}}}
 	})
 	if err := numberedLines(first, "cn1", 20); err != nil {
 		t.Fatal(err)

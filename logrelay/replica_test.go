@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -248,6 +249,33 @@ func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAWipedDiskIsAnotherJournal: its lines have the numbers of the one before,
+// and are not taken for those.
+func TestAWipedDiskIsAnotherJournal(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	second.start(t)
+	first.start(t)
+	first.caught(t)
+	first.send(t, 0, 50)
+	second.end()
+	first.end()
+	if err := os.RemoveAll(first.dir); err != nil {
+		t.Fatal(err)
+	}
+	first.make(t, all, filepath.Join(filepath.Dir(first.dir), "pki-fb1"))
+	first.start(t)
+	first.send(t, 1000, 60) // alone
+	second.make(t, all, filepath.Join(filepath.Dir(second.dir), "pki-fb2"))
+	second.start(t)
+	first.caught(t)
+	for n := 1000; n < 1060; n++ {
+		if !second.stored(t, n) {
+			t.Fatalf("line %d is not with the other node, which says that it has all", n)
+		}
+	}
 }
 
 func TestTheNextNodeTakesLinesWhenTheFirstIsGone(t *testing.T) {

@@ -186,6 +186,41 @@ func TestAtTheWatermarksSendersWaitAndDebugIsShed(t *testing.T) {
 	raised(t, board, conditionFull, false)
 }
 
+// TestTheGateFollowsTheWatermarks: percent of the disk that is used, one after
+// the other, with what holds then: "-" nothing, "r" RELP and TCP wait, "d" UDP's
+// debug lines are dropped, too.
+func TestTheGateFollowsTheWatermarks(t *testing.T) {
+	g := newGate()
+	for _, step := range []struct {
+		used float64
+		want string
+	}{
+		{94.9, "-"}, {95, "r"}, {93, "r"}, {98.9, "r"}, {99, "d"}, {98.9, "r"}, {94, "r"}, {92.9, "-"}, {94.9, "-"}, {100, "d"}, {0, "-"},
+	} {
+		full, shedding := g.disk(step.used)
+		got := "-"
+		if full {
+			got = "r"
+		}
+		if shedding {
+			got = "d"
+		}
+		if got != step.want || full != (g.held() != "") || shedding != g.shed() {
+			t.Errorf("at %v %%: %s, want %s; held: %q", step.used, got, step.want, g.held())
+		}
+	}
+	g.disk(96)
+	g.pause(true)
+	g.disk(10)
+	if g.held() == "" {
+		t.Error("room on the disk ended an admin's pause")
+	}
+	g.pause(false)
+	if g.held() != "" {
+		t.Error(g.held())
+	}
+}
+
 // TestLinesOfAnySizeAndBytes: 1 MB by TCP is cut, by RELP refused; one byte is
 // a line; NUL, line feeds and what is no UTF-8 stay within their line.
 func TestLinesOfAnySizeAndBytes(t *testing.T) {

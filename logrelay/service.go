@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -72,6 +73,9 @@ type Server struct {
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
+	returnAfter     time.Duration // see firstReturn
+	dialer          dialer
+	journalArgs     []string // of journalctl, in tests
 	replicaPatience time.Duration
 	replicaPort     uint16
 
@@ -108,6 +112,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, deps: deps, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
+		returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(),
@@ -177,10 +182,15 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
 	watch := begin(background, s.watch)
 	keep := begin(background, s.keepHeld)
+	own := func() {}
+	if s.settings.journald {
+		own = begin(background, s.followJournald)
+	}
 	hear := begin(background, func(ctx context.Context) { s.silence.listen(ctx, s.board, s.metrics.silent) })
 	s.log.Info("serving", "journal", s.dir(), "files", s.settings.dir, "next", j.End())
 	ready()
 	err = s.accept(ctx, listeners)
+	own()
 	watch()
 	keep()
 	hear()
@@ -253,16 +263,22 @@ func (s *Server) look() {
 // listener is a socket of an input.
 type listener struct {
 	via uint8
-	tcp net.Listener
-	udp *net.UDPConn
+	// One of these.
+	tcp  net.Listener
+	udp  *net.UDPConn
+	unix *net.UnixConn
 }
 
 func (l listener) close() {
-	if l.tcp != nil {
+	switch {
+	case l.tcp != nil:
 		_ = l.tcp.Close()
-		return
+	case l.unix != nil:
+		_ = l.unix.Close()
+		_ = os.Remove(l.unix.LocalAddr().String())
+	default:
+		_ = l.udp.Close()
 	}
-	_ = l.udp.Close()
 }
 
 func (s *Server) setAddrs(addrs map[string][]netip.AddrPort) {

@@ -80,8 +80,8 @@ func TestEveryWayInLeadsToTheFileAndOnward(t *testing.T) {
 	last, lastDir, _ := serve(t, nil)
 	first, dir, _ := serve(t, func(s *settings) {
 		s.forward = []target{
-			{name: "relp", via: viaRELP, address: last.Addrs("relp")[0].String()},
-			{name: "dead", via: viaTCP, address: "127.0.0.1:1"},
+			{name: "relp", via: viaRELP, addresses: []string{last.Addrs("relp")[0].String()}},
+			{name: "dead", via: viaTCP, addresses: []string{"127.0.0.1:1"}},
 		}
 	})
 	for input, network := range map[string]string{"udp": "udp", "tcp": "tcp"} {

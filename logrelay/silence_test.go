@@ -1,11 +1,17 @@
 package logrelay
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"holdfast/internal/health"
 )
 
 // TestARegularHostThatStopsIsSilent: each letter of a host's line is a period:
@@ -41,6 +47,57 @@ func TestARegularHostThatStopsIsSilent(t *testing.T) {
 			t.Errorf("%v: %s", test.hosts, diff)
 		}
 	}
+}
+
+// TestASilentHostIsAConditionAndCounted, in virtual time: it is named until it
+// logs again, and the gauge says how many there are.
+func TestASilentHostIsAConditionAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, board, gauge := newSilence(), health.NewBoard(time.Now, nil, nil), prometheus.NewGauge(prometheus.GaugeOpts{Name: "silent"})
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		go s.listen(ctx, board, gauge)
+		<-time.After(time.Second) // what follows is in the midst of periods
+		period := func(hosts ...string) {
+			t.Helper()
+			for _, host := range hosts {
+				s.of(host).heard.Store(true)
+			}
+			<-time.After(silencePeriod)
+			synctest.Wait()
+		}
+		named := func(want string) {
+			t.Helper()
+			got := ""
+			for _, c := range board.Conditions() {
+				got += c.Name + ": " + c.Message
+			}
+			if count := testutil.ToFloat64(gauge); !strings.HasPrefix(got, want) || (want == "") != (got == "") || (count > 0) != (want != "") {
+				t.Errorf("%q and %v are silent, want %q", got, count, want)
+			}
+		}
+		for range regularAfter {
+			period("cn1", "cn2", "cn3")
+		}
+		for range silentAfter - 1 {
+			period("cn2", "cn3")
+		}
+		named("")
+		period("cn2", "cn3")
+		named("logs.silent: cn1 logged every minute")
+		if n := testutil.ToFloat64(gauge); n != 1 {
+			t.Errorf("%v hosts are silent", n)
+		}
+		for range silentAfter {
+			period("cn3")
+		}
+		named("logs.silent: cn[1-2] logged every minute")
+		if n := testutil.ToFloat64(gauge); n != 2 {
+			t.Errorf("%v hosts are silent", n)
+		}
+		period("cn1", "cn2", "cn3")
+		named("")
+	})
 }
 
 func TestWhatANumberedSenderLostIsCounted(t *testing.T) {

@@ -38,6 +38,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "measurements of each server")
 	lines := flag.Int("lines", 400_000, "lines of a measurement")
 	only := flag.String("only", "", "measure the workloads alone whose name has this in it")
+	who := flag.String("who", "", "measure the servers alone whose name has this in it")
 	serve := flag.String("serve", "", "be the server, below this directory (the benchmark starts itself so)")
 	flag.Parse()
 	if *serve != "" {
@@ -51,6 +52,9 @@ func run(ctx context.Context) error {
 		found := map[string][]result{}
 		for round := range *rounds + 1 { // the first warms up
 			for _, c := range contestants() {
+				if !strings.Contains(c.name, *who) {
+					continue
+				}
 				n := min(*lines, w.most)
 				if c.slow {
 					if n = w.slow; n == 0 {

@@ -48,6 +48,27 @@ func Parse(m *Message, b []byte, received time.Time) {
 	m.parse3164(rest, received)
 }
 
+// ParseLocal is Parse for a message of this machine, as syslog(3) writes it to
+// /dev/log: it names no host, so the word behind the time is the tag.
+func ParseLocal(m *Message, b []byte, received time.Time) {
+	*m = Message{Priority: DefaultPriority}
+	b = bytes.TrimRight(b, "\n\x00")
+	priority, rest, ok := parsePriority(b)
+	if ok {
+		m.Priority = priority
+		if len(rest) > 1 && rest[0] == '1' && rest[1] == ' ' && m.parse5424(rest[2:]) {
+			return
+		}
+	}
+	if behind, ok := m.parseTime(rest, received); ok {
+		m.parseTag(behind)
+	} else if tagged(rest) {
+		m.parseTag(rest)
+	} else {
+		m.Text = rest
+	}
+}
+
 // Severity reads no more of a message than its severity.
 func Severity(b []byte) int {
 	priority, _, ok := parsePriority(b)
