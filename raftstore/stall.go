@@ -8,10 +8,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// An election is called when a follower has not heard the leader for twice this
-// server's stall, or a leader its followers. What holds a server up so long is
-// measured where it happens, so that an election can be told apart from a fault
-// of ours.
+// A follower that does not hear the leader calls an election, also when nothing
+// failed but this or the other server was held up: it was given no processor, or
+// waited for its disk. That is measured where it happens, so that the admin can
+// tell a starved machine from a fault.
 
 // stallKind is what a server waited for; also the metric's label.
 type stallKind string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,4 +113,19 @@ func newStallStore(t *testing.T, timing float64, log *logBuffer) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// One multiplier scales all times, for a slow network or slow disks: none is
+// left out, also none that is added.
+func TestOneMultiplierScalesEveryTime(t *testing.T) {
+	one, three := reflect.ValueOf(Config{Timing: 1}.timings()), reflect.ValueOf(Config{Timing: 3}.timings())
+	for i := range one.NumField() {
+		name := one.Type().Field(i).Name
+		if a, b := one.Field(i).Int(), three.Field(i).Int(); a <= 0 || b != 3*a {
+			t.Errorf("%s: %v at 1, %v at 3", name, time.Duration(a), time.Duration(b))
+		}
+	}
+	if one.NumField() < 15 {
+		t.Errorf("only %d times", one.NumField())
+	}
 }
