@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout $(if $(filter ./chaos%,$(1)),20m,10m) $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long large-long power-long failovers-long bench-freelist bench-raft
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long starve-long large-long power-long failovers-long bench-freelist bench-raft
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -57,6 +57,9 @@ chaos-long: deps build ## virtual routers beside keepalived under random faults 
 
 chaos-store-long: deps build ## five agents under kills, pauses, partitions, full and frozen disks for half an hour (STORE_CHAOS)
 	@STORE_CHAOS=$${STORE_CHAOS:-30m} go test -v -vet=off -count 1 -timeout 0 -run StoreIsLinearizable ./chaos
+
+starve-long: deps build ## three agents, and both processors busy with something else, for half an hour (STARVE): no election without a stall that was recorded
+	@STARVE=$${STARVE:-30m} go test -v -vet=off -count 1 -timeout 0 -run NoElectionWithoutAStall ./chaos
 
 large-long: ## 100,000 keys and a gigabyte of log: how soon it starts, its memory, how long snapshots hold writes up
 	@HOLDFAST_LARGE=1 go test -v -vet=off -count 1 -timeout 10m -run LargeStore ./raftstore

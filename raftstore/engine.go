@@ -157,7 +157,7 @@ func (e *engine) openLog() (err error) {
 	if e.store.disk != nil {
 		e.checked.LogStore = e.store.disk(e.front)
 	}
-	guarded := &watchdog{LogStore: e.checked, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
+	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
 	e.logs, err = raft.NewLogCache(logCache, guarded)
 	return err
 }
@@ -342,6 +342,7 @@ func (e *engine) start(ctx context.Context) <-chan error {
 	})
 	e.group.Go(func() { e.watch(ctx) })
 	e.group.Go(func() { e.followTrust(ctx) })
+	e.group.Go(func() { e.watchProcessor(ctx) })
 	e.group.Go(func() { e.keepFresh(ctx) })
 	e.group.Go(func() { e.keepDigests(ctx) })
 	e.group.Go(func() { e.backUp(ctx) })

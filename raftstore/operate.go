@@ -54,6 +54,10 @@ type Peer struct {
 // one of []Peer, PilotState, Verdict, LevelState and a sentence. What is refused
 // is state.ErrInvalid with the reason.
 func (s *Store) Operation(ctx context.Context, name string, args url.Values, write bool) (any, error) {
+	if cmd, ok := futureOperation(name, args); ok && write {
+		_, err := s.Propose(ctx, cmd)
+		return "written", err
+	}
 	o := operation{Kind: name, Server: args.Get("server")}
 	switch {
 	case name == "peers" && !write:

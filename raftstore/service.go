@@ -55,6 +55,7 @@ type Store struct {
 	engine     atomic.Pointer[engine]    // nil unless Run is running
 	strangerAt atomic.Pointer[time.Time] // when a server of another store was last met
 
+	stallLimit   *limiter
 	distrustedAt atomic.Pointer[time.Time] // when one of another authority was
 
 	mu      sync.Mutex
@@ -86,7 +87,7 @@ func New(c Config, s *state.Store, d Deps) (*Store, error) {
 	store := &Store{
 		config: c, times: c.timings(), state: s, board: d.Board, metrics: m,
 		log:     d.Log.With("service", "raftstore"),
-		changed: make(chan struct{}), halt: make(chan error, 1), look: probeDisk,
+		changed: make(chan struct{}), halt: make(chan error, 1), look: probeDisk, stallLimit: newLimiter(time.Minute),
 	}
 	store.verifier = newVerifier()
 	store.fsm = &fsm{state: s, log: store.log, halt: store.halted, mark: store.verifier.mark}

@@ -32,6 +32,7 @@ func (e *engine) followTrust(ctx context.Context) {
 			return
 		}
 		e.store.log.Info("connections to the other servers are made anew: the certificate or the authority was changed")
+		e.trans.CloseStreams() // else Raft would find a closed one in its pool, for a vote
 		e.net.redial()
 		e.group.Go(func() { e.client.renew(ctx) })
 	}

@@ -111,12 +111,20 @@ func TestNodesTrustEachOtherThroughEveryStepOfARotation(t *testing.T) {
 // Who slept through it is refused by the others, refuses them, and both are told
 // of the authority.
 func TestWhoSleptThroughARotationIsRefusedAndTold(t *testing.T) {
-	r := newRotating(t, "fb1", "fb2")
+	r := newRotating(t, "fb1", "fb2", "fb3")
 	for _, do := range []func(string) (Rotation, error){RotateBegin, RotateSwitch, RotateFinish} {
-		if _, err := do(r.ca); err != nil {
+		at, err := do(r.ca)
+		if err != nil {
 			t.Fatal(err)
 		}
 		r.install("fb1") // fb2 sleeps
+		if at.Step == RotationBegun {
+			r.install("fb3") // and fb3 does after the first step
+		}
+	}
+	_, serverErr, clientErr := shake(t, r.trust["fb1"].Server(RoleServer), r.trust["fb3"].Client("fb1"))
+	if !Distrusted(serverErr) || !Distrusted(clientErr) {
+		t.Errorf("one that knows both, with a certificate of the old: server %v, client %v", serverErr, clientErr)
 	}
 	awake, asleep := r.trust["fb1"], r.trust["fb2"]
 	_, _, err := shake(t, awake.Server(RoleServer), asleep.Client("fb1"))

@@ -118,15 +118,11 @@ func (t *Trust) base() *tls.Config {
 	}
 }
 
-// show gives our certificate to a server that asks for one of our authority,
-// and an empty one to others, as crypto/tls does with a certificate that never
-// changes.
-func (t *Trust) show(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	own := &t.issued.Load().cert
-	if asked.SupportsCertificate(own) != nil {
-		return new(tls.Certificate), nil
-	}
-	return own, nil
+// show gives our certificate to a server that asks for one, whatever authorities
+// it names: we have verified by then that it is one of ours. One that does not
+// believe our authority then says so, instead of missing a certificate.
+func (t *Trust) show(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return &t.issued.Load().cert, nil
 }
 
 // admit decides about a peer whose certificate has been verified.

@@ -24,6 +24,17 @@ func Build(ctx context.Context, dir string) (string, error) {
 // set forward by a day.
 const ClockJump = 5 * time.Second
 
+// BuildFuture builds a program of a later version, as far as an upgrade can
+// tell: it reads one feature level more than the one under test, with a command
+// more (internal/state/level_future.go). All other parts are the same. The
+// environment variable HOLDFAST_FUTURE_BINARY names one that is built already.
+func BuildFuture(ctx context.Context, dir string) (string, error) {
+	if path := os.Getenv("HOLDFAST_FUTURE_BINARY"); path != "" {
+		return path, nil
+	}
+	return build(ctx, filepath.Join(dir, "holdfast-future"), "-tags", "holdfast_future")
+}
+
 // Build1970 builds a program whose wall clock runs from the first minute of
 // 1970 at the build, as that of a machine without a clock battery does, and is
 // set forward by a day some seconds after the start, as by a time daemon: no

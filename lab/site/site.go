@@ -248,3 +248,9 @@ func copyInto(host *lab.Host, from, to string) error {
 	}
 	return nil
 }
+
+// CopyAuthority gives a host the authority of the site, as an admin's machine
+// has it.
+func (s *Site) CopyAuthority(host *lab.Host, dir string) error {
+	return copyInto(host, filepath.Join(s.Lab.Dir(), "ca"), dir)
+}
