@@ -59,20 +59,22 @@ func answers(ctx context.Context, s *site.Site, n *site.Node, name string, want 
 
 // followed is how a frontend stands.
 func followed(ctx context.Context, n *site.Node) (s stream.Status, err error) {
-	out, err := n.CLI(ctx, "units", "--json")
-	if !strings.HasPrefix(out, "[") { // it ends with a status other than 0 when something is not fresh
-		return s, err
-	}
-	var all []stream.Status
-	if err := json.Unmarshal([]byte(out), &all); err != nil {
-		return s, err
-	}
+	all, err := followers(ctx, n)
 	for _, s := range all {
 		if s.Unit == stream.NodeUnit {
 			return s, nil
 		}
 	}
-	return s, fmt.Errorf("%s follows nobody: %s", n.Name(), out)
+	return s, fmt.Errorf("%s follows nobody: %w", n.Name(), err)
+}
+
+// followers are who on a node follows another's state.
+func followers(ctx context.Context, n *site.Node) (all []stream.Status, err error) {
+	out, err := n.CLI(ctx, "units", "--json")
+	if !strings.HasPrefix(out, "[") { // it ends with a status other than 0 when something is not fresh
+		return nil, err
+	}
+	return all, json.NewDecoder(strings.NewReader(out)).Decode(&all)
 }
 
 // freshFrom waits until a frontend is streamed a confirmed state by a server that
@@ -192,6 +194,9 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 	freshFrom(t, one, "")
 	held := func(ctx context.Context) (string, error) {
 		for _, n := range s.Followers {
+			if !n.Host.IsOn() {
+				continue
+			}
 			out, err := n.Host.Run(ctx, "ip", "-4", "-br", "addr")
 			if err != nil {
 				return "", err

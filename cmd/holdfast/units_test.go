@@ -14,12 +14,13 @@ type unitProcess struct {
 	log *logBuffer
 }
 
-func (n *node) startUnit(t *testing.T, only string) *unitProcess {
+func (n *node) startUnit(t *testing.T, only string, more ...string) *unitProcess {
 	t.Helper()
 	u := &unitProcess{log: &logBuffer{}}
 	u.cmd = exec.Command("/proc/self/exe", "agent", "--only", only, "--config", filepath.Join(n.dir, "cluster.yaml"), "--node", "fbservice1",
 		"--data-dir", filepath.Join(n.dir, "data"), "--run-dir", filepath.Join(n.dir, "run"), "--pki", filepath.Join(n.dir, "issued", "fbservice1"),
 		"--dns-listen", n.addr+":5353", "--http-listen", n.addr+":8500")
+	u.cmd.Args = append(u.cmd.Args, more...)
 	u.cmd.Env = append(os.Environ(), asHoldfast+"=1")
 	u.cmd.Stdout, u.cmd.Stderr = u.log, u.log
 	if err := u.cmd.Start(); err != nil {
