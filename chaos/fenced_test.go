@@ -228,7 +228,12 @@ func fencedFaults() []fencedFault {
 		}
 		return hosts
 	}
-	restart := func(b *fencedBed, n *site.Node) func() { return func() { b.must(n.StartAgent()) } }
+	restart := func(b *fencedBed, n *site.Node) func() {
+		return func() {
+			<-n.Agent().Done() // or the next one finds it on its directory
+			b.must(n.StartAgent())
+		}
+	}
 	return []fencedFault{
 		{"agent stopped", func(b *fencedBed, n *site.Node) func() { return stop(b, n.Agent().PID()) }, fencedLease},
 		{"agent and guard stopped", func(b *fencedBed, n *site.Node) func() {

@@ -108,7 +108,14 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 		return nil, err
 	}
 	leader := func() string { name, _, _ := store.Leader(); return name }
-	names, err := c.newNames(base, replica, store, leader)
+	var door *api.Server // made last: it answers for all
+	explains := func(service string) []string {
+		if e, ok := door.ExplainService(service); ok {
+			return e.Lines()
+		}
+		return nil
+	}
+	names, err := c.newTellingNames(base, replica, store, leader, explains)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +147,7 @@ func (c *agentCmd) assemble(base *foundation, end context.CancelFunc) (*agent, e
 	if err != nil {
 		return nil, err
 	}
-	door, err := newAPI(base, httpConfig, replica, store, leave, reload, trees{vips, relay}, joins)
+	door, err = newAPI(base, httpConfig, replica, store, leave, reload, trees{vips, relay}, joins)
 	if err != nil {
 		return nil, err
 	}
@@ -233,13 +240,18 @@ func scripts(services []discovery.ServiceDefinition) []string {
 }
 
 func (c *agentCmd) newNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string) (*dns.Server, error) {
+	return c.newTellingNames(base, replica, proposer, leader, nil)
+}
+
+// newTellingNames is newNames where somebody can explain the answers.
+func (c *agentCmd) newTellingNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string, explains func(service string) []string) (*dns.Server, error) {
 	listen, err := addrPorts(c.DNSListen, 53)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
 	}
 	return dns.New(dns.Config{Node: base.self.Name, Listen: listen}, dns.Deps{
 		State: replica, File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
-		Proposer: proposer, Leads: func() bool { return leader() == base.self.Name },
+		Proposer: proposer, Leads: func() bool { return leader() == base.self.Name }, Explain: explains,
 	})
 }
 
