@@ -60,15 +60,17 @@ func (w *worker) tell(t *table, client netip.Addr) (a answer, ok bool) {
 }
 
 // toldSet makes the records. Resolvers shuffle them, so that each begins with
-// its number.
+// its number. What prints them escapes all but ASCII (RFC 1035 §5.1), so that
+// our own signs are written in it.
 func toldSet(lines []string) *rrset {
+	plain := strings.NewReplacer("→", "->", "…", "...", "≥", ">=")
 	if len(lines) > maxTold {
 		left := len(lines) - maxTold + 1
-		lines = append(lines[:maxTold-1:maxTold-1], fmt.Sprintf("… and %d lines more: holdfast explain", left))
+		lines = append(lines[:maxTold-1:maxTold-1], fmt.Sprintf("... and %d lines more: holdfast explain", left))
 	}
 	n := &node{}
 	for i, line := range lines {
-		n.add(txtRecord(dns.ClassINET, 0, cutText(fmt.Sprintf("%02d %s", i+1, strings.Join(strings.Fields(line), " ")), maxToldText)))
+		n.add(txtRecord(dns.ClassINET, 0, cutText(fmt.Sprintf("%02d %s", i+1, plain.Replace(strings.Join(strings.Fields(line), " "))), maxToldText)))
 	}
 	n.finish()
 	return n.find(dns.TypeTXT)
@@ -79,9 +81,9 @@ func cutText(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}
-	cut := most - len("…")
+	cut := most - len("...")
 	for cut > 0 && !utf8.RuneStart(text[cut]) {
 		cut--
 	}
-	return text[:cut] + "…"
+	return text[:cut] + "..."
 }

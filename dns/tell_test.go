@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/miekg/dns"
 )
@@ -21,7 +22,7 @@ func telling(t *testing.T, lines int, more string) *fixture {
 			return nil
 		}
 		for i := range lines {
-			told = append(told, fmt.Sprintf("line %d: because  of\n%s", i+1, strings.Repeat("é", 150)))
+			told = append(told, fmt.Sprintf("line %d: up → down, because  of\n%s", i+1, strings.Repeat("e", 300)))
 		}
 		return told
 	}
@@ -45,7 +46,7 @@ func TestExplainIsToldAsTXTInOrder(t *testing.T) {
 		t.Fatalf("%v", m)
 	}
 	for i, text := range got {
-		if !strings.HasPrefix(text, fmt.Sprintf("%02d line %d: because of é", i+1, i+1)) || len(text) > maxToldText || !strings.HasSuffix(text, "é…") {
+		if !strings.HasPrefix(text, fmt.Sprintf("%02d line %d: up -> down, because of e", i+1, i+1)) || len(text) != maxToldText || !strings.HasSuffix(text, "e...") {
 			t.Errorf("line %d: %q, %d bytes", i+1, text, len(text))
 		}
 	}
@@ -106,5 +107,16 @@ func TestExplanationsAreBoundedInTime(t *testing.T) {
 	}
 	if refused != 3*toldPerSec {
 		t.Errorf("of %d at one moment %d are refused; want %d", 4*toldPerSec, refused, 3*toldPerSec)
+	}
+}
+
+func TestTextIsCutBetweenCharacters(t *testing.T) {
+	for most := range 20 {
+		if got := cutText(strings.Repeat("é", 20), most+3); len(got) > most+3 || !utf8.ValidString(got) || !strings.HasSuffix(got, "...") {
+			t.Errorf("%d bytes: %q", most+3, got)
+		}
+	}
+	if got := cutText("é", 2); got != "é" {
+		t.Errorf("%q", got)
 	}
 }
