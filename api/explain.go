@@ -2,8 +2,10 @@ package api
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/internal/state"
@@ -113,6 +115,54 @@ func (s *Server) explanation(snap *state.Snapshot, service string, all []state.I
 		e.Why = fmt.Sprintf("%d of %d instances are answered though this node's gossip says that their nodes are gone: without them none would be left, and the catalog's word stands", len(chosen), len(all))
 	}
 	return e
+}
+
+// ExplainService is an explanation for who asks by another way than HTTP and
+// may see everything; false: there is no such service.
+func (s *Server) ExplainService(service string) (Explanation, bool) {
+	snap := s.state.Snapshot()
+	all, _ := snap.Instances(nil, service)
+	if len(all) == 0 {
+		return Explanation{}, false
+	}
+	return s.explanation(snap, service, all), true
+}
+
+// Headline is the explanation in one line.
+func (e *Explanation) Headline() string {
+	return fmt.Sprintf("%s, as %s answers it: %s", e.Service, e.Node, e.Why)
+}
+
+// Confirmation is how old what is explained may be, in one line.
+func (e *Explanation) Confirmation() string {
+	if !e.Replica.Confirmed {
+		return "No leader has confirmed the copy of the catalog here since the start."
+	}
+	return fmt.Sprintf("The copy of the catalog here was confirmed %s ago.", time.Duration(e.Replica.Age*float64(time.Second)).Round(100*time.Millisecond))
+}
+
+// Lines is the explanation as text: what happened with times in UTC.
+func (e *Explanation) Lines() []string {
+	lines := []string{e.Headline(), e.Confirmation()}
+	for i := range e.Instances {
+		one := &e.Instances[i]
+		answered := "answered"
+		if !one.Answers {
+			answered = "not answered"
+		}
+		lines = append(lines, fmt.Sprintf("%s %s: %s: %s", one.Node, net.JoinHostPort(one.Address, strconv.Itoa(int(one.Port))), answered, one.Why))
+		for _, check := range one.Checks {
+			since := ""
+			if check.Since != nil && check.Since.Exact {
+				since = " since " + check.Since.Time.UTC().Format(time.DateTime)
+			}
+			lines = append(lines, fmt.Sprintf("%s check %s is %s%s: %s", one.Node, check.ID, check.Status, since, check.Output))
+		}
+	}
+	for _, step := range e.History {
+		lines = append(lines, fmt.Sprintf("%s %s check %s: %s → %s: %s", step.Time.UTC().Format(time.DateTime), step.Node, step.Check, step.From, step.To, step.Output))
+	}
+	return lines
 }
 
 func (s *Server) explainOne(over *overlay, i state.Instance, answers bool) ExplainedOne {

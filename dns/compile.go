@@ -92,6 +92,10 @@ func newCompiler(file *cluster.File, set settings, self string) (*compiler, erro
 	}
 	c.layFile()
 	c.apexOf(servers)
+	c.fixed.explained = c.fixed.trusted
+	if set.explain != nil {
+		c.fixed.explained = append(slices.Clone(set.explain), loopbacks()...)
+	}
 	for domain, servers := range set.forward {
 		c.fixed.cuts[domain] = cut{route: newRoute(domain, servers, set.forwardTimeout)}
 		c.fixed.forwards = true
@@ -124,7 +128,11 @@ func trusted(file *cluster.File, set settings) []netip.Prefix {
 			list = append(list, network.Prefix)
 		}
 	}
-	return append(list, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	return append(list, loopbacks()...)
+}
+
+func loopbacks() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
 // identity is the zone of class CH that tells which server answered

@@ -50,6 +50,7 @@ type section struct {
 	Transfer       transferSection           `yaml:"transfer"`
 	RateLimit      int                       `yaml:"rate_limit"`
 	AllowRecursion []string                  `yaml:"allow_recursion"`
+	AllowExplain   []string                  `yaml:"allow_explain"`
 	QueryLog       int                       `yaml:"query_log"`
 }
 
@@ -101,6 +102,7 @@ type settings struct {
 	transfer       transferSettings
 	rateLimit      int            // equal answers per second to one network outside; 0: any number
 	recursion      []netip.Prefix // nil: the cluster's networks
+	explain        []netip.Prefix // nil: those of recursion
 	queryLog       int            // one of so many queries is logged; 0: none
 }
 
@@ -138,6 +140,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		statics:        d.statics(raw.Records, seconds(max(0, raw.ZoneTTL))),
 		zones:          d.zones(raw.Zones),
 		recursion:      d.prefixes("allow_recursion", raw.AllowRecursion),
+		explain:        d.prefixes("allow_explain", raw.AllowExplain),
 		listen:         d.listen(raw.Listen),
 	}
 	if raw.ForwardTimeout < minForwardTimeout || raw.ForwardTimeout > maxForwardTimeout {

@@ -35,6 +35,8 @@ var (
 	reasonNotReady    = newExtended(dns.ExtendedErrorCodeNotReady, "no leader was heard of since the start: ask another server")
 	reasonUnconfirmed = newExtended(dns.ExtendedErrorCodeStaleAnswer, "no leader was heard of since the start: this is what was known before")
 	reasonProhibited  = newExtended(dns.ExtendedErrorCodeProhibited, "only the cluster's own networks may ask for names outside it")
+	reasonUntold      = newExtended(dns.ExtendedErrorCodeProhibited, "only networks of dns.allow_explain may ask why")
+	reasonBusyTelling = newExtended(dns.ExtendedErrorCodeOther, "too many explanations at a time: ask again, or holdfast explain")
 	reasonNotOurs     = newExtended(dns.ExtendedErrorCodeNotAuthoritative, "not a zone of this cluster, and no forwarder is configured for it")
 	reasonNoRD        = newExtended(dns.ExtendedErrorCodeNotAuthoritative, "not a zone of this cluster; recursion was not asked for")
 )

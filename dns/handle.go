@@ -77,7 +77,10 @@ func (w *worker) answer(out, packet []byte, client netip.Addr) ([]byte, *route) 
 		return out, nil
 	}
 	trusted := t.trusts(client)
-	a := t.lookup(q, w.server.isConfirmed)
+	a, told := w.tell(t, client)
+	if !told {
+		a = t.lookup(q, w.server.isConfirmed)
+	}
 	if a.route != nil && trusted && q.flags&bitRD != 0 {
 		if reply := w.remembered(out, a.route, client); reply != nil {
 			return reply, nil

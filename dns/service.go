@@ -24,6 +24,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"holdfast/cluster"
 	"holdfast/internal/health"
@@ -51,8 +52,11 @@ type Deps struct {
 	// Leads tells whether this node leads the store, and so sees to what
 	// one node must: serials and notifications. nil: never.
 	Leads func() bool
-	Now   func() time.Time   // nil: time.Now
-	Rand  func() rand.Source // a new source for each worker; nil: seeded by the system
+	// Explain tells in lines why a service's name gives what it gives; none:
+	// there is no such service. nil: nobody here can.
+	Explain func(service string) []string
+	Now     func() time.Time   // nil: time.Now
+	Rand    func() rand.Source // a new source for each worker; nil: seeded by the system
 }
 
 // Server answers DNS queries. Its methods may be called from any goroutine.
@@ -65,6 +69,8 @@ type Server struct {
 	rand      func() rand.Source
 	proposer  state.Proposer
 	leads     func() bool
+	tells     func(service string) []string
+	telling   *rate.Limiter
 	forwarder *forwarder
 	cookies   *cookieJar
 	stale     atomic.Pointer[extended] // nil while a leader confirms the state
@@ -95,7 +101,7 @@ type Server struct {
 // can't be served, or metrics that are registered already.
 func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{config: config, state: deps.State, log: deps.Log.With("service", "dns"), now: deps.Now, rand: deps.Rand,
-		proposer: deps.Proposer, leads: deps.Leads}
+		proposer: deps.Proposer, leads: deps.Leads, tells: deps.Explain, telling: rate.NewLimiter(toldPerSec, toldPerSec)}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -13,16 +13,17 @@ import (
 // table is everything that a query is answered from. It is immutable: the
 // query path loads one pointer and reads, and no answer mixes two states.
 type table struct {
-	cuts     map[name]cut              // zone origins and forwarded domains
-	virtual  *zone                     // of the catalog; nil while it is forwarded
-	server   *zone                     // class CH: who answers
-	homes    map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
-	trusted  []netip.Prefix            // who may have questions forwarded
-	networks []netip.Prefix            // of the cluster
-	transfer transferSettings
-	rate     float64 // of equal answers to strangers, per second and worker; 0: any
-	forwards bool    // some domain has forwarders
-	version  uint64  // of the snapshot it was made from
+	cuts      map[name]cut              // zone origins and forwarded domains
+	virtual   *zone                     // of the catalog; nil while it is forwarded
+	server    *zone                     // class CH: who answers
+	homes     map[netip.Addr]netip.Addr // a node's addresses: the one on the main network
+	trusted   []netip.Prefix            // who may have questions forwarded
+	networks  []netip.Prefix            // of the cluster
+	explained []netip.Prefix            // who may ask why a name gives what it gives
+	transfer  transferSettings
+	rate      float64 // of equal answers to strangers, per second and worker; 0: any
+	forwards  bool    // some domain has forwarders
+	version   uint64  // of the snapshot it was made from
 }
 
 // cut is where responsibility changes hands in the tree of names: below it

@@ -83,7 +83,7 @@ func (l *loop) removeFenced(router string, applier *applier, order uint64) {
 	}
 	applier.withdrawFenced(router, func(ok bool) {
 		if ok {
-			l.guard.unlease(router)
+			l.mail.post(func() { l.releaseGuard(router) })
 			l.fence.removed(router, order)
 			return
 		}
@@ -97,9 +97,21 @@ func (l *loop) removeFenced(router string, applier *applier, order uint64) {
 	})
 }
 
+// releaseGuard tells the guard that a router's addresses are gone, unless it
+// has a lease again: then it was told of that.
+func (l *loop) releaseGuard(router string) {
+	if in := l.named(router); in == nil || in.leasedUntil.IsZero() {
+		l.guard.unlease(router)
+	}
+}
+
+// guardGrace is how long after us the guard acts. It is within the margin that
+// a lease has (lease.answer), and lets the agent be the one that says why.
+const guardGrace = 50 * time.Millisecond
+
 // leaseWord is what the guard must know to remove the addresses in our place.
 func (l *loop) leaseWord(in *instance) guardWord {
-	word := guardWord{Router: in.settings.Name, Until: sinceBoot(in.leasedUntil)}
+	word := guardWord{Router: in.settings.Name, Until: sinceBoot(in.leasedUntil) + guardGrace}
 	for _, prefix := range in.core.Held {
 		word.Fenced = append(word.Fenced, fencedAddress{Index: in.spot.link.Index, Name: in.spot.link.Name, Prefix: prefix})
 	}

@@ -141,7 +141,14 @@ func (c *agentCmd) beServer(base *foundation, h *heart, services []discovery.Ser
 // compose makes what stands on the heart.
 func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 	file := base.source.Current()
-	names, err := c.newNames(base, h.state, h.proposer, h.leader)
+	var door *api.Server // made last: it answers for all
+	explains := func(service string) []string {
+		if e, ok := door.ExplainService(service); ok {
+			return e.Lines()
+		}
+		return nil
+	}
+	names, err := c.newTellingNames(base, h.state, h.proposer, h.leader, explains)
 	if err != nil {
 		return nil, err
 	}
@@ -178,8 +185,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 			return nil, err
 		}
 	}
-	door, err := newAPI(base, h, reload, trees{vips, relay}, joins)
-	if err != nil {
+	if door, err = newAPI(base, h, reload, trees{vips, relay}, joins); err != nil {
 		return nil, err
 	}
 	source, err := c.newStateSource(base, h)
@@ -276,13 +282,18 @@ func scripts(services []discovery.ServiceDefinition) []string {
 }
 
 func (c *agentCmd) newNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string) (*dns.Server, error) {
+	return c.newTellingNames(base, replica, proposer, leader, nil)
+}
+
+// newTellingNames is newNames where somebody can explain the answers.
+func (c *agentCmd) newTellingNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string, explains func(service string) []string) (*dns.Server, error) {
 	listen, err := addrPorts(c.DNSListen, 53)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}
 	}
 	return dns.New(dns.Config{Node: base.self.Name, Listen: listen}, dns.Deps{
 		State: replica, File: base.source.Current(), Log: base.log, Metrics: base.registry, Board: base.board,
-		Proposer: proposer, Leads: func() bool { return leader() == base.self.Name },
+		Proposer: proposer, Leads: func() bool { return leader() == base.self.Name }, Explain: explains,
 	})
 }
 

@@ -75,11 +75,11 @@ func (c *explainCmd) explainVIP(con *console, client *api.Client) (found bool, e
 }
 
 func (c *console) explain(e api.Explanation) error {
-	fmt.Fprintf(c.out, "%s, as %s answers it: %s\n", c.paint(bold, printable(e.Service)), e.Node, e.Why)
+	fmt.Fprintln(c.out, c.paint(bold, printable(e.Headline())))
 	if e.Replica.Confirmed {
-		fmt.Fprintf(c.out, "The copy of the catalog here was confirmed %s ago.\n", ago(time.Duration(e.Replica.Age*float64(time.Second))))
+		fmt.Fprintln(c.out, e.Confirmation())
 	} else {
-		fmt.Fprintln(c.out, c.paint(red, "No leader has confirmed the copy of the catalog here since the start."))
+		fmt.Fprintln(c.out, c.paint(red, e.Confirmation()))
 	}
 	var rows [][]string
 	for _, one := range e.Instances {
