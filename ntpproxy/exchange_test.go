@@ -136,3 +136,30 @@ func TestSendDelayIsTheMedianOfWhatCanBe(t *testing.T) {
 		t.Errorf("%v is expected of a machine that is too busy, want %v at most", got, maxSendDelay)
 	}
 }
+
+// A server and a client whose clocks are right go through the end of NTP's era
+// 0 (2036-02-07 06:28:16) and that of 32-bit Unix times (2038-01-19 03:14:08).
+func TestTimeIsServedAndReadAcrossTheRollOversOf2036And2038(t *testing.T) {
+	for _, rollOver := range []time.Time{time.Date(2036, 2, 7, 6, 28, 16, 0, time.UTC), time.Date(2038, 1, 19, 3, 14, 8, 0, time.UTC)} {
+		for _, before := range []time.Duration{time.Hour, 1500 * time.Microsecond, 500 * time.Microsecond, 0, -time.Hour} {
+			c := newCore(t)
+			c.now = rollOver.Add(-before)
+			c.policy.standing = fromKernel(synchronised, 4, c.now.Add(-time.Minute))
+			left := clock.Reading{Clock: c.now.Add(-time.Millisecond), Raw: time.Hour}
+			_, p := c.send("10.1.0.9", request(nil)) // T2 is now, T3 a millisecond later
+			now := clock.Reading{Clock: c.now.Add(2 * time.Millisecond), Raw: time.Hour + 3*time.Millisecond}
+			s, err := measure(p, left, now, 0)
+			if err != nil {
+				t.Errorf("%v before %v: %v", before, rollOver, err)
+				continue
+			}
+			middle := left.Clock.Add(s.Raw - left.Raw)
+			if d := s.Server.Sub(middle); d.Abs() > time.Microsecond || (s.Delay-2*time.Millisecond).Abs() > time.Microsecond || s.Stratum != 4 {
+				t.Errorf("%v before %v: off by %v, delay %v, stratum %d", before, rollOver, d, s.Delay, s.Stratum)
+			}
+			if set := p.Reference.Time(now.Clock); set.Sub(c.now).Abs() > 2*time.Minute {
+				t.Errorf("%v before %v: the clock was last set in %v", before, rollOver, set)
+			}
+		}
+	}
+}

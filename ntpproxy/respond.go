@@ -124,7 +124,7 @@ const leakEvery = 8
 func (r *responder) serve(out *[ntp.Size]byte, p *ntp.Packet, client uint64, arrived int64) reply {
 	a := r.header
 	a.Version, a.Poll = p.Version, p.Poll
-	a.Receive = ntp.FromUnixNano(arrived)
+	a.Receive = someTime(ntp.FromUnixNano(arrived))
 	a.Origin = p.Transmit
 	re := reply{outcome: served, size: ntp.Size, stamp: true, client: client, arrived: a.Receive}
 	// Who names one of our times of arrival as the origin speaks interleaved
@@ -140,6 +140,10 @@ func (r *responder) serve(out *[ntp.Size]byte, p *ntp.Packet, client uint64, arr
 	a.Put(out)
 	return re
 }
+
+// someTime is t, or the time 0.2 ns later in the first instant of an era, whose
+// own number means that there is no time.
+func someTime(t ntp.Timestamp) ntp.Timestamp { return max(t, 1) }
 
 // refuse sends a kiss of death, but not too often.
 func (r *responder) refuse(out *[ntp.Size]byte, p *ntp.Packet, client uint64, arrived int64, said, silent outcome) reply {

@@ -108,7 +108,7 @@ func (w *worker) answer(i int) {
 	// T3 is taken at the last moment, for each reply of a batch anew.
 	left := w.server.now().UnixNano()
 	if r.stamp {
-		ntp.PutTransmit(&w.out, ntp.FromUnixNano(left+w.shift+int64(way.expected())))
+		ntp.PutTransmit(&w.out, someTime(ntp.FromUnixNano(left+w.shift+int64(way.expected()))))
 	}
 	if err := w.batch.Send(i); err != nil {
 		w.server.metrics.failed.Inc()
