@@ -27,7 +27,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}, Expose: []string{filepath.Dir(self), root}})
+	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}, Expose: []string{filepath.Dir(self), filepath.Dir(root)}})
 	server, err := l.AddHost("server", lab.On("adm", "10.1.0.1/24", "2001:db8:1::1/64"))
 	if err != nil {
 		t.Fatal(err)

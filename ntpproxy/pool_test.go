@@ -45,3 +45,35 @@ func TestPoolsNameIsLookedUpDailyAndAnotherServerStartsAnew(t *testing.T) {
 		t.Errorf("asked at %v, want the other server", at)
 	}
 }
+
+// Two that follow each other believe in whatever they drift to.
+func TestSourceThatFollowsUsIsNotFollowed(t *testing.T) {
+	us := ntp.Reference{10, 1, 0, 1}
+	for _, test := range []struct {
+		packet ntp.Packet
+		want   discipline.State
+	}{
+		{ntp.Packet{Stratum: 3, ReferenceID: us}, discipline.Unusable},
+		{ntp.Packet{Stratum: 3, ReferenceID: ntp.Reference{192, 0, 2, 7}}, discipline.Leading},
+		{ntp.Packet{Stratum: 1, ReferenceID: us}, discipline.Leading}, // letters, not an address
+	} {
+		const raw = 5 * time.Hour
+		k := &keeper{
+			server: &Server{log: slog.New(slog.DiscardHandler)}, set: &settings{self: []ntp.Reference{us}}, names: []string{"192.0.2.1:123"},
+			addrs: make([]netip.AddrPort, 1), last: make([]netip.Addr, 1), looked: make([]time.Duration, 1),
+			core: discipline.New(discipline.Config{Sources: []discipline.SourceConfig{{Name: "source", MinPoll: 2, MaxPoll: 2}}}, discipline.Reading{Clock: start, Raw: raw}),
+		}
+		at := time.Duration(raw)
+		for range 8 {
+			k.core.Step(discipline.Reading{Clock: start.Add(at - raw), Raw: at})
+			k.hear(heard{from: netip.MustParseAddr("192.0.2.1"), packet: test.packet, sample: discipline.Sample{
+				Raw: at, Server: start.Add(at - raw), Precision: 1, Stratum: test.packet.Stratum, Delay: time.Millisecond}})
+			at += 4 * time.Second
+		}
+		now := discipline.Reading{Clock: start.Add(at - raw), Raw: at}
+		k.core.Step(now)
+		if got := k.core.Sources(now)[0].State; got != test.want {
+			t.Errorf("stratum %d below %v: %v, want %v", test.packet.Stratum, test.packet.ReferenceID, got, test.want)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,4 +80,29 @@ func TestNtpsecFollowsTheServerAndIsASource(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// OpenNTPD checks origin, stratum, leap and delay in its own way, and asks from
+// a new port each time. It can't set the clock here, so it is no source.
+func TestOpenNTPDBelievesTheServer(t *testing.T) {
+	s := newSite(t)
+	openntpd := filepath.Join(s.root, "../openntpd")
+	for path, text := range map[string]string{
+		"/etc/openntpd.conf": "server 10.1.0.1\n",
+		"/etc/passwd":        "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\nntpd:x:991:991::/run/openntpd:/bin/false\n",
+		"/etc/group":         "root:x:0:\nnogroup:x:65534:\nntpd:x:991:\n",
+	} {
+		if err := s.client.Write(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := s.client.Run(t.Context(), "mkdir", "-p", "/run/openntpd", "/var/lib/openntpd/run", "/var/lib/openntpd/db"); err != nil {
+		t.Fatal(err, out)
+	}
+	log := s.start(lab.Cmd{Args: []string{"setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time",
+		filepath.Join(openntpd, "usr/sbin/ntpd"), "-d", "-v", "-v", "-f", "/etc/openntpd.conf"}})
+	s.eventually("OpenNTPD takes a reply", func() error { return holds(log(), "reply from 10.1.0.1: offset", "delay") })
+	if text := log(); strings.Contains(text, "not synced") {
+		t.Errorf("it thinks that we are not synchronised: %s", text)
+	}
 }

@@ -21,7 +21,7 @@ func leapSecondOf(kind Leap) *LeapSecond { return &LeapSecond{leapDay, kind} }
 // honest is a server whose clock makes the leap second, and says so before.
 func honest(s *server, kind Leap) *server {
 	s.leap = func(now float64) Leap {
-		if now > midnight-20*hour && now < moment(kind) {
+		if now > midnight-30*hour && now < moment(kind) {
 			return kind
 		}
 		return LeapNone
@@ -143,6 +143,39 @@ func TestKernelMakesTheLeapSecondAndTheClockDoesNotSwing(t *testing.T) {
 				t.Errorf("the leap second is still announced: %v, to the kernel %v", got, w.leap)
 			}
 		})
+	}
+}
+
+// Most of the sources make the leap second a little late, as servers do that are
+// told of it by others.
+func TestNothingIsBelievedAtTheLeapSecondItself(t *testing.T) {
+	var servers []*server
+	for i := range 3 {
+		s := honest(lan(), LeapInsert)
+		if i > 0 {
+			s.wrong = func(now float64) float64 {
+				if now >= midnight+1.5 {
+					return -1
+				}
+				return 0
+			}
+		}
+		s.config = SourceConfig{MinPoll: -1, MaxPoll: -1}
+		servers = append(servers, s)
+	}
+	w := newWorld(t, 1, servers...)
+	w.now = midnight - hour
+	w.start(Config{})
+	w.run(midnight - 2)
+	most := 0.0
+	w.each = func() {
+		if w.now > midnight+0.5 {
+			most = max(most, math.Abs(w.clock+1))
+		}
+	}
+	w.run(midnight + 60)
+	if most > 200e-6 || len(w.steps) > 0 {
+		t.Errorf("off by up to %v s, steps %v", most, w.steps)
 	}
 }
 
