@@ -66,7 +66,9 @@ func (s *Store) distrusted(name, reason string) {
 		name = "another server"
 	}
 	now := time.Now()
-	s.distrustedAt.Store(&now)
+	if s.distrustedAt.Swap(&now) != nil {
+		return // it stands already; which of several servers comes next changes all the time
+	}
 	s.board.Raise(conditionAuthority, health.Warning, fmt.Sprintf(
 		"%s and this server do not trust each other's authority: %s. Whichever was away while the authority was changed needs new files: "+
 			"issue them (holdfast pki issue), copy them to its /etc/holdfast/pki and restart its agent", name, reason))
