@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,9 @@ import (
 // level is raised, and that is refused until the last has the new one. An old
 // program that comes back then is refused, says why, and changes nothing.
 func TestRollingUpgradeWithMixedVersionsUnderLoad(t *testing.T) {
+	if os.Getenv("UPGRADE") == "" {
+		t.Skip("builds a second program: make upgrade-long")
+	}
 	lab.Require(t)
 	dir := t.TempDir()
 	future, err := site.BuildFuture(t.Context(), dir)
