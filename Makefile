@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout $(if $(filter ./chaos%,$(1)),20m,10m) $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
 
-.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long starve-long large-long power-long failovers-long bench-freelist bench-raft
+.PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long starve-long upgrade-long large-long power-long failovers-long bench-freelist bench-raft
 
 build: ## build build/holdfast, one static binary
 	@$(STATIC) go build -trimpath -o build/holdfast ./cmd/holdfast
@@ -60,6 +60,9 @@ chaos-store-long: deps build ## five agents under kills, pauses, partitions, ful
 
 starve-long: deps build ## three agents, and both processors busy with something else, for half an hour (STARVE): no election without a stall that was recorded
 	@STARVE=$${STARVE:-30m} go test -v -vet=off -count 1 -timeout 0 -run NoElectionWithoutAStall ./chaos
+
+upgrade-long: deps build ## a rolling upgrade of mixed versions, and the change of the authority, under load
+	@UPGRADE=1 go test -v -vet=off -count 1 -timeout 20m -run 'RollingUpgradeWith|AuthorityIsRotated' ./chaos
 
 large-long: ## 100,000 keys and a gigabyte of log: how soon it starts, its memory, how long snapshots hold writes up
 	@HOLDFAST_LARGE=1 go test -v -vet=off -count 1 -timeout 10m -run LargeStore ./raftstore

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -75,6 +76,9 @@ func (r *rotationRun) step(args ...string) {
 // server that slept through it shows a certificate of the dropped authority: it
 // is refused, counted and told what to do, and comes back with new files.
 func TestAuthorityIsRotatedWhileClientsWrite(t *testing.T) {
+	if os.Getenv("UPGRADE") == "" {
+		t.Skip("takes minutes: make upgrade-long")
+	}
 	lab.Require(t)
 	s, err := site.New(t.Context(), site.Options{
 		Binary: binary, File: "testdata/four.yaml",

@@ -58,6 +58,7 @@ type engine struct {
 	objection atomic.Pointer[string] // why the last attempt to form a store found no consent
 	quiet     atomic.Bool            // Raft is being stopped
 	disk      *diskHealth
+	asked     time.Time     // see askWhy
 	ended     chan struct{} // closed when Raft is to end
 	damage    chan error    // found on the disk; ends the engine
 	questions gate          // whether we lead

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"holdfast/internal/health"
@@ -38,13 +39,36 @@ func (e *engine) followTrust(ctx context.Context) {
 	}
 }
 
+// askWhy dials the other servers while there is no leader, once a second: a
+// server without a vote dials nobody else, and would not hear that it is its
+// certificate that is not believed. Only watch calls it.
+func (e *engine) askWhy() {
+	if e.store.config.Trust == nil || time.Since(e.asked) < e.store.times.plan {
+		return
+	}
+	e.asked = time.Now()
+	ctx, cancel := context.WithTimeout(e.net.ending, e.store.times.transport/2)
+	var group sync.WaitGroup
+	for _, m := range e.members() {
+		if m.ID != e.store.config.NodeID {
+			group.Go(func() { _, _ = e.askProgress(ctx, m) })
+		}
+	}
+	e.group.Go(func() {
+		defer cancel()
+		group.Wait()
+	})
+}
+
 // distrusted raises the condition about a server whose authority is not ours.
 func (s *Store) distrusted(name, reason string) {
 	if name == "" {
 		name = "another server"
 	}
 	now := time.Now()
-	s.distrustedAt.Store(&now)
+	if s.distrustedAt.Swap(&now) != nil {
+		return // it stands already; which of several servers comes next changes all the time
+	}
 	s.board.Raise(conditionAuthority, health.Warning, fmt.Sprintf(
 		"%s and this server do not trust each other's authority: %s. Whichever was away while the authority was changed needs new files: "+
 			"issue them (holdfast pki issue), copy them to its /etc/holdfast/pki and restart its agent", name, reason))

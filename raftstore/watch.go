@@ -190,6 +190,7 @@ func (e *engine) judgeLeader(lonely time.Duration) {
 		s.board.Clear(conditionNoLeader)
 		return
 	}
+	e.askWhy()
 	s.board.Raise(conditionNoLeader, health.Error, fmt.Sprintf(
 		"no leader: %s. Names and reads go on from what this server last knew; writes are refused", s.situation(e)))
 }
