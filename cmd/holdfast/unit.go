@@ -116,6 +116,7 @@ func (c *agentCmd) runUnit(con *console, hangup <-chan os.Signal) error {
 func (c *agentCmd) newReplica(base *foundation) (*stream.Replica, error) {
 	return stream.New(stream.Config{
 		Unit: c.Only, Base: admin.BaseURL, Web: admin.Client(c.stateSocket()), Path: filepath.Join(c.DataDir, "state."+c.Only),
+		Optional: c.Only == onlyNet,
 	}, stream.Deps{Log: base.log, Metrics: base.registry, Board: base.board})
 }
 

@@ -70,6 +70,8 @@ func (r *Replica) judge() {
 		r.deps.Board.Clear(Condition)
 	case time.Since(s.Since) < staleAfter && !s.FromDisk:
 		// It has just begun.
+	case r.config.Optional && !s.Confirmed:
+		// It never had one, and its site may want none.
 	case !s.Confirmed:
 		r.deps.Board.Raise(Condition, health.Error, "this unit has no state of the cluster: none came, and none was on the disk: "+s.Error)
 	default:

@@ -30,6 +30,9 @@ type Config struct {
 	Web  *http.Client // reaches it; without a timeout of its own
 	Path string       // of the file with the last content
 
+	// Optional: that there never was a source is nothing to tell anybody.
+	Optional bool
+
 	// Sources are the servers that can be followed, the preferred first; nil:
 	// Base is the only source.
 	Sources func() []Server
