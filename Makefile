@@ -115,7 +115,7 @@ bench-apt: ## the package proxy beside apt-cacher-ng and nginx (both must be ins
 	@$(STATIC) go build -trimpath -o build/bench-apt ./bench/apt
 	@build/bench-apt $(BENCH)
 
-bench-raft: deps build ## the replicated store beside etcd: writes, failover, transfer; writes build/bench/raft.json
+bench-raft: deps build ## the replicated store beside etcd: writes, reads, failover, transfer; writes build/bench/raft.json
 	@$(STATIC) go build -trimpath -o build/bench-raft ./bench/raft
 	@build/bench-raft $(BENCHFLAGS)
 

@@ -8,7 +8,8 @@ import (
 )
 
 // Raft alone tells followers of a commit after one or two of its commit
-// time-outs, which is made so long here that a busy machine does not matter.
+// time-outs, and the leader's pipelines linger when nobody waits; both are made so
+// long here that a busy machine does not matter.
 func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 	h := newHosts(t, 3, 3)
 	h.commit = 3 * time.Second

@@ -227,6 +227,7 @@ type timings struct {
 	lease     time.Duration // a leader without a quorum steps down after it
 	commit    time.Duration // Raft tells followers the commit index when nothing else did
 	repeat    time.Duration // between two messages to a follower that say the same
+	linger    time.Duration // a commit is told to a follower that waits for none
 	transport time.Duration // dial, handshake, and one Raft message
 	greet     time.Duration // a new connection must have introduced itself
 	hold      time.Duration // a write waits for a leader
@@ -246,7 +247,7 @@ type timings struct {
 func (c Config) timings() timings {
 	d := func(ms float64) time.Duration { return time.Duration(ms * c.Timing * float64(time.Millisecond)) }
 	return timings{
-		heartbeat: d(300), lease: d(200), commit: d(50), repeat: d(150), transport: d(2000), greet: d(5000),
+		heartbeat: d(300), lease: d(200), commit: d(50), repeat: d(150), linger: d(3), transport: d(2000), greet: d(5000),
 		hold: d(2000), outcome: d(10000), disk: d(2000), noLeader: d(3000),
 		tick: d(100), fresh: d(250), plan: d(1000), patience: d(2000), grace: d(300), transfer: d(1500), verify: d(20000), calm: d(5000),
 	}

@@ -63,6 +63,8 @@ type engine struct {
 	damage    chan error    // found on the disk; ends the engine
 	questions gate          // whether we lead
 	proofs    rounds        // the answers to them
+	expects   expectant     // servers that wait for an answer of ours
+	forwards  *forwarder
 
 	cancel   context.CancelFunc
 	unwatch  context.CancelFunc // ends the watch over the disk
@@ -230,7 +232,8 @@ func (e *engine) listen(ctx context.Context) error {
 		return e.net.dial(ctx, kindRPC, address, s.nameAt(address), "")
 	}, s.times)
 	e.client.wire = s.wire
-	e.rpc = newRPCServer(s, s.config.MaxSnapshot, s.log)
+	e.rpc = newRPCServer(s, s.config.MaxSnapshot, &e.expects, s.log)
+	e.forwards = &forwarder{client: e.client, ctx: ending, timings: s.times}
 	if s.config.Follow != nil {
 		e.net.follow = newStreamQueue(addr)
 		e.follow = newFollowServer(s.config.Follow, s.log)
@@ -281,7 +284,8 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, repeat: s.times.repeat,
+		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire,
+		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has,
 	}
 	s.fsm.onCommit(e.trans.pipes.tell)
 	c := raft.DefaultConfig()

@@ -53,7 +53,7 @@ type hosts struct {
 	cluster string
 	voters  int
 	timing  float64       // 2 unless a test is about times: the machine may be busy
-	commit  time.Duration // of Raft, if a test needs another one
+	commit  time.Duration // of Raft, and linger, if a test needs other ones
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -178,7 +178,7 @@ func (o *host) start(change ...func(*Config)) *host {
 		store.times.verify = o.verify
 	}
 	if o.hosts.commit > 0 {
-		store.times.commit = o.hosts.commit
+		store.times.commit, store.times.linger = o.hosts.commit, o.hosts.commit
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)

@@ -21,8 +21,9 @@ import (
 // afterwards. With room for some answers AppendEntries returns, and the sender
 // sees that its companion is gone.
 //
-// It tells the follower at once what is committed. Raft itself does it with the
-// next entries, or after its commit time-out when nobody writes: that long
+// It tells the follower at once what is committed, if it waits for an answer of
+// the leader, and a moment later if not: by then the next entries may say it.
+// Raft itself does it after its commit time-out when nobody writes: that long
 // every write through a follower of a quiet cluster would take.
 //
 // It sends no message that repeats the one before, but now and then: Raft sends
@@ -33,16 +34,25 @@ type pipeline struct {
 	done    chan struct{}
 	close   func()
 
-	repeat  time.Duration // how often a message that says nothing new is sent
+	pace    pace
+	armed   atomic.Bool   // the follower will be told after a moment
 	owed    atomic.Uint64 // the entry up to which the follower should hear of the commit
+	told    atomic.Uint64 // up to which entry it was told; changed while sending is held
 	term    atomic.Uint64 // of the leader that sends
 	pending atomic.Int64  // messages without an answer yet
 
 	sending sync.Mutex // held while a message is sent; guards what follows
 	header  raft.RPCHeader
 	last    entryID // the last entry that was sent, or before what was sent
-	told    uint64  // up to which entry the follower was told of the commit
 	sentAt  time.Time
+}
+
+// pace is how soon a follower is told what.
+type pace struct {
+	repeat time.Duration // how often a message that says nothing new is sent
+	linger time.Duration // until a follower that waits for nothing is told of a commit
+	waits  func() bool   // whether it waits; nil: it does
+	id     raft.ServerID // which follower
 }
 
 // entryID names an entry of the log: two logs that have it are the same up to
@@ -53,8 +63,8 @@ type entryID struct{ index, term uint64 }
 // whether its companion is still there.
 const spareAnswers = 128
 
-func newPipeline(p raft.AppendPipeline, repeat time.Duration, onClose func(*pipeline)) *pipeline {
-	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{}), repeat: repeat}
+func newPipeline(p raft.AppendPipeline, pace pace, onClose func(*pipeline)) *pipeline {
+	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{}), pace: pace}
 	d.close = sync.OnceFunc(func() {
 		close(d.done)
 		onClose(d)
@@ -74,7 +84,7 @@ func (d *pipeline) forward() {
 			case <-d.done:
 				return
 			}
-			d.settle()
+			d.nudge()
 		case <-d.done:
 			return
 		}
@@ -85,7 +95,7 @@ func (d *pipeline) forward() {
 // will be no answer, when nothing had to be sent.
 func (d *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	future, err := d.send(args, resp)
-	d.settle()
+	d.nudge()
 	return future, err
 }
 
@@ -97,10 +107,11 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 		last = entryID{args.Entries[n-1].Index, args.Entries[n-1].Term}
 	}
 	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
-	if len(args.Entries) == 0 && last == d.last && tells <= d.told && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.repeat {
+	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {
 		return nil, nil
 	}
-	d.header, d.last, d.told, d.sentAt = args.RPCHeader, last, max(d.told, tells), now
+	d.header, d.last, d.sentAt = args.RPCHeader, last, now
+	d.told.Store(max(d.told.Load(), tells))
 	d.term.Store(args.Term)
 	return d.pass(args, resp)
 }
@@ -129,7 +140,21 @@ func (d *pipeline) tell(c entryID) {
 			break
 		}
 	}
-	d.settle()
+	d.nudge()
+}
+
+// nudge settles now or in a moment.
+func (d *pipeline) nudge() {
+	if d.pace.waits == nil || d.pace.waits() {
+		d.settle()
+		return
+	}
+	if d.owed.Load() > d.told.Load() && d.armed.CompareAndSwap(false, true) {
+		time.AfterFunc(d.pace.linger, func() {
+			d.armed.Store(false) // what comes while this settles arms it anew
+			d.settle()
+		})
+	}
 }
 
 // settle tells the follower what it should hear, unless a message is under way:
@@ -150,10 +175,11 @@ func (d *pipeline) settle() {
 // begins anew with another pipeline.
 func (d *pipeline) pay() (owed uint64) {
 	owed = d.owed.Load()
-	if d.pending.Load() != 0 || owed <= d.told || owed > d.last.index {
+	if d.pending.Load() != 0 || owed <= d.told.Load() || owed > d.last.index {
 		return owed
 	}
-	d.told, d.sentAt = owed, time.Now()
+	d.told.Store(owed)
+	d.sentAt = time.Now()
 	_, _ = d.pass(&raft.AppendEntriesRequest{
 		RPCHeader: d.header, Term: d.term.Load(),
 		PrevLogEntry: d.last.index, PrevLogTerm: d.last.term, LeaderCommitIndex: owed,
@@ -189,6 +215,18 @@ func (p *pipelines) remove(d *pipeline) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.open, d)
+}
+
+// settle tells a follower what is committed, without lingering.
+func (p *pipelines) settle(id raft.ServerID) {
+	p.mu.Lock()
+	list := slices.Collect(maps.Keys(p.open))
+	p.mu.Unlock()
+	for _, d := range list {
+		if d.pace.id == id {
+			d.settle()
+		}
+	}
 }
 
 // tell tells all followers that an entry is committed.

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func (w *wirePipe) Close() error                       { return nil }
 func newWirePipe(t *testing.T) (*wirePipe, *pipeline) {
 	t.Helper()
 	w := &wirePipe{sent: make(chan *raft.AppendEntriesRequest, 100), answers: make(chan raft.AppendFuture)}
-	d := newPipeline(w, time.Hour, func(*pipeline) {})
+	d := newPipeline(w, pace{repeat: time.Hour}, func(*pipeline) {})
 	t.Cleanup(func() { d.Close() })
 	return w, d
 }
@@ -158,6 +159,39 @@ func TestPipelineTellsACommitAtOnceAndNeverMoreThanTheLeaderSent(t *testing.T) {
 	w.silent(t, "it was told by Raft")
 }
 
+// Who waits for nothing is told a little later, unless the next entries say it
+// before; who waits, at once.
+func TestPipelineIsInAHurryOnlyForWhoWaits(t *testing.T) {
+	w := &wirePipe{sent: make(chan *raft.AppendEntriesRequest, 100), answers: make(chan raft.AppendFuture)}
+	var waits atomic.Bool
+	d := newPipeline(w, pace{repeat: time.Hour, linger: time.Hour, waits: waits.Load}, func(*pipeline) {})
+	t.Cleanup(func() { d.Close() })
+	answered := func() {
+		w.answers <- nil
+		<-d.Consumer()
+	}
+	raftSends(t, d, 2, 10, 7)
+	w.wants(t, "Raft's entries", 2, 8, 7)
+	d.tell(entryID{10, 3})
+	answered()
+	w.silent(t, "a commit that nobody waits for")
+	raftSends(t, d, 1, 11, 10)
+	w.wants(t, "the next entries say it", 1, 10, 10)
+	answered()
+	waits.Store(true)
+	d.tell(entryID{11, 3})
+	w.wants(t, "a commit that the follower waits for", 0, 11, 11)
+	answered()
+	waits.Store(false)
+	raftSends(t, d, 1, 12, 11)
+	w.wants(t, "Raft's entry", 1, 11, 11)
+	d.armed.Store(false) // the hour is over
+	d.pace.linger = time.Millisecond
+	d.tell(entryID{12, 3})
+	answered()
+	w.wants(t, "a moment later", 0, 12, 12)
+}
+
 // A leader that lost its office still has its pipelines for a moment, and
 // applies what its successor commits: in other places of its log than where it
 // sent its own.
@@ -174,7 +208,7 @@ func TestPipelineOfAFormerLeaderTellsNothingOfItsSuccessor(t *testing.T) {
 
 func TestPipelineRepeatsItselfRarely(t *testing.T) {
 	w, d := newWirePipe(t)
-	d.repeat = 50 * time.Millisecond
+	d.pace.repeat = 50 * time.Millisecond
 	raftSends(t, d, 1, 10, 10)
 	w.wants(t, "Raft's entry", 1, 9, 10)
 	w.answers <- nil

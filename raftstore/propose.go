@@ -165,7 +165,16 @@ func (s *Store) tryLeader(ctx context.Context, r request) (uint64, error) {
 	if now := s.addressOf(string(id)); now != "" {
 		address = raft.ServerAddress(now)
 	}
-	a, err := e.client.inquire(ctx, string(address), r.path, bytes.NewReader(r.body))
+	var a answer
+	var err error
+	switch r.path {
+	case pathPropose:
+		a, err = e.forwards.carry(ctx, string(address), string(id), r.body)
+	case pathReadIndex:
+		a.Index, err = e.forwards.readIndex(ctx, string(address), string(id))
+	default:
+		a, err = e.client.inquire(ctx, string(address), r.path, bytes.NewReader(r.body))
+	}
 	if r.keep != nil {
 		r.keep(a)
 	}

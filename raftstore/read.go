@@ -48,6 +48,9 @@ func (s *Store) readIndexHere(ctx context.Context) (uint64, error) {
 		return 0, &untouchedError{fmt.Errorf("%w: this server is not the leader, or only since a moment", state.ErrNoLeader)}
 	}
 	index := e.raft.CommitIndex()
+	if id, ok := ctx.Value(peerKey{}).(string); ok {
+		e.trans.pipes.settle(raft.ServerID(id)) // it will wait for the entry
+	}
 	err := e.prove(ctx, term)
 	if err == nil && e.raft.CurrentTerm() != term {
 		err = errors.New("another election took place")

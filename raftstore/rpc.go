@@ -19,16 +19,17 @@ import (
 // Between servers, requests travel as HTTP/2 over the connections of network:
 // POST, a body, and a JSON answer. The paths:
 const (
-	pathPropose   = "/v1/propose"    // body: an encoded command
-	pathReadIndex = "/v1/read-index" // no body
-	pathProgress  = "/v1/progress"   // no body; the answer is a progress
-	pathRemove    = "/v1/remove"     // body: a target
-	pathTransfer  = "/v1/transfer"   // body: a target
-	pathRestore   = "/v1/restore"    // body: a snapshot
-	pathDigest    = "/v1/digest"     // body: a digest of which only the index counts; the answer a digest
-	pathRebuild   = "/v1/rebuild"    // body: see rebuildHere
-	pathOperate   = "/v1/operate"    // body: an operation; the answer has data
-	pathForm      = "/v1/form"       // body: a formRequest; the answer a formReply
+	pathPropose     = "/v1/propose"      // body: an encoded command
+	pathProposeMany = "/v1/propose-many" // body: see encodeBatch; the answer is one for each
+	pathReadIndex   = "/v1/read-index"   // no body
+	pathProgress    = "/v1/progress"     // no body; the answer is a progress
+	pathRemove      = "/v1/remove"       // body: a target
+	pathTransfer    = "/v1/transfer"     // body: a target
+	pathRestore     = "/v1/restore"      // body: a snapshot
+	pathDigest      = "/v1/digest"       // body: a digest of which only the index counts; the answer a digest
+	pathRebuild     = "/v1/rebuild"      // body: see rebuildHere
+	pathOperate     = "/v1/operate"      // body: an operation; the answer has data
+	pathForm        = "/v1/form"         // body: a formRequest; the answer a formReply
 )
 
 const (
@@ -113,17 +114,30 @@ type handler interface {
 
 // rpcServer answers requests of other servers.
 type rpcServer struct {
-	http   *http.Server
-	active gate
+	http    *http.Server
+	active  gate
+	expects *expectant
 }
 
-func newRPCServer(h handler, maxSnapshot int64, log *slog.Logger) *rpcServer {
-	s := &rpcServer{}
+type peerKey struct{}
+
+// withPeer notes who is at the other end of a connection.
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	if s, ok := conn.(*stream); ok {
+		return context.WithValue(ctx, peerKey{}, s.peer.ID)
+	}
+	return ctx
+}
+
+// expects is told of the servers that wait for an answer.
+func newRPCServer(h handler, maxSnapshot int64, expects *expectant, log *slog.Logger) *rpcServer {
+	s := &rpcServer{expects: expects}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // network has encrypted it already
 	s.http = &http.Server{
 		Handler:           s.counted(routes(h, maxSnapshot)),
 		Protocols:         protocols,
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    8 << 10,
@@ -141,6 +155,10 @@ func (s *rpcServer) counted(next http.Handler) http.Handler {
 			return
 		}
 		defer s.active.end()
+		if id, ok := r.Context().Value(peerKey{}).(string); ok {
+			s.expects.begin(id)
+			defer s.expects.end(id)
+		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -172,6 +190,7 @@ func routes(h handler, maxSnapshot int64) http.Handler {
 		}
 		return answerOf(h.proposeHere(ctx, command))
 	})
+	on(pathProposeMany, state.MaxCommand, func(ctx context.Context, body io.Reader) any { return proposeManyHere(ctx, h, body) })
 	on(pathReadIndex, 0, func(ctx context.Context, _ io.Reader) any { return answerOf(h.readIndexHere(ctx)) })
 	on(pathProgress, 0, func(context.Context, io.Reader) any { return h.progressHere() })
 	on(pathRemove, maxMessage, withTarget(h.removeHere))
@@ -247,6 +266,9 @@ func respond(w http.ResponseWriter, v any) {
 	w.Write(data) // who is gone is gone
 }
 
+// errNoSuchPath: the server is of a version that does not know the request.
+var errNoSuchPath = errors.New("its version does not know the request")
+
 // rpcClient asks other servers.
 type rpcClient struct {
 	make func() *http.Transport
@@ -307,6 +329,9 @@ func (c *rpcClient) send(ctx context.Context, address, path string, body io.Read
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
 	if err != nil {
 		return fmt.Errorf("read the answer of %s: %w", address, err)
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("%s answers %s: %w", address, resp.Status, errNoSuchPath)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s", address, resp.Status)

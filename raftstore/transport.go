@@ -27,7 +27,8 @@ type transport struct {
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 	stands  func() error // why this server asks for no votes; nil function: it always may
 	wire    wire
-	repeat  time.Duration // see pipeline
+	pace    pace                 // of each pipeline, but for waits
+	expects func(id string) bool // whether a server waits for an answer of ours; nil: none
 	pipes   pipelines
 }
 
@@ -63,7 +64,12 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	d := newPipeline(p, t.repeat, t.pipes.remove)
+	pace := t.pace
+	pace.id = id
+	if t.expects != nil {
+		pace.waits = func() bool { return t.expects(string(id)) }
+	}
+	d := newPipeline(p, pace, t.pipes.remove)
 	t.pipes.add(d)
 	return d, nil
 }

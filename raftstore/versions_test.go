@@ -74,7 +74,7 @@ func keepVersion(t *testing.T, dir string) {
 	}
 	set("old/in the log")
 	one.stop()
-	for _, name := range []string{"raft/" + logName, recordName} {
+	for _, name := range []string{"raft/" + logName, "raft/" + frontName + ".0", "raft/" + frontName + ".1", recordName} {
 		data, err := os.ReadFile(filepath.Join(one.dir, name))
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)

@@ -88,6 +88,12 @@ func (e *etcd) put(ctx context.Context, node int, key string, value []byte) erro
 	return err
 }
 
+// get is KV.Range of one key, linearizable unless said otherwise.
+func (e *etcd) get(ctx context.Context, node int, key string) error {
+	_, err := e.call(ctx, node, "/etcdserverpb.KV/Range", field(nil, 1, []byte(key)))
+	return err
+}
+
 // field appends a length-delimited field of a protocol buffer.
 func field(to []byte, number int, value []byte) []byte {
 	to = binary.AppendUvarint(to, uint64(number)<<3|2)

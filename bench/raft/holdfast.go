@@ -92,6 +92,11 @@ func (h *holdfast) put(ctx context.Context, node int, key string, value []byte) 
 	return err
 }
 
+func (h *holdfast) get(ctx context.Context, node int, key string) error {
+	_, err := h.ask(ctx, node, http.MethodGet, "/v1/kv/"+key+"?consistent&raw", nil)
+	return err
+}
+
 func (h *holdfast) ask(ctx context.Context, node int, method, path string, body []byte) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+address(1, node).String()+":8501"+path, bytes.NewReader(body))
 	if err != nil {

@@ -1,7 +1,7 @@
 // Command raft compares the replicated store with etcd: three nodes each on
 // loopback, both with mutual TLS between the nodes and to the clients, on the
 // same disk, in turn and in one run. It measures writes by 1 to 256 writers
-// that are spread over the nodes, the time from the leader's death to the first
+// that are spread over the nodes, linearizable reads by as many, the time from the leader's death to the first
 // write that is committed, and what writers notice of a planned transfer.
 //
 // Both are spoken to over HTTP/2 by the same client: etcd by gRPC, ours by the
@@ -41,6 +41,7 @@ type contestant interface {
 	start(ctx context.Context) error // returns when writes are taken
 	stop()
 	put(ctx context.Context, node int, key string, value []byte) error
+	get(ctx context.Context, node int, key string) error // linearizable
 	leader(ctx context.Context) (int, error)
 	kill(node int) error                        // as a power cut of the process
 	revive(ctx context.Context, node int) error // returns when all nodes are up to date
@@ -51,7 +52,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "measurements of each store, in turn")
 	during := flag.Duration("during", 5*time.Second, "how long writers write")
 	kills := flag.Int("kills", 30, "leaders that are killed, and transfers")
-	rows := flag.String("rows", "writes,failover,transfer", "what is measured")
+	rows := flag.String("rows", "writes,reads,failover,transfer", "what is measured")
 	only := flag.String("only", "holdfast,etcd", "which stores")
 	binary := flag.String("binary", "build/holdfast", "the program")
 	dir := flag.String("dir", "", "where both keep their data; a temporary directory unless said")
@@ -86,9 +87,9 @@ func run(ctx context.Context) error {
 	}
 	b := &benchmark{contestants: all, rounds: *rounds, during: *during, kills: *kills, found: map[string]map[string][]float64{}}
 	for _, row := range strings.Split(*rows, ",") {
-		measure, ok := map[string]func(context.Context) error{"writes": b.writes, "failover": b.failover, "transfer": b.transfers}[row]
+		measure, ok := map[string]func(context.Context) error{"writes": b.writes, "reads": b.reads, "failover": b.failover, "transfer": b.transfers}[row]
 		if !ok {
-			return fmt.Errorf("-rows %q: must be of writes, failover, transfer", row)
+			return fmt.Errorf("-rows %q: must be of writes, reads, failover, transfer", row)
 		}
 		if err := measure(ctx); err != nil {
 			return fmt.Errorf("%s: %w", row, err)

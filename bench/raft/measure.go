@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,34 +37,69 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 
 func (b *benchmark) writes(ctx context.Context) error {
 	return b.each(ctx, "writes", b.rounds, func(ctx context.Context, c contestant) error {
-		if _, err := b.load(ctx, c, 16, time.Second); err != nil { // connections, caches, files
+		if _, err := b.load(ctx, c, 16, time.Second, write(c)); err != nil { // connections, caches, files
 			return err
 		}
-		for _, n := range writers() {
-			took, err := b.load(ctx, c, n, b.during)
-			if err != nil {
-				return err
-			}
-			slices.Sort(took)
-			what := fmt.Sprintf(", %d writers", n)
-			b.add(figure{"writes" + what, "1/s", "higher"}, c.name(), float64(len(took))/b.during.Seconds())
-			b.add(figure{"a write, p50" + what, "ms", "lower"}, c.name(), ms(took[len(took)/2]))
-			b.add(figure{"a write, p99" + what, "ms", "lower"}, c.name(), ms(took[len(took)*99/100]))
-		}
-		return nil
+		return b.compare(ctx, c, "write", write(c))
 	})
 }
 
-// load has writers write for a while, spread over the nodes, and gives how
-// long each write took. One that fails fails the benchmark.
-func (b *benchmark) load(ctx context.Context, c contestant, writers int, during time.Duration) ([]time.Duration, error) {
+// reads are linearizable, each of a key of its reader's.
+func (b *benchmark) reads(ctx context.Context) error {
+	return b.each(ctx, "reads", b.rounds, func(ctx context.Context, c contestant) error {
+		for w := range slices.Max(writers()) {
+			if err := write(c)(ctx, w, 0); err != nil {
+				return err
+			}
+		}
+		return b.compare(ctx, c, "read", func(ctx context.Context, w, i int) error {
+			return c.get(ctx, (w+i)%nodes, fmt.Sprintf("bench/%d/0", w))
+		})
+	})
+}
+
+// write gives what writer w does the i-th time. Each takes the nodes in turn: it
+// would matter much for few of them whether theirs leads.
+func write(c contestant) func(ctx context.Context, w, i int) error {
+	value := bytes.Repeat([]byte("v"), valueSize)
+	return func(ctx context.Context, w, i int) error {
+		return c.put(ctx, (w+i)%nodes, fmt.Sprintf("bench/%d/%d", w, i%1000), value)
+	}
+}
+
+// compare measures what few and many do. That the leadership changes meanwhile is
+// told: it explains the figures, and should never be.
+func (b *benchmark) compare(ctx context.Context, c contestant, what string, do func(ctx context.Context, w, i int) error) error {
+	for _, n := range writers() {
+		before, err := c.leader(ctx)
+		if err != nil {
+			return err
+		}
+		took, err := b.load(ctx, c, n, b.during, do)
+		if err != nil {
+			return err
+		}
+		if after, err := c.leader(ctx); err != nil || after != before {
+			fmt.Fprintf(os.Stderr, "%s: the leadership went from %s to %s while %d of them did a %s (%v)\n", c.name(), nodeName(before), nodeName(after), n, what, err)
+		}
+		slices.Sort(took)
+		by := fmt.Sprintf(", %d %sers", n, strings.TrimSuffix(what, "e"))
+		b.add(figure{what + "s" + by, "1/s", "higher"}, c.name(), float64(len(took))/b.during.Seconds())
+		b.add(figure{"a " + what + ", p50" + by, "ms", "lower"}, c.name(), ms(took[len(took)/2]))
+		b.add(figure{"a " + what + ", p99" + by, "ms", "lower"}, c.name(), ms(took[len(took)*99/100]))
+	}
+	return nil
+}
+
+// load has n of them do something for a while, spread over the nodes, and gives
+// how long it took each time. A failure fails the benchmark.
+func (b *benchmark) load(ctx context.Context, c contestant, n int, during time.Duration, do func(ctx context.Context, w, i int) error) ([]time.Duration, error) {
 	var mu sync.Mutex
 	var all []time.Duration
 	var errs []error
 	var group sync.WaitGroup
 	end := time.Now().Add(during)
-	value := bytes.Repeat([]byte("v"), valueSize)
-	for w := range writers {
+	for w := range n {
 		group.Go(func() {
 			ctx := asWriter(ctx, w)
 			var took []time.Duration
@@ -72,7 +109,7 @@ func (b *benchmark) load(ctx context.Context, c contestant, writers int, during 
 				if start.After(end) {
 					break
 				}
-				err = c.put(ctx, w%nodes, fmt.Sprintf("bench/%d/%d", w, i%1000), value)
+				err = do(ctx, w, i)
 				took = append(took, time.Since(start))
 			}
 			mu.Lock()
@@ -82,7 +119,7 @@ func (b *benchmark) load(ctx context.Context, c contestant, writers int, during 
 	}
 	group.Wait()
 	if len(all) == 0 {
-		errs = append(errs, errors.New("nothing was written"))
+		errs = append(errs, fmt.Errorf("%s: nothing was done", c.name()))
 	}
 	return all, errors.Join(errs...)
 }

@@ -41,10 +41,19 @@ func (f dataFile) Sync() error {
 	}
 }
 
+// forgetCached has the kernel forget what it read of the file, in pages that may
+// be large: what is written from now on is in small ones. It is no harm if it
+// does not.
+func forgetCached(f *os.File) {
+	const dontNeed = 4 // POSIX_FADV_DONTNEED
+	_, _, _ = syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, dontNeed, 0, 0)
+}
+
 // Journal appends for one goroutine at a time; Release may be called by another.
 type Journal struct {
 	sectors int // of each file
 	buffer  []byte
+	begun   []byte // what the block has that the next record begins in
 
 	mu     sync.Mutex // guards what follows; not held while the disk is waited for
 	files  [2]segment
@@ -63,19 +72,22 @@ type segment struct {
 	last       uint64 // what the last record in it goes up to
 }
 
-// Create makes the two files, each of size bytes, a multiple of 512; what was
+// Create makes the two files, each of size bytes, a multiple of 4096; what was
 // there is replaced.
 func Create(paths [2]string, size int) error {
 	for i, path := range paths {
 		h := head{generation: uint32(i + 1), live: 1}
 		err := durable.ReplaceFunc(path, 0o600, func(w io.Writer) error {
-			content := make([]byte, size/sectorSize*sectorSize)
-			for at := sectorSize; at < len(content); at += sectorSize {
-				putTag(content[at:], 0)
+			block := appendBlank(h.encode(), blockSectors-1)
+			for range size / len(block) {
+				// Block by block: of more at a time the kernel makes a page of its
+				// cache as large, and has all of it to look through at each sync.
+				if _, err := w.Write(block); err != nil {
+					return err
+				}
+				block = appendBlank(block[:0], blockSectors)
 			}
-			copy(content, h.encode())
-			_, err := w.Write(content)
-			return err
+			return nil
 		})
 		if err != nil {
 			return err
@@ -105,7 +117,7 @@ func read(paths [2]string) (heads [2]head, all [][]byte, err error) {
 
 // decode finds what counts in the two files.
 func decode(files [2][]byte) (heads [2]head, all [][]byte, err error) {
-	if len(files[0]) != len(files[1]) || len(files[0])%sectorSize != 0 || len(files[0]) < 2*sectorSize {
+	if len(files[0]) != len(files[1]) || len(files[0])%(blockSectors*sectorSize) != 0 || len(files[0]) == 0 {
 		return heads, nil, damage("its files have %d and %d bytes: one was cut", len(files[0]), len(files[1]))
 	}
 	var found [2]records
@@ -150,6 +162,7 @@ func Open(paths [2]string) (*Journal, [][]byte, error) {
 			return nil, nil, errors.Join(err, j.Close())
 		}
 		j.files[i].file = dataFile{f}
+		forgetCached(f)
 		st, err := f.Stat()
 		if err != nil {
 			return nil, nil, errors.Join(err, j.Close())
@@ -160,7 +173,7 @@ func Open(paths [2]string) (*Journal, [][]byte, error) {
 }
 
 // Largest is how many bytes a record can have.
-func (j *Journal) Largest() int { return (j.sectors-1)*room - recordHead }
+func (j *Journal) Largest() int { return (j.sectors-firstSector)*room - recordHead }
 
 // Broken tells why nothing can be appended before a Reset; nil: it can.
 func (j *Journal) Broken() error {
@@ -189,8 +202,17 @@ func (j *Journal) Append(last uint64, data []byte) error {
 	if err != nil {
 		return err
 	}
-	j.buffer = encodeRecord(j.buffer[:0], to.generation, number, data)
-	_, err = to.file.WriteAt(j.buffer, int64(to.end)*sectorSize)
+	// Whole blocks, or the kernel would have to read what it no longer has in its
+	// cache. What stands in the first already is written again as it is.
+	from := to.end / blockSectors * blockSectors
+	j.begun = j.begun[:(to.end-from)*sectorSize]
+	j.buffer = encodeRecord(append(j.buffer[:0], j.begun...), to.generation, number, data)
+	kept := len(j.buffer) % (blockSectors * sectorSize)
+	j.begun = append(j.begun[:0], j.buffer[len(j.buffer)-kept:]...)
+	if kept > 0 {
+		j.buffer = appendBlank(j.buffer, blockSectors-kept/sectorSize)
+	}
+	_, err = to.file.WriteAt(j.buffer, int64(from)*sectorSize)
 	if err == nil {
 		err = to.file.Sync()
 	}
@@ -246,7 +268,7 @@ func (j *Journal) begin(i int, live uint32) error {
 	if h.live == 0 {
 		h.live = h.generation
 	}
-	_, err := file.WriteAt(h.encode(), 0)
+	_, err := file.WriteAt(appendBlank(h.encode(), blockSectors-1), 0)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -255,7 +277,7 @@ func (j *Journal) begin(i int, live uint32) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.files[i] = segment{file: file, generation: h.generation, end: 1}
+	j.files[i] = segment{file: file, generation: h.generation, end: firstSector}
 	j.spare = i != j.active
 	return nil
 }

@@ -10,9 +10,10 @@ import (
 // The format. A file is a row of sectors of 512 bytes, the least that a disk
 // writes whole. Each begins with a tag of 8 bytes: the generation in which it was
 // written (4 bytes) and a checksum of that. The first sector is the file's head:
-// its own generation is that of the records that count. A record begins on a
-// sector of its own, with its length, a checksum and its number, and goes on as
-// long as it has to. All numbers are little-endian.
+// its own generation is that of the records that count. They begin with the
+// second block of 4096 bytes, since blocks are what a file system writes. A record
+// begins on a sector of its own, with its length, a checksum and its number, and
+// goes on as long as it has to. All numbers are little-endian.
 //
 // So the end of the records is told from a damage: a sector that was never
 // written has the tag of an earlier generation, and one that flipped a bit or
@@ -22,6 +23,9 @@ const (
 	tagSize    = 8
 	room       = sectorSize - tagSize
 	recordHead = 16 // length (4), checksum (4), number (8)
+
+	blockSectors = 8
+	firstSector  = blockSectors // of the records
 
 	headMagic   = "holdfast journal"
 	headVersion = 1
@@ -84,6 +88,16 @@ func decodeHead(b []byte) (head, error) {
 		return head{}, fmt.Errorf("its version is %d, and this program reads %d: install the version that wrote it", v, headVersion)
 	}
 	return head{generation, binary.LittleEndian.Uint32(b[tagSize+len(headMagic)+4:])}, nil
+}
+
+// appendBlank appends sectors that hold nothing.
+func appendBlank(to []byte, sectors int) []byte {
+	var blank [sectorSize]byte
+	putTag(blank[:], 0)
+	for range sectors {
+		to = append(to, blank[:]...)
+	}
+	return to
 }
 
 // sectorsOf is how many sectors a record of so many bytes takes.
@@ -160,7 +174,7 @@ func readRecords(file []byte, generation uint32) (r records, err error) {
 			return r, damage("sector %d: its tag is none", i)
 		}
 	}
-	at := 1
+	at := firstSector
 	for at < count {
 		if g, _ := generationOf(of(at)); g != generation {
 			break
