@@ -42,7 +42,8 @@ type forward struct {
 	metrics *outputMetrics
 
 	link      *link
-	done      uint64 // all before it are there
+	probe     chan *link // where the first address's connection comes, or nil if it fails; nil: none is tried
+	done      uint64     // all before it are there
 	committed time.Time
 	out       []byte
 	line      line
@@ -99,7 +100,10 @@ func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
 	f.link, f.out, f.done = l, f.out[:0], f.cursor.Next()
 	defer l.close()
 	serving, stop := l.watch(ctx)
-	defer stop()
+	defer func() {
+		stop()
+		f.endProbe()
+	}()
 	reader := f.journal.Reader(f.done)
 	defer reader.Close()
 	next, err = f.send(serving, reader)
@@ -143,14 +147,46 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link,
 		if err := f.commit(); err != nil {
 			return nil, err
 		}
-		if f.pool.due(now) {
-			if next, err := f.dial(ctx, f.target.addresses[0]); err == nil {
-				f.pool.turn(now)
-				return next, nil
-			}
-			f.pool.still(now)
+		if next := f.tryFirst(ctx, now); next != nil {
+			return next, nil
 		}
 	}
+}
+
+// tryFirst connects to the first address beside the work, when that is due, and
+// returns the connection once there is one.
+func (f *forward) tryFirst(ctx context.Context, now time.Time) *link {
+	if f.probe == nil && f.pool.due(now) {
+		probe := make(chan *link, 1)
+		f.probe = probe
+		go func() {
+			l, _ := f.dial(ctx, f.target.addresses[0]) // why it fails was said when it did
+			probe <- l
+		}()
+	}
+	select {
+	case l := <-f.probe:
+		f.probe = nil
+		if l == nil {
+			f.pool.still(now)
+			return nil
+		}
+		f.pool.turn(now)
+		return l
+	default:
+		return nil
+	}
+}
+
+// endProbe ends a try that is under way; its context has ended.
+func (f *forward) endProbe() {
+	if f.probe == nil {
+		return
+	}
+	if l := <-f.probe; l != nil {
+		l.close()
+	}
+	f.probe = nil
 }
 
 // commit moves the cursor behind what is there.

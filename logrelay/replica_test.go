@@ -106,6 +106,7 @@ func (n *node) send(t *testing.T, from, count int) {
 		t.Fatal(err)
 	}
 	defer c.conn.Close()
+	_ = c.conn.SetDeadline(time.Now().Add(time.Minute))
 	for i := range count {
 		if _, err := c.conn.Write(c.session.AppendLine(nil, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", from+i))); err != nil {
 			t.Fatal(err)
@@ -246,6 +247,40 @@ func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
 		got := second.files(t)
 		if len(got) != 300 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != 300 {
 			return fmt.Errorf("%d lines, in order: %v", len(got), slices.IsSorted(got))
+		}
+		return nil
+	})
+}
+
+// TestTheReceiverKnowsWhatItHasThoughTheSenderForgot: a sender that died before
+// it wrote down what the other has asks, and sends none of it twice.
+func TestTheReceiverKnowsWhatItHasThoughTheSenderForgot(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	second.start(t)
+	first.start(t)
+	first.caught(t)
+	cursor := filepath.Join(first.dir, "logs", "cursor-replica")
+	before, err := os.ReadFile(cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.send(t, 0, 50)
+	first.end()
+	second.end()
+	if err := os.WriteFile(cursor, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*node{second, first} {
+		n.make(t, all, filepath.Join(filepath.Dir(n.dir), "pki-"+n.name))
+		n.start(t)
+	}
+	first.caught(t)
+	first.send(t, 50, 10)
+	eventually(t, 20*time.Second, "the other has all lines in its files, once", func() error {
+		got := second.files(t)
+		if len(got) != 60 || len(missing(got, 60)) > 0 {
+			return fmt.Errorf("%d lines of 60", len(got))
 		}
 		return nil
 	})

@@ -5,7 +5,8 @@
 //
 // Ours acknowledges after fdatasync. rsyslogd is measured twice: as it is
 // mostly run, acknowledging before it stores, and with a synced disk queue,
-// which is as durable as ours. All traffic is on loopback.
+// which is as durable as ours. A second of ours, on the same disk, holds each
+// line too before it is acknowledged. All traffic is on loopback.
 package main
 
 import (
@@ -39,10 +40,14 @@ func run(ctx context.Context) error {
 	lines := flag.Int("lines", 400_000, "lines of a measurement")
 	only := flag.String("only", "", "measure the workloads alone whose name has this in it")
 	who := flag.String("who", "", "measure the servers alone whose name has this in it")
+	pair := flag.String("pair", "", "be two servers that hold each other's lines, below this directory")
 	serve := flag.String("serve", "", "be the server, below this directory (the benchmark starts itself so)")
 	flag.Parse()
 	if *serve != "" {
 		return serveMain(ctx, *serve)
+	}
+	if *pair != "" {
+		return pairMain(ctx, *pair)
 	}
 	var rows []bench.Result
 	for _, w := range workloads() {
@@ -98,6 +103,10 @@ func contestants() []contestant {
 		{ours, false, func(dir string) (*exec.Cmd, error) {
 			self, err := os.Executable()
 			return exec.Command(self, "-serve", dir), err
+		}},
+		{both, false, func(dir string) (*exec.Cmd, error) {
+			self, err := os.Executable()
+			return exec.Command(self, "-pair", dir), err
 		}},
 		{"rsyslogd, not durable", false, func(dir string) (*exec.Cmd, error) { return rsyslogd(dir, "") }},
 		{"rsyslogd, durable", true, func(dir string) (*exec.Cmd, error) {
