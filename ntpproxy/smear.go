@@ -40,8 +40,6 @@ type spreader struct {
 	failed  bool // the kernel's clock was not stepped
 	looked  bool // once at least
 	base    time.Duration
-	at      time.Time
-	ahead   time.Duration // as of at
 	current *smearing
 }
 

@@ -49,7 +49,9 @@ func newTestForwarder(t *testing.T, h http.Handler) (f *forwarder, at string, me
 		h.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
-	f = &forwarder{client: &rpcClient{http: server.Client()}, ctx: t.Context(), timings: timings{outcome: 10 * time.Second, transport: 10 * time.Second}}
+	client := new(rpcClient)
+	client.via.Store(server.Client().Transport.(*http.Transport))
+	f = &forwarder{client: client, ctx: t.Context(), timings: timings{outcome: 10 * time.Second, transport: 10 * time.Second}}
 	return f, strings.TrimPrefix(server.URL, "http://"), func(path string) int {
 		mu.Lock()
 		defer mu.Unlock()
