@@ -119,7 +119,7 @@ func (f Follower) Dial(ctx context.Context, address, name string) (net.Conn, err
 		return nil, err
 	}
 	n := &network{
-		trust: f.Trust, stranger: func(string, string) {},
+		trust: f.Trust, stranger: func(string, string) {}, distrusted: func(string, string) {}, // the error says it
 		self: func() hello { return hello{Cluster: f.Cluster, Name: f.Node, ID: f.NodeID} },
 	}
 	s := &stream{Conn: raw, raw: raw, dialled: kindFollow, forget: func() {}}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,8 +40,8 @@ func TestACertificateOrAnAuthorityThatEndsSoonIsACondition(t *testing.T) {
 			t.Fatal(err)
 		}
 		bubble := time.Now()
-		shift := time.Duration(0)
-		certs.now = func() time.Time { return started.Add(shift + time.Since(bubble)) }
+		var shift atomic.Int64
+		certs.now = func() time.Time { return started.Add(time.Duration(shift.Load()) + time.Since(bubble)) }
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- certs.watch(ctx) }()
@@ -62,19 +63,19 @@ func TestACertificateOrAnAuthorityThatEndsSoonIsACondition(t *testing.T) {
 			}
 		}
 		shows("40 days left", conditionExpiry, "", "")
-		shift = 9 * day
+		shift.Store(int64(9 * day))
 		shows("31 days left", conditionExpiry, "", "")
-		shift = 11 * day
+		shift.Store(int64(11 * day))
 		shows("29 days left", conditionExpiry, health.Warning, "this node's certificate ends on")
-		shift = 41 * day
+		shift.Store(int64(41 * day))
 		shows("it is over", conditionExpiry, health.Error, "over")
 		shows("the authority has long", conditionAuthority, "", "")
 		authority := trust.AuthorityExpires().Sub(started)
-		shift = authority - 31*day
+		shift.Store(int64(authority - 31*day))
 		shows("the authority has 31 days", conditionAuthority, "", "")
-		shift = authority - 29*day
+		shift.Store(int64(authority - 29*day))
 		shows("the authority has 29 days", conditionAuthority, health.Warning, "the cluster's authority ends on")
-		shift = authority + day
+		shift.Store(int64(authority + day))
 		shows("the authority is over", conditionAuthority, health.Error, "pki rotate begin")
 		stop()
 		if err := <-ended; err != nil {
