@@ -52,6 +52,25 @@ func newSite(t *testing.T, expose ...string) *site.Site {
 	return s
 }
 
+// electedSite is a site of another file, whose agents have a leader.
+func electedSite(t *testing.T, file string, expose ...string) *site.Site {
+	t.Helper()
+	s, err := site.New(t.Context(), site.Options{
+		Binary: binary, File: file, Expose: expose,
+		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range s.Nodes {
+		if err := n.StartAgent(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitLeader(t, s.Nodes, "")
+	return s
+}
+
 // startedSite is a site whose servers have all joined and answer everything.
 func startedSite(t *testing.T) *site.Site {
 	t.Helper()

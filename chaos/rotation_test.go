@@ -80,19 +80,7 @@ func TestAuthorityIsRotatedWhileClientsWrite(t *testing.T) {
 		t.Skip("takes minutes: make upgrade-long")
 	}
 	lab.Require(t)
-	s, err := site.New(t.Context(), site.Options{
-		Binary: binary, File: "testdata/four.yaml",
-		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range s.Nodes {
-		if err := n.StartAgent(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	waitLeader(t, s.Nodes, "")
+	s := electedSite(t, "testdata/four.yaml")
 	r := &rotationRun{t: t, site: s, admin: s.Nodes[0]}
 	awake, sleeper := s.Nodes[:3], s.Nodes[3]
 	if err := s.CopyAuthority(r.admin.Host, rotatedCA); err != nil {

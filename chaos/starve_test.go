@@ -33,19 +33,7 @@ func TestNoElectionWithoutAStall(t *testing.T) {
 		t.Fatalf("STARVE: %v", err)
 	}
 	lab.Require(t)
-	s, err := site.New(t.Context(), site.Options{
-		Binary: binary, File: "testdata/three.yaml",
-		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range s.Nodes {
-		if err := n.StartAgent(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	waitLeader(t, s.Nodes, "")
+	s := electedSite(t, "testdata/three.yaml")
 	busy := beBusy(t, 2*runtime.NumCPU())
 	begun := time.Now()
 	writes := &chaos.Writes{Store: anyNode{s.Nodes, func(n int) int { return int(time.Now().UnixNano()/1e6) % n }}, Prefix: "starved/", Writers: 2, Timeout: 30 * time.Second}

@@ -31,19 +31,7 @@ func TestRollingUpgradeWithMixedVersionsUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := site.New(t.Context(), site.Options{
-		Binary: binary, File: "testdata/three.yaml", Expose: []string{future},
-		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range s.Nodes {
-		if err := n.StartAgent(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	waitLeader(t, s.Nodes, "")
+	s := electedSite(t, "testdata/three.yaml", future)
 	writes := &chaos.Writes{Store: anyNode{s.Nodes, func(n int) int { return int(time.Now().UnixNano()/1e6) % n }}, Prefix: "upgrade/", Writers: 3, Timeout: 10 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
