@@ -174,7 +174,7 @@ func (s *Server) explainOne(over *overlay, i state.Instance, answers bool) Expla
 	}
 	for _, chk := range i.Checks {
 		one.Checks = append(one.Checks, ExplainedTest{
-			ID: chk.ID, Type: chk.Type, Status: chk.Status, Output: chk.Output, Since: s.checkSince(over.snap, chk),
+			ID: chk.ID, Type: chk.Type, Status: chk.Status, Output: evidence(chk), Since: s.checkSince(over.snap, chk),
 		})
 	}
 	one.Why = "no check of it is critical"

@@ -197,7 +197,7 @@ func (s *Server) failing(snap *state.Snapshot) []FailingCheck {
 		}
 		found = append(found, FailingCheck{
 			Node: chk.Node, ID: chk.ID, Name: chk.Name, Service: chk.ServiceName,
-			Status: chk.Status, Output: chk.Output, Since: s.checkSince(snap, chk),
+			Status: chk.Status, Output: evidence(chk), Since: s.checkSince(snap, chk),
 		})
 	}
 	return found

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/check"
@@ -17,6 +18,15 @@ const NodeMaintenance = "_node_maintenance"
 // IDs that Consul gives it (api.NodeMaint, api.ServiceMaintPrefix). A TTL check
 // that nobody reports stays critical, also over a restart.
 const serviceMaintenance = "_service_maintenance:"
+
+// evidence is what a check's status stands on: what it saw, or, of one that
+// says that something is in maintenance, the reason that was given.
+func evidence(c *state.Check) string {
+	if c.ID == NodeMaintenance || strings.HasPrefix(c.ID, serviceMaintenance) {
+		return c.Notes
+	}
+	return c.Output
+}
 
 func (s *Server) agentMaintenance(c *call) error {
 	return s.maintain(c, check.Definition{ID: NodeMaintenance, Name: "Node Maintenance Mode"},

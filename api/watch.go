@@ -95,7 +95,8 @@ func (w *watcher) checkHistory(node, id string) []ExplainedStep {
 // remember notes that a check changed.
 func (w *watcher) remember(c *state.Check, from state.Status) {
 	key := state.Fold(c.Node) + "/" + c.ID
-	steps := append(w.steps[key], ExplainedStep{Time: w.now(), Node: c.Node, Check: c.ID, From: from, To: c.Status, Output: c.Output[:min(len(c.Output), 256)]})
+	text := evidence(c)
+	steps := append(w.steps[key], ExplainedStep{Time: w.now(), Node: c.Node, Check: c.ID, From: from, To: c.Status, Output: text[:min(len(text), 256)]})
 	w.steps[key] = steps[max(0, len(steps)-maxSteps):]
 }
 

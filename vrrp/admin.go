@@ -243,7 +243,7 @@ func (a *Admin) push(ctx context.Context, v View, to string) (any, error) {
 	if a.Elsewhere == nil {
 		return nil, conflict{fmt.Errorf("this unit reaches no other node; %s", byHand)}
 	}
-	if v.Mode == modeHeld { // two that were told to hold would have to compare their addresses
+	if v.Mode == ModeHeld { // two that were told to hold would have to compare their addresses
 		if err := a.Routers.Release(ctx, v.Name); err != nil {
 			return nil, err
 		}

@@ -103,9 +103,9 @@ func own(v *View, now time.Time) []string {
 	}
 	story = append(story, fmt.Sprintf("%s, and an interval of %s is in force.", words, time.Duration(v.Interval)))
 	switch v.Mode {
-	case modeHeld:
+	case ModeHeld:
 		story = append(story, fmt.Sprintf("It was told to hold (vip hold, vip move): holdfast vip release %s lets priorities decide again.", v.Name))
-	case modeYielded:
+	case ModeYielded:
 		story = append(story, fmt.Sprintf("It was told to hand over (vip move): holdfast vip release %s lets it take part again.", v.Name))
 	}
 	if len(v.Order) > 0 {

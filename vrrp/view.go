@@ -49,8 +49,8 @@ type LeaseView struct {
 
 // What a router was told.
 const (
-	modeHeld    = "held"
-	modeYielded = "yielded"
+	ModeHeld    = "held"
+	ModeYielded = "yielded"
 )
 
 // Duration is written as in the cluster file: "1s", "100ms".
@@ -149,9 +149,9 @@ func viewOf(node string, r *RouterReport) View {
 	}
 	switch {
 	case status.Pulled:
-		v.Mode = modeHeld
+		v.Mode = ModeHeld
 	case status.Yielded:
-		v.Mode = modeYielded
+		v.Mode = ModeYielded
 	}
 	for _, a := range r.Held {
 		v.Addresses = append(v.Addresses, AddressView{

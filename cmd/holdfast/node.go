@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/api"
@@ -17,6 +18,7 @@ import (
 type nodeCmd struct {
 	Drain   nodeDrainCmd   `cmd:"" help:"Take this node out of all that it does: load balancer, DNS answers, virtual addresses, leadership."`
 	Undrain nodeUndrainCmd `cmd:"" help:"Put it back."`
+	Status  nodeStatusCmd  `cmd:"" help:"What a node does for the others, of what it is the last, and what is taken from it."`
 }
 
 // hookTime is how long one hook may take.
@@ -131,7 +133,8 @@ type nodeDrainCmd struct {
 	nodeUnits
 	Deadline time.Duration `help:"When people are told that it ends, such as 2h. Nobody is thrown out." placeholder:"DURATION"`
 	Message  string        `help:"What people are told beside that." placeholder:"TEXT"`
-	Force    bool          `help:"Also when a load-balanced service is left without its quorum."`
+	Accept   []string      `help:"A service that may be left without a healthy instance. May be repeated." placeholder:"SERVICE"`
+	Force    bool          `help:"Also when services are left without a healthy instance, or a load-balanced one without its quorum."`
 	Wait     bool          `help:"Return when nobody is on it any more."`
 }
 
@@ -139,17 +142,20 @@ func (*nodeDrainCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast node drain front2 --deadline 2h --message 'new kernel'\n" +
 		"  holdfast lock reboot -- holdfast node drain front2 --wait    # one node at a time\n\n" +
-		"Type it on the node. In this order, up to the first that fails: the load balancer sends nobody new; the programs of\n" +
-		"/etc/holdfast/drain.d run; the node's services leave DNS answers; its virtual addresses are handed over; the leader\n" +
-		"hands over. What was done already is left as it is, so it can be repeated."
+		"Type it on the node. In this order, up to the first that fails: of every service that the node has a healthy instance\n" +
+		"of there must be one elsewhere; the load balancer sends nobody new; the programs of /etc/holdfast/drain.d run; the\n" +
+		"node's services leave DNS answers; its virtual addresses are handed over; the leader hands over. What was done already\n" +
+		"is left as it is, so it can be repeated."
 }
 
 func (c *nodeDrainCmd) Run(con *console) error {
-	if _, err := c.here(con.ctx); err != nil {
+	st, err := c.here(con.ctx)
+	if err != nil {
 		return err
 	}
 	balanced := false
 	reports, err := c.carryOut(con, []nodeStep{
+		{"instances", func(context.Context) (string, error) { return c.spare(st.Services) }},
 		{"lb", func(ctx context.Context) (text string, err error) {
 			text, balanced, err = c.leaveLB(con)
 			return text, err
@@ -172,6 +178,18 @@ func (c *nodeDrainCmd) Run(con *console) error {
 		err = errors.Join(con.json(reports), err)
 	}
 	return err
+}
+
+// spare refuses to take the last healthy instance of a service.
+func (c *nodeDrainCmd) spare(services []api.ServiceStatus) (string, error) {
+	last := lastOf(services, c.Node, c.Accept)
+	switch {
+	case len(last) == 0:
+		return "all its services go on elsewhere", nil
+	case c.Force:
+		return "nobody else has a healthy instance of " + strings.Join(last, ", "), nil
+	}
+	return "", fmt.Errorf("%s has the last healthy instance of %s: bring up another one, or name it with --accept", c.Node, strings.Join(last, ", "))
 }
 
 // leaveLB has nobody new sent to the node; balanced: it is a real server.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -107,13 +108,14 @@ func TestANodeIsDrainedFromAllThatItDoesAndPutBack(t *testing.T) {
 	if told := units.told(); told != "" {
 		t.Errorf("a wrong name changed something: %s", told)
 	}
+	n.expect(t, exitOK, "holds             dns1\n", "node", "status")
 	out := n.expect(t, exitOK, "", "node", "drain", "fbservice1", "--message", "kernel", "--json")
 	var reports []stepReport
 	if err := json.Unmarshal([]byte(out), &reports); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for i, want := range []stepReport{
-		{"lb", true, "nobody new is sent to it"}, {"hooks", true, fmt.Sprintf("2 programs of %s ran", hooks)},
+		{"instances", true, "all its services go on elsewhere"}, {"lb", true, "nobody new is sent to it"}, {"hooks", true, fmt.Sprintf("2 programs of %s ran", hooks)},
 		{"dns", true, "its services are in no answer"}, {"vip", true, "1 addresses handed over"}, {"leader", true, "it is the only server"},
 	} {
 		if i >= len(reports) || reports[i] != want {
@@ -127,6 +129,10 @@ func TestANodeIsDrainedFromAllThatItDoesAndPutBack(t *testing.T) {
 		t.Errorf("the hooks wrote %q, %v", text, err)
 	}
 	n.until(t, "its services are in maintenance", func() bool { return drainedInCatalog(t, n) })
+	n.until(t, "its status tells why", func() bool {
+		out, status := n.run(t, "", "node", "status", "fbservice1")
+		return status == exitDegraded && strings.Contains(out, "maintenance       drained: kernel\n")
+	})
 
 	n.expect(t, exitOK, "0 addresses handed over", "node", "drain", "fbservice1") // again: nothing is left to do
 	units.told()
@@ -227,4 +233,86 @@ func listenAdmin(t *testing.T, socket string, handler http.Handler) {
 		t.Fatal(err)
 	}
 	serve(t, server)
+}
+
+// fakeAgent is an agent whose status is made up.
+func fakeAgent(t *testing.T, st api.Status) *node {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/holdfast/status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(st) // the client is gone
+	})
+	mux.HandleFunc("PUT /v1/agent/maintenance", func(http.ResponseWriter, *http.Request) {})
+	n := &node{dir: t.TempDir()}
+	listenAdmin(t, filepath.Join(n.dir, "run", "core.sock"), mux)
+	return n
+}
+
+func instance(node string, status state.Status) api.InstanceStatus {
+	return api.InstanceStatus{Node: node, Status: status}
+}
+
+func TestADrainDoesNotTakeTheLastInstanceOfAService(t *testing.T) {
+	units, none := &drainable{oneRouter: oneRouter{state: vrrp.Backup}}, http.StatusNotFound
+	t.Setenv("HOLDFAST_NET_SOCKET", units.listen(t, &none))
+	hooks, ran := t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	t.Setenv("HOLDFAST_DRAIN_HOOKS", hooks)
+	hook(t, hooks, "10", "echo $* >>"+ran)
+	n := fakeAgent(t, api.Status{Node: "fbservice1", Services: []api.ServiceStatus{
+		{Name: "apt", Instances: []api.InstanceStatus{instance("fbservice1", state.Passing), instance("fbservice2", state.Passing)}},
+		{Name: "licenses", Instances: []api.InstanceStatus{instance("fbservice1", state.Passing), instance("fbservice2", state.Critical)}},
+		{Name: "mail", Instances: []api.InstanceStatus{instance("fbservice1", state.Passing)}},
+		{Name: "web", Instances: []api.InstanceStatus{instance("fbservice1", state.Critical)}},
+	}})
+	n.expect(t, exitFailed, "the last healthy instance of licenses, mail:", "node", "drain", "fbservice1")
+	n.expect(t, exitFailed, "the last healthy instance of mail:", "node", "drain", "fbservice1", "--accept", "licenses")
+	if _, err := os.Stat(ran); err == nil || units.told() != "" {
+		t.Error("a drain that was refused had begun")
+	}
+	n.expect(t, exitOK, "go on elsewhere", "node", "drain", "fbservice1", "--accept", "licenses", "--accept", "mail")
+	n.expect(t, exitOK, "nobody else has a healthy instance of licenses, mail", "node", "drain", "fbservice1", "--force")
+}
+
+func TestTheStatusOfANodeTellsItsDutiesAndWhatIsTakenFromIt(t *testing.T) {
+	n := fakeAgent(t, api.Status{
+		Node:    "fbservice1",
+		Leader:  &api.LeaderStatus{Name: "fbservice2"},
+		Members: []api.MemberStatus{{Name: "fbservice1", Liveness: state.Alive}, {Name: "fbservice2", Liveness: state.Failed}},
+		Services: []api.ServiceStatus{
+			{Name: "apt", Instances: []api.InstanceStatus{instance("fbservice1", state.Passing), instance("fbservice2", state.Passing)}},
+			{Name: "mail", Instances: []api.InstanceStatus{instance("fbservice1", state.Passing)}},
+		},
+		Failing: []api.FailingCheck{{Node: "fbservice2", ID: api.NodeMaintenance, Output: "drained: kernel"}},
+	})
+	mux := http.NewServeMux()
+	mux.Handle(vrrp.AdminPath, vrrp.NewAdmin(vrrp.AdminDeps{Node: "fbservice1", Routers: &oneRouter{state: vrrp.Active}}))
+	mux.HandleFunc("GET "+lb.AdminPath+"status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(lb.Status{Drains: map[string]lb.Drain{"fbservice2": {}}}) // the client is gone
+	})
+	socket := filepath.Join(n.dir, "net.sock")
+	listenAdmin(t, socket, mux)
+	t.Setenv("HOLDFAST_NET_SOCKET", socket)
+
+	for _, test := range []struct {
+		node   string
+		status int
+		want   duties
+	}{
+		{"fbservice1", exitOK, duties{
+			Node: "fbservice1", Member: "alive", Services: []string{"apt", "mail"}, Last: []string{"mail"}, Addresses: []string{"dns1"},
+			Yielded: []string{}, Unknown: []string{},
+		}},
+		{"fbservice2", exitDegraded, duties{
+			Node: "fbservice2", Member: "failed", Maintenance: "drained: kernel", Services: []string{"apt"}, Last: []string{}, Addresses: []string{},
+			Yielded: []string{}, Leads: true, LB: "fbservice2 has not told yet who is logged in", Unknown: []string{},
+		}},
+	} {
+		var got duties
+		out := n.expect(t, test.status, "", "node", "status", test.node, "--json") // and what it says of a drain
+		if err := json.NewDecoder(strings.NewReader(out)).Decode(&got); err != nil || !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%+v, want %+v (%v)", got, test.want, err)
+		}
+	}
+	n.expect(t, exitNotFound, "is no member", "node", "status", "fbservice9")
+	n.expect(t, exitOK, "not known         virtual addresses: ", "node", "status", "--net-socket", filepath.Join(n.dir, "none.sock"))
 }

@@ -158,16 +158,21 @@ func (v clusterView) refusal(node string, accept []string) error {
 	if votes && 2*others <= voters {
 		return fmt.Errorf("without %s there is no majority: of %d voters %d would stay", node, voters, others)
 	}
-	var last []string
-	for _, s := range v.services {
+	if last := lastOf(v.services, node, accept); len(last) > 0 {
+		return fmt.Errorf("%s has the last healthy instance of %s: bring up another one, or name it with --accept", node, strings.Join(last, ", "))
+	}
+	return nil
+}
+
+// lastOf are the services of which a node has healthy instances, and no other
+// has; but for those that are accepted.
+func lastOf(services []api.ServiceStatus, node string, accept []string) (last []string) {
+	for _, s := range services {
 		if here, elsewhere := passing(s, node); here > 0 && elsewhere == 0 && !slices.Contains(accept, s.Name) {
 			last = append(last, s.Name)
 		}
 	}
-	if len(last) > 0 {
-		return fmt.Errorf("%s has the last healthy instance of %s: bring up another one, or name it with --accept", node, strings.Join(last, ", "))
-	}
-	return nil
+	return last
 }
 
 // passing counts the healthy instances of a service on a node and elsewhere.
