@@ -184,6 +184,9 @@ func readFormat(bolt *raftboltdb.BoltStore) (format uint64, err error) {
 	return format, err
 }
 
+// errNoChecksums: nothing in the log can be trusted.
+var errNoChecksums = errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
+
 func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 	format, err := checkedStable{bolt}.GetUint64(formatKey())
 	switch {
@@ -199,7 +202,7 @@ func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 		return 0, fmt.Errorf("look into it: %w", err)
 	}
 	if used {
-		return 0, errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
+		return 0, errNoChecksums
 	}
 	return 0, nil
 }

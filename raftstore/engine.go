@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -151,10 +152,16 @@ func (e *engine) openLog() (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	if e.front, err = openLogOver(e.store.config.dir(), e.bolt); errors.Is(err, ErrDamaged) {
+	e.front, err = openLogOver(e.store.config.dir(), e.bolt)
+	switch {
+	case errors.Is(err, ErrDamaged):
 		return e.refuse(err)
-	} else if err != nil {
+	case errors.Is(err, errNoChecksums):
 		return fmt.Errorf("the log %s: %w; wipe the whole data directory %s, then the others take this server back under a new ID", path, err, e.store.config.DataDir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("the log %s: %w; nothing is lost: make room there and start again", path, err)
+	case err != nil:
+		return fmt.Errorf("the log %s: %w", path, err)
 	}
 	e.checked, e.stable = &checkedLog{LogStore: e.front, onDamage: e.damaged}, checkedStable{e.bolt}
 	if e.store.disk != nil {

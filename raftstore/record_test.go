@@ -166,6 +166,46 @@ func TestServerThatLostAPartOfItsDataRefusesToRun(t *testing.T) {
 	}
 }
 
+// A disk that is full at the start harms nothing that is on it: nobody is to be
+// told to wipe it.
+func TestAFullDiskAtTheStartIsNoReasonToWipeIt(t *testing.T) {
+	disk := newSmallDisk(t)
+	h := newHosts(t, 1, 1)
+	o := h.all["fb1"]
+	o.dir = disk.dir
+	o.start()
+	h.leader()
+	o.put("k", "v")
+	o.stop()
+	raftDir := filepath.Join(o.dir, "raft")
+	bolt, err := openBolt(filepath.Join(raftDir, logName)) // as a version without a journal left it
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join((checkedStable{bolt}).SetUint64(formatKey(), formatChecked), bolt.Close())
+	for _, path := range frontPaths(raftDir) {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.fill(1 << 20)
+	store, err := New(o.config(), state.New(), Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	err = store.Run(ctx, func() {})
+	if err == nil || !strings.Contains(err.Error(), "make room") || strings.Contains(err.Error(), "wipe") {
+		t.Errorf("with a full disk: %v", err)
+	}
+	disk.empty()
+	o.start()
+	h.leader()
+	h.everywhere("k", "v")
+}
+
 func FuzzDecodeRecord(f *testing.F) {
 	for _, r := range []record{{NodeID: ourStore}, {NodeID: ourStore, ClusterID: ourStore, HasLog: true, Forming: acceptor{Accepted: ptr(testDecree(1))}}} {
 		data, err := r.encode()

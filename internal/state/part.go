@@ -183,7 +183,8 @@ func (s *Store) Whole() (*Snapshot, Position) {
 	s.committed.mu.Lock()
 	epoch := s.committed.epoch
 	s.committed.mu.Unlock()
-	// A Restore after this makes the position one that is refused.
+	// A Restore after this, whose tables may be in the snapshot already, makes the
+	// position one that is refused.
 	snap := s.Snapshot()
 	return snap, Position{epoch + 1, snap.index}
 }

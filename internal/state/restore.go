@@ -55,8 +55,8 @@ func (s *Store) Restore(r io.Reader) error {
 	next.index = l.info.Index
 	next.version++
 	s.journal.reset(next.version)
-	s.committed.reset(next.index)
 	s.view.Store(&view{snapshot: &next, changed: make(chan struct{})})
+	s.committed.reset(next.index) // after the view: see Whole
 	close(old.changed)
 	close(abandoned)
 	return nil

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -306,6 +307,36 @@ func TestANodeWritesWhatIsItsOwn(t *testing.T) {
 	response, err := http.DefaultClient.Do(request)
 	if err != nil || response.StatusCode != http.StatusForbidden || testutil.ToFloat64(one.src.refused.WithLabelValues("who")) != 1 {
 		t.Errorf("a stranger: %v, %v", response, err)
+	}
+}
+
+// A write that was sent may have been done, whatever became of the source since;
+// one that was not sent was not.
+func TestAWriteThatWasSentIsOfUnknownOutcome(t *testing.T) {
+	taken, gone := make(chan struct{}), make(chan struct{})
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // nothing of it counts
+		close(taken)
+		<-gone
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(web.Close)
+	r, err := New(Config{Unit: "dns", Base: web.URL, Web: web.Client(), Path: filepath.Join(t.TempDir(), "state.dns")},
+		Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: health.NewBoard(time.Now, nil, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "a", Value: []byte("1")}}
+	go func() {
+		<-taken
+		close(gone) // the stream was never there: the replica knows that its source is gone
+	}()
+	if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrUnknownOutcome) {
+		t.Errorf("a write that was taken: %v", err)
+	}
+	web.Close()
+	if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrNoLeader) {
+		t.Errorf("a write to nobody: %v", err)
 	}
 }
 

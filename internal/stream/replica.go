@@ -10,8 +10,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -378,14 +380,15 @@ func (r *Replica) Propose(ctx context.Context, cmd state.Command) (uint64, error
 	if r.config.Sources != nil && !r.Status().Connected {
 		return 0, fmt.Errorf("%w: no server streams the state to this node: %s", state.ErrNoLeader, r.Status().Error)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url(r.base(), pathPropose), bytes.NewReader(b))
+	var sent atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+	request, err := http.NewRequestWithContext(traced, http.MethodPost, r.url(r.base(), pathPropose), bytes.NewReader(b))
 	if err != nil {
 		return 0, err
 	}
 	response, err := r.config.Web.Do(request)
 	if err != nil {
-		// The core may have taken it before it went.
-		if r.Status().Connected {
+		if sent.Load() { // it may have been taken before the source went
 			return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, err)
 		}
 		return 0, fmt.Errorf("%w: %s does not answer: %w", state.ErrNoLeader, orElse(r.Status().Source, "the core"), err)
