@@ -189,7 +189,7 @@ func TestAFullDiskAtTheStartIsNoReasonToWipeIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.fill(1 << 20)
+	disk.fill(-(2 << 20)) // root has what is reserved, too: 3 MB
 	store, err := New(o.config(), state.New(), Deps{})
 	if err != nil {
 		t.Fatal(err)
