@@ -58,7 +58,7 @@ chaos-long: deps build ## virtual routers beside keepalived under random faults 
 chaos-store-long: deps build ## five agents under kills, pauses, partitions, full and frozen disks for half an hour (STORE_CHAOS)
 	@STORE_CHAOS=$${STORE_CHAOS:-30m} go test -v -vet=off -count 1 -timeout 0 -run StoreIsLinearizable ./chaos
 
-starve-long: deps build ## three agents, and both processors busy with something else, for half an hour (STARVE): no election without a stall that was recorded
+starve-long: deps build ## three agents, and eight busy processes on each processor, for half an hour (STARVE): no election without a stall that was recorded
 	@STARVE=$${STARVE:-30m} go test -v -vet=off -count 1 -timeout 0 -run NoElectionWithoutAStall ./chaos
 
 upgrade-long: deps build ## a rolling upgrade of mixed versions, and the change of the authority, under load
@@ -67,7 +67,7 @@ upgrade-long: deps build ## a rolling upgrade of mixed versions, and the change 
 large-long: ## 100,000 keys and a gigabyte of log: how soon it starts, its memory, how long snapshots hold writes up
 	@HOLDFAST_LARGE=1 go test -v -vet=off -count 1 -timeout 10m -run LargeStore ./raftstore
 
-power-long: deps ## 30 power cuts of a virtual machine with three servers under load: nothing acknowledged is lost
+power-long: deps ## 30 power cuts of a virtual machine with three servers under load, in the middle of flushes: nothing acknowledged is lost
 	@RAFTSTORE_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCuts ./raftstore
 	@CAS_CUTS=30 go test -v -vet=off -count 1 -timeout 0 -run PowerCut ./aptproxy/cas
 	@LOGS_CUTS=20 go test -v -vet=off -count 1 -timeout 0 -run PowerCut ./chaos/logs

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,13 +37,14 @@ func TestNoElectionWithoutAStall(t *testing.T) {
 	}
 	lab.Require(t)
 	s := electedSite(t, "testdata/three.yaml")
-	busy := beBusy(t, 2*runtime.NumCPU())
-	begun := time.Now()
+	busy := busyEach * runtime.NumCPU()
+	beBusy(t, busy)
+	begun, before := time.Now(), scheduled(t, s.Nodes)
 	writes := &chaos.Writes{Store: anyNode{s.Nodes, func(n int) int { return int(time.Now().UnixNano()/1e6) % n }}, Prefix: "starved/", Writers: 2, Timeout: 30 * time.Second}
 	ctx, cancel := context.WithTimeout(t.Context(), duration)
 	defer cancel()
 	writes.Run(ctx)
-	used := busy()
+	starved := scheduled(t, s.Nodes).since(before)
 	elections, stalls := read(t, s.Nodes, begun)
 	summary := writes.Summary()
 	longest := stall{}
@@ -49,10 +53,10 @@ func TestNoElectionWithoutAStall(t *testing.T) {
 			longest = st
 		}
 	}
-	t.Logf("%v with %d busy processes (%.0f %% of all processors theirs): %d elections, %d stalls of 150 ms and more, the longest %v (%s of %s); %d writes acknowledged, %d of unknown outcome, longest pause %v",
-		duration, 2*runtime.NumCPU(), 100*used, len(elections), len(stalls), longest.lasted, longest.by, longest.node, summary.Acked, summary.Unknown, summary.LongestGap.Round(time.Millisecond))
-	if used < 0.5 {
-		t.Errorf("the busy processes got %.0f %% of the processors: nothing was starved", 100*used)
+	t.Logf("%v with %d busy processes, %v: %d elections, %d stalls of 150 ms and more, the longest %v (%s of %s); %d writes acknowledged, %d of unknown outcome, longest pause %v",
+		duration, busy, starved, len(elections), len(stalls), longest.lasted, longest.by, longest.node, summary.Acked, summary.Unknown, summary.LongestGap.Round(time.Millisecond))
+	if starved.idle > 0.01 || starved.waited < starved.ran {
+		t.Errorf("%v: nothing was starved", starved)
 	}
 	if summary.Acked < 100 {
 		t.Errorf("only %d writes: the test shows nothing", summary.Acked)
@@ -64,33 +68,77 @@ func TestNoElectionWithoutAStall(t *testing.T) {
 	}
 }
 
-// beBusy starts processes that do nothing as fast as they can. The function that
-// it returns ends them and gives their share of all processors.
-func beBusy(t *testing.T, count int) (end func() float64) {
+// busyEach is how many processes each processor is busy with.
+const busyEach = 8
+
+// beBusy starts processes that do nothing as fast as they can, until the test's
+// end.
+func beBusy(t *testing.T, count int) {
 	t.Helper()
-	begun := time.Now()
-	var all []*exec.Cmd
 	for range count {
 		cmd := exec.Command("/bin/sh", "-c", "while :; do :; done")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, cmd)
-	}
-	stop := func() (used time.Duration) {
-		for _, cmd := range all {
+		t.Cleanup(func() {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
-			used += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		})
+	}
+}
+
+// scheduling is what the agents got of the processors.
+type scheduling struct {
+	ran, waited time.Duration // all agents' threads had a processor, and could have run but had none
+	idle        float64       // share of all processors' time, or sum in ticks before since
+	ticks       float64
+}
+
+func (s scheduling) String() string {
+	return fmt.Sprintf("processors %.2f %% idle, the agents ran %v and waited %v for a processor", 100*s.idle, s.ran.Round(time.Millisecond), s.waited.Round(time.Millisecond))
+}
+
+func (s scheduling) since(b scheduling) scheduling {
+	return scheduling{s.ran - b.ran, s.waited - b.waited, (s.idle - b.idle) / (s.ticks - b.ticks), 0}
+}
+
+// scheduled reads the kernel's counters: /proc/PID/task/TID/schedstat and
+// /proc/stat.
+func scheduled(t *testing.T, nodes []*site.Node) (s scheduling) {
+	t.Helper()
+	for _, n := range nodes {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", n.Agent().PID()))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("the threads of %s: %d, %v", n.Name(), len(files), err)
 		}
-		all = nil
-		return used
+		for _, file := range files {
+			var ran, waited time.Duration
+			text, err := os.ReadFile(file)
+			if err == nil {
+				_, err = fmt.Sscan(string(text), &ran, &waited)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("%s: %v", file, err)
+			}
+			s.ran, s.waited = s.ran+ran, s.waited+waited
+		}
 	}
-	t.Cleanup(func() { stop() })
-	return func() float64 {
-		lasted := time.Since(begun)
-		return float64(stop()) / float64(lasted) / float64(runtime.NumCPU())
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
 	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line)[1:9] { // guests are in the first already
+		ticks, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ticks += ticks
+		if i == 3 || i == 4 { // idle, and waiting for a disk
+			s.idle += ticks
+		}
+	}
+	return s
 }
 
 // election is a term that a server first spoke of at a time.

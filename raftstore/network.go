@@ -51,9 +51,11 @@ type network struct {
 
 	mu       sync.Mutex
 	open     map[*stream]struct{}
-	greeting map[string]int // by source
-	greeted  int            // sum of greeting
-	follows  map[string]int // connections of nodes that follow the state, by name
+	greeting map[string]int          // by source
+	greeted  int                     // sum of greeting
+	follows  map[string]int          // connections of nodes that follow the state, by name
+	lines    map[*renewable]struct{} // what Raft has dialled; see renewRaft
+	renewals int                     // how often that ran
 	closed   bool
 	group    sync.WaitGroup
 }
@@ -149,7 +151,13 @@ func (n *network) track(conn net.Conn, dialled streamKind) *stream {
 // answers.
 func (n *network) hangUp() {
 	n.cancel()
-	n.redial()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.open {
+		if s.dialled == kindRaft {
+			s.raw.Close()
+		}
+	}
 }
 
 // stop closes the port and every connection, and waits for those who were
@@ -310,18 +318,6 @@ func (n *network) explain(name string, err error) error {
 	return err
 }
 
-// redial ends the Raft connections that we made: Raft makes them anew at once,
-// and repeats what was under way.
-func (n *network) redial() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for s := range n.open {
-		if s.dialled == kindRaft {
-			s.raw.Close()
-		}
-	}
-}
-
 func classifyTLS(err error) refusal {
 	if peer.Distrusted(err) {
 		return refusedAuthority
@@ -356,6 +352,14 @@ func (e *dialError) Unwrap() error { return e.err }
 // dial connects to a server: name is checked against its certificate unless
 // it is "", target is the node ID that a raft connection is for.
 func (n *network) dial(ctx context.Context, kind streamKind, address, name, target string) (net.Conn, error) {
+	s, err := n.dialStream(ctx, kind, address, name, target)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (n *network) dialStream(ctx context.Context, kind streamKind, address, name, target string) (*stream, error) {
 	s, code, err := n.connect(ctx, kind, address, name, target)
 	if err == nil {
 		return s, nil

@@ -142,9 +142,11 @@ func (p *acknowledged) all() []string {
 
 // TestPowerCutsLoseNothingAcknowledged cuts the power of three servers at once
 // while they are written to: they are in one virtual machine, whose disk loses
-// what was not flushed, and keeps some of that by chance. A killed process would
-// show nothing, since its pages stay in the cache. RAFTSTORE_CUTS says how often
-// (2), CHAOS_SEED repeats the choices.
+// what was not flushed, and keeps some of that by chance. The power fails when the
+// disk is asked for a flush, before it is done: at any other moment there is next
+// to nothing that waits for one. A killed process would show nothing, since its
+// pages stay in the cache. RAFTSTORE_CUTS says how often (2), CHAOS_SEED repeats
+// the choices.
 func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
 	cuts := 2
 	if text := os.Getenv("RAFTSTORE_CUTS"); text != "" {
@@ -175,6 +177,7 @@ func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
 	shell("mkfs.ext4 -q /dev/vda")
 	const mount = "ip link set lo up; echo 0 >/proc/sys/vm/dirty_writeback_centisecs; mkdir -p /srv/data; mount -o commit=300 /dev/vda /srv/data"
 	acked := map[string]bool{}
+	barren := 0 // cuts that took nothing from the disk
 	for cut := range cuts {
 		shell(mount)
 		out := &acknowledged{many: make(chan struct{})}
@@ -189,8 +192,16 @@ func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
 		}
 		timer := time.NewTimer(time.Duration(dice.Int64N(int64(1500 * time.Millisecond))))
 		<-timer.C
+		before := disk.Stats().Lost
+		select {
+		case <-disk.CutAtFlush():
+		case <-time.After(10 * time.Second): // who never flushes loses what is in the page cache
+		}
 		if err := m.PowerOff(); err != nil {
 			t.Fatal(err)
+		}
+		if disk.Stats().Lost == before {
+			barren++
 		}
 		for _, key := range out.all() {
 			acked[key] = true
@@ -220,10 +231,9 @@ func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
 		}
 		shell("umount /srv/data")
 	}
-	t.Logf("%d cuts, %d writes acknowledged, %d sectors lost", cuts, len(acked), disk.Stats().Lost)
-	// Of a few cuts each may fall between two flushes.
-	if disk.Stats().Lost == 0 && cuts >= 10 {
-		t.Error("no sector was lost: the cuts proved nothing")
+	t.Logf("%d cuts, %d writes acknowledged, %d sectors lost, by %d of the cuts", cuts, len(acked), disk.Stats().Lost, cuts-barren)
+	if barren > cuts/2 { // a few sectors may all survive by chance
+		t.Errorf("%d of %d cuts took nothing from the disk: they proved nothing", barren, cuts)
 	}
 }
 

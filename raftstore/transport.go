@@ -148,7 +148,7 @@ func (l streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (ne
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.net.dial(ctx, kindRaft, target, "", id)
+	return l.net.dialRaft(ctx, target, id)
 }
 
 // isExhausted: the process ran out of something that will be freed again.

@@ -18,24 +18,24 @@ const conditionAuthority = "raftstore.authority"
 
 // followTrust makes the connections that we dialled anew when they are to show
 // another certificate, or the other end's is by an authority that is gone. No
-// request is lost by it: those under way end on their old connection, and Raft
-// repeats its messages.
+// request is lost by it: those under way end on their old connection, and Raft's
+// are replaced when no answer is awaited, of one server after the other.
 func (e *engine) followTrust(ctx context.Context) {
 	trust := e.store.config.Trust
 	if trust == nil || e.store.config.Insecure {
 		return
 	}
+	renewed := trust.Renewed()
 	for {
-		renewed := trust.Renewed()
 		select {
 		case <-renewed:
 		case <-ctx.Done():
 			return
 		}
+		renewed = trust.Renewed() // a change that comes while this one is followed
 		e.store.log.Info("connections to the other servers are made anew: the certificate or the authority was changed")
-		e.trans.CloseStreams() // else Raft would find a closed one in its pool, for a vote
-		e.net.redial()
 		e.group.Go(func() { e.client.renew(ctx) })
+		e.net.renewRaft(ctx)
 	}
 }
 

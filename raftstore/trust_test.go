@@ -1,8 +1,9 @@
 package raftstore
 
 import (
-	"errors"
+	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"holdfast/internal/peer"
@@ -23,21 +24,22 @@ func (o *host) dialled() map[*stream]streamKind {
 }
 
 // A server whose certificate was issued anew shows it on all connections that it
-// makes, those that stand included. What clients see of it make upgrade-long
-// measures.
+// makes, those that stand included. Who writes meanwhile sees nothing of it, and
+// the leader stays.
 func TestConnectionsAreMadeAnewWithANewCertificate(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = 10 // what is to be seen is the change of the certificates, not a busy machine
 	h.startAll()
 	leader, follower := h.leader(), h.follower()
 	follower.put("before", "it")
-	for _, o := range []*host{leader, follower} {
-		var old map[*stream]streamKind
-		eventually(t, o.name+" has dialled the others", func() error {
-			if old = o.dialled(); len(old) == 0 {
-				return errors.New("nobody")
-			}
-			return nil
-		})
+	term, from := leader.store.Status().Term, len(leader.log.String())
+	stop := h.write(follower)
+	for _, name := range h.order {
+		o := h.all[name]
+		old := o.dialled()
+		if o == leader && len(old) == 0 {
+			t.Error("the leader has dialled nobody")
+		}
 		request := peer.Request{Identity: peer.Identity{Name: o.name, Role: peer.RoleServer}}
 		if err := peer.Issue(h.ca, o.pki, request); err != nil {
 			t.Fatal(err)
@@ -54,5 +56,34 @@ func TestConnectionsAreMadeAnewWithANewCertificate(t *testing.T) {
 			return nil
 		})
 		follower.put("after/"+o.name, "it")
+	}
+	if count := stop(); count == 0 {
+		t.Error("nothing was written meanwhile")
+	}
+	if now := leader.store.Status().Term; now != term {
+		t.Errorf("an election: term %d, was %d", now, term)
+	}
+	if log := leader.log.String()[from:]; strings.Contains(log, "failed to heartbeat") {
+		t.Errorf("heartbeats failed:\n%s", log)
+	}
+}
+
+// write sets keys through a server until stop is called, which gives how many;
+// none may fail.
+func (h *hosts) write(o *host) (stop func() int) {
+	ctx, cancel := context.WithCancel(h.t.Context())
+	written := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			if _, err := o.tryPut(fmt.Sprint("meanwhile/", n%100), "it"); err != nil {
+				h.t.Errorf("write %d: %v", n, err)
+			}
+		}
+		written <- n
+	}()
+	return func() int {
+		cancel()
+		return <-written
 	}
 }

@@ -49,7 +49,12 @@ type Disk struct {
 	dirty  map[int64]bool
 	stats  DiskStats
 	ports  []net.Conn
+	armed  chan struct{} // closed by the cut that CutAtFlush asked for; nil: none is to come
+	dead   bool          // since such a cut
 }
+
+// errDead is what a disk without power answers.
+var errDead = errors.New("vm: the disk has no power")
 
 // DiskStats count what a disk was asked.
 type DiskStats struct {
@@ -102,6 +107,9 @@ func (d *Disk) Size() int64 { return d.o.Size }
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.dead {
+		return 0, errDead
+	}
 	return d.cache.ReadAt(p, off)
 }
 
@@ -109,6 +117,9 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.dead {
+		return 0, errDead
+	}
 	d.stats.Writes++
 	for s := off / sector; s*sector < off+int64(len(p)); s++ {
 		d.dirty[s] = true
@@ -120,6 +131,14 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 func (d *Disk) Flush() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.armed != nil && len(d.dirty) > 0 {
+		d.dead = true
+		close(d.armed)
+		d.armed = nil
+	}
+	if d.dead {
+		return errDead
+	}
 	d.stats.Flushes++
 	return d.settle(d.cache, d.medium, slices.Sorted(maps.Keys(d.dirty)))
 }
@@ -146,11 +165,27 @@ func (d *Disk) settle(from, to *os.File, sectors []int64) error {
 	return nil
 }
 
-// PowerCut cuts the disk's power: what was not flushed is lost, as
-// DiskOptions.Survivors says. Machines that have it go on and read what is left.
+// CutAtFlush cuts the disk's power in the worst moment: when next it is asked to
+// flush something, before it has. A cut at any other time nearly always falls
+// where nothing waits for a flush, since a flush follows the writes at once. From
+// then on the disk answers with errors; the channel is closed, and it is for the
+// caller to cut the power of its machine too, or the disk's by PowerCut.
+func (d *Disk) CutAtFlush() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.armed == nil {
+		d.armed = make(chan struct{})
+	}
+	return d.armed
+}
+
+// PowerCut cuts the disk's power and gives it back: what was not flushed is lost,
+// as DiskOptions.Survivors says. Machines that have it go on and read what is
+// left.
 func (d *Disk) PowerCut() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.armed, d.dead = nil, false
 	var lost, kept []int64
 	for _, s := range slices.Sorted(maps.Keys(d.dirty)) { // sorted: the same for the same seed
 		if d.o.Survivors != nil && d.o.Survivors.IntN(2) == 0 {

@@ -83,6 +83,39 @@ func TestDiskWithSurvivorsKeepsSomeOfItsCacheByChance(t *testing.T) {
 	}
 }
 
+func TestDiskLosesItsPowerInTheMiddleOfAFlush(t *testing.T) {
+	d := NewTestDisk(t, DiskOptions{Size: 10 * sector})
+	write(t, d, 0, "aaaa")
+	must(t, d.Flush())
+	cut := d.CutAtFlush()
+	must(t, d.Flush()) // of nothing
+	write(t, d, 2, "bbbb")
+	select {
+	case <-cut:
+		t.Error("cut before there was anything to flush")
+	default:
+	}
+	if err := d.Flush(); err == nil {
+		t.Error("flushed without power")
+	}
+	<-cut
+	if _, err := d.WriteAt(make([]byte, sector), 0); err == nil {
+		t.Error("written without power")
+	}
+	if _, err := d.ReadAt(make([]byte, sector), 0); err == nil {
+		t.Error("read without power")
+	}
+	must(t, d.PowerCut())
+	if got := read(t, d, 8); got != "aaaa----" {
+		t.Errorf("after the power cut it has %q", got)
+	}
+	write(t, d, 4, "c")
+	must(t, d.Flush())
+	if s := d.Stats(); s.Lost != 4 {
+		t.Errorf("it counted %+v", s)
+	}
+}
+
 func TestDiskIsSavedToAFile(t *testing.T) {
 	d := NewTestDisk(t, DiskOptions{Size: 200 << 10})
 	write(t, d, 399, "z")
