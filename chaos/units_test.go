@@ -45,15 +45,16 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	if err := two.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	holds := func(want *site.Node, when string) {
+	const plain, fenced = "10.1.0.100", "10.1.0.102"
+	holds := func(address string, want *site.Node, when string) {
 		t.Helper()
-		within(t, 30*time.Second, fmt.Sprintf("%s holds the address %s", want.Name(), when), func(ctx context.Context) error {
+		within(t, 30*time.Second, fmt.Sprintf("%s holds %s %s", want.Name(), address, when), func(ctx context.Context) error {
 			for _, n := range s.Followers {
 				out, err := n.Host.Run(ctx, "ip", "-4", "-br", "addr")
 				if err != nil {
 					return err
 				}
-				if has := strings.Contains(out, "10.1.0.100/"); has != (n == want) {
+				if has := strings.Contains(out, address+"/"); has != (n == want) {
 					return fmt.Errorf("%s: %v", n.Name(), has)
 				}
 			}
@@ -78,7 +79,8 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	streams := func(u stream.Status) bool { return u.Connected && u.Confirmed && !u.FromDisk }
 	unitOf("net", streams, "follows core")
 	unitOf("dns", streams, "follows core")
-	holds(one, "at first")
+	holds(plain, one, "at first")
+	holds(fenced, one, "at first, under a lease that core writes") // the other writes its by way of a server
 	maintain := func(on bool) {
 		t.Helper()
 		within(t, 10*time.Second, "the node's maintenance is written", func(ctx context.Context) error {
@@ -87,7 +89,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 		})
 	}
 	maintain(true)
-	holds(two, "while the first is drained")
+	holds(plain, two, "while the first is drained")
 	within(t, 20*time.Second, "the drain is on the unit's disk", func(context.Context) error {
 		text, err := one.Host.Read("/var/lib/holdfast/state.net")
 		if err == nil && !strings.Contains(string(text), "_node_maintenance") {
@@ -114,11 +116,11 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 		}
 		return err
 	})
-	holds(two, "while the first, without core, is drained still")
+	holds(plain, two, "while the first, without core, is drained still")
 	core = unit("core")
 	unitOf("net", streams, "follows core again")
 	maintain(false)
-	holds(one, "when the drain has ended")
+	holds(plain, one, "when the drain has ended")
 	if err := core.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +129,8 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	if asked, failed, last := stop(); failed > 0 || asked == 0 {
 		t.Errorf("without core %d of %d look-ups failed, the last with %v", failed, asked, last)
 	}
-	holds(one, "without core")
+	holds(plain, one, "without core")
+	holds(fenced, two, "since the first can't renew its lease without core")
 	// What the API is asked about the addresses, core asks of net.
 	unit("core")
 	within(t, 20*time.Second, "core answers for net's addresses", func(ctx context.Context) error {

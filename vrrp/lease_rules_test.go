@@ -219,3 +219,42 @@ func TestARenewedLeaseIsTheKernelsToo(t *testing.T) {
 		t.Errorf("renewed for 300 s, the kernel has it for %d", got)
 	}
 }
+
+// The guard acts after the agent and before another may have the address.
+func TestTheGuardIsToldOfTheEndOfTheLeaseAndLittleMore(t *testing.T) {
+	in := instanceOf(Router{Name: "web", Fenced: true, Held: []netip.Prefix{netip.MustParsePrefix("10.9.0.100/32")}})
+	in.spot.link = link.Link{Index: 2, Name: "eth0"}
+	in.leasedUntil = afterBoot(time.Hour)
+	word := (&loop{}).leaseWord(in)
+	if late := word.Until - time.Hour; late <= 0 || late >= minLease/leaseMargin {
+		t.Errorf("the guard acts %v after the agent, and the shortest lease has %v left then", late, minLease/leaseMargin)
+	}
+	if len(word.Fenced) != 1 || word.Fenced[0].Index != 2 || word.Router != "web" {
+		t.Errorf("it is told %+v", word)
+	}
+}
+
+// A process that stood still until its lease was over: another may have the address.
+func TestNothingIsSaidOfAnAddressWhoseLeaseIsOver(t *testing.T) {
+	h := &holding{router: "web", fenced: true, until: bootNow().Add(-time.Millisecond), prefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.100/32")}}
+	h.bursts = 3
+	h.burst(&applier{}, time.Now()) // it has no socket to say it with
+	if h.bursts != 0 || !h.next.IsZero() {
+		t.Errorf("%d more to come, the next at %v", h.bursts, h.next)
+	}
+}
+
+// What no leader has confirmed for a TTL is no word of the store.
+func TestAStoreThatIsBehindByATTLIsNotReachable(t *testing.T) {
+	for age, want := range map[time.Duration]bool{simTTL / 2: true, simTTL + time.Second: false} {
+		store := state.New()
+		store.Touch(time.Now().Add(-age))
+		f := newFence("a", Store{Reader: store})
+		var said []bool
+		f.reachable = func(_ string, up bool) { said = append(said, up) }
+		f.set(map[string]time.Duration{"web": simTTL})
+		if f.look(); len(said) != 1 || said[0] != want {
+			t.Errorf("confirmed %v ago: reachable %v, want %v", age, said, want)
+		}
+	}
+}

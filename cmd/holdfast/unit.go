@@ -151,7 +151,7 @@ func (c *agentCmd) newUnit(base *foundation, replica *stream.Replica) (*unit, er
 	}
 	switch c.Only {
 	case onlyDNS:
-		names, err := c.newNames(base, replica.Store(), replica, replica.Leader)
+		names, err := c.newNames(base, replica.Store(), replica, replica.Leader, tellByCore(c.socket()))
 		if err != nil {
 			return nil, err
 		}
