@@ -155,7 +155,8 @@ func (c *call) waitContext() (context.Context, context.CancelFunc) {
 // client goes or its token is taken away, and says which; or it parks the call,
 // and the answer is another call's.
 func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
-	for p := c.place; ; p.round++ {
+	p := c.place
+	for {
 		if p.over {
 			return s.last(c, run)
 		}
@@ -186,7 +187,7 @@ func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 		if found.ahead(c.read.index) {
 			limit = min(limit, aheadWait)
 		}
-		if c.park(ws, limit) {
+		if p.round++; c.park(ws, limit) {
 			return answer{}, "", nil
 		}
 		found = answer{} // thousands wait: none keeps an answer that nobody asked for

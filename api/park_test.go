@@ -102,6 +102,9 @@ func TestAParkedConnectionServesOn(t *testing.T) {
 	if got := c.counted(c.server.metrics.requests, "/v1/kv/", "GET", "200"); got != 3 {
 		t.Errorf("%d requests counted, want 3", got)
 	}
+	if changed, unchanged := c.wakes("changed"), c.wakes("unchanged"); changed != 3 || unchanged != 0 {
+		t.Errorf("%d wakes and %d for nothing are counted, want 3 and none", changed, unchanged)
+	}
 	r.send(waitingFor("a", index, "Connection: close\r\n"))
 	c.blocked(1)
 	c.apply(set("a", "last"))
