@@ -30,6 +30,14 @@ func TestAComputeNodesCertificateDoesNotGetItTheState(t *testing.T) {
 		n.expect(t, exitOK, name, "pki", "issue", "--ca", filepath.Join(n.dir, "ca"), "--config", filepath.Join(n.dir, "cluster.yaml"),
 			"--out", filepath.Join(n.dir, "issued"), "--nodes", name)
 	}
+	// It has come by the gossip's key, too.
+	key, err := os.ReadFile(filepath.Join(n.dir, "issued", "fbfront1", "gossip.key"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(n.dir, "issued", "fbcn1", "gossip.key"), key, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	n.start(t, "fbservice1")
 	n.until(t, "a leader", func() bool { out, _ := n.run(t, "", "status"); return strings.Contains(out, "Leader: fbservice1") })
 	ask := func(name string) (int, string) {
@@ -75,9 +83,9 @@ networks: {main: {prefix: 10.9.9.0/24}}
 roles: {service: {voters: 1, run: [dns]}, frontend: {}}
 nodes: {s1: {role: service, addresses: {main: 10.9.9.1}}, f1: {role: frontend, addresses: {main: 10.9.9.2}}, f2: {role: frontend, addresses: {main: 10.9.9.3}}}
 vips:
-  ours: {network: main, address: 10.9.9.100, vrid: 20, members: [f1, f2], fenced: true}
+  ours: {network: main, address: 10.9.9.100, vrid: 20, members: [f1, f2], vrrp: {fenced: true}}
   plain: {network: main, address: 10.9.9.101, vrid: 21, members: [f1, f2]}
-  theirs: {network: main, address: 10.9.9.102, vrid: 22, members: [s1, f2], fenced: true}
+  theirs: {network: main, address: 10.9.9.102, vrid: 22, members: [s1, f2], vrrp: {fenced: true}}
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
