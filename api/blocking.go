@@ -76,18 +76,26 @@ const aheadWait = time.Second
 
 // query answers a read: at the freshness it asks for, at once or after a change.
 func (s *Server) query(c *call, run queryFunc) error {
-	if err := s.fresh(c); err != nil {
-		return err
+	if c.place == nil {
+		if err := s.fresh(c); err != nil {
+			return err
+		}
+		if c.read.index == 0 {
+			return s.send(c, run(s.state.Snapshot(), nil))
+		}
+		if err := s.enter(c); err != nil {
+			return err
+		}
 	}
-	if c.read.index == 0 {
-		return s.send(c, run(s.state.Snapshot(), nil))
+	if c.place.token && c.who.rights == nil {
+		return s.refuse(unknownToken()) // it is gone, and was the last one
 	}
-	leave, err := s.enter(c)
-	if err != nil {
-		return err
-	}
+	c.blocked = true
 	found, reason, err := s.block(c, run)
-	leave(reason)
+	if c.parked {
+		return nil
+	}
+	c.place.leave(reason)
 	if err != nil {
 		return err
 	}
@@ -97,40 +105,61 @@ func (s *Server) query(c *call, run queryFunc) error {
 	return s.send(c, found)
 }
 
-// enter takes one of the places of blocking queries; leave gives it back and
-// counts how the query ended.
-func (s *Server) enter(c *call) (leave func(reason string), err error) {
+// place is one of the places of blocking queries, and what the query that has
+// it knows from one look to the next.
+type place struct {
+	server *Server
+	left   bool
+	until  time.Time // the answer goes out then, whatever it is
+	round  int       // looks so far
+	before uint64    // the index of the last one
+	over   bool      // the time is over
+	token  bool      // the query came with one of the store's
+}
+
+// leave gives the place back, once, and counts how the query ended.
+func (p *place) leave(reason string) {
+	if p == nil || p.left {
+		return
+	}
+	p.left = true
+	p.server.metrics.blocking.Dec()
+	p.server.metrics.blocked.WithLabelValues(reason).Inc()
+	<-p.server.slots
+}
+
+// enter takes one of the places of blocking queries.
+func (s *Server) enter(c *call) error {
 	select {
 	case s.slots <- struct{}{}:
 	default:
 		c.w.Header().Set("Retry-After", "1")
-		return nil, s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
+		return s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
 	}
 	c.blocked = true
 	s.metrics.blocking.Inc()
-	return func(reason string) {
-		s.metrics.blocking.Dec()
-		s.metrics.blocked.WithLabelValues(reason).Inc()
-		<-s.slots
-	}, nil
-}
-
-// waitContext ends with the client, or when its wait is over.
-func (c *call) waitContext() (context.Context, context.CancelFunc) {
 	wait := c.read.wait
 	if wait == 0 {
 		wait = defaultWait
 	}
-	return context.WithTimeout(c.Context(), wait+rand.N(wait/waitJitter+1))
+	c.place = &place{server: s, token: c.who.rights != nil, until: time.Now().Add(wait + rand.N(wait/waitJitter+1))}
+	return nil
+}
+
+// waitContext ends with the client, or when its wait is over.
+func (c *call) waitContext() (context.Context, context.CancelFunc) {
+	return context.WithDeadline(c.Context(), c.place.until)
 }
 
 // block waits until the answer moves, the wait is over, the server stops, the
-// client goes or its token is taken away, and says which.
+// client goes or its token is taken away, and says which; or it parks the call,
+// and the answer is another call's.
 func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
-	ctx, cancel := c.waitContext()
-	defer cancel()
-	var before uint64 // the index of the round before
-	for round := 0; ; round++ {
+	p := c.place
+	for {
+		if p.over {
+			return s.last(c, run)
+		}
 		gossip := s.watch.gossip() // before the snapshot: a change between the two wakes us
 		ws := state.WatchSet{}
 		snap := s.state.Snapshot()
@@ -138,41 +167,47 @@ func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 			return answer{}, "refused", err
 		}
 		found := run(snap, ws)
-		restored := round > 0 && found.index < before // the client begins anew
+		restored := p.round > 0 && found.index < p.before // the client begins anew
 		if restored || found.moved(c.read.index) {
-			s.woke(round, "changed")
+			s.woke(p.round, "changed")
 			return found, "changed", nil
 		}
-		s.woke(round, "unchanged")
-		before = found.index
+		select {
+		case <-c.stop:
+			return found, "stopped", nil
+		default:
+		}
+		s.woke(p.round, "unchanged")
+		p.before = found.index
 		if found.gossip {
 			ws.Add(gossip)
 		}
 		ws.Add(c.stop)
-		ahead := found.ahead(c.read.index)
+		limit := time.Until(p.until)
+		if found.ahead(c.read.index) {
+			limit = min(limit, aheadWait)
+		}
+		if p.round++; c.park(ws, limit) {
+			return answer{}, "", nil
+		}
 		found = answer{} // thousands wait: none keeps an answer that nobody asked for
-		if !waitFor(ctx, ws, ahead) {
-			snap := s.state.Snapshot()
-			if err := s.still(c, snap, nil); err != nil { // its time may be over
-				return answer{}, "refused", err
-			}
-			return run(snap, nil), ended(c), nil
-		}
-		select {
-		case <-c.stop:
-			return run(s.state.Snapshot(), nil), "stopped", nil
-		default:
-		}
+		p.over = !waitFor(c.Context(), ws, limit)
 	}
 }
 
-// waitFor tells whether something in ws happened before the time was over.
-func waitFor(ctx context.Context, ws state.WatchSet, ahead bool) bool {
-	if ahead {
-		short, cancel := context.WithTimeout(ctx, aheadWait)
-		defer cancel()
-		ctx = short
+// last is the answer when the time is over, or the client has gone.
+func (s *Server) last(c *call, run queryFunc) (answer, string, error) {
+	snap := s.state.Snapshot()
+	if err := s.still(c, snap, nil); err != nil { // its time may be over
+		return answer{}, "refused", err
 	}
+	return run(snap, nil), ended(c), nil
+}
+
+// waitFor tells whether something in ws happened before the time was over.
+func waitFor(ctx context.Context, ws state.WatchSet, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	return ws.WatchCtx(ctx) == nil
 }
 

@@ -18,6 +18,7 @@ type connections struct {
 }
 
 type connection struct {
+	back   *parked     // it is one that comes back; nil: no
 	asked  atomic.Bool // the handler was called since the connection was last idle
 	mu     sync.Mutex
 	since  time.Time // it may send a request
@@ -29,15 +30,20 @@ type connectionKey struct{}
 // context gives the handler the connection of its request.
 func (c *connections) context(ctx context.Context, conn net.Conn) context.Context {
 	one := &connection{since: time.Now()}
+	one.back, _ = conn.(*parked)
 	c.of.Store(conn, one)
 	return context.WithValue(ctx, connectionKey{}, one)
 }
 
-// served notes that the handler was called.
-func served(r *http.Request) {
-	if one, ok := r.Context().Value(connectionKey{}).(*connection); ok {
-		one.asked.Store(true)
+// served notes that the handler was called, and returns the connection if it
+// was parked before.
+func served(r *http.Request) *parked {
+	one, ok := r.Context().Value(connectionKey{}).(*connection)
+	if !ok {
+		return nil
 	}
+	one.asked.Store(true)
+	return one.back
 }
 
 // state is http.Server's ConnState.

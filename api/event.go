@@ -93,8 +93,7 @@ func (s *Server) wait(c *call, find func() (answer, <-chan struct{})) error {
 	if c.read.index == 0 || found.index != c.read.index {
 		return s.send(c, found)
 	}
-	leave, err := s.enter(c)
-	if err != nil {
+	if err := s.enter(c); err != nil {
 		return err
 	}
 	ctx, cancel := c.waitContext()
@@ -104,7 +103,6 @@ func (s *Server) wait(c *call, find func() (answer, <-chan struct{})) error {
 		select {
 		case <-changed:
 			if err := s.still(c, s.state.Snapshot(), nil); err != nil {
-				leave("refused")
 				return err
 			}
 			found, changed = find()
@@ -114,7 +112,7 @@ func (s *Server) wait(c *call, find func() (answer, <-chan struct{})) error {
 			reason = ended(c)
 		}
 	}
-	leave(reason)
+	c.place.leave(reason)
 	if reason == "gone" {
 		return errGone
 	}

@@ -36,6 +36,9 @@ type call struct {
 
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing
+	place   *place          // of a blocking query
+	lot     *lot            // where it may wait; nil: in its handler alone
+	parked  bool            // its connection is there, and is no longer this call's
 }
 
 // statusError is an error with its HTTP status. The text goes to the client as it is.

@@ -265,9 +265,17 @@ func (t *routeTable) find(path string) (found route, rest string, ok bool) {
 
 // handler answers the requests of one listener. stop ends blocking queries.
 func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
+	return s.parking(from, stop, nil)
+}
+
+// parking is a handler whose blocking queries wait in a lot; nil: in the handler.
+func (s *Server) parking(from origin, stop <-chan struct{}, waiting *lot) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		served(r)
-		s.dispatch(&call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop})
+		c := &call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop, lot: waiting}
+		if back := served(r); back != nil {
+			r.TLS, c.place = back.tls, back.resume()
+		}
+		s.dispatch(c)
 	})
 }
 
@@ -278,7 +286,6 @@ func (s *Server) dispatch(c *call) {
 	if c.ContentLength != 0 {
 		c.hurry(bodyTimeout) // also where nobody reads it
 	}
-	defer c.w.extend(writeTimeout)
 	found, rest, known := s.routes.find(c.URL.Path)
 	name := found.path
 	if !known {
@@ -286,6 +293,11 @@ func (s *Server) dispatch(c *call) {
 	}
 	c.rest = rest
 	err := s.answer(c, found, known)
+	if c.parked {
+		return
+	}
+	defer c.w.extend(writeTimeout)
+	c.place.leave("refused") // it came back, and did not get as far as to its answer
 	code := "none"
 	if !c.unanswerable(err) {
 		if err != nil {

@@ -404,11 +404,13 @@ func (s *Server) adminServer(ctx context.Context) (*admin.Server, error) {
 func (s *Server) serve(ctx context.Context, l listener) error {
 	// Requests outlive ctx for as long as stopTimeout lets them.
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
-	underWay := &handlers{next: s.handler(l.from, ctx.Done())}
+	var server *http.Server
+	waiting := newLot(l.Addr(), func(back net.Listener) { _ = server.Serve(back) }) // it ends with the other
+	underWay := &handlers{next: s.parking(l.from, ctx.Done(), waiting)}
 	defer underWay.Wait()
 	defer abandon() // first: handlers end with their context
 	conns := &connections{server: s}
-	server := &http.Server{
+	server = &http.Server{
 		ConnContext:       conns.context,
 		ConnState:         conns.state,
 		Handler:           underWay,
@@ -431,6 +433,10 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 	case <-ctx.Done():
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
+		select {
+		case <-waiting.drain(): // the server has them again, and answers
+		case <-grace.Done():
+		}
 		if server.Shutdown(grace) != nil {
 			abandon()
 			server.Close()

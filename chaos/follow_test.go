@@ -185,3 +185,85 @@ func TestAFrontendIsFreshAgainWhenItsServerIsGone(t *testing.T) {
 		settle(t, s, s.Nodes)
 	}
 }
+
+// Without any server the frontends answer on, say the age, and one that starts
+// serves what is on its disk.
+func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
+	s := followerSite(t)
+	one, two := s.Followers[0], s.Followers[1]
+	freshFrom(t, one, "")
+	held := func(ctx context.Context) (string, error) {
+		for _, n := range s.Followers {
+			if !n.Host.IsOn() {
+				continue
+			}
+			out, err := n.Host.Run(ctx, "ip", "-4", "-br", "addr")
+			if err != nil {
+				return "", err
+			}
+			if strings.Contains(out, "10.1.0.100/") {
+				return n.Name(), nil
+			}
+		}
+		return "", fmt.Errorf("no frontend has the virtual address")
+	}
+	within(t, 20*time.Second, "a frontend holds the address", func(ctx context.Context) error { _, err := held(ctx); return err })
+	within(t, 20*time.Second, "the state is on the disk", func(ctx context.Context) error {
+		text, err := one.Host.Read("/var/lib/holdfast/state.node")
+		if err == nil && !strings.Contains(string(text), "fbfront2") {
+			err = fmt.Errorf("it lacks fbfront2")
+		}
+		return err
+	})
+	if err := s.PowerOffAll(); err != nil { // at one moment: none is there to say that another is dead
+		t.Fatal(err)
+	}
+	within(t, 20*time.Second, "the frontend says that no server answers", func(ctx context.Context) error {
+		status, err := followed(ctx, one)
+		if err == nil && (status.Connected || status.Age < 3*time.Second || status.Error == "") {
+			err = fmt.Errorf("%+v", status)
+		}
+		return err
+	})
+	if err := answers(t.Context(), s, one, "login.service.virtual", addrsOf(s.Followers)); err != nil {
+		t.Error(err)
+	}
+	if _, err := held(t.Context()); err != nil {
+		t.Error(err)
+	}
+	// Its power is taken, and what it has kept is what it starts with.
+	if err := one.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 20*time.Second, two.Name()+" holds the address", func(ctx context.Context) error {
+		who, err := held(ctx)
+		if err == nil && who != two.Name() {
+			err = fmt.Errorf("%s has it", who)
+		}
+		return err
+	})
+	if err := one.PowerOn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 20*time.Second, "it answers from its disk", func(ctx context.Context) error {
+		if err := answers(ctx, s, one, "apt.service.virtual", addrsOf(s.Nodes)); err != nil {
+			return err
+		}
+		status, err := followed(ctx, one)
+		if err == nil && (!status.FromDisk || !status.Confirmed || status.Age < time.Second) {
+			err = fmt.Errorf("%+v", status)
+		}
+		return err
+	})
+	for _, n := range s.Nodes {
+		if err := n.PowerOn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, took := freshFrom(t, one, "")
+	t.Logf("after the servers' power came back: fresh by %s after %v", source, took.Round(10*time.Millisecond))
+	// And a check's end is written by way of a server.
+	within(t, 20*time.Second, "the frontend's own check is written", func(ctx context.Context) error {
+		return answers(ctx, s, s.Nodes[0], "login.service.virtual", addrsOf(s.Followers))
+	})
+}

@@ -144,8 +144,16 @@ func within(t *testing.T, bound time.Duration, what string, try func(context.Con
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	start := time.Now()
-	if err := site.Poll(ctx, try); err != nil {
-		t.Fatalf("not within %v: %s: %v", bound, what, err)
+	var last error // of a try that had its time
+	err := site.Poll(ctx, func(ctx context.Context) error {
+		err := try(ctx)
+		if ctx.Err() == nil {
+			last = err
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("not within %v: %s: %v; before: %v", bound, what, err, last)
 	}
 	return time.Since(start)
 }

@@ -193,7 +193,7 @@ func (f *fence) read(l *fenced, now time.Time) {
 	if !ok {
 		return
 	}
-	doc, _ := snap.Document(nil, kindLease, l.router)
+	doc, _ := snap.Document(nil, KindLease, l.router)
 	if doc == nil {
 		f.step(l, leaseEvent{kind: leaseSeen}, now)
 		return
@@ -238,7 +238,7 @@ func (f *fence) step(l *fenced, e leaseEvent, now time.Time) {
 // propose writes a record beside us.
 func (f *fence) propose(l *fenced, a leaseAction) {
 	command := state.PutDocument{Verb: state.CAS, Document: state.Document{
-		Kind: kindLease, Key: l.router, Value: a.record.encode(), ModifyIndex: a.index,
+		Kind: KindLease, Key: l.router, Value: a.record.encode(), ModifyIndex: a.index,
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), l.ttl/3)
 	l.deadline = cancel

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// kindLease is the kind of the store's documents that are leases, by router.
-const kindLease = "vrrp/lease"
+// KindLease is the kind of the documents that are leases of fenced addresses, by
+// router: who holds addresses must see and write them.
+const KindLease = "vrrp/lease"
 
 // leaseRecord is what the store has of a lease.
 type leaseRecord struct {

@@ -146,9 +146,9 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 		if e, ok := door.ExplainService(service); ok {
 			return e.Lines()
 		}
-		return nil
+		return tellByCore(c.socket())(service)
 	}
-	names, err := c.newTellingNames(base, h.state, h.proposer, h.leader, explains)
+	names, err := c.newNames(base, h.state, h.proposer, h.leader, explains)
 	if err != nil {
 		return nil, err
 	}
@@ -281,12 +281,9 @@ func scripts(services []discovery.ServiceDefinition) []string {
 	return programs
 }
 
-func (c *agentCmd) newNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string) (*dns.Server, error) {
-	return c.newTellingNames(base, replica, proposer, leader, nil)
-}
-
-// newTellingNames is newNames where somebody can explain the answers.
-func (c *agentCmd) newTellingNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string, explains func(service string) []string) (*dns.Server, error) {
+// newNames makes the DNS server; explains tells in lines why a name gives what it
+// gives.
+func (c *agentCmd) newNames(base *foundation, replica *state.Store, proposer state.Proposer, leader func() string, explains func(service string) []string) (*dns.Server, error) {
 	listen, err := addrPorts(c.DNSListen, 53)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--dns-listen: %w", err)}

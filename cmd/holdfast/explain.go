@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -102,4 +103,36 @@ func (c *console) explain(e api.Explanation) error {
 	}
 	fmt.Fprintln(c.out)
 	return c.table([]string{"WHEN", "NODE", "CHECK", "CHANGED", "OUTPUT"}, rows)
+}
+
+// tellTime is how long an explanation may keep one of DNS's workers.
+const tellTime = 500 * time.Millisecond
+
+// tellByCore explains a name in lines, by way of core's socket: a service, or else
+// a virtual address of this node. None: there is neither.
+func tellByCore(socket string) func(name string) []string {
+	return func(name string) []string {
+		ctx, cancel := context.WithTimeout(context.Background(), tellTime)
+		defer cancel()
+		client, err := api.NewClient(api.ClientConfig{Socket: socket})
+		if err != nil {
+			return nil
+		}
+		defer client.Close()
+		e, err := client.Explain(ctx, name)
+		if err == nil {
+			return e.Lines()
+		}
+		var v vrrp.Explanation
+		if api.NotFound(err) {
+			err = client.VIP(ctx, "GET", "explain/"+url.PathEscape(name), nil, &v)
+		}
+		switch {
+		case err == nil:
+			return append([]string{v.View.Name + " " + firstAddress(&v.View)}, v.Story...)
+		case api.NotFound(err):
+			return nil
+		}
+		return []string{"Nobody can explain it now: " + err.Error()}
+	}
 }

@@ -68,3 +68,17 @@ func TestExplainTellsWhoHoldsAnAddress(t *testing.T) {
 		t.Errorf("status %d: %s", status, out)
 	}
 }
+
+// What DNS tells of a name is a service's or an address's story, or why there is none.
+func TestDNSTellsOfAddressesAndSaysWhenNobodyCan(t *testing.T) {
+	tell := tellByCore(netUnit(t, &oneRouter{state: vrrp.Active}))
+	if lines := tell("dns1"); len(lines) < 2 || lines[0] != "dns1 10.1.0.101" || !strings.Contains(lines[1], "fbservice1 holds it") {
+		t.Errorf("of an address it tells %q", lines)
+	}
+	if lines := tell("dns9"); lines != nil {
+		t.Errorf("of nothing it tells %q", lines)
+	}
+	if lines := tellByCore(filepath.Join(t.TempDir(), "none.sock"))("dns1"); len(lines) != 1 || !strings.HasPrefix(lines[0], "Nobody can explain it now: ") {
+		t.Errorf("without core it tells %q", lines)
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/state"
 	"holdfast/internal/stream"
 	"holdfast/raftstore"
+	"holdfast/vrrp"
 )
 
 // nodePart is what a node that is no server sees: what any of its units may.
@@ -47,18 +48,28 @@ func mayFollow(file *cluster.File, name string) (string, error) {
 }
 
 // nodeWrites tells why a node that is no server may not write a document: it
-// drains itself, says who is logged in on it, and its package proxy, if its role
-// runs one, keeps views.
+// drains itself, says who is logged in on it, leases the fenced addresses of which
+// it is a member, and its package proxy, if its role runs one, keeps views.
 func nodeWrites(file *cluster.File, name string, d state.PutDocument) error {
 	kind := d.Document.Kind
 	node := file.Node(name)
 	switch {
+	case kind == vrrp.KindLease:
+		if fencedOn(file, name, d.Document.Key) {
+			return nil
+		}
 	case slices.Contains(grants()[onlyNet].Kinds, kind) && state.Fold(d.Document.Key) == state.Fold(name):
 		return nil
 	case slices.Contains(grants()[onlyAPT].Kinds, kind) && node != nil && slices.Contains(file.Role(node.Role).Run, onlyAPT):
 		return nil
 	}
 	return fmt.Errorf("is no server and may not write %q of kind %q: do that on a server", d.Document.Key, kind)
+}
+
+// fencedOn tells whether a node is a member of a fenced virtual router.
+func fencedOn(file *cluster.File, node, router string) bool {
+	settings, err := vrrp.SettingsFrom(file, node)
+	return err == nil && slices.ContainsFunc(settings.Routers, func(r vrrp.RouterSettings) bool { return r.Name == router && r.Fenced })
 }
 
 // beFollower gives the agent the state from a server, whichever answers.

@@ -22,6 +22,7 @@ import (
 	"holdfast/internal/state"
 	"holdfast/internal/stream"
 	"holdfast/raftstore"
+	"holdfast/vrrp"
 )
 
 // The units that can run alone.
@@ -42,7 +43,7 @@ func grants() stream.Grants {
 		onlyNTP:  {},
 		onlyAPT:  {Kinds: []string{"apt/view", "apt/view-before"}},
 		onlyLogs: {},
-		onlyNet:  {Kinds: []string{"lb/drain", "lb/people"}},
+		onlyNet:  {Kinds: []string{"lb/drain", "lb/people", vrrp.KindLease}},
 	}
 }
 
@@ -150,7 +151,7 @@ func (c *agentCmd) newUnit(base *foundation, replica *stream.Replica) (*unit, er
 	}
 	switch c.Only {
 	case onlyDNS:
-		names, err := c.newNames(base, replica.Store(), replica, replica.Leader)
+		names, err := c.newNames(base, replica.Store(), replica, replica.Leader, tellByCore(c.socket()))
 		if err != nil {
 			return nil, err
 		}

@@ -57,6 +57,10 @@ func TestDNSGoesOnWithoutCoreAndStartsFromTheDisk(t *testing.T) {
 	})
 	n.expect(t, exitOK, "added", "dns", "record", "add", "db1", "A", "10.1.0.51") // by way of core
 	n.expect(t, exitFailed, "CNAME stands alone", "dns", "record", "add", "db1", "CNAME", "db2")
+	n.until(t, "dns explains a name by way of core", func() bool {
+		out, _ := n.run(t, "", "dns", "query", "explain.web.service.virtual", "TXT", "--tcp")
+		return strings.Contains(out, "as fbservice1 answers it")
+	})
 	saved := filepath.Join(n.dir, "data", "state.dns")
 	n.until(t, "the record is on the unit's disk", func() bool {
 		text, _ := os.ReadFile(saved)
