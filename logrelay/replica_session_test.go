@@ -21,6 +21,7 @@ type session struct {
 	*shipper
 	board *health.Board
 	group sync.WaitGroup
+	ends  []func()
 }
 
 // newSession has a journal that runs until the test's function ends it.
@@ -38,7 +39,13 @@ func newSession(t *testing.T, patience time.Duration) (s *session, end func()) {
 	}}
 	ctx, stop := context.WithCancel(t.Context())
 	s.group.Go(func() { _ = j.Run(ctx) })
-	return s, func() { stop(); s.group.Wait() }
+	return s, func() {
+		stop()
+		for _, end := range s.ends {
+			end()
+		}
+		s.group.Wait()
+	}
 }
 
 // lines makes some durable here.
@@ -88,7 +95,9 @@ func (s *session) hear(from uint64) (answer func(next uint64), hangUp func(), en
 		_, _ = there.Write(binary.LittleEndian.AppendUint64(nil, next))
 		synctest.Wait()
 	}
-	return answer, func() { _ = there.Close(); <-ended }, ended
+	hangUp = func() { _ = there.Close(); synctest.Wait() }
+	s.ends = append(s.ends, hangUp)
+	return answer, hangUp, ended
 }
 
 // TestABusyNodeWaitsForTheOtherAgainAfterAnOutage: lines come faster than any
@@ -104,11 +113,15 @@ func TestABusyNodeWaitsForTheOtherAgainAfterAnOutage(t *testing.T) {
 		for session := range 2 { // the first breaks off before the other has caught up
 			alone := s.journal.End()
 			answer, hangUp, _ := s.hear(0)
-			answer(alone - 1)
+			answer(alone - 50)
 			if session == 0 {
 				hangUp()
 				s.lines(t, 100)
 				continue
+			}
+			s.lines(t, 1)
+			if !s.acknowledges(t, s.journal.End()) {
+				t.Error("a line waits for all that the other lacks since the first session")
 			}
 			for round := 0; len(s.board.Conditions()) > 0; round++ {
 				if round == 10 {
