@@ -114,7 +114,7 @@ func TestTheLogsUnitTakesUpNewCertificates(t *testing.T) {
 	}
 	n.until(t, "the unit answers", func() bool { return strings.Contains(conditions(), `"conditions"`) })
 	if strings.Contains(conditions(), conditionExpiry) {
-		t.Fatalf("a year's certificate ends soon: %s", conditions())
+		t.Fatalf("a new certificate ends soon: %s", conditions())
 	}
 	ca := filepath.Join(n.dir, "ca")
 	n.expect(t, exitOK, "begun", "pki", "rotate", "begin", "--ca", ca)
