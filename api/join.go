@@ -35,7 +35,8 @@ const (
 
 // Joiner certifies nodes. Only an agent that has the cluster's authority has one.
 type Joiner interface {
-	// Authority is the authority's certificate, PEM, and its fingerprint.
+	// Authority is the certificates of the cluster's authorities as
+	// peer.AuthorityOf reads them, and the fingerprint of the one that issues.
 	Authority() (pem []byte, fingerprint string)
 	// Expand makes names of a node set, such as "fbservice[2-4]" or "@service".
 	Expand(nodes string) ([]string, error)
@@ -83,7 +84,8 @@ type NewJoinToken struct {
 }
 
 // MadeJoinToken is a token with its secret, which is shown this once. Token is
-// what the node is given: the secret and the authority's fingerprint.
+// what the node is given: the secret and the fingerprint of the authority that
+// issues.
 type MadeJoinToken struct {
 	JoinToken
 	Token string `json:"token"`
@@ -158,12 +160,13 @@ func (s *Server) joinNode(c *call) error {
 		s.log.Warn("a node was not let in", "node", request.Node, "from", c.RemoteAddr, "reason", why)
 		return s.refuse(&refusal{http.StatusForbidden, "join", "Permission denied: " + why})
 	}
+	answer, err := s.joiner.Join(c.Context(), request.Node, request.Request)
+	if err != nil { // and no use is taken
+		return fault(http.StatusBadRequest, "%s", err)
+	}
+	// What was signed is sent by who has the use, and nobody else.
 	if err := s.useJoinToken(c, found, request.Node); err != nil {
 		return err
-	}
-	answer, err := s.joiner.Join(c.Context(), request.Node, request.Request)
-	if err != nil {
-		return fault(http.StatusBadRequest, "%s", err)
 	}
 	s.log.Info("a node was let in", "node", request.Node, "from", c.RemoteAddr, "token", found.ID)
 	return s.reply(c, answer)

@@ -28,23 +28,24 @@ type Joining struct {
 	Bind   netip.Addr // the address to ask from; zero: the kernel chooses
 }
 
+// ErrOtherAuthority: the cluster does not have the authority that the token is
+// of: it is another cluster, or has changed its authority since.
+var ErrOtherAuthority = errors.New("is not of the cluster that made the token, or that has dropped the token's authority since (then make a new token)")
+
 // maxJoinAnswer bounds an answer, which holds the cluster file.
 const maxJoinAnswer = 16 << 20
 
-// Ask has a key made and certified. It first fetches the authority's
-// certificate, from whom it cannot know, and goes on only when that is the one
-// of the token's fingerprint; the secret is sent only to a server of that
-// authority. An *Error is a server's refusal.
+// Ask has a key made and certified. It first fetches the certificates of the
+// cluster's authorities, from whom it cannot know, and goes on only when the one
+// of the token's fingerprint is among them; the secret is sent only to a server
+// of that authority, or of one that it vouches for. An *Error is a server's
+// refusal.
 func (j Joining) Ask(ctx context.Context) (*peer.Joining, JoinAnswer, error) {
 	secret, fingerprint, err := ParseJoinToken(j.Token)
 	if err != nil {
 		return nil, JoinAnswer{}, err
 	}
-	ca, err := j.authority(ctx, fingerprint)
-	if err != nil {
-		return nil, JoinAnswer{}, err
-	}
-	trust, err := peer.JoinClient(ca)
+	trust, err := j.authority(ctx, fingerprint)
 	if err != nil {
 		return nil, JoinAnswer{}, err
 	}
@@ -66,7 +67,7 @@ func (j Joining) Ask(ctx context.Context) (*peer.Joining, JoinAnswer, error) {
 	}
 	sum := sha256.Sum256(answer.Config)
 	switch {
-	case !bytes.Equal(answer.CA, ca):
+	case !peer.Holds(answer.CA, fingerprint):
 		return nil, JoinAnswer{}, fmt.Errorf("%s: the answer has another authority than the token", j.Server)
 	case hex.EncodeToString(sum[:]) != answer.Sum:
 		return nil, JoinAnswer{}, fmt.Errorf("%s: the cluster file did not come whole", j.Server)
@@ -74,21 +75,24 @@ func (j Joining) Ask(ctx context.Context) (*peer.Joining, JoinAnswer, error) {
 	return own, answer, nil
 }
 
-// authority fetches the certificate that the token speaks of.
-func (j Joining) authority(ctx context.Context, fingerprint string) ([]byte, error) {
+// authority fetches the certificates that the token speaks of, and trusts those.
+func (j Joining) authority(ctx context.Context, fingerprint string) (*tls.Config, error) {
 	anyone := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true} // what comes is compared with the fingerprint
 	pem, err := j.request(ctx, anyone, http.MethodGet, joinCAPath, nil)
 	if err != nil {
 		return nil, err
 	}
-	got, err := peer.Fingerprint(pem)
+	trust, err := peer.JoinClient(pem, fingerprint)
 	if err != nil {
-		return nil, fmt.Errorf("%s: its authority: %w", j.Server, err)
+		return nil, fmt.Errorf("%s %w: %w", j.Server, ErrOtherAuthority, err)
 	}
-	if got != fingerprint {
-		return nil, fmt.Errorf("%s is not of the cluster that made the token: its authority has the fingerprint %.16s, not %.16s as the token says", j.Server, got, fingerprint)
-	}
-	return pem, nil
+	return trust, nil
+}
+
+// Knows tells whether the server is one that a node's certificates believe.
+func (j Joining) Knows(ctx context.Context, trust *peer.Trust) bool {
+	_, err := j.request(ctx, trust.Client(""), http.MethodGet, joinCAPath, nil)
+	return err == nil
 }
 
 func (j Joining) request(ctx context.Context, trust *tls.Config, method, path string, body []byte) ([]byte, error) {

@@ -83,6 +83,13 @@ func (g *gate) turn() {
 	}
 }
 
+// isFull tells whether senders are held back since the disk is nearly full.
+func (g *gate) isFull() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.full
+}
+
 // held says why senders wait; "" if they don't.
 func (g *gate) held() string {
 	g.mu.Lock()

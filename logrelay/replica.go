@@ -40,11 +40,13 @@ type replicas struct {
 	patience time.Duration
 	board    *health.Board
 	log      *slog.Logger
+	end      func() uint64 // of the journal: all lines before it are durable here
 
 	mu      sync.Mutex
 	next    uint64 // all before it are on another node
 	alone   bool   // lines are acknowledged without
 	raised  bool
+	goal    uint64 // what another node must have for that to change; 0: not set
 	changed chan struct{}
 }
 
@@ -90,14 +92,25 @@ func (r *replicas) late() {
 	r.tell()
 }
 
-// has says that another node has all lines before next, of all before end that
-// there are.
-func (r *replicas) has(next, end uint64) {
+// has says that another node has all lines before next. begins: it has just
+// come.
+//
+// A busy node is never caught up with: there are new lines in every moment. So
+// the goal is the end as it was when the other node came. From there on lines
+// wait for it again, and the condition ends once it also has those that were
+// acknowledged on the way there.
+func (r *replicas) has(next uint64, begins bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next = max(r.next, next)
-	if r.next >= end && r.raised {
-		r.alone, r.raised = false, false
+	if r.raised && (begins || r.goal == 0) {
+		r.goal = r.end()
+	}
+	if r.raised && r.alone && r.next >= r.goal {
+		r.alone, r.goal = false, r.end()
+	}
+	if r.raised && !r.alone && r.next >= r.goal {
+		r.raised, r.goal = false, 0
 		r.board.Clear(conditionAlone)
 		r.log.Info("another node has all lines again", "next", next)
 	}
@@ -219,23 +232,24 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
 
 // answers hears how far the other node has come.
 func (s *shipper) answers(conn net.Conn, from uint64) error {
-	s.replicas.has(from, s.journal.End())
+	s.replicas.has(from, true)
 	committed := time.Now()
 	var answer [8]byte
 	for next := from; ; {
-		if next < s.journal.End() {
+		owed := next < s.journal.End() // what comes later was not waited for
+		if owed {
 			_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
 		} else {
-			_ = conn.SetReadDeadline(time.Now().Add(replicaCommit)) // nothing is owed
+			_ = conn.SetReadDeadline(time.Now().Add(replicaCommit))
 		}
 		_, err := io.ReadFull(conn, answer[:])
 		var timeout net.Error
-		if idle := errors.As(err, &timeout) && timeout.Timeout() && next >= s.journal.End(); err != nil && !idle {
+		if idle := errors.As(err, &timeout) && timeout.Timeout() && !owed; err != nil && !idle {
 			return errors.Join(err, s.cursor.Commit(next))
 		}
 		if err == nil {
 			next = binary.LittleEndian.Uint64(answer[:])
-			s.replicas.has(next, s.journal.End())
+			s.replicas.has(next, false)
 		}
 		if now := time.Now(); now.Sub(committed) >= replicaCommit && next > s.cursor.Next() {
 			committed = now
@@ -254,10 +268,10 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	}
 	s.replicas = &replicas{
 		wait: s.settings.wait, patience: s.replicaPatience, board: s.board, log: s.log,
-		next: cursor.Next(), changed: make(chan struct{}),
+		end: j.End, next: cursor.Next(), changed: make(chan struct{}),
 	}
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: func() bool { return s.gate.held() != "" },
+		replicas: s.replicas, log: s.log, letGo: s.gate.isFull,
 	}, nil
 }

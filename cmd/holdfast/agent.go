@@ -97,13 +97,8 @@ func (c *agentCmd) Run(con *console) error {
 		return &exitError{exitUsage, err}
 	}
 	defer dir.release()
-	if base.trust, err = c.openTrust(base); err != nil {
-		return &exitError{exitUsage, err}
-	}
-	if base.trust != nil {
-		if base.certificates, err = newCertificates(base.trust, base.board, base.log, base.registry); err != nil {
-			return err
-		}
+	if err := c.trusting(base); err != nil {
+		return err
 	}
 	if err := runsAgent(base); err != nil {
 		return &exitError{exitUsage, err}
@@ -129,12 +124,7 @@ func (c *agentCmd) Run(con *console) error {
 		ready()
 		return agent.reload.follow(ctx, hangup)
 	}))
-	if base.trust != nil {
-		tasks = append(tasks, run.Func("certificate", func(ctx context.Context, ready func()) error {
-			ready()
-			return base.certificates.watch(ctx)
-		}))
-	}
+	tasks = append(tasks, base.renewing()...)
 	err = group.Run(ctx, func() {
 		base.log.Info("ready")
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -144,6 +134,28 @@ func (c *agentCmd) Run(con *console) error {
 		err = errors.Join(err, agent.network.ended())
 	}
 	return errors.Join(err, base.endedAnew())
+}
+
+// trusting opens this node's certificates, with what takes up newer ones.
+func (c *agentCmd) trusting(base *foundation) (err error) {
+	if base.trust, err = c.openTrust(base); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if base.trust != nil {
+		base.certificates, err = newCertificates(base.trust, base.board, base.log, base.registry)
+	}
+	return err
+}
+
+// renewing is the task that takes up newer certificates; none without any.
+func (b *foundation) renewing() []run.Task {
+	if b.certificates == nil {
+		return nil
+	}
+	return []run.Task{run.Func("certificate", func(ctx context.Context, ready func()) error {
+		ready()
+		return b.certificates.watch(ctx)
+	})}
 }
 
 // lay reads the configuration and opens what the tasks share.

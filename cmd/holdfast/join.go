@@ -45,7 +45,7 @@ func (c *joinCmd) Run(con *console) error {
 		return &exitError{exitUsage, fmt.Errorf("join: %w", err)}
 	}
 	_, fingerprint, _ := api.ParseJoinToken(joining.Token) // prepare has looked
-	if _, err := os.Stat(c.Config); err == nil && !c.Again && peer.Installed(c.PKI, fingerprint) {
+	if c.complete() && peer.Installed(c.PKI, fingerprint) {
 		return c.say(con, joining.Node, "", "has its certificate and its cluster file already")
 	}
 	ctx, cancel := context.WithTimeout(con.ctx, c.Wait)
@@ -53,6 +53,8 @@ func (c *joinCmd) Run(con *console) error {
 	server, own, answer, err := c.ask(ctx, joining)
 	var unreachable *api.UnreachableError
 	switch {
+	case errors.Is(err, errBelongs):
+		return c.say(con, joining.Node, server, "has its certificate and its cluster file already; "+err.Error())
 	case errors.As(err, &unreachable):
 		return &exitError{exitUnreachable, fmt.Errorf("join: %w", err)}
 	case err != nil:
@@ -66,6 +68,27 @@ func (c *joinCmd) Run(con *console) error {
 		return c.say(con, joining.Node, server, "has its certificate; "+c.Config+" was there and stays")
 	}
 	return c.say(con, joining.Node, server, "has its certificate and its cluster file")
+}
+
+// complete tells whether a certificate that can be used is all that this node
+// may lack.
+func (c *joinCmd) complete() bool {
+	_, err := os.Stat(c.Config)
+	return err == nil && !c.Again
+}
+
+// errBelongs ends the asking of a node that got new certificates by hand.
+var errBelongs = errors.New("the token is of an authority that the cluster has dropped: make a new one")
+
+// belongs tells whether a server that the token does not know is one that this
+// node's certificates believe: the authority was changed, and only the token is
+// old.
+func (c *joinCmd) belongs(ctx context.Context, joining api.Joining) bool {
+	if !c.complete() {
+		return false
+	}
+	own, err := peer.Load(c.PKI)
+	return err == nil && joining.Knows(ctx, own)
 }
 
 func (c *joinCmd) say(con *console, node, server, what string) error {
@@ -117,6 +140,9 @@ func (c *joinCmd) ask(ctx context.Context, joining api.Joining) (server string, 
 			own, answer, err := joining.Ask(ctx)
 			if err == nil {
 				return joining.Server, own, answer, nil
+			}
+			if errors.Is(err, api.ErrOtherAuthority) && c.belongs(ctx, joining) {
+				return joining.Server, nil, answer, errBelongs
 			}
 			var refused *api.Error
 			if errors.As(err, &refused) && !worthAnother(refused) {

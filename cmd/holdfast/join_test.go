@@ -173,3 +173,56 @@ func TestJoinTokensAreForAFewAndForATime(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A diskless node has one token for years. It comes up through every step of a
+// change of the authority; only at the end the token is made anew.
+func TestATokenIsGoodUntilItsAuthorityIsDropped(t *testing.T) {
+	s := newJoinSite(t)
+	ca, file := filepath.Join(s.dir, "ca"), filepath.Join(s.dir, "cluster.yaml")
+	step := func(name string, more ...string) {
+		t.Helper()
+		args := append([]string{"pki", "rotate", name, "--ca", ca}, more...)
+		s.until(t, "rotate "+name, func() bool {
+			_, status := s.run(t, "", args...)
+			return status == exitOK
+		})
+	}
+	install := func() {
+		t.Helper()
+		s.expect(t, exitOK, "fbservice1", "pki", "issue", "--ca", ca, "--config", file, "--out", filepath.Join(s.dir, "issued"))
+		s.expect(t, exitOK, "", "config", "reload")
+	}
+	old := s.token(t, "--uses", "any").Token
+	disk := t.TempDir()
+	boots := func(when, token string) {
+		t.Helper()
+		if out, status := s.join(t, t.TempDir(), token); status != exitOK {
+			t.Errorf("%s: a diskless node: status %d: %s", when, status, out)
+		}
+		if out, status := s.join(t, disk, token); status != exitOK {
+			t.Errorf("%s: a node with a disk: status %d: %s", when, status, out)
+		}
+	}
+	boots("before", old)
+	step("begin")
+	boots("begun", old)
+	install()
+	step("switch", "--config", file, "--without", "fbservice2") // when the server trusts both
+	boots("switched", old)
+	install()
+	fresh := s.token(t, "--uses", "any").Token
+	// Finished when the server has a certificate by the new authority.
+	boots("switched, and installed somewhere", old)
+	boots("switched, and installed somewhere, with a new token", fresh)
+	step("finish", "--config", file, "--without", "fbservice2")
+	boots("finished", fresh)
+	install()
+	boots("finished, and installed", fresh)
+	s.expect(t, exitOK, "fbservice2", "pki", "issue", "--ca", ca, "--config", file, "--out", filepath.Join(s.dir, "issued"), "--nodes", "fbservice2")
+	if out, status := s.join(t, disk, old, "--pki", filepath.Join(s.dir, "issued", "fbservice2")); status != exitOK || !strings.Contains(out, "make a new one") {
+		t.Errorf("finished: a node with a disk, new files and the old token: status %d: %s", status, out)
+	}
+	if out, status := s.join(t, t.TempDir(), old, "--wait", "1s"); status == exitOK || !strings.Contains(out, "make a new token") {
+		t.Errorf("finished: a token of the old authority: status %d: %s", status, out)
+	}
+}

@@ -28,6 +28,7 @@ func (*pkiRotateCmd) Help() string {
 		"  holdfast pki rotate switch --ca DIR         then: likewise\n" +
 		"  holdfast pki rotate finish --ca DIR         then: likewise\n\n" +
 		"Between the steps, and within them, everything works for as long as you like: nodes trust both authorities.\n" +
+		"Join tokens made before the switch are good until finish: make them anew in between.\n" +
 		"A server that is down meanwhile must be given new files and be restarted before it can come back."
 }
 

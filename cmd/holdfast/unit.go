@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -102,15 +103,16 @@ func (c *agentCmd) runUnit(con *console, hangup <-chan os.Signal) error {
 		return err
 	}
 	if c.Only == onlyLogs { // it speaks to other nodes
-		if base.trust, err = c.openTrust(base); err != nil {
-			return &exitError{exitUsage, err}
+		if err := c.trusting(base); err != nil {
+			return err
 		}
 	}
 	u, err := c.newUnit(base, replica)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	return c.runApart(con, base, append([]run.Task{replica}, u.tasks...), func(ctx context.Context) error { return u.follow(ctx, base, hangup) })
+	tasks := slices.Concat([]run.Task{replica}, u.tasks, base.renewing())
+	return c.runApart(con, base, tasks, func(ctx context.Context) error { return u.follow(ctx, base, hangup) })
 }
 
 // newReplica follows core, and has at once what the disk has.
@@ -197,7 +199,7 @@ func unitHandler(base *foundation, replica *stream.Replica, service http.Handler
 	return mux
 }
 
-// follow reloads the cluster file at every signal.
+// follow reloads the cluster file, and the certificates, at every signal.
 func (u *unit) follow(ctx context.Context, base *foundation, signals <-chan os.Signal) error {
 	for {
 		select {
@@ -205,6 +207,7 @@ func (u *unit) follow(ctx context.Context, base *foundation, signals <-chan os.S
 			return nil
 		case <-signals:
 		}
+		base.certificates.soon()
 		change, err := base.source.Reload()
 		if err != nil {
 			base.log.Error("the cluster file was not reloaded", "path", base.path, "error", err)

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"holdfast/internal/admin"
 )
 
 // unitProcess is one unit of a node, as a process of its own.
@@ -95,6 +99,38 @@ func TestDNSGoesOnWithoutCoreAndStartsFromTheDisk(t *testing.T) {
 		return status == exitOK && strings.Contains(out, "core streams") && !strings.Contains(out, "disk")
 	})
 	n.expect(t, exitOK, "added", "dns", "record", "add", "db2", "A", "10.1.0.52")
+}
+
+// TestTheLogsUnitTakesUpNewCertificates: it speaks to other nodes, without core.
+func TestTheLogsUnitTakesUpNewCertificates(t *testing.T) {
+	n := newNode(t, "")
+	n.edit(t, "run: [dns, ntp]", "run: [logs]")
+	u := n.startUnit(t, "logs", "--relp-listen", n.addr+":20514", "--logs-dir", filepath.Join(n.dir, "logs"))
+	web := admin.Client(filepath.Join(n.dir, "run", "logs.sock"))
+	conditions := func() string {
+		answer, err := web.Get(admin.BaseURL + "/v1/unit")
+		if err != nil {
+			return ""
+		}
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(answer.Body)
+		return string(text)
+	}
+	n.until(t, "the unit answers", func() bool { return strings.Contains(conditions(), `"conditions"`) })
+	if strings.Contains(conditions(), conditionExpiry) {
+		t.Fatalf("a new certificate ends soon: %s", conditions())
+	}
+	ca := filepath.Join(n.dir, "ca")
+	n.expect(t, exitOK, "begun", "pki", "rotate", "begin", "--ca", ca)
+	n.expect(t, exitOK, "fbservice1", "pki", "issue", "--ca", ca, "--config", filepath.Join(n.dir, "cluster.yaml"), "--out", filepath.Join(n.dir, "issued"), "--validity", "20d")
+	if err := u.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	n.until(t, "it trusts the new authority and has the new certificate", func() bool {
+		log := u.log.String()
+		return strings.Contains(log, "another authority is trusted from now on") && strings.Contains(log, "a new certificate is in force")
+	})
+	n.until(t, "the certificate's end is a condition", func() bool { return strings.Contains(conditions(), conditionExpiry) })
 }
 
 func TestAUnitSeesAndWritesNothingButItsOwn(t *testing.T) {

@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -125,38 +124,50 @@ func sign(caDir string, request []byte, r Request, now time.Time) (Joined, error
 	return Joined{CA: ca.pem, Certificate: encodeCert(der), GossipKey: ca.gossip}, nil
 }
 
-// AuthorityOf reads the certificate of an authority and its fingerprint.
+// AuthorityOf reads the certificates of an authority as a bare node fetches
+// them, see JoinClient, and the fingerprint of the one that issues.
 func AuthorityOf(dir string) (pem []byte, fingerprint string, err error) {
 	ca, err := loadAuthority(dir)
+	if err == nil {
+		pem, err = ca.vouched(dir)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("peer: %w", err)
 	}
-	fingerprint, err = Fingerprint(ca.pem)
-	return ca.pem, fingerprint, err
+	return pem, fingerprintOf(ca.cert), nil
 }
 
-// Fingerprint is the hex SHA-256 of the DER of the certificates in ca.crt: of
-// one mostly, of two while the authority is changed.
-func Fingerprint(pem []byte) (string, error) {
-	cas, err := parseBundle(pem)
-	if err != nil {
-		return "", fmt.Errorf("peer: %w", err)
-	}
-	hash := sha256.New()
-	for _, cert := range cas {
-		hash.Write(cert.Raw)
-	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
+// fingerprintOf is the hex SHA-256 of a certificate's DER; AuthorityID is its
+// beginning.
+func fingerprintOf(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
-// JoinClient trusts servers of the authority alone. It shows no certificate:
-// there is none yet.
-func JoinClient(caPEM []byte) (*tls.Config, error) {
-	cas, err := parseBundle(caPEM)
+// JoinClient trusts servers of the authority that has the fingerprint, which
+// must be among what was fetched, and of those for which it vouches there. It
+// shows no certificate: there is none yet.
+func JoinClient(fetched []byte, fingerprint string) (*tls.Config, error) {
+	cas, err := parseVouched(fetched, fingerprint)
 	if err != nil {
 		return nil, fmt.Errorf("peer: %w", err)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: poolOf(cas), ServerName: tlsName(RoleServer)}, nil
+}
+
+// Holds tells whether a ca.crt has the authority with the fingerprint.
+func Holds(ca []byte, fingerprint string) bool {
+	cas, err := parseBundle(ca)
+	return err == nil && named(cas, fingerprint) != nil
+}
+
+func named(cas []*x509.Certificate, fingerprint string) *x509.Certificate {
+	for _, cert := range cas {
+		if fingerprintOf(cert) == fingerprint {
+			return cert
+		}
+	}
+	return nil
 }
 
 // Believes tells whether a node's directory believes an authority of another
@@ -167,15 +178,11 @@ func Believes(dir, caDir string) bool {
 }
 
 // Installed tells whether dir holds a certificate that can be used as it is,
-// and of which authority.
+// and believes the authority with the fingerprint.
 func Installed(dir, fingerprint string) bool {
 	if _, err := Load(dir); err != nil {
 		return false
 	}
 	pem, err := os.ReadFile(filepath.Join(dir, fileCA))
-	if err != nil {
-		return false
-	}
-	there, err := Fingerprint(bytes.TrimSpace(pem))
-	return err == nil && there == fingerprint
+	return err == nil && Holds(pem, fingerprint)
 }
