@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"holdfast/cluster"
 	"holdfast/internal/kernel/clock"
+	"holdfast/internal/kernel/sockopt"
 	"holdfast/internal/ntp"
 	"holdfast/lab/vm"
 	"holdfast/ntpproxy"
@@ -69,18 +69,20 @@ func (w *truth) off(t *testing.T) (float64, time.Duration) {
 	return now.Clock.Sub(w.at(now.Raw)).Seconds(), now.Raw
 }
 
-// serve answers with the truth until ctx ends, and is silent after dark. The
-// way there takes up to 200 µs, as through a switch and a kernel or two.
+// serve answers with the truth until ctx ends, and is silent after dark. Like a
+// good server it knows from the kernel when a request arrived.
 func (w *truth) serve(t *testing.T, ctx context.Context, at string, dark <-chan struct{}) {
-	conn, err := net.ListenPacket("udp4", at)
+	config := net.ListenConfig{Control: sockopt.Timestamps}
+	c, err := config.ListenPacket(ctx, "udp4", at)
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn := c.(*net.UDPConn)
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
 	go func() {
-		buf := make([]byte, 512)
+		buf, oob := make([]byte, 512), make([]byte, 128)
 		for {
-			n, from, err := conn.ReadFrom(buf)
+			n, m, _, from, err := conn.ReadMsgUDPAddrPort(buf, oob)
 			if err != nil {
 				return
 			}
@@ -93,18 +95,24 @@ func (w *truth) serve(t *testing.T, ctx context.Context, at string, dark <-chan 
 				continue
 			default:
 			}
-			wait := time.Duration(rand.ExpFloat64() * 50e3)
 			now, err := clock.Now()
-			for until := now.Raw + wait; err == nil && now.Raw < until; {
-				now, err = clock.Now()
+			if err != nil {
+				continue
 			}
-			shown := ntp.FromTime(w.at(now.Raw))
+			waited := max(0, time.Duration(now.Clock.UnixNano()-sockopt.Arrived(oob[:m])))
+			if waited > time.Second {
+				waited = 0 // the kernel did not say, or the clock was stepped
+			}
 			reply := ntp.Packet{Version: p.Version, Mode: ntp.ModeServer, Stratum: 1, Poll: p.Poll, Precision: -20,
-				ReferenceID: ntp.Reference{'G', 'P', 'S', 0}, Reference: shown, Origin: p.Transmit, Receive: shown, Transmit: shown,
-				RootDispersion: ntp.FromDuration(100 * time.Microsecond)}
+				ReferenceID: ntp.Reference{'G', 'P', 'S', 0}, Reference: ntp.FromTime(w.at(now.Raw)), Origin: p.Transmit,
+				Receive: ntp.FromTime(w.at(now.Raw - waited)), RootDispersion: ntp.FromDuration(100 * time.Microsecond)}
+			if now, err = clock.Now(); err != nil {
+				continue
+			}
+			reply.Transmit = ntp.FromTime(w.at(now.Raw))
 			var out [ntp.Size]byte
 			reply.Put(&out)
-			_, _ = conn.WriteTo(out[:], from)
+			_, _ = conn.WriteToUDPAddrPort(out[:], from)
 		}
 	}()
 }
@@ -142,6 +150,13 @@ func (w *truth) watch(t *testing.T, d time.Duration, dark chan struct{}) (f figu
 	for range tick.C {
 		e, raw := w.off(t)
 		since := raw - start
+		if os.Getenv("HOLDFAST_NTP_TRACE") != "" {
+			var x unix.Timex
+			_, _ = unix.Adjtimex(&x)
+			one := unix.Timex{Modes: 0xa001}
+			_, _ = unix.Adjtimex(&one)
+			t.Logf("TRACE %.2f off %.1f us freq %.3f tick %d offset %d left %d status %x", since.Seconds(), e*1e6, float64(x.Freq)/65536, x.Tick, x.Offset, one.Offset, x.Status)
+		}
 		switch {
 		case since < d:
 			if math.Abs(e) > 1e-3 {
