@@ -25,7 +25,7 @@ const exchangeTimeout = 3 * time.Second
 func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet, netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
-	dialer := net.Dialer{Control: sockopt.Timestamps}
+	dialer := net.Dialer{Control: sockopt.Departures}
 	c, err := dialer.DialContext(ctx, "udp", server)
 	if err != nil {
 		return discipline.Sample{}, ntp.Packet{}, netip.Addr{}, err
@@ -34,6 +34,10 @@ func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	from := conn.RemoteAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return discipline.Sample{}, ntp.Packet{}, from, err
+	}
 	// Random, as in ntp.Query: only who sees the request can forge a reply.
 	var nonce [8]byte
 	_, _ = cryptorand.Read(nonce[:]) // never fails
@@ -41,7 +45,7 @@ func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet
 	request := ntp.Packet{Version: ntp.Version, Mode: ntp.ModeClient, Transmit: sent}
 	var out [ntp.Size]byte
 	request.Put(&out)
-	left, err := clock.Now()
+	ready, err := clock.Now()
 	if err != nil {
 		return discipline.Sample{}, ntp.Packet{}, from, err
 	}
@@ -61,13 +65,13 @@ func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet
 		if err != nil {
 			return discipline.Sample{}, ntp.Packet{}, from, err
 		}
-		a, err := ntp.Match(buf[:n], sent, left.Clock, now.Clock)
+		a, err := ntp.Match(buf[:n], sent, ready.Clock, now.Clock)
 		if err != nil && !errors.As(err, new(*ntp.KissError)) {
 			continue // not a reply to this request
 		}
 		if err == nil {
 			var sample discipline.Sample
-			sample, err = measure(a.Packet, left, now, sockopt.Arrived(oob[:m]))
+			sample, err = measure(a.Packet, ready, now, sockopt.Departed(raw), sockopt.Arrived(oob[:m]))
 			return sample, a.Packet, from, err
 		}
 		return discipline.Sample{}, a.Packet, from, err
@@ -82,13 +86,17 @@ var notBefore = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // errImpossible: what a source says can't be.
 var errImpossible = errors.New("ntpproxy: the source's times contradict each other")
 
-// measure turns a reply into a sample. left and now were read before the
-// request and after the reply; arrived is the kernel's time of its arrival by
-// the machine's clock, 0 unknown. It is pure.
-func measure(p ntp.Packet, left, now clock.Reading, arrived int64) (discipline.Sample, error) {
-	back := now.Raw
-	if waited := time.Duration(now.Clock.UnixNano() - arrived); arrived != 0 && waited >= 0 && waited <= now.Raw-left.Raw {
+// measure turns a reply into a sample. ready and now were read before the
+// request and after the reply; left and arrived are the kernel's times of when
+// the one left and the other arrived, by the machine's clock, 0 unknown. It is
+// pure.
+func measure(p ntp.Packet, ready, now clock.Reading, left, arrived int64) (discipline.Sample, error) {
+	there, back := ready.Raw, now.Raw
+	if waited := time.Duration(now.Clock.UnixNano() - arrived); arrived != 0 && waited >= 0 && waited <= back-there {
 		back -= waited
+	}
+	if held := time.Duration(left - ready.Clock.UnixNano()); left != 0 && held >= 0 && held <= back-there {
+		there += held
 	}
 	near := now.Clock
 	if near.Before(notBefore) {
@@ -96,7 +104,7 @@ func measure(p ntp.Packet, left, now clock.Reading, arrived int64) (discipline.S
 	}
 	inside := p.Transmit.Sub(p.Receive)
 	received := p.Receive.Time(near)
-	way := back - left.Raw
+	way := back - there
 	switch {
 	case p.Transmit == 0 || p.Receive == 0 || inside < 0 || inside > way+time.Millisecond:
 		return discipline.Sample{}, fmt.Errorf("%w: a reply after %v that it had for %v", errImpossible, way, inside)
@@ -104,7 +112,7 @@ func measure(p ntp.Packet, left, now clock.Reading, arrived int64) (discipline.S
 		return discipline.Sample{}, fmt.Errorf("%w: it is %v there", errImpossible, received.UTC().Format(time.RFC3339))
 	}
 	s := discipline.Sample{
-		Raw: left.Raw + way/2, Server: received.Add(inside / 2), Delay: max(0, way-inside),
+		Raw: there + way/2, Server: received.Add(inside / 2), Delay: max(0, way-inside),
 		Precision: max(time.Duration(1), precisionOf(p.Precision)),
 		Stratum:   p.Stratum, RootDelay: p.RootDelay.Duration(), Dispersion: p.RootDispersion.Duration(),
 	}

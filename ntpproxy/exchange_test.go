@@ -46,7 +46,7 @@ func TestSourcesTimeIsUnderstoodInEveryEra(t *testing.T) {
 			now := clock.Reading{Clock: left.Clock.Add(time.Millisecond), Raw: time.Hour + time.Millisecond}
 			there := date(t, test.theirs)
 			p := ntp.Packet{Stratum: 1, Receive: ntp.FromTime(there), Transmit: ntp.FromTime(there.Add(200 * time.Microsecond))}
-			s, err := measure(p, left, now, now.Clock.Add(-300*time.Microsecond).UnixNano())
+			s, err := measure(p, left, now, 0, now.Clock.Add(-300*time.Microsecond).UnixNano())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,26 +70,53 @@ func TestSourceThatContradictsItselfIsNotHeard(t *testing.T) {
 		"it had it longer than it took":   {Receive: at, Transmit: ntp.FromTime(start.Add(time.Second))},
 		"it lives in 1999":                {Receive: ntp.FromTime(date(t, "1999-01-01T00:00:00Z")), Transmit: ntp.FromTime(date(t, "1999-01-01T00:00:00Z"))},
 	} {
-		if s, err := measure(p, left, now, 0); !errors.Is(err, errImpossible) {
+		if s, err := measure(p, left, now, 0, 0); !errors.Is(err, errImpossible) {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 	}
-	s, err := measure(ntp.Packet{Leap: ntp.LeapUnknown, Stratum: 2, Receive: at, Transmit: at}, left, now, 0)
+	s, err := measure(ntp.Packet{Leap: ntp.LeapUnknown, Stratum: 2, Receive: at, Transmit: at}, left, now, 0, 0)
 	if err != nil || s.Stratum != 0 {
 		t.Errorf("a source that is not synchronised has stratum %d, %v", s.Stratum, err)
 	}
 }
 
+// What the machine itself needs for a request and a reply is nobody's way.
+func TestWayBeginsAndEndsAtTheNetwork(t *testing.T) {
+	const us = int64(time.Microsecond)
+	ready := clock.Reading{Clock: start, Raw: time.Hour}
+	now := clock.Reading{Clock: start.Add(time.Millisecond), Raw: time.Hour + time.Millisecond}
+	at := ntp.FromTime(start.Add(400 * time.Microsecond))
+	p := ntp.Packet{Stratum: 1, Receive: at, Transmit: at}
+	from := start.UnixNano()
+	for name, test := range map[string]struct {
+		left, arrived int64
+		delay, middle time.Duration // since ready
+	}{
+		"the kernel says neither":          {0, 0, time.Millisecond, 500 * time.Microsecond},
+		"it says when the request left":    {from + 300*us, 0, 700 * time.Microsecond, 650 * time.Microsecond},
+		"it says both":                     {from + 300*us, from + 500*us, 200 * time.Microsecond, 400 * time.Microsecond},
+		"the clock was stepped back":       {from - 1e9, from - 1e9, time.Millisecond, 500 * time.Microsecond},
+		"the clock was stepped forward":    {from + 1e9, from + 1e9, time.Millisecond, 500 * time.Microsecond},
+		"stepped while it was on its way":  {from + 600*us, from + 500*us, 500 * time.Microsecond, 250 * time.Microsecond},
+		"the request left when it arrived": {from + 500*us, from + 500*us, 0, 500 * time.Microsecond},
+	} {
+		s, err := measure(p, ready, now, test.left, test.arrived)
+		if err != nil || s.Delay != test.delay || s.Raw-ready.Raw != test.middle {
+			t.Errorf("%s: delay %v, middle at %v, %v; want %v, %v", name, s.Delay, s.Raw-ready.Raw, err, test.delay, test.middle)
+		}
+	}
+}
+
 func FuzzMeasure(f *testing.F) {
-	f.Add(make([]byte, ntp.Size), int64(0), int64(1e6), int64(0))
-	f.Fuzz(func(t *testing.T, b []byte, ours, took, arrived int64) {
+	f.Add(make([]byte, ntp.Size), int64(0), int64(1e6), int64(0), int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, ours, took, departed, arrived int64) {
 		p, err := ntp.Parse(b)
 		if err != nil || took < 0 || took > int64(exchangeTimeout) {
 			return
 		}
 		left := clock.Reading{Clock: time.Unix(0, ours), Raw: time.Hour}
 		now := clock.Reading{Clock: left.Clock.Add(time.Duration(took)), Raw: time.Hour + time.Duration(took)}
-		s, err := measure(p, left, now, arrived)
+		s, err := measure(p, left, now, departed, arrived)
 		if err != nil {
 			return
 		}
@@ -148,7 +175,7 @@ func TestTimeIsServedAndReadAcrossTheRollOversOf2036And2038(t *testing.T) {
 			left := clock.Reading{Clock: c.now.Add(-time.Millisecond), Raw: time.Hour}
 			_, p := c.send("10.1.0.9", request(nil)) // T2 is now, T3 a millisecond later
 			now := clock.Reading{Clock: c.now.Add(2 * time.Millisecond), Raw: time.Hour + 3*time.Millisecond}
-			s, err := measure(p, left, now, 0)
+			s, err := measure(p, left, now, 0, 0)
 			if err != nil {
 				t.Errorf("%v before %v: %v", before, rollOver, err)
 				continue

@@ -60,7 +60,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := bench{chronyd: chronyd, dir: dir, idle: *idle, flood: *flood, found: map[string]map[string][]float64{}}
+	b := bench{chronyd: chronyd, dir: dir, idle: *idle, flood: *flood, found: map[string]map[string][]float64{}, seen: map[string]map[string][]float64{}}
 	for round := range *rounds + 1 { // the first warms up
 		for _, server := range []string{ours, peer} {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round, *rounds, server)
@@ -69,6 +69,7 @@ func run(ctx context.Context) error {
 			}
 		}
 	}
+	b.pool()
 	if err := b.print(os.Stdout); err != nil {
 		return err
 	}
@@ -92,10 +93,13 @@ var figures = []figure{
 	{"lost in the flood", "%", "lower"},
 	{"offset p50, idle", "us", "lower"},
 	{"offset p99, idle", "us", "lower"},
+	{"offset p99, idle, of all rounds' samples", "us", "lower"},
 	{"offset p50, idle, interleaved", "us", "lower"},
 	{"offset p99, idle, interleaved", "us", "lower"},
+	{"offset p99, idle, interleaved, of all rounds' samples", "us", "lower"},
 	{"offset p50, flooded", "us", "lower"},
 	{"offset p99, flooded", "us", "lower"},
+	{"offset p99, flooded, of all rounds' samples", "us", "lower"},
 	{"memory (RSS) after the flood", "MB", "lower"},
 }
 

@@ -30,6 +30,25 @@ type bench struct {
 	dir         string
 	idle, flood time.Duration
 	found       map[string]map[string][]float64 // by server and figure
+	seen        map[string]map[string][]float64 // by server and circumstances: offsets, in microseconds
+}
+
+// pool adds what all rounds' samples together say: of one round's 100, p99 is
+// the second worst.
+func (b *bench) pool() {
+	for server, seen := range b.seen {
+		for label, values := range seen {
+			slices.Sort(values)
+			name := "offset p99, " + label + ", of all rounds' samples"
+			b.found[server][name] = []float64{quantile(values, 0.99)}
+			fmt.Fprintf(os.Stderr, "%s, %s: %d samples\n", server, label, len(values))
+		}
+	}
+}
+
+// quantile is that of sorted values.
+func quantile(sorted []float64, q float64) float64 {
+	return sorted[min(len(sorted)-1, int(float64(len(sorted))*q))]
 }
 
 // Where the servers answer, on loopback.
@@ -143,7 +162,18 @@ func (b *bench) measure(ctx context.Context, server string, counts bool) error {
 		}
 		b.found[server][name] = append(b.found[server][name], value)
 	}
-	if err := b.accuracy(ctx, server, note); err != nil {
+	saw := func(label string, offsets []float64) {
+		note("offset p50, "+label, quantile(offsets, 0.5))
+		note("offset p99, "+label, quantile(offsets, 0.99))
+		if !counts {
+			return
+		}
+		if b.seen[server] == nil {
+			b.seen[server] = map[string][]float64{}
+		}
+		b.seen[server][label] = append(b.seen[server][label], offsets...)
+	}
+	if err := b.accuracy(ctx, server, note, saw); err != nil {
 		return err
 	}
 	cmd, at, err := b.start(ctx, server, "0")
@@ -157,17 +187,14 @@ func (b *bench) measure(ctx context.Context, server string, counts bool) error {
 }
 
 // accuracy is what clients see, idle and flooded.
-func (b *bench) accuracy(ctx context.Context, server string, note func(string, float64)) error {
+func (b *bench) accuracy(ctx context.Context, server string, note func(string, float64), saw func(string, []float64)) error {
 	cmd, at, err := b.start(ctx, server, "")
 	if err != nil {
 		return err
 	}
 	defer stop(cmd)
 	for _, mode := range []struct{ label, option string }{{"idle", ""}, {"idle, interleaved", "xleave"}} {
-		err := b.watch(ctx, at, mode.option, func() error { return sleep(ctx, b.idle) }, func(p50, p99 float64) {
-			note("offset p50, "+mode.label, p50)
-			note("offset p99, "+mode.label, p99)
-		})
+		err := b.watch(ctx, at, mode.option, func() error { return sleep(ctx, b.idle) }, func(offsets []float64) { saw(mode.label, offsets) })
 		if err != nil {
 			return err
 		}
@@ -183,10 +210,7 @@ func (b *bench) accuracy(ctx context.Context, server string, note func(string, f
 		rss, err := memory(cmd.Process.Pid)
 		note("memory (RSS) after the flood", rss)
 		return err
-	}, func(p50, p99 float64) {
-		note("offset p50, flooded", p50)
-		note("offset p99, flooded", p99)
-	})
+	}, func(offsets []float64) { saw("flooded", offsets) })
 }
 
 // answers are how a server bore a flood.
@@ -236,7 +260,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // watch lets a chronyd client measure the server 16 times a second while
 // something goes on, and tells the offsets it saw, in microseconds.
-func (b *bench) watch(ctx context.Context, at netip.AddrPort, option string, meanwhile func() error, found func(p50, p99 float64)) error {
+func (b *bench) watch(ctx context.Context, at netip.AddrPort, option string, meanwhile func() error, found func(sorted []float64)) error {
 	logs := filepath.Join(b.dir, "logs")
 	if err := os.RemoveAll(logs); err != nil {
 		return err
@@ -265,7 +289,7 @@ func (b *bench) watch(ctx context.Context, at netip.AddrPort, option string, mea
 		return fmt.Errorf("the client took %d samples only", len(values))
 	}
 	slices.Sort(values)
-	found(values[len(values)/2], values[min(len(values)-1, len(values)*99/100)])
+	found(values)
 	return nil
 }
 
