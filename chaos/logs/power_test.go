@@ -71,16 +71,15 @@ func (p *printed) acknowledged(t *testing.T) (counts [clients]int) {
 // disk forgets what was not flushed, and lets some of that survive by chance,
 // while clients send by RELP. LOGS_CUTS says how often (2).
 func TestAPowerCutLosesNoLineThatWasAcknowledged(t *testing.T) {
-	cutPower(t, t.TempDir(), []string{"/srv/data"}, func(cut int) string {
+	cutPower(t, 2, t.TempDir(), []string{"/srv/data"}, func(cut int) string {
 		return fmt.Sprintf("%s=/srv/data %d", loadEnv, cut)
 	})
 }
 
 // cutPower cuts the power of a machine with a disk for each mount point, while
 // this binary, told what to do by an environment variable, acknowledges lines.
-// Each disk must have all that was. The machine sees dir.
-func cutPower(t *testing.T, dir string, mounts []string, load func(cut int) string) {
-	cuts := 2
+// Each disk must have all that was. The machine sees dir. LOGS_CUTS replaces cuts.
+func cutPower(t *testing.T, cuts int, dir string, mounts []string, load func(cut int) string) {
 	if text := os.Getenv("LOGS_CUTS"); text != "" {
 		var err error
 		if cuts, err = strconv.Atoi(text); err != nil {
