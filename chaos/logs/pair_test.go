@@ -72,7 +72,7 @@ func TestAPowerCutOfBothNodesLeavesEveryAcknowledgedLineOnEachDisk(t *testing.T)
 			t.Fatal(err)
 		}
 	}
-	cutPower(t, dir, []string{"/srv/data", "/srv/other"}, func(cut int) string {
+	cutPower(t, 1, dir, []string{"/srv/data", "/srv/other"}, func(cut int) string {
 		return fmt.Sprintf("%s=/srv/data /srv/other %s %d", pairEnv, pki, cut)
 	})
 }
