@@ -28,6 +28,7 @@ const (
 type arrivals struct {
 	mu      sync.Mutex
 	began   time.Time
+	told    time.Time
 	greeted map[string]bool         // have connected since
 	streams map[*arrivalStream]bool // of which there are more lines
 	changed chan struct{}           // closed when one has no more
@@ -92,6 +93,18 @@ func (a *arrivals) awaited(now time.Time, others func() []Other) (list []string,
 	return slices.Compact(list), a.changed
 }
 
+// tell returns whether it is to be said that clients waited in vain: at an
+// outage there are thousands of them.
+func (a *arrivals) tell(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := now.Sub(a.told) >= arrivalsMost
+	if due {
+		a.told = now
+	}
+	return due
+}
+
 // wait blocks until no other node's lines are on their way, for a time, or
 // until ctx ends. It returns the nodes that are waited for in vain.
 func (a *arrivals) wait(ctx context.Context, others func() []Other) []string {
@@ -101,7 +114,7 @@ func (a *arrivals) wait(ctx context.Context, others func() []Other) []string {
 	}
 	end := time.NewTimer(arrivalsMost)
 	defer end.Stop()
-	look := time.NewTicker(replicaRetry / 10) // who is alive changes, and who has fallen silent
+	look := time.NewTicker(replicaRetry / 2) // who is alive changes, and who has fallen silent
 	defer look.Stop()
 	for len(list) > 0 {
 		select {

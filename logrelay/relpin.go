@@ -59,8 +59,8 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
-	if late := s.arrivals.wait(ctx, s.awaitable()); len(late) > 0 {
-		s.log.Warn("a client begins though lines of other nodes are still on their way here: its older ones may stand behind its next",
+	if late := s.arrivals.wait(ctx, s.awaitable()); len(late) > 0 && s.arrivals.tell(time.Now()) {
+		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
 			"client", conn.RemoteAddr().String(), "nodes", late)
 	}
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
