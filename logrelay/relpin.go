@@ -53,13 +53,17 @@ type relpConn struct {
 // is acknowledged, and the connection closed so that the client hears of it.
 func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
 	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
-	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
+	if late := s.arrivals.wait(ctx, s.awaitable()); len(late) > 0 && s.arrivals.tell(time.Now()) {
+		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
+			"client", conn.RemoteAddr().String(), "nodes", late)
+	}
+	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
 	for {
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)

@@ -205,8 +205,20 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
 	defer reader.Close()
 	var batch journal.Batch
 	var out []byte
-	for {
-		block, err := reader.Next(ctx)
+	for end := from; ; {
+		block, more, err := reader.TryNext()
+		if err == nil && !more {
+			out = shipment{first: end, end: end}.append(out)
+		}
+		if len(out) > 0 {
+			_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
+			if _, err := conn.Write(out); err != nil {
+				return err
+			}
+		}
+		if err == nil && !more {
+			block, err = reader.Next(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -222,11 +234,8 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
 		}); err != nil {
 			return err
 		}
-		out = shipment{max(block.First, from), block.End(), batch.Len(), batch.Bytes()}.append(out[:0])
-		_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-		if _, err := conn.Write(out); err != nil {
-			return err
-		}
+		end = block.End()
+		out = shipment{max(block.First, from), end, batch.Len(), batch.Bytes()}.append(out[:0])
 	}
 }
 

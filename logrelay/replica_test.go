@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
+	"holdfast/logrelay/journal"
 )
 
 // node is one of a few relays that hold each other's lines.
@@ -378,4 +380,86 @@ func TestAStrangerCanNotShipLines(t *testing.T) {
 	if err := s.ship(context.Background(), Other{"fb2", all[1].addr}, func() {}); err == nil {
 		t.Error("a node was taken for another")
 	}
+}
+
+// TestAClientThatMovedHasItsOlderLinesFirst: the address comes to a node that
+// lacks most of what the other one stored, and gets it from a disk that is slow.
+// The client was not told of its last lines, and sends them again.
+func TestAClientThatMovedHasItsOlderLinesFirst(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	first, second := all[0], all[1]
+	first.start(t)
+	const rounds, each = 40, 25
+	for round := range rounds {
+		first.send(t, round*each, each) // alone, after the first
+	}
+	second.wrap = func(f journal.File) journal.File {
+		return badDisk{f, 30 * time.Millisecond, new(atomic.Bool), new(atomic.Int64)}
+	}
+	second.start(t)
+	const stored = rounds * each
+	second.send(t, stored-10, 60)
+	eventually(t, 20*time.Second, "all lines are in the second's files, once and in order", func() error {
+		got := second.files(t)
+		if len(got) != stored+50 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+			return fmt.Errorf("%d lines of %d, in order: %v", len(got), stored+50, slices.IsSorted(got))
+		}
+		return nil
+	})
+}
+
+// TestANodeThatNeverCatchesUpHoldsClientsBackForATimeOnly, nor one that lost its
+// power in the midst of it, nor one that is alive and sends its lines to a third.
+func TestANodeThatNeverCatchesUpHoldsClientsBackForATimeOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		others := func() []Other { return []Other{{Name: "fb2"}, {Name: "fb3"}} }
+		a := newArrivals()
+		a.reset(time.Now())
+		took := func(what string, want time.Duration, names ...string) {
+			t.Helper()
+			began := time.Now()
+			if late := a.wait(t.Context(), others); !slices.Equal(late, names) {
+				t.Errorf("%s: waited for %q in vain, want %q", what, late, names)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("%s: waited for %v, want %v", what, took, want)
+			}
+		}
+		two := a.stream("fb2")
+		two.hears(false)
+		took("a start, and fb3 never comes", arrivalsStart)
+		took("nothing is on its way", 0)
+		two.hears(true)
+		took("fb2 lost its power", arrivalsStall)
+		two.hears(true)
+		ended := make(chan struct{})
+		time.AfterFunc(time.Second, func() { two.hears(false); close(ended) })
+		took("fb2 has sent all", time.Second)
+		<-ended
+		stop := begin(t.Context(), func(ctx context.Context) {
+			busy := time.NewTicker(time.Second)
+			defer busy.Stop()
+			for {
+				select {
+				case <-busy.C:
+					two.hears(true)
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		two.hears(true)
+		again := a.stream("fb2") // another connection of it, which has sent all
+		again.hears(false)
+		took("fb2 never catches up", arrivalsMost, "fb2")
+		stop()
+		two.hears(false)
+		took("its connection is over", 0)
+		a.reset(time.Now())
+		gone, end := context.WithCancel(t.Context())
+		end()
+		if late := a.wait(gone, others); late != nil {
+			t.Errorf("an end waits for %q", late)
+		}
+	})
 }

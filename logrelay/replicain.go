@@ -138,16 +138,25 @@ func (s *Server) takeReplica(ctx context.Context, conn *tls.Conn) error {
 	var batch journal.Batch
 	var answer [8]byte
 	next := s.held.of(g)
-	for {
-		binary.LittleEndian.PutUint64(answer[:], next)
-		_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-		if _, err := conn.Write(answer[:]); err != nil {
-			return err
+	stream := s.arrivals.stream(g.node)
+	defer stream.hears(false)
+	for all := false; ; {
+		if !all {
+			binary.LittleEndian.PutUint64(answer[:], next)
+			_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
+			if _, err := conn.Write(answer[:]); err != nil {
+				return err
+			}
 		}
 		shipped, err := readShipment(conn, &buf)
 		if err != nil {
 			return err
 		}
+		if all = shipped.all(); all {
+			stream.hears(false)
+			continue
+		}
+		stream.hears(true)
 		if err := s.gate.wait(ctx); err != nil {
 			return err
 		}

@@ -19,7 +19,8 @@ import (
 //	receiver: next[8]                  all before it are on its disk
 //
 // A payload is count records as the journal has them. end may be greater than
-// first+count: what lies between is none of the receiver's business.
+// first+count: what lies between is none of the receiver's business. Where end is
+// first, the sender has nothing behind it: that is not answered.
 const (
 	replicaMagic  = "HOLDREP1"
 	replicaHeader = 24
@@ -61,6 +62,9 @@ type shipment struct {
 	count      int
 	payload    []byte
 }
+
+// all tells whether the shipment says that there is no more.
+func (s shipment) all() bool { return s.first == s.end }
 
 func (s shipment) append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, s.first)

@@ -83,6 +83,7 @@ type Server struct {
 	journal  *journal.Journal // of this Run
 	recent   *recent          // likewise
 	held     *heldReplicas
+	arrivals *arrivals
 	replicas *replicas // nil: lines are acknowledged without
 
 	mu      sync.Mutex
@@ -115,7 +116,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
-		silence: newSilence(), gaps: newGaps(),
+		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
 	}
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
@@ -162,6 +163,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	s.journal = j
 	s.current.Store(j)
 	s.recent = newRecent()
+	s.arrivals.reset(time.Now())
 	if s.held, err = openReplicas(s.dir(), j, s.recent.add); err != nil {
 		return err
 	}

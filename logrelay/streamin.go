@@ -87,7 +87,7 @@ const (
 
 // listenUDP opens a socket for each processor on an address.
 func (s *Server) listenUDP(ctx context.Context, address string) (list []*net.UDPConn, err error) {
-	config := net.ListenConfig{Control: sockopt.Chain(sockopt.ReusePort, sockopt.FreeBind)}
+	config := net.ListenConfig{Control: sockopt.Chain(sockopt.ReusePort, sockopt.FreeBind, sockopt.ReceiveBuffer(receiveBuffer))}
 	for range runtime.GOMAXPROCS(0) {
 		conn, err := config.ListenPacket(ctx, "udp", address)
 		if err != nil {
@@ -97,7 +97,6 @@ func (s *Server) listenUDP(ctx context.Context, address string) (list []*net.UDP
 			return nil, fmt.Errorf("logrelay: listen: %w", err)
 		}
 		udp := conn.(*net.UDPConn)
-		_ = udp.SetReadBuffer(receiveBuffer) // as far as net.core.rmem_max lets it
 		list = append(list, udp)
 		address = udp.LocalAddr().String() // for port 0
 	}

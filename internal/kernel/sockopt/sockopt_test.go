@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -138,4 +139,28 @@ func FuzzDestination(f *testing.F) {
 			t.Error("ok without an address")
 		}
 	})
+}
+
+// TestAReceiveBufferIsAsGreatAsAskedForWhoMay: more than net.core.rmem_max, where
+// the process has CAP_NET_ADMIN.
+func TestAReceiveBufferIsAsGreatAsAskedForWhoMay(t *testing.T) {
+	const asked = 16 << 20
+	conn, err := listen(t, "udp4", "127.0.0.1:0", sockopt.ReceiveBuffer(asked))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		got, failed = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF)
+	}); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	if may := os.Geteuid() == 0; may && got != 2*asked { // the kernel doubles it (socket(7))
+		t.Errorf("%d bytes, want %d", got, 2*asked)
+	}
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package logrelay
+
+const raceEnabled = false
