@@ -156,11 +156,16 @@ type applier struct {
 	verifyAt      time.Time
 }
 
-func (a *applier) post(o errand) {
+// post gives it something to do; false: it has ended, and nobody will.
+func (a *applier) post(o errand) bool {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return false
+	}
 	a.queue = append(a.queue, o)
-	a.mu.Unlock()
 	a.poke()
+	return true
 }
 
 func (a *applier) poke() {
