@@ -184,10 +184,10 @@ type Deps struct {
 	Now        func() time.Time
 	TLS        *tls.Config              // a certificate from the client must be optional in it, and verified
 	Admin      func(*http.Request) bool // whether the request's verified certificate is an admin's
-	// Node tells whether the request's verified certificate is a node's, and
-	// so may ask for one thing only: POST /v1/holdfast/vip/hold/NAME. nil:
-	// none is let in.
-	Node func(*http.Request) bool
+	// Member tells whether the request's verified certificate is that of a
+	// node that may hold the virtual address of this name, and so may ask for
+	// one thing only: POST /v1/holdfast/vip/hold/NAME. nil: none is let in.
+	Member func(r *http.Request, vip string) bool
 	// Peer tells whether it is a server's, which may ask for log lines. nil:
 	// none may.
 	Peer func(*http.Request) bool
@@ -215,7 +215,7 @@ type Server struct {
 	now        func() time.Time
 	tls        *tls.Config
 	admin      func(*http.Request) bool
-	node       func(*http.Request) bool
+	member     func(r *http.Request, vip string) bool
 	peer       func(*http.Request) bool
 	vips       http.Handler
 	relay      http.Handler
@@ -269,7 +269,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		now:        deps.Now,
 		tls:        deps.TLS,
 		admin:      deps.Admin,
-		node:       deps.Node,
+		member:     deps.Member,
 		peer:       deps.Peer,
 		vips:       deps.VIPs,
 		relay:      deps.Relay,

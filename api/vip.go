@@ -37,10 +37,11 @@ func (s *Server) fromServer(c *call, found route) bool {
 }
 
 // fromNode tells whether a request that nobody else would be allowed is one
-// that another node of the cluster may make with its certificate: to have
-// this node take a virtual address over, for `holdfast vip move --to`. It is
-// the least that will do: a node can't look, release, or have one yielded.
+// that another member of a virtual address may make with its certificate: to
+// have this node take it over, for `holdfast vip move --to`. It is the least
+// that will do: a node can't look, release, or have one yielded, and one that is
+// no member, such as a client that only sends logs, can't do this either.
 func (s *Server) fromNode(c *call, found route) bool {
-	return c.from == fromTLS && found.path == vipHoldPath && c.Method == http.MethodPost && s.node != nil && s.node(c.Request) &&
-		checkSite(c.Request) == nil
+	return c.from == fromTLS && found.path == vipHoldPath && c.Method == http.MethodPost && s.member != nil &&
+		s.member(c.Request, c.rest) && checkSite(c.Request) == nil
 }

@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// TestAnotherNodesCertificateMayOnlyAskForHold: a node that is broken into
+// TestAnotherMembersCertificateMayOnlyAskForHold: a node that is broken into
 // must not look at, move or release another's addresses.
-func TestAnotherNodesCertificateMayOnlyAskForHold(t *testing.T) {
+func TestAnotherMembersCertificateMayOnlyAskForHold(t *testing.T) {
 	c := newCell(t)
 	var served []string
 	c.server.vips = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		served = append(served, r.Method+" "+r.URL.Path)
 		w.WriteHeader(http.StatusOK)
 	})
-	c.server.node = func(*http.Request) bool { return true }
+	c.server.member = func(_ *http.Request, vip string) bool { return vip == "dns1" }
 	for _, test := range []struct {
 		from   origin
 		method string
@@ -26,6 +26,8 @@ func TestAnotherNodesCertificateMayOnlyAskForHold(t *testing.T) {
 	}{
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/dns1", "", 200},
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/dns1", "https://evil.example", 403},
+		{fromTLS, "POST", "/v1/holdfast/vip/hold/front", "", 403}, // it is no member of that one
+		{fromTLS, "POST", "/v1/holdfast/vip/hold/", "", 403},
 		{fromTLS, "GET", "/v1/holdfast/vip/hold/dns1", "", 403},
 		{fromTLS, "POST", "/v1/holdfast/vip/move/dns1", "", 403},
 		{fromTLS, "POST", "/v1/holdfast/vip/release/dns1", "", 403},
@@ -50,7 +52,7 @@ func TestAnotherNodesCertificateMayOnlyAskForHold(t *testing.T) {
 	if got := strings.Join(served, ", "); got != "POST /v1/holdfast/vip/hold/dns1, GET /v1/holdfast/vip/list, POST /v1/holdfast/vip/move/dns1" {
 		t.Errorf("served %s", got)
 	}
-	c.server.node = nil
+	c.server.member = nil
 	recorder := httptest.NewRecorder()
 	request := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/holdfast/vip/hold/dns1", nil)
 	c.server.handler(fromTLS, nil).ServeHTTP(recorder, request)

@@ -156,11 +156,16 @@ type applier struct {
 	verifyAt      time.Time
 }
 
-func (a *applier) post(o errand) {
+// post gives it something to do; false: it has ended, and nobody will.
+func (a *applier) post(o errand) bool {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return false
+	}
 	a.queue = append(a.queue, o)
-	a.mu.Unlock()
 	a.poke()
+	return true
 }
 
 func (a *applier) poke() {
@@ -325,7 +330,9 @@ func (a *applier) apply(orders []errand) {
 	if len(gone) == 0 {
 		return
 	}
-	gone = slices.DeleteFunc(gone, func(e entry) bool { return a.holds(e.Prefix) })
+	gone = slices.DeleteFunc(gone, func(e entry) bool { // held again since
+		return slices.ContainsFunc(a.holdings, func(h *holding) bool { return h.router == e.Router && slices.Contains(h.prefixes, e.Prefix) })
+	})
 	a.all.told.journal(a.all.journal.remove(gone))
 }
 
@@ -427,6 +434,11 @@ func (a *applier) want() {
 func (a *applier) drop(h *holding, unwanted func(netip.Prefix) bool) (gone []entry) {
 	for _, prefix := range h.prefixes {
 		if !unwanted(prefix) {
+			continue
+		}
+		if !h.fenced && a.holds(prefix) { // a reload gave it to another router; what was lent would end by itself
+			h.applied.gone(a.link.Index, prefix)
+			gone = append(gone, a.entries(h.router, []netip.Prefix{prefix})...)
 			continue
 		}
 		err := a.all.handle.Remove(link.Addr{Link: a.link.Index, Prefix: prefix})

@@ -8,9 +8,10 @@ import (
 	"holdfast/internal/kernel/link"
 )
 
-// withdrawFenced makes them unwanted at once, and says what came of it.
-func (a *applier) withdrawFenced(router string, done func(ok bool)) {
-	a.post(errand{kind: errandWithdraw, router: router, done: done})
+// withdrawFenced makes them unwanted at once, and says what came of it; false:
+// the applier has ended, and done is never called.
+func (a *applier) withdrawFenced(router string, done func(ok bool)) bool {
+	return a.post(errand{kind: errandWithdraw, router: router, done: done})
 }
 
 // lease says until when a fenced router's addresses may be here.

@@ -194,10 +194,7 @@ const maxHistory = 16
 func (l *loop) became(in *instance, a *Action) {
 	in.log.Info("state", "from", a.From, "to", a.To, "reason", a.Reason)
 	in.state = a.To
-	if len(in.history) == maxHistory {
-		in.history = slices.Delete(in.history, 0, 1)
-	}
-	in.history = append(in.history, Transition{At: time.Now(), From: a.From, To: a.To, Reason: a.Reason})
+	l.remember(in, Transition{At: time.Now(), From: a.From, To: a.To, Reason: a.Reason})
 	in.metrics.set(a.To)
 	l.metrics.transitions.WithLabelValues(in.settings.Name, stateLabel(a.To)).Inc()
 	l.told.state(in, a.To, a.Reason)
@@ -210,6 +207,20 @@ func (l *loop) became(in *instance, a *Action) {
 	}
 	l.groupChanged(in)
 	l.orders.changed = true
+}
+
+// remember keeps a transition to be explained. That of a router that another
+// follows under its name is part of the other's story.
+func (l *loop) remember(in *instance, t Transition) {
+	if in.index < 0 {
+		if at := slices.IndexFunc(l.instances, func(other *instance) bool { return other.settings.Name == in.settings.Name }); at >= 0 {
+			in = l.instances[at]
+		}
+	}
+	if len(in.history) == maxHistory {
+		in.history = slices.Delete(in.history, 0, 1)
+	}
+	in.history = append(in.history, t)
 }
 
 // priority is the router's with its weights; of one that is gone its own.
@@ -227,12 +238,16 @@ func (l *loop) groupChanged(in *instance) {
 	if group == "" || in.groupState == in.state {
 		return
 	}
-	for _, other := range l.instances {
+	all := l.instances
+	if in.index < 0 { // those that go with it belong to it, too
+		all = slices.Concat(all, l.gone)
+	}
+	for _, other := range all {
 		if other.settings.Group == group && other.state != in.state {
 			return
 		}
 	}
-	for _, other := range l.instances {
+	for _, other := range all {
 		if other.settings.Group == group {
 			other.groupState = in.state
 		}

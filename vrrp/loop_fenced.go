@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"slices"
 	"time"
 )
 
@@ -59,7 +60,7 @@ func (l *loop) leased(router string) {
 // unleased takes the word that it may not, although it is Active.
 func (l *loop) unleased(router, reason string) {
 	in := l.named(router)
-	if in == nil {
+	if in == nil || in.state != Active { // it was withdrawn since
 		return
 	}
 	in.log.Warn("the lease is lost: its addresses are removed", "reason", reason)
@@ -76,25 +77,70 @@ func (l *loop) withdrawFenced(in *instance) {
 	l.removeFenced(in.settings.Name, in.applier, l.fence.withdrawing(in.settings.Name))
 }
 
-func (l *loop) removeFenced(router string, applier *applier, order uint64) {
-	if applier == nil { // its interface is gone, and the addresses with it
-		l.fence.removed(router, order)
+// removeFenced has a router's addresses removed by the applier of the interface
+// that they are on; nil: they are on none. One that fails is tried again, and the
+// lease is kept for as long.
+func (l *loop) removeFenced(router string, by *applier, order uint64) {
+	if by == nil {
+		l.removedFenced(router, order)
 		return
 	}
-	applier.withdrawFenced(router, func(ok bool) {
+	told := by.withdrawFenced(router, func(ok bool) {
 		if ok {
 			l.mail.post(func() { l.releaseGuard(router) })
 			l.fence.removed(router, order)
 			return
 		}
-		time.AfterFunc(withdrawAgain, func() {
-			l.mail.post(func() {
-				if in := l.named(router); in == nil || in.leasedUntil.IsZero() {
-					l.removeFenced(router, applier, order)
-				}
-			})
+		l.removeAgain(router, by, order)
+	})
+	if !told { // it ended, with the last router there
+		l.removeByAnother(router, by, order)
+	}
+}
+
+// removedFenced says that an order to remove a router's addresses is carried out.
+func (l *loop) removedFenced(router string, order uint64) {
+	l.releaseGuard(router)
+	l.fence.removed(router, order)
+}
+
+// removeAgain tries again in a moment, unless the addresses are wanted there by
+// then: under another lease, or under none since a reload.
+func (l *loop) removeAgain(router string, by *applier, order uint64) {
+	time.AfterFunc(withdrawAgain, func() {
+		l.mail.post(func() {
+			at := slices.IndexFunc(l.instances, func(in *instance) bool { return in.settings.Name == router })
+			switch {
+			case at < 0 || l.instances[at].state != Active:
+			case !l.instances[at].core.Fenced:
+				l.removedFenced(router, order)
+				return
+			case !l.instances[at].leasedUntil.IsZero():
+				return
+			}
+			l.removeFenced(router, by, order)
 		})
 	})
+}
+
+// removeByAnother does for an applier that has ended what it was to do. An
+// interface that is gone took the addresses with it.
+func (l *loop) removeByAnother(router string, ended *applier, order uint64) {
+	on, there := l.table.links[ended.link.Index]
+	if !there {
+		l.removedFenced(router, order)
+		return
+	}
+	fresh, err := l.appliers.get(on)
+	if err != nil {
+		l.log.Error("addresses that need a lease are not removed yet", "router", router, "interface", on.Name, "error", err)
+		l.removeAgain(router, ended, order)
+		return
+	}
+	l.removeFenced(router, fresh, order)
+	if l.ports[on.Index] == nil {
+		fresh.release()
+	}
 }
 
 // releaseGuard tells the guard that a router's addresses are gone, unless it
@@ -129,11 +175,15 @@ func (l *loop) tellHooks(in *instance, state State) {
 }
 
 // holdFenced asks for the lease of a router that became Active; one that has it
-// holds other addresses from now on.
+// holds other addresses from now on. Word that it lost it may be on its way: the
+// fence knows.
 func (l *loop) holdFenced(in *instance) {
-	if l.fence.want(in.settings.Name, true); in.leasedUntil.IsZero() || in.applier == nil {
+	l.fence.want(in.settings.Name, true)
+	until, ok := l.fence.valid(in.settings.Name)
+	if !ok || in.leasedUntil.IsZero() || in.applier == nil {
 		return
 	}
+	in.leasedUntil = until
 	l.guard.lease(l.leaseWord(in))
 	in.applier.hold(in)
 }

@@ -186,6 +186,7 @@ func (l *loop) last(in *instance, core Router) *instance {
 	was := *in
 	was.index, was.core, was.packets = -1, core, packets{}
 	in.state, in.dropped = Initialize, [drops]uint64{} // of the one that begins
+	in.leasedUntil, in.told = time.Time{}, Initialize  // what the old one has, it gives back
 	in.log = l.logOf(&in.settings)
 	return &was
 }

@@ -8,8 +8,9 @@ import (
 
 // Reconfigure makes these the routers. A router whose name stays keeps its
 // state as far as what changed allows: another interface, family, version or
-// VRID, or a fence, makes it another router. One that joins a sync group takes the group's
-// state; a group made of members in different states begins anew as Backup.
+// VRID, or a fence, makes it another router, which an admin's order for its name
+// still is for. One that joins a sync group takes the group's state; a group made
+// of members in different states begins anew as Backup.
 // The indices are those of the new list; those that are gone have the index
 // -1-k in the actions that take them down, for gone[k].
 func (m *Machine) Reconfigure(routers []Router, at time.Time) (actions []Action, gone []Router) {
@@ -32,6 +33,9 @@ func (m *Machine) Reconfigure(routers []Router, at time.Time) (actions []Action,
 	}
 	for k, r := range old {
 		gone = append(gone, r.Router)
+		if i := slices.IndexFunc(routers, func(config Router) bool { return config.Name == r.Name }); i >= 0 {
+			changes[i].follows = r.group
+		}
 		m.dismiss(r, -1-k, at)
 	}
 	m.arrange()
@@ -47,9 +51,10 @@ func (m *Machine) Reconfigure(routers []Router, at time.Time) (actions []Action,
 
 // change is what a reload did to a router.
 type change struct {
-	kept   bool
-	before Router
-	group  *group // that it was in
+	kept    bool
+	before  Router
+	group   *group // that it was in
+	follows *group // of one that is not kept: that of the other router of its name; nil: there was none
 }
 
 // sameAs tells whether a configuration is of the same virtual router.
@@ -122,6 +127,7 @@ func (m *Machine) inherit(g *group, changes []change, at time.Time) {
 	}
 	if from == nil {
 		g.since = at
+		g.obey(changes)
 		m.join(g, changes, at)
 		return
 	}
@@ -135,6 +141,20 @@ func (m *Machine) inherit(g *group, changes []change, at time.Time) {
 		return
 	}
 	m.join(g, changes, at)
+}
+
+// obey gives a group of new routers the orders that the routers of their names
+// had. One to stand back is stronger than one to hold.
+func (g *group) obey(changes []change) {
+	for _, r := range g.members {
+		if before := changes[r.index].follows; before != nil {
+			g.pulled, g.yielded = g.pulled || before.pulled, g.yielded || before.yielded
+		}
+	}
+	g.pulled = g.pulled && !g.yielded
+	for _, r := range g.members {
+		r.weigh()
+	}
 }
 
 // disband begins a group anew whose members are in different states.

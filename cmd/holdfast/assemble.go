@@ -334,7 +334,7 @@ func newAPI(base *foundation, h *heart, reload *reloader, below trees, joins api
 	if base.trust != nil {
 		deps.TLS = base.trust.ServerOptional()
 		deps.Admin, deps.Peer = certified(base.trust, peer.RoleAdmin), certified(base.trust, peer.RoleServer)
-		deps.Node = certified(base.trust, peer.RoleServer, peer.RoleAgent)
+		deps.Member = fellowMember(base.trust, base.source.Current)
 	}
 	return api.New(h.http, deps)
 }

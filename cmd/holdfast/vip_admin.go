@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"holdfast/api"
+	"holdfast/cluster"
+	"holdfast/internal/peer"
 	"holdfast/vrrp"
 )
 
@@ -37,4 +40,18 @@ func holdElsewhere(ctx context.Context, base *foundation, node, router string) e
 	}
 	defer client.Close()
 	return client.VIP(ctx, http.MethodPost, "hold/"+url.PathEscape(router), nil, nil)
+}
+
+// fellowMember tells whether a request's certificate, verified by TLS and of an
+// authority that is still trusted, is that of a node that the cluster file of
+// this moment lets hold a virtual address. That it is some node's is not enough:
+// one that only sends logs has a certificate, too.
+func fellowMember(trust *peer.Trust, file func() *cluster.File) func(r *http.Request, vip string) bool {
+	return func(r *http.Request, vip string) bool {
+		identity, err := trust.PeerIdentity(tlsState(r))
+		return err == nil && (identity.Role == peer.RoleServer || identity.Role == peer.RoleAgent) &&
+			slices.ContainsFunc(file().VIPs, func(v cluster.VIP) bool {
+				return v.Name == vip && slices.Contains(v.Members, identity.Name)
+			})
+	}
 }
