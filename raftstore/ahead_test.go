@@ -440,16 +440,30 @@ func failUntil[T any](t *testing.T, d *slowDisk, err error, answer <-chan T, che
 	}
 }
 
+// lostLog keeps each write until the hang ends, and then loses it.
+type lostLog struct {
+	raft.LogStore
+	hang atomic.Pointer[chan struct{}] // nil: the disk is fine
+}
+
+func (l *lostLog) StoreLogs(entries []*raft.Log) error {
+	if hang := l.hang.Load(); hang != nil {
+		<-*hang
+		return errors.New("the power is gone")
+	}
+	return l.LogStore.StoreLogs(entries)
+}
+
 // The disk of a leader hangs while it writes an entry that both followers have:
 // nobody answers for it, and nobody applies it. When the leader is gone, without
 // the entry, the others go on with everything that was acknowledged.
 func TestNobodyLearnsOfAnEntryThatIsNotOnTheLeadersDisk(t *testing.T) {
 	h := newHosts(t, 3, 3)
 	h.hung = time.Minute // the watchdog is another test's
-	disks := map[string]*stuckLog{}
+	disks := map[string]*lostLog{}
 	for name, o := range h.all {
 		o.disk = func(l raft.LogStore) raft.LogStore {
-			disks[name] = &stuckLog{LogStore: l}
+			disks[name] = &lostLog{LogStore: l}
 			return disks[name]
 		}
 	}
@@ -461,7 +475,7 @@ func TestNobodyLearnsOfAnEntryThatIsNotOnTheLeadersDisk(t *testing.T) {
 	hang := make(chan struct{})
 	letGo := sync.OnceFunc(func() { close(hang) })
 	t.Cleanup(letGo)
-	disks[leader.name].set(hang)
+	disks[leader.name].hang.Store(&hang)
 	before := leader.store.engine.Load().raft.LastIndex()
 	outcome := make(chan error, 1)
 	go func() {
@@ -493,12 +507,12 @@ func TestNobodyLearnsOfAnEntryThatIsNotOnTheLeadersDisk(t *testing.T) {
 		default:
 		}
 	}
-	leader.kill()
+	leader.store.engine.Load().net.stop() // its power is gone
+	letGo()
+	leader.stop()
 	<-outcome
 	h.leader().put("after", "1")
 	h.everywhere("acknowledged", "1")
-	letGo()
-	disks[leader.name].set(nil)
 	leader.disk = nil
 	leader.start()
 	h.everywhere("acknowledged", "1")
