@@ -48,7 +48,7 @@ type aheadLog struct {
 	stopped chan struct{}
 	done    sync.WaitGroup
 
-	writing sync.Mutex // held by who writes to the log below; before mu
+	writing chan struct{} // full while somebody writes to the log below; a lock before mu that virtual time can wait for
 
 	mu      sync.RWMutex
 	pending []*raft.Log // in order, without a gap
@@ -64,7 +64,7 @@ type aheadLog struct {
 func newAheadLog(below raft.LogStore, leads func() bool, yield func(), ended <-chan struct{}) *aheadLog {
 	a := &aheadLog{
 		LogStore: below, leads: leads, yield: yield, ended: ended, wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-		news: make(chan struct{}), failing: make(chan struct{}),
+		writing: make(chan struct{}, 1), news: make(chan struct{}), failing: make(chan struct{}),
 	}
 	a.done.Go(a.writeAlong)
 	return a
@@ -81,8 +81,8 @@ func (a *aheadLog) StoreLogs(entries []*raft.Log) error {
 	if accepted, err := a.accept(entries); accepted || err != nil {
 		return err
 	}
-	a.writing.Lock()
-	defer a.writing.Unlock()
+	a.writing <- struct{}{}
+	defer func() { <-a.writing }()
 	if err := a.flush(); err != nil {
 		return err
 	}
@@ -146,8 +146,8 @@ func (a *aheadLog) writeAlong() {
 }
 
 func (a *aheadLog) flushAlone() error {
-	a.writing.Lock()
-	defer a.writing.Unlock()
+	a.writing <- struct{}{}
+	defer func() { <-a.writing }()
 	return a.flush()
 }
 
@@ -288,8 +288,8 @@ func (a *aheadLog) DeleteRange(first, last uint64) error {
 	if a.durable(last) == last {
 		return a.LogStore.DeleteRange(first, last)
 	}
-	a.writing.Lock()
-	defer a.writing.Unlock()
+	a.writing <- struct{}{}
+	defer func() { <-a.writing }()
 	if err := a.flush(); err != nil {
 		return err
 	}
