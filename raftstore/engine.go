@@ -46,7 +46,8 @@ type engine struct {
 	front     *front        // bolt's newest entries, before they get there
 	checked   *checkedLog   // the entries, with their checksums
 	stable    checkedStable // bolt's terms and votes, with theirs
-	logs      raft.LogStore // what raft reads and writes: a cache before a watchdog before checked
+	ahead     *aheadLog     // a leader's newest, before they are written
+	logs      raft.LogStore // what raft reads and writes: a cache before ahead before a watchdog before checked
 	snapshots raft.SnapshotStore
 	net       *network
 	trans     *transport
@@ -168,8 +169,24 @@ func (e *engine) openLog() (err error) {
 		e.checked.LogStore = e.store.disk(e.front)
 	}
 	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
-	e.logs, err = raft.NewLogCache(logCache, guarded)
+	e.ahead = newAheadLog(guarded, e.appends, e.writeSomething, e.ended)
+	e.logs, err = raft.NewLogCache(logCache, e.ahead)
 	return err
+}
+
+// appends tells whether Raft leads at this moment, maybe in a term that is over
+// elsewhere.
+func (e *engine) appends() bool {
+	r := e.running.Load()
+	return r != nil && r.State() == raft.Leader
+}
+
+// writeSomething has a leader write to its log, so that it hears from there; it
+// blocks a moment at most.
+func (e *engine) writeSomething() {
+	if e.appends() {
+		e.running.Load().Barrier(retryWrite)
+	}
 }
 
 // noteLog remembers for good that there is a log, and refuses one that nobody
@@ -291,10 +308,10 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire,
+		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, ahead: e.ahead,
 		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has,
 	}
-	s.fsm.onCommit(e.trans.pipes.tell)
+	s.fsm.attach(e.ahead.await, e.trans.pipes.tell)
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -412,6 +429,9 @@ func (e *engine) stop() error {
 }
 
 func (e *engine) closeLog() error {
+	if e.ahead != nil {
+		e.ahead.close()
+	}
 	var err error
 	if e.front != nil {
 		err = e.front.Close()

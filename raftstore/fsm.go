@@ -18,6 +18,8 @@ import (
 // errHalted is in every error of a store that met an entry it cannot apply.
 var errHalted = errors.New("the store halted")
 
+var errStopping = errors.New("the store of this server is being stopped")
+
 // fsm applies committed entries to the state, in Raft's order. It outlives a
 // Run: after a restart within the process Raft repeats entries that the state
 // already holds, and they are left out.
@@ -31,18 +33,28 @@ type fsm struct {
 
 	applying sync.Mutex // held while the state is changed
 
-	// told is called with the last of some entries before they are applied; it
-	// must not block. Nil: nobody.
-	told atomic.Pointer[func(entryID)]
+	run atomic.Pointer[attachment] // nil: none
 
 	mu      sync.Mutex
+	cut     bool    // entries were left out since Raft is being stopped
 	applied uint64  // Raft's index of the last entry in the state
 	waiters waiters // for entries that are not
 	halted  error
 }
 
-// onCommit has tell called with what is committed; it must not block.
-func (f *fsm) onCommit(tell func(entryID)) { f.told.Store(&tell) }
+// attachment is what a Run does about entries before they are applied.
+type attachment struct {
+	await func(index uint64) bool // until they are on this server's disk; false: Raft is being stopped
+	tell  func(entryID)           // called with the last of them; must not block
+}
+
+// attach begins a Run.
+func (f *fsm) attach(await func(index uint64) bool, tell func(entryID)) {
+	f.run.Store(&attachment{await, tell})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cut = false
+}
 
 // result is what a command gave; Raft hands it to who proposed it.
 type result struct{ err error }
@@ -54,8 +66,11 @@ func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry
 // are told to the followers, and those who wait for them are woken, once.
 func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	last := entries[len(entries)-1]
-	if tell := f.told.Load(); tell != nil {
-		(*tell)(entryID{last.Index, last.Term})
+	if run := f.run.Load(); run != nil {
+		if f.isCut() || !run.await(last.Index) {
+			return f.leaveOut(len(entries))
+		}
+		run.tell(entryID{last.Index, last.Term})
 	}
 	f.applying.Lock()
 	defer f.applying.Unlock()
@@ -78,6 +93,25 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		}
 	}
 	f.advance(applied)
+	return results
+}
+
+func (f *fsm) isCut() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cut
+}
+
+// leaveOut applies nothing any more: there must be no gap, and no snapshot that
+// says it has what was left out.
+func (f *fsm) leaveOut(entries int) []any {
+	f.mu.Lock()
+	f.cut = true
+	f.mu.Unlock()
+	results := make([]any, entries)
+	for i := range results {
+		results[i] = result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, errStopping)}
+	}
 	return results
 }
 
@@ -165,6 +199,9 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	defer f.mu.Unlock()
 	if f.halted != nil {
 		return nil, f.halted
+	}
+	if f.cut {
+		return nil, errStopping
 	}
 	return fsmSnapshot{f.state.Snapshot()}, nil
 }

@@ -54,6 +54,7 @@ type hosts struct {
 	voters  int
 	timing  float64       // 2 unless a test is about times: the machine may be busy
 	commit  time.Duration // of Raft, and linger, if a test needs other ones
+	hung    time.Duration // until a write hangs, if a test needs another
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -179,6 +180,9 @@ func (o *host) start(change ...func(*Config)) *host {
 	}
 	if o.hosts.commit > 0 {
 		store.times.commit, store.times.linger = o.hosts.commit, o.hosts.commit
+	}
+	if o.hosts.hung > 0 {
+		store.times.disk = o.hosts.hung
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)

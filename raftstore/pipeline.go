@@ -33,6 +33,7 @@ type pipeline struct {
 	answers chan raft.AppendFuture
 	done    chan struct{}
 	close   func()
+	durable func(commit uint64) uint64 // see transport
 
 	pace    pace
 	armed   atomic.Bool   // the follower will be told after a moment
@@ -105,6 +106,9 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 	last := entryID{args.PrevLogEntry, args.PrevLogTerm}
 	if n := len(args.Entries); n > 0 {
 		last = entryID{args.Entries[n-1].Index, args.Entries[n-1].Term}
+	}
+	if d.durable != nil {
+		args.LeaderCommitIndex = d.durable(args.LeaderCommitIndex)
 	}
 	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {

@@ -197,6 +197,10 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (uint64, error)
 	if err := state.MayPropose(command, s.state.Snapshot().Level()); err != nil {
 		return 0, err
 	}
+	fails := e.ahead.fails()
+	if closed(fails) {
+		return 0, &untouchedError{fmt.Errorf("%w: this server still leads, but can't write to its disk", state.ErrNoLeader)}
+	}
 	type applied struct {
 		index    uint64
 		response any
@@ -220,6 +224,8 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (uint64, error)
 		}
 		r, _ := a.response.(result)
 		return a.index, r.err
+	case <-fails:
+		return 0, fmt.Errorf("%w: this server could not write to its disk", state.ErrUnknownOutcome)
 	case <-ctx.Done():
 		return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, ctx.Err())
 	}

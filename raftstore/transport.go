@@ -26,6 +26,7 @@ type transport struct {
 	// be brought there.
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
 	stands  func() error // why this server asks for no votes; nil function: it always may
+	ahead   *aheadLog    // what of the log is on this server's disk; nil: all
 	wire    wire
 	pace    pace                 // of each pipeline, but for waits
 	expects func(id string) bool // whether a server waits for an answer of ours; nil: none
@@ -70,6 +71,9 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 		pace.waits = func() bool { return t.expects(string(id)) }
 	}
 	d := newPipeline(p, pace, t.pipes.remove)
+	if t.ahead != nil {
+		d.durable = t.ahead.durable
+	}
 	t.pipes.add(d)
 	return d, nil
 }
@@ -79,6 +83,9 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 // and a server that came back would wait as long for what it missed.
 // Heartbeats are not patient: Raft paces them itself, closely.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.ahead != nil {
+		args.LeaderCommitIndex = t.ahead.durable(args.LeaderCommitIndex)
+	}
 	for {
 		err := t.wire.carry(string(id), func() error {
 			return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
@@ -101,24 +108,30 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if err := t.mayStand(); err != nil {
+	if err := t.mayStand(args.LastLogIndex); err != nil {
 		return err
 	}
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestVote(id, t.at(id, target), args, resp) })
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if err := t.mayStand(); err != nil {
+	if err := t.mayStand(args.LastLogIndex); err != nil {
 		return err
 	}
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.RequestPreVote(id, t.at(id, target), args, resp) })
 }
 
-func (t *transport) mayStand() error {
-	if t.stands == nil {
-		return nil
+// mayStand tells whether this server may ask for votes by a log up to last.
+func (t *transport) mayStand(last uint64) error {
+	if t.stands != nil {
+		if err := t.stands(); err != nil {
+			return err
+		}
 	}
-	return t.stands()
+	if t.ahead != nil {
+		return t.ahead.ensure(last)
+	}
+	return nil
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
@@ -127,6 +140,67 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.TimeoutNow(id, t.at(id, target), args, resp) })
+}
+
+// Consumer implements raft.Transport; Raft calls it once.
+func (t *transport) Consumer() <-chan raft.RPC {
+	if t.ahead == nil {
+		return t.NetworkTransport.Consumer()
+	}
+	to := make(chan raft.RPC)
+	go t.admit(to)
+	return to
+}
+
+// admit passes messages on to Raft until it ends. What would have this server
+// answer for entries that it appended as a leader, and that are not on its disk,
+// waits until they are, or is refused.
+func (t *transport) admit(to chan<- raft.RPC) {
+	for {
+		select {
+		case rpc := <-t.NetworkTransport.Consumer():
+			if args, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.ahead.durable(reach(args)) != reach(args) {
+				go func() { // ends when the disk answers, or is said not to
+					if t.answerable(rpc, args) {
+						t.pass(rpc, to)
+					}
+				}()
+				continue
+			}
+			if !t.pass(rpc, to) {
+				return
+			}
+		case <-t.ahead.ended:
+			return
+		}
+	}
+}
+
+func (t *transport) pass(rpc raft.RPC, to chan<- raft.RPC) bool {
+	select {
+	case to <- rpc:
+		return true
+	case <-t.ahead.ended:
+		return false
+	}
+}
+
+// answerable refuses a message if this server's disk does not take what the
+// answer would be for.
+func (t *transport) answerable(rpc raft.RPC, args *raft.AppendEntriesRequest) bool {
+	err := t.ahead.ensure(reach(args))
+	if err != nil {
+		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: args.ProtocolVersion}, Term: args.Term, LastLog: t.ahead.durable(reach(args))}, nil)
+	}
+	return err == nil
+}
+
+// reach is the last entry that an answer to a message is for.
+func reach(args *raft.AppendEntriesRequest) uint64 {
+	if n := len(args.Entries); n > 0 {
+		return args.Entries[n-1].Index
+	}
+	return args.PrevLogEntry
 }
 
 var (
