@@ -45,7 +45,9 @@ func aheadOf(t *testing.T, disk raft.LogStore) (a *aheadLog, leads *atomic.Bool,
 	t.Helper()
 	leads, yields = new(atomic.Bool), new(atomic.Int32)
 	leads.Store(true)
-	a = newAheadLog(disk, leads.Load, func() { yields.Add(1) }, make(chan struct{}))
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	a = newAheadLog(disk, leads.Load, func() { yields.Add(1) }, ended)
 	return a, leads, yields
 }
 

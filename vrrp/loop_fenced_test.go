@@ -100,7 +100,7 @@ func (b *fencedBed) Propose(_ context.Context, command state.Command) (uint64, e
 
 // record is the lease as the store has it.
 func (b *fencedBed) record() (record leaseRecord, index uint64) {
-	doc, _ := b.store.Snapshot().Document(nil, kindLease, "web")
+	doc, _ := b.store.Snapshot().Document(nil, KindLease, "web")
 	if doc == nil {
 		return leaseRecord{}, 0
 	}
@@ -117,7 +117,7 @@ func (b *fencedBed) another(free bool) error {
 	}
 	record := leaseRecord{Node: "n2", Run: "another", TTL: maxLease, Count: was.Count + 1, Free: free}
 	_, err := b.Propose(context.Background(), state.PutDocument{Verb: state.CAS, Document: state.Document{
-		Kind: kindLease, Key: "web", Value: record.encode(), ModifyIndex: index,
+		Kind: KindLease, Key: "web", Value: record.encode(), ModifyIndex: index,
 	}})
 	return err
 }
@@ -264,7 +264,7 @@ func TestReloadPutsNothingUpUnderALeaseThatWasLostMeanwhile(t *testing.T) {
 // overwrite makes the lease another's, as an admin's restore of the store does.
 func (b *fencedBed) overwrite() error {
 	_, err := b.Propose(context.Background(), state.PutDocument{Verb: state.Set, Document: state.Document{
-		Kind: kindLease, Key: "web", Value: leaseRecord{Node: "n2", Run: "another", TTL: maxLease, Count: 99}.encode(),
+		Kind: KindLease, Key: "web", Value: leaseRecord{Node: "n2", Run: "another", TTL: maxLease, Count: 99}.encode(),
 	}})
 	return err
 }
