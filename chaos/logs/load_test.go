@@ -30,28 +30,19 @@ const (
 	// verifyEnv makes it a relay that starts anew below a directory, and prints
 	// what is in its files.
 	verifyEnv = "LOGS_TEST_VERIFY"
-	// pairEnv is loadEnv with two relays that hold each other's lines: it names
-	// two directories, that of their certificates, and the number.
-	pairEnv = "LOGS_TEST_PAIR"
 
 	clients = 8
 )
 
 // relay runs a relay below a directory. stop ends it as planned.
 func relay(dir string) (addr string, s *logrelay.Server, stop func() error, err error) {
-	free := netip.MustParseAddrPort("127.0.0.1:0")
-	return start(configOf("fb1", dir, free), logrelay.Deps{File: cluster.Single("fb1", free.Addr())})
-}
-
-func configOf(node, dir string, relp netip.AddrPort) logrelay.Config {
-	return logrelay.Config{
-		Node: node, DataDir: dir, Dir: filepath.Join(dir, "hosts"), Listen: map[string][]netip.AddrPort{"relp": {relp}},
-	}
-}
-
-func start(config logrelay.Config, deps logrelay.Deps) (addr string, s *logrelay.Server, stop func() error, err error) {
-	deps.Log, deps.Metrics = slog.New(slog.NewTextHandler(os.Stderr, nil)), prometheus.NewRegistry()
-	if s, err = logrelay.New(config, deps); err != nil {
+	free := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
+	s, err = logrelay.New(logrelay.Config{
+		Node: "fb1", DataDir: dir, Dir: filepath.Join(dir, "hosts"), Listen: map[string][]netip.AddrPort{"relp": free},
+	}, logrelay.Deps{
+		File: cluster.Single("fb1", free[0].Addr()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
 		return "", nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -75,11 +66,6 @@ func load(what string) error {
 	if err != nil {
 		return err
 	}
-	return offer(addr, round)
-}
-
-// offer has clients send to a relay for ever.
-func offer(addr, round string) error {
 	var out sync.Mutex
 	failed := make(chan error)
 	for client := range clients {

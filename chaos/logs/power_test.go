@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for env, f := range map[string]func(string) error{loadEnv: load, pairEnv: loadPair, verifyEnv: verify} {
+	for env, f := range map[string]func(string) error{loadEnv: load, verifyEnv: verify} {
 		if what := os.Getenv(env); what != "" {
 			if err := f(what); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -71,15 +71,7 @@ func (p *printed) acknowledged(t *testing.T) (counts [clients]int) {
 // disk forgets what was not flushed, and lets some of that survive by chance,
 // while clients send by RELP. LOGS_CUTS says how often (2).
 func TestAPowerCutLosesNoLineThatWasAcknowledged(t *testing.T) {
-	cutPower(t, 2, t.TempDir(), []string{"/srv/data"}, func(cut int) string {
-		return fmt.Sprintf("%s=/srv/data %d", loadEnv, cut)
-	})
-}
-
-// cutPower cuts the power of a machine with a disk for each mount point, while
-// this binary, told what to do by an environment variable, acknowledges lines.
-// Each disk must have all that was. The machine sees dir. LOGS_CUTS replaces cuts.
-func cutPower(t *testing.T, cuts int, dir string, mounts []string, load func(cut int) string) {
+	cuts := 2
 	if text := os.Getenv("LOGS_CUTS"); text != "" {
 		var err error
 		if cuts, err = strconv.Atoi(text); err != nil {
@@ -89,24 +81,15 @@ func cutPower(t *testing.T, cuts int, dir string, mounts []string, load func(cut
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	dice := rand.New(rand.NewPCG(seed, 0))
-	var disks []*vm.Disk
-	mount, unmount, check := "echo 0 >/proc/sys/vm/dirty_writeback_centisecs; ip link set lo up", "true", "true"
-	format := "true"
-	for i, at := range mounts {
-		disks = append(disks, vm.NewTestDisk(t, vm.DiskOptions{Size: 256 << 20, Survivors: rand.New(rand.NewPCG(seed, uint64(i+1)))}))
-		device := fmt.Sprintf("/dev/vd%c", 'a'+i)
-		format += "; mkfs.ext4 -q " + device
-		mount += fmt.Sprintf("; mkdir -p %s; mount -o commit=300 %s %s", at, device, at)
-		unmount += "; umount " + at
-		check += fmt.Sprintf("; e2fsck -fp %s >/dev/null || test $? = 1", device) // 1: it repaired it, by its journal
-	}
+	disk := vm.NewTestDisk(t, vm.DiskOptions{Size: 256 << 20, Survivors: rand.New(rand.NewPCG(seed, 1))})
+	dir := t.TempDir()
 	binary := filepath.Join(dir, "logs.test")
 	build := exec.Command("go", "test", "-c", "-o", binary, ".") // static, and without the race detector
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	m := vm.NewTest(t, vm.Options{CPUs: 1, Modules: []string{"ext4"}, Disks: disks, Expose: []string{dir}})
+	m := vm.NewTest(t, vm.Options{CPUs: 1, Modules: []string{"ext4"}, Disks: []*vm.Disk{disk}, Expose: []string{dir}})
 	must := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -119,12 +102,13 @@ func cutPower(t *testing.T, cuts int, dir string, mounts []string, load func(cut
 		must(script, err)
 		return out
 	}
-	shell(format)
+	shell("mkfs.ext4 -q /dev/vda")
+	const mount = "echo 0 >/proc/sys/vm/dirty_writeback_centisecs; ip link set lo up; mkdir -p /srv/data; mount -o commit=300 /dev/vda /srv/data"
 	var acknowledged [][clients]int
 	for cut := range cuts {
 		shell(mount)
 		out := &printed{begun: make(chan struct{})}
-		p, err := m.Start(vm.Cmd{Args: []string{binary}, Env: []string{load(cut)}, Stdout: out})
+		p, err := m.Start(vm.Cmd{Args: []string{binary}, Env: []string{fmt.Sprintf("%s=/srv/data %d", loadEnv, cut)}, Stdout: out})
 		must("start", err)
 		select {
 		case <-out.begun:
@@ -135,35 +119,27 @@ func cutPower(t *testing.T, cuts int, dir string, mounts []string, load func(cut
 		must("power off", m.PowerOff())
 		acknowledged = append(acknowledged, out.acknowledged(t))
 		must("power on", m.PowerOn(t.Context()))
-		shell(check + "; " + mount)
-		for _, at := range mounts {
-			judge(t, fmt.Sprintf("cut %d, %s", cut, at), shell(verifyEnv+"="+at+" "+binary), acknowledged)
+		// Status 1: it repaired the file system, by its journal.
+		shell("e2fsck -fp /dev/vda >/dev/null || test $? = 1; " + mount)
+		there := shell(verifyEnv + "=/srv/data " + binary)
+		for round, counts := range acknowledged {
+			for client, count := range counts {
+				name := fmt.Sprintf("client%d round %d: ", client, round)
+				_, rest, _ := strings.Cut(there, name)
+				var found int
+				if _, err := fmt.Sscanf(rest, "%d in order\n", &found); err != nil || found < count {
+					line, _, _ := strings.Cut(rest, "\n")
+					t.Errorf("cut %d: of round %d, client %d was told of %d lines; there: %q", cut, round, client, count, line)
+				}
+			}
 		}
-		shell(unmount)
+		shell("umount /srv/data")
 	}
-	sum, lost := 0, 0
+	sum := 0
 	for _, counts := range acknowledged {
 		for _, n := range counts {
 			sum += n
 		}
 	}
-	for _, d := range disks {
-		lost += d.Stats().Lost
-	}
-	t.Logf("%d cuts, %d lines acknowledged, %d sectors lost", cuts, sum, lost)
-}
-
-// judge compares what verify printed with what was acknowledged in each round.
-func judge(t *testing.T, when, there string, acknowledged [][clients]int) {
-	t.Helper()
-	for round, counts := range acknowledged {
-		for client, count := range counts {
-			_, rest, _ := strings.Cut(there, fmt.Sprintf("client%d round %d: ", client, round))
-			var found int
-			if _, err := fmt.Sscanf(rest, "%d in order\n", &found); err != nil || found < count {
-				line, _, _ := strings.Cut(rest, "\n")
-				t.Errorf("%s: of round %d, client %d was told of %d lines; there: %q", when, round, client, count, line)
-			}
-		}
-	}
+	t.Logf("%d cuts, %d lines acknowledged, %d sectors lost", cuts, sum, disk.Stats().Lost)
 }

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"holdfast/internal/peer"
 	"holdfast/logrelay/relp"
 )
 
@@ -55,45 +51,6 @@ func (n *node) sendLines(t *testing.T, lines ...string) {
 			}
 		}
 	}
-}
-
-// tokenFile has an admin make a token with a policy, and puts it into a file.
-func tokenFile(t *testing.T, server, admin, name, rules string) string {
-	t.Helper()
-	trust, err := peer.Load(admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Client("")}, Timeout: 20 * time.Second}
-	defer client.CloseIdleConnections()
-	put := func(path string, body, into any) {
-		t.Helper()
-		b, err := json.Marshal(body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server+path, bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		answer, err := client.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer answer.Body.Close()
-		if err := json.NewDecoder(answer.Body).Decode(into); err != nil || answer.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s, %v", path, answer.Status, err)
-		}
-	}
-	type link struct{ Name string }
-	var made struct{ SecretID string }
-	put("/v1/acl/policy", map[string]string{"Name": name, "Rules": rules}, &struct{}{})
-	put("/v1/acl/token", map[string][]link{"Policies": {{name}}}, &made)
-	file := filepath.Join(t.TempDir(), made.SecretID)
-	if err := os.WriteFile(file, []byte(made.SecretID+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // TestLogsOfAllServersAreOne: what three relays took is one journal for who
@@ -165,32 +122,6 @@ func TestLogsOfAllServersAreOne(t *testing.T) {
 	// A server's certificate may look, and no more.
 	if out, status := first.run(t, "", "logs", "pause", "--server", url, "--pki", pki); status == exitOK {
 		t.Errorf("another server paused a relay: %s", out)
-	}
-	// So may who shows a token, as far as its policy goes.
-	reader, writer := tokenFile(t, url, admin, "reader", `operator = "read"`), tokenFile(t, url, admin, "writer", `operator = "write"`)
-	other := tokenFile(t, url, admin, "other", `key_prefix "" { policy = "write" }`)
-	byToken := func(want int, file string, args ...string) {
-		t.Helper()
-		out, status := first.run(t, "", append(append([]string{"logs"}, args...), "--this", "--server", url, "--pki", pki, "--token-file", file)...)
-		if status != want || strings.Contains(out, filepath.Base(file)) {
-			t.Errorf("%v with the token %s: status %d, want %d: %s", args, filepath.Base(file), status, want, out)
-		}
-	}
-	byToken(exitOK, reader, "grep", "line-1")
-	byToken(exitFailed, other, "grep", "line-1")
-	byToken(exitUsage, filepath.Join(t.TempDir(), "none"), "grep", "line-1")
-	act := func(file, what string) int {
-		_, status := first.run(t, "", "logs", what, "--server", url, "--pki", pki, "--token-file", file)
-		return status
-	}
-	if status := act(reader, "pause"); status == exitOK {
-		t.Error("who may only read paused a relay")
-	}
-	if status := act(writer, "pause"); status != exitOK {
-		t.Errorf("who may write did not pause a relay: status %d", status)
-	}
-	if status := act(writer, "resume"); status != exitOK {
-		t.Errorf("who may write did not resume a relay: status %d", status)
 	}
 	list[2].stop()
 	if status := <-list[2].done; status != exitOK {
