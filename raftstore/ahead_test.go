@@ -363,7 +363,7 @@ func TestFormerLeaderAnswersForItsEntriesOnceTheyAreOnItsDisk(t *testing.T) {
 			former.ahead = a
 			raftHas := former.Consumer()
 			appended := func(prev, entries uint64) chan *raft.AppendEntriesResponse {
-				args := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: 2, PrevLogEntry: prev, PrevLogTerm: 1, Leader: []byte("x")}
+				args := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: 2, PrevLogEntry: prev, PrevLogTerm: 1}
 				if entries > 0 {
 					args.Entries = entriesOf(prev+1, prev+entries, 1)
 				}
