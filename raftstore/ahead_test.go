@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -366,7 +365,7 @@ func TestFormerLeaderAnswersForItsEntriesOnceTheyAreOnItsDisk(t *testing.T) {
 			former.ahead = a
 			raftHas := former.Consumer()
 			appended := func(prev, entries uint64) chan *raft.AppendEntriesResponse {
-				args := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: 2, PrevLogEntry: prev, PrevLogTerm: 1, Leader: []byte("x")}
+				args := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: 2, PrevLogEntry: prev, PrevLogTerm: 1}
 				if entries > 0 {
 					args.Entries = entriesOf(prev+1, prev+entries, 1)
 				}
@@ -440,83 +439,4 @@ func failUntil[T any](t *testing.T, d *slowDisk, err error, answer <-chan T, che
 			t.Fatal("no answer")
 		}
 	}
-}
-
-// lostLog keeps each write until the hang ends, and then loses it.
-type lostLog struct {
-	raft.LogStore
-	hang atomic.Pointer[chan struct{}] // nil: the disk is fine
-}
-
-func (l *lostLog) StoreLogs(entries []*raft.Log) error {
-	if hang := l.hang.Load(); hang != nil {
-		<-*hang
-		return errors.New("the power is gone")
-	}
-	return l.LogStore.StoreLogs(entries)
-}
-
-// The disk of a leader hangs while it writes an entry that both followers have:
-// nobody answers for it, and nobody applies it. When the leader is gone, without
-// the entry, the others go on with everything that was acknowledged.
-func TestNobodyLearnsOfAnEntryThatIsNotOnTheLeadersDisk(t *testing.T) {
-	h := newHosts(t, 3, 3)
-	h.hung = time.Minute // the watchdog is another test's
-	disks := map[string]*lostLog{}
-	for name, o := range h.all {
-		o.disk = func(l raft.LogStore) raft.LogStore {
-			disks[name] = &lostLog{LogStore: l}
-			return disks[name]
-		}
-	}
-	h.startAll()
-	h.settled("fb1 fb2 fb3", "")
-	leader := h.leader()
-	leader.put("acknowledged", "1")
-	h.everywhere("acknowledged", "1")
-	hang := make(chan struct{})
-	letGo := sync.OnceFunc(func() { close(hang) })
-	t.Cleanup(letGo)
-	disks[leader.name].hang.Store(&hang)
-	before := leader.store.engine.Load().raft.LastIndex()
-	outcome := make(chan error, 1)
-	go func() {
-		_, err := leader.tryPut("pending", "1")
-		outcome <- err
-	}()
-	others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == leader })
-	eventually(t, "the entry in both followers' logs, and Raft's commit", func() error {
-		for _, o := range others {
-			if got := o.store.engine.Load().raft.LastIndex(); got <= before {
-				return fmt.Errorf("%s has %d", o.name, got)
-			}
-		}
-		if got := leader.store.engine.Load().raft.CommitIndex(); got <= before {
-			return fmt.Errorf("the leader has %d committed", got)
-		}
-		return nil
-	})
-	// Raft tells followers of a commit after 50 to 100 ms at the latest, times two.
-	for end := time.Now().Add(time.Second); time.Now().Before(end); pause(10 * time.Millisecond) {
-		for _, o := range h.running() {
-			if o.get("pending") != "" {
-				t.Fatalf("%s applied what is not on the leader's disk", o.name)
-			}
-		}
-		select {
-		case err := <-outcome:
-			t.Fatalf("the write was answered: %v", err)
-		default:
-		}
-	}
-	leader.store.engine.Load().net.stop() // its power is gone
-	letGo()
-	leader.stop()
-	<-outcome
-	h.leader().put("after", "1")
-	h.everywhere("acknowledged", "1")
-	leader.disk = nil
-	leader.start()
-	h.everywhere("acknowledged", "1")
-	h.everywhere("after", "1")
 }
