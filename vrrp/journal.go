@@ -139,13 +139,14 @@ func (j *journal) add(entries []entry) error {
 	return j.replace(before, changed)
 }
 
-// remove writes that addresses are ours no more.
+// remove writes that addresses are a router's no more. What became another
+// router's stays.
 func (j *journal) remove(entries []entry) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	before := j.entries
 	j.entries = slices.DeleteFunc(slices.Clone(before), func(e entry) bool {
-		return slices.ContainsFunc(entries, func(gone entry) bool { return compareEntries(e, gone) == 0 })
+		return slices.ContainsFunc(entries, func(gone entry) bool { return compareEntries(e, gone) == 0 && e.Router == gone.Router })
 	})
 	return j.replace(before, len(j.entries) != len(before))
 }
