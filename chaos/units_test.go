@@ -45,7 +45,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	if err := two.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	const plain = "10.1.0.100"
+	const plain, fenced = "10.1.0.100", "10.1.0.102"
 	holds := func(address string, want *site.Node, when string) {
 		t.Helper()
 		within(t, 30*time.Second, fmt.Sprintf("%s holds %s %s", want.Name(), address, when), func(ctx context.Context) error {
@@ -80,6 +80,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	unitOf("net", streams, "follows core")
 	unitOf("dns", streams, "follows core")
 	holds(plain, one, "at first")
+	holds(fenced, one, "at first, under a lease that core writes") // the other writes its by way of a server
 	maintain := func(on bool) {
 		t.Helper()
 		within(t, 10*time.Second, "the node's maintenance is written", func(ctx context.Context) error {
@@ -129,6 +130,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 		t.Errorf("without core %d of %d look-ups failed, the last with %v", failed, asked, last)
 	}
 	holds(plain, one, "without core")
+	holds(fenced, two, "since the first can't renew its lease without core")
 	// What the API is asked about the addresses, core asks of net.
 	unit("core")
 	within(t, 20*time.Second, "core answers for net's addresses", func(ctx context.Context) error {
