@@ -42,6 +42,30 @@ func serviceNames(a *Agent) []string {
 	return ids
 }
 
+func TestScriptChecksAloneMayBeMadeElsewhere(t *testing.T) {
+	var asked []string
+	config := withServices(newBed(t).config(1), ServiceDefinition{
+		Service: state.Service{ID: "web", Name: "web", Port: 1},
+		Checks: []check.Definition{
+			{ID: "tcp", TCP: "127.0.0.1:1"}, {ID: "script", Script: []string{"/bin/true"}, Interval: time.Minute},
+			{ID: "alias", Alias: &check.Alias{Service: "db"}}, {ID: "ttl", TTL: time.Hour},
+		},
+	})
+	_, err := New(config, Deps{
+		State: state.New(), Board: health.NewBoard(time.Now, nil, nil),
+		Scripts: func(d check.Definition, here check.Probe) check.Probe {
+			asked = append(asked, d.ID+" within "+d.Timeout.String()) // with its defaults
+			return here
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"script within 10s"}, asked); diff != "" {
+		t.Errorf("made elsewhere (-want +got):\n%s", diff)
+	}
+}
+
 func TestRegistrationsOfTheAPI(t *testing.T) {
 	tcp := check.Definition{TCP: "127.0.0.1:1"}
 	named := func(id string) check.Definition { d := tcp; d.ID = id; return d }

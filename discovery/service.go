@@ -36,9 +36,11 @@ type Deps struct {
 	Proposer   state.Proposer
 	Leadership Leadership
 	Commands   *command.Runner // for script checks; nil allows none
-	Log        *slog.Logger
-	Metrics    prometheus.Registerer // nil: not registered
-	Board      *health.Board
+	// Scripts may have a script check's probe made elsewhere; nil: it is not.
+	Scripts func(d check.Definition, here check.Probe) check.Probe
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil: not registered
+	Board   *health.Board
 }
 
 // Agent takes part in the gossip, runs the checks of this node and keeps its
@@ -197,11 +199,16 @@ func (a *Agent) publishTags(ctx context.Context, g *gossip) {
 	}
 }
 
-// newProbe is check.NewProbe, with the catalog for aliases. While no leader has
-// confirmed the replica, an alias says nothing.
+// newProbe is check.NewProbe, with the catalog for aliases, and scripts where
+// they are to run. While no leader has confirmed the replica, an alias says
+// nothing.
 func (a *Agent) newProbe(d check.Definition, commands check.Commander) (check.Probe, error) {
 	if d.Alias == nil {
-		return check.NewProbe(d, commands)
+		probe, err := check.NewProbe(d, commands)
+		if err == nil && len(d.Script) > 0 && a.deps.Scripts != nil {
+			probe = a.deps.Scripts(d, probe)
+		}
+		return probe, err
 	}
 	return check.NewAliasProbe(d, a.config.Node, func() (*state.Snapshot, bool) {
 		snapshot := a.deps.State.Snapshot()

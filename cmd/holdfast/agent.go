@@ -46,7 +46,9 @@ type agentCmd struct {
 	HTTPSListen []string `name:"https-listen" env:"HOLDFAST_HTTPS_LISTEN" help:"Where to answer HTTPS; port 8501 of the node's address unless said here or in the cluster file." placeholder:"ADDR:PORT"`
 	NodeFile    string   `name:"node-file" type:"path" default:"/etc/holdfast/node.yaml" env:"HOLDFAST_NODE_FILE" help:"What this node sets for itself: these flags by their names, a line each, such as rpc-port: 8300." placeholder:"FILE"`
 
-	Only string `enum:",core,dns,ntp,apt,logs,net" default:"" help:"Run this unit alone: core (store, gossip, checks, API), dns, ntp, apt, logs, net (virtual addresses, load balancer): they follow core, and go on without it." placeholder:"UNIT"`
+	Only string `enum:",core,dns,ntp,apt,logs,net,scripts" default:"" help:"Run this unit alone: core (store, gossip, checks, API), dns, ntp, apt, logs, net (virtual addresses, load balancer): they follow core, and go on without it; scripts (the script checks of services): it runs what core asks for, as the cluster file says." placeholder:"UNIT"`
+
+	ScriptsSocket string `name:"scripts-socket" type:"path" env:"HOLDFAST_SCRIPTS_SOCKET" help:"Where the unit scripts answers; scripts.sock in the run directory unless said." placeholder:"PATH"`
 
 	LogLevel  string `default:"info" env:"HOLDFAST_LOG_LEVEL" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat string `default:"text" env:"HOLDFAST_LOG_FORMAT" enum:"text,json" help:"text or json."`
@@ -85,6 +87,8 @@ func (c *agentCmd) Run(con *console) error {
 	switch c.Only {
 	case onlyNet:
 		return c.runNet(con, hangup)
+	case onlyScripts:
+		return c.runScripts(con, hangup)
 	case onlyDNS, onlyNTP, onlyAPT, onlyLogs:
 		return c.runUnit(con, hangup)
 	}
@@ -177,13 +181,10 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 		func(h health.Condition) {
 			log.Info("condition ended", "name", h.Name, "lasted", time.Since(h.Since).Round(time.Millisecond))
 		})
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		if c.Only != onlyNet { // that one can do without
-			return nil, fmt.Errorf("data directory: %w", err)
-		}
-		log.Error("the state can't be kept on the disk", "error", err)
+	if err := c.makeDataDir(log); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if c.Only != "" {
+	if c.Only != "" && c.Only != onlyScripts { // its socket may be elsewhere
 		if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
 			return nil, fmt.Errorf("run directory: %w", err)
 		}
@@ -203,6 +204,20 @@ func (c *agentCmd) lay(con *console) (*foundation, error) {
 	return base, nil
 }
 
+// makeDataDir makes the data directory. One unit has no use for it, and one can
+// do without.
+func (c *agentCmd) makeDataDir(log *slog.Logger) error {
+	if c.Only == onlyScripts {
+		return nil
+	}
+	err := os.MkdirAll(c.DataDir, 0o700)
+	if err != nil && c.Only == onlyNet {
+		log.Error("the state can't be kept on the disk", "error", err)
+		return nil
+	}
+	return err
+}
+
 func (c *agentCmd) hostname() (string, error) {
 	if c.Node != "" {
 		return c.Node, nil
@@ -216,7 +231,7 @@ func (c *agentCmd) embedded() bool {
 	if c.ClusterFile != defaultClusterFile {
 		return false
 	}
-	for _, path := range []string{c.ClusterFile, c.lastGood()} {
+	for _, path := range []string{c.ClusterFile, c.lastGood()} { // the latter may be ""
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
@@ -224,8 +239,12 @@ func (c *agentCmd) embedded() bool {
 	return true
 }
 
+// lastGood is where the last good cluster file is kept. The unit scripts keeps
+// none: whoever could write to it could become the users of the scripts.
 func (c *agentCmd) lastGood() string {
 	switch c.Only {
+	case onlyScripts:
+		return ""
 	case "", onlyCore:
 		return filepath.Join(c.DataDir, "cluster.last-good.yaml")
 	case onlyNet:

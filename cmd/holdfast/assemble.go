@@ -263,7 +263,7 @@ func (c *agentCmd) newMembers(base *foundation, h *heart, led discovery.Leadersh
 		config.Join = append(config.Join, netip.AddrPortFrom(server.Addresses[file.Main().Name], c.GossipPort))
 	}
 	return discovery.New(config, discovery.Deps{
-		State: h.state, Proposer: h.proposer, Leadership: led, Commands: h.commands,
+		State: h.state, Proposer: h.proposer, Leadership: led, Commands: h.commands, Scripts: c.scriptsApart(base).Probe,
 		Log: base.log, Metrics: base.registry, Board: base.board,
 	})
 }

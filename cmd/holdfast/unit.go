@@ -34,6 +34,8 @@ const (
 	onlyAPT  = "apt"
 	onlyLogs = "logs"
 	onlyNet  = "net" // it moves addresses and runs nothing else
+
+	onlyScripts = "scripts" // it has no state at all
 )
 
 // grants are what the units that follow core may see and write, beside the

@@ -37,6 +37,8 @@ func (p scriptProbe) Probe(ctx context.Context) Result {
 		Timeout:   p.limit,
 		MaxOutput: state.MaxOutput,
 		User:      as,
+
+		Unprivileged: true,
 	})
 	output := string(done.Stdout) + string(done.Stderr)
 	var exit *command.ExitError

@@ -62,9 +62,14 @@ type Command struct {
 	Timeout   time.Duration // DefaultTimeout unless said
 	MaxOutput int           // bytes kept of each of stdout and stderr; DefaultMaxOutput unless said
 	User      *User         // nil: the runner's own
+	// Unprivileged programs get none of the capabilities that our user was given
+	// (ambient ones, as by systemd); those of root are root's. Programs of another
+	// User never get any.
+	Unprivileged bool
 }
 
-// User is who the program runs as. To change it needs CAP_SETUID and CAP_SETGID.
+// User is who the program runs as. Unless we are root, to become another needs
+// CAP_SETUID and CAP_SETGID, and to end his program at its limit CAP_KILL.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32 // supplementary; none unless said
@@ -127,6 +132,16 @@ func (r *Runner) Allowed(path string) error {
 	return checkMode(path, real)
 }
 
+// OnlyOurs refuses, with ErrNotAllowed and the reason, a file that others than
+// root and our own user could change or replace: Allowed's rule for programs.
+func OnlyOurs(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return checkMode(path, real)
+}
+
 func (r *Runner) listed(path, real string) bool {
 	if r == nil {
 		return false
@@ -173,7 +188,7 @@ func (r *Runner) Run(ctx context.Context, c Command) (Result, error) {
 	}
 	stdout, stderr := &bounded{max: keep}, &bounded{max: keep}
 	began := time.Now()
-	err := execute(timed, build(c, stdout, stderr))
+	err := execute(timed, build(c, stdout, stderr), c.starter())
 	result := Result{
 		Stdout:    stdout.kept,
 		Stderr:    stderr.kept,

@@ -3,12 +3,14 @@ package command
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -46,14 +48,14 @@ func build(c Command, stdout, stderr io.Writer) *exec.Cmd {
 // execute starts cmd and waits for it. The group is killed when ctx ends and
 // again when the program has ended, for what it left behind; both while the
 // program is not yet reaped, so that its number can't be another's.
-func execute(ctx context.Context, cmd *exec.Cmd) error {
+func execute(ctx context.Context, cmd *exec.Cmd, start func(*exec.Cmd) error) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
 	if err := closeOnExec(); err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
 	pid := cmd.Process.Pid
@@ -70,6 +72,33 @@ func execute(ctx context.Context, cmd *exec.Cmd) error {
 	}
 	killGroup(pid)
 	return cmd.Wait()
+}
+
+// starter starts the program with what it may have of our capabilities.
+func (c Command) starter() func(*exec.Cmd) error {
+	if c.Unprivileged || c.User != nil {
+		return startUnprivileged
+	}
+	return (*exec.Cmd).Start
+}
+
+// startUnprivileged starts a program without our ambient capabilities. The
+// kernel takes those away by itself only from who was root: they outlive a
+// change from one ordinary user to another (capabilities(7)).
+func startUnprivileged(cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	go func() {
+		// Never unlocked: this thread has lost them for good, and ends here. The
+		// program is a child of the process, and does not notice.
+		runtime.LockOSThread()
+		err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without them
+			started <- fmt.Errorf("drop capabilities: %w", err)
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
 }
 
 // closeOnExec marks every file of this process but the standard streams. Go
@@ -105,8 +134,8 @@ func exitError(path string, exit *exec.ExitError, stderr []byte) *ExitError {
 	return failure
 }
 
-// checkMode refuses a program that somebody else could rewrite, or that
-// anybody could replace: it would run with our rights.
+// checkMode refuses a file that somebody else could rewrite, or that anybody
+// could replace: what it says would be done with our rights.
 func checkMode(path, real string) error {
 	info, err := os.Stat(real)
 	if err != nil {

@@ -39,7 +39,7 @@ func (r *Runner) Stream(ctx context.Context, c Command, read func(io.Reader) err
 		ended <- err
 	}()
 	stderr := &bounded{max: DefaultMaxOutput}
-	err = execute(ctx, build(c, to, stderr))
+	err = execute(ctx, build(c, to, stderr), c.starter())
 	_ = to.Close()
 	_ = from.SetReadDeadline(time.Now().Add(outputDelay)) // a descendant may keep it open
 	failed := <-ended
