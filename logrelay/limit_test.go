@@ -256,6 +256,7 @@ func TestAfterACrashALimitLetsTheSameLinesOn(t *testing.T) {
 	for name, crash := range map[string]func(o *files) error{
 		"in the lines":         func(o *files) error { return o.flush() },
 		"behind what was told": func(o *files) error { return errors.Join(o.announce(), o.flush()) },
+		"behind the cursor":    func(o *files) error { return o.checkpoint() }, // it is not told again, nor forgotten
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -283,7 +284,7 @@ func TestAfterACrashALimitLetsTheSameLinesOn(t *testing.T) {
 					t.Fatalf("before the crash: %q", got)
 				}
 				reader.Close()
-				o.end() // and the cursor has not moved
+				o.end()
 				x.group.Go(func() {
 					if err := o.run(x.ctx, func() {}); err != nil {
 						t.Error(err)
