@@ -1,11 +1,17 @@
 package logrelay
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/vm"
 
 	"holdfast/cluster"
 )
@@ -35,6 +41,10 @@ const (
 	defaultReplayMiB = 1024
 	maxHosts         = 100_000
 	maxReplayMiB     = 1 << 20
+	maxLimitLines    = 1_000_000_000
+	minLimitEvery    = time.Second
+	maxLimitEvery    = 24 * time.Hour
+	defaultLimitPer  = "host"
 )
 
 // section is the `logs:` section as it stands in the file.
@@ -64,12 +74,31 @@ type filesSection struct {
 	Every     time.Duration `yaml:"rotate_every"`
 	Keep      int           `yaml:"keep"`
 	Free      int           `yaml:"free_percent"`
+	Owner     string        `yaml:"owner"`
+	Group     string        `yaml:"group"`
+	Mode      string        `yaml:"mode"`
 }
 
 type ruleSection struct {
-	If   string   `yaml:"if"`
-	Drop bool     `yaml:"drop"`
-	To   []string `yaml:"to"`
+	If    string        `yaml:"if"`
+	Drop  bool          `yaml:"drop"`
+	Set   *setSection   `yaml:"set"`
+	Limit *limitSection `yaml:"limit"`
+	To    []string      `yaml:"to"`
+}
+
+// setSection has expressions.
+type setSection struct {
+	Text     string `yaml:"text"`
+	Tag      string `yaml:"tag"`
+	Host     string `yaml:"host"`
+	Severity string `yaml:"severity"`
+}
+
+type limitSection struct {
+	Lines int           `yaml:"lines"`
+	Every time.Duration `yaml:"every"`
+	Per   string        `yaml:"per"`
 }
 
 // settings is the section, understood.
@@ -84,6 +113,7 @@ type settings struct {
 	wait     bool // and rather not acknowledged than on fewer
 	dir      string
 	rotate   rotateConfig
+	owner    ownership
 	forward  []target
 	rules    []rule
 	redact   []string
@@ -184,7 +214,7 @@ func (d *decoder) files(raw filesSection, set *settings) {
 	if !strings.HasPrefix(raw.Dir, "/") {
 		d.errorf("files.dir", "%q is no absolute path", raw.Dir)
 	}
-	set.dir = raw.Dir
+	set.dir, set.owner = raw.Dir, d.owner(raw)
 	set.rotate = rotateConfig{
 		bytes: int64(d.bounded("files.rotate_mib", raw.RotateMiB, 1, maxRotateMiB)) << 20,
 		every: raw.Every,
@@ -208,7 +238,11 @@ func (d *decoder) rules(raw section, set *settings) {
 				d.errorf(key+".to", "%q is no output: want files or a name below forward", to)
 			}
 		}
-		set.rules = append(set.rules, rule{program: program, drop: r.Drop, to: r.To})
+		decoded := rule{program: program, drop: r.Drop, to: r.To, set: d.change(key+".set", r.Set), limit: d.limit(key+".limit", r.Limit)}
+		if r.Set != nil && r.Limit != nil || r.Drop && (r.Set != nil || r.Limit != nil) {
+			d.errorf(key, "there is more than one of drop, set and limit: write a rule for each")
+		}
+		set.rules = append(set.rules, decoded)
 	}
 	for i, text := range raw.Redact {
 		if _, err := compileSecret(text); err != nil {
@@ -216,4 +250,46 @@ func (d *decoder) rules(raw section, set *settings) {
 		}
 	}
 	set.redact = raw.Redact
+}
+
+// change reads what a rule makes of a line.
+func (d *decoder) change(key string, raw *setSection) *change {
+	if raw == nil {
+		return nil
+	}
+	if *raw == (setSection{}) {
+		d.errorf(key, "nothing is set: want text, tag, host or severity")
+	}
+	if n, err := strconv.Atoi(raw.Severity); err == nil && (n < 0 || n > 7) {
+		d.errorf(key+".severity", "%d is out of range: 0 (emerg) to 7 (debug)", n)
+	}
+	return &change{
+		text: d.expression(key+".text", raw.Text, reflect.String), tag: d.expression(key+".tag", raw.Tag, reflect.String),
+		host: d.expression(key+".host", raw.Host, reflect.String), severity: d.expression(key+".severity", raw.Severity, reflect.Int),
+	}
+}
+
+func (d *decoder) limit(key string, raw *limitSection) *limit {
+	if raw == nil {
+		return nil
+	}
+	if raw.Every < minLimitEvery || raw.Every > maxLimitEvery {
+		d.errorf(key+".every", "%v is out of range: %v to %v", raw.Every, minLimitEvery, maxLimitEvery)
+	}
+	return &limit{
+		per:   d.expression(key+".per", cmp.Or(raw.Per, defaultLimitPer), reflect.String),
+		lines: d.bounded(key+".lines", raw.Lines, 1, maxLimitLines), every: raw.Every,
+	}
+}
+
+// expression reads one; nil where there is none.
+func (d *decoder) expression(key, text string, kind reflect.Kind) *vm.Program {
+	if text == "" {
+		return nil
+	}
+	program, err := compileAs(text, expr.AsKind(kind))
+	if err != nil {
+		d.errorf(key, "%v", err)
+	}
+	return program
 }

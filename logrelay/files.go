@@ -29,7 +29,7 @@ type filesConfig struct {
 	dir    string
 	undo   string // where the undo file goes: the journal's directory
 	rotate rotateConfig
-	mode   os.FileMode
+	owner  ownership
 }
 
 // files writes every line into its host's file, once, whatever crashes: the
@@ -47,6 +47,7 @@ type files struct {
 	now     func() time.Time
 
 	root     *os.Root
+	access   access
 	undo     *undo
 	open     map[string]*hostFile
 	dirty    []*hostFile // with buffered lines
@@ -146,6 +147,10 @@ func (o *files) begin() (err error) {
 	if o.root, err = os.OpenRoot(o.config.dir); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
+	if o.access, err = o.config.owner.find(); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
+	o.rules.begin()
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
 	o.next = o.cursor.Next()
 	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
@@ -177,8 +182,11 @@ func (o *files) take(block journal.Block) (err error) {
 			return true
 		}
 		o.line.read(r, o.names)
-		if !o.rules.allow(&o.line, "files") {
-			o.metrics.dropped.Inc()
+		// The sender's numbers have no gap where a rule makes one.
+		if n := sequenceOf(o.line.Data); n > 0 {
+			o.missing.Add(float64(o.gaps.saw(o.line.host, n, o.line.received)))
+		}
+		if !o.metrics.lets(o.rules.judge(&o.line, "files")) {
 			return true
 		}
 		var f *hostFile
@@ -186,15 +194,7 @@ func (o *files) take(block journal.Block) (err error) {
 			return false
 		}
 		f.voice.heard.Store(true)
-		if n := sequenceOf(o.line.Data); n > 0 {
-			o.missing.Add(float64(o.gaps.saw(o.line.host, n, o.line.received)))
-		}
-		if len(f.buf) == 0 {
-			o.dirty = append(o.dirty, f)
-		}
-		before := len(f.buf)
-		f.buf = o.rules.redact(o.line.appendFile(f.buf), before)
-		o.buffered += len(f.buf) - before
+		o.put(f)
 		lines++
 		return true
 	})
@@ -203,6 +203,38 @@ func (o *files) take(block journal.Block) (err error) {
 	}
 	o.next = block.End()
 	o.metrics.lines.Add(float64(lines))
+	o.metrics.failed.Add(float64(o.rules.failures()))
+	return nil
+}
+
+// put buffers the line for a file.
+func (o *files) put(f *hostFile) {
+	if len(f.buf) == 0 {
+		o.dirty = append(o.dirty, f)
+	}
+	before := len(f.buf)
+	f.buf = o.rules.redact(o.line.appendFile(f.buf), before)
+	o.buffered += len(f.buf) - before
+}
+
+// announce says in the hosts' files how many of their lines a limit left out.
+// That comes before the cursor moves behind them: a crash forgets both or
+// neither.
+func (o *files) announce() error {
+	lines := 0
+	for _, left := range o.rules.leftOut() {
+		f, err := o.hostFile(left.host)
+		if err != nil {
+			return err
+		}
+		o.line.announce(left)
+		o.put(f)
+		o.metrics.lines.Inc()
+		lines += left.lines
+	}
+	if lines > 0 {
+		o.log.Warn("limits left lines out", "output", "files", "lines", lines)
+	}
 	return nil
 }
 
@@ -222,13 +254,9 @@ func (o *files) hostFile(host string) (*hostFile, error) {
 		}
 	}
 	name := host + fileSuffix
-	file, err := o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, o.config.mode)
+	file, info, err := o.access.open(o.root, name)
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: files: %w", err)
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("logrelay: files: %w", err), file.Close())
 	}
 	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(host)}
 	if f.size > 0 {
@@ -294,7 +322,7 @@ func (o *files) flush() error {
 // rotates what is due.
 func (o *files) checkpoint() error {
 	o.synced = o.now()
-	if err := o.flush(); err != nil {
+	if err := errors.Join(o.announce(), o.flush()); err != nil {
 		return err
 	}
 	o.written = 0

@@ -17,10 +17,11 @@ import (
 
 // Limits of forwarding.
 const (
-	dialWithin   = 10 * time.Second
-	answersLimit = 90 * time.Second // librelp's
-	commitEvery  = time.Second
-	sendBytes    = 64 << 10
+	dialWithin    = 10 * time.Second
+	answersLimit  = 90 * time.Second // librelp's
+	commitEvery   = time.Second
+	announceEvery = 10 * time.Second // how often a target hears of lines that a limit left out
+	sendBytes     = 64 << 10
 
 	conditionFailover = "logs.failover." // and the target's name
 )
@@ -45,6 +46,7 @@ type forward struct {
 	probe     chan *link // where the first address's connection comes, or nil if it fails; nil: none is tried
 	done      uint64     // all before it are there
 	committed time.Time
+	announced time.Time
 	out       []byte
 	line      line
 }
@@ -97,7 +99,8 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 // serve sends over a connection until ctx ends, it fails, or the first address
 // is well again: next is the connection to that.
 func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
-	f.link, f.out, f.done = l, f.out[:0], f.cursor.Next()
+	f.link, f.out, f.done, f.announced = l, f.out[:0], f.cursor.Next(), time.Now()
+	f.rules.begin()
 	defer l.close()
 	serving, stop := l.watch(ctx)
 	defer func() {
@@ -144,7 +147,7 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link,
 			continue
 		}
 		f.committed = now
-		if err := f.commit(); err != nil {
+		if err := errors.Join(f.announce(now), f.commit()); err != nil {
 			return nil, err
 		}
 		if next := f.tryFirst(ctx, now); next != nil {
@@ -209,19 +212,12 @@ func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error
 			return true
 		}
 		f.line.read(r, f.names)
-		if !f.rules.allow(&f.line, f.target.name) {
-			f.metrics.dropped.Inc()
-			return true
-		}
-		before := len(f.out)
-		f.frame(number)
-		f.metrics.lines.Inc()
-		f.metrics.bytes.Add(float64(len(f.out) - before))
-		if len(f.out) >= sendBytes || len(f.link.sent) >= relp.Window {
-			err = f.flush()
+		if f.metrics.lets(f.rules.judge(&f.line, f.target.name)) {
+			err = f.put(number)
 		}
 		return err == nil
 	})
+	f.metrics.failed.Add(float64(f.rules.failures()))
 	if err = errors.Join(err, failed); err != nil {
 		return err
 	}
@@ -234,6 +230,40 @@ func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error
 	}
 	f.link.mark(block.End())
 	return nil
+}
+
+// put puts the line behind what is to be sent, and sends when that is enough.
+func (f *forward) put(number uint64) error {
+	before := len(f.out)
+	f.frame(number)
+	f.metrics.lines.Inc()
+	f.metrics.bytes.Add(float64(len(f.out) - before))
+	if len(f.out) >= sendBytes || len(f.link.sent) >= relp.Window {
+		return f.flush()
+	}
+	return nil
+}
+
+// announce tells the target how many lines a limit left out, now and then. An
+// answer to that moves no cursor: all before f.done is there.
+func (f *forward) announce(now time.Time) error {
+	if now.Sub(f.announced) < announceEvery {
+		return nil
+	}
+	f.announced = now
+	lines := 0
+	for _, left := range f.rules.leftOut() {
+		f.line.announce(left)
+		if err := f.put(f.done - 1); err != nil {
+			return err
+		}
+		lines += left.lines
+	}
+	if lines == 0 {
+		return nil
+	}
+	f.log.Warn("limits left lines out", "output", f.target.name, "lines", lines)
+	return f.flush()
 }
 
 // frame puts the line behind what is to be sent.

@@ -3,6 +3,7 @@ package logrelay
 import (
 	"bytes"
 	"strconv"
+	"strings"
 	"time"
 
 	"holdfast/logrelay/journal"
@@ -49,6 +50,7 @@ type line struct {
 	syslog.Message
 	record   journal.Record
 	received time.Time
+	names    *names // that decided
 	host     string // that it belongs to, safe in a file's name
 	tag      []byte // room to write it
 }
@@ -56,9 +58,39 @@ type line struct {
 // read takes a record apart. names says whose it is.
 func (l *line) read(r journal.Record, names *names) {
 	r.Source = r.Source.Unmap()
-	l.record, l.received = r, time.Unix(0, r.Time)
+	l.record, l.received, l.names = r, time.Unix(0, r.Time), names
 	syslog.Parse(&l.Message, r.Data, l.received)
 	l.host = names.host(r.Source, l.Host)
+}
+
+// rename makes the line one of another host, in its file too. false: there is
+// no such name.
+func (l *line) rename(name string) bool {
+	name = safeName(name)
+	if name == "" {
+		return false
+	}
+	l.Host, l.host = []byte(name), l.names.admit(name)
+	return true
+}
+
+// maxTag is the greatest length in bytes of a tag that a rule gives.
+const maxTag = 256
+
+// retag gives the line a tag: "sshd" or "sshd[12]", with or without a colon;
+// empty: none. What would end it early is '_'.
+func (l *line) retag(tag string) {
+	tag = strings.TrimSuffix(tag, ":")
+	word := []byte(tag[:min(len(tag), maxTag)])
+	for i, c := range word {
+		if c <= ' ' || c == ':' || c == 0x7f {
+			word[i] = '_'
+		}
+	}
+	l.Tag, l.App, l.Proc = nil, word, nil
+	if at := bytes.IndexByte(word, '['); at > 0 && word[len(word)-1] == ']' {
+		l.App, l.Proc = word[:at], word[at+1:len(word)-1]
+	}
 }
 
 // appendTime writes the message's time in RFC 3339, as it stood there if it

@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -80,12 +81,25 @@ func FuzzLine(f *testing.F) {
 		if l.host == "" || strings.ContainsAny(l.host, "/\x00") || l.host[0] == '.' {
 			t.Fatalf("host %q", l.host)
 		}
-		out := l.appendFile(nil)
-		for _, c := range out[:len(out)-1] {
-			if c < 0x20 || c == 0x7f {
-				t.Fatalf("%q has a control character", out)
+		whole := func() {
+			t.Helper()
+			out := l.appendFile(nil)
+			for _, c := range out[:len(out)-1] {
+				if c < 0x20 || c == 0x7f {
+					t.Fatalf("%q has a control character", out)
+				}
 			}
 		}
+		whole()
+		// What a rule makes of its parts is no other.
+		l.retag(string(b))
+		if renamed := l.rename(string(b)); l.host == "" || strings.ContainsAny(l.host, "/\x00") || l.host[0] == '.' {
+			t.Fatalf("host %q, %v", l.host, renamed)
+		}
+		if bytes.ContainsAny(l.App, ": \n") || len(l.App)+len(l.Proc) > maxTag {
+			t.Fatalf("tag %q[%q]", l.App, l.Proc)
+		}
+		whole()
 		if sizes := parseUndo(b); len(sizes) > len(b) {
 			t.Fatal(sizes)
 		}
@@ -105,7 +119,7 @@ func TestRulesDecideWhereALineGoes(t *testing.T) {
 	r.secrets = append(r.secrets, secret)
 	var l line
 	l.read(journal.Record{Data: []byte("<15>Nov 25 12:00:00 cn01 slurmd: password=hunter2 ok")}, testNames())
-	if r.allow(&l, "siem") || !r.allow(&l, "files") {
+	if r.judge(&l, "siem") != dropped || r.judge(&l, "files") != goes {
 		t.Error("the rule is about siem alone")
 	}
 	if got := string(r.redact(l.appendFile([]byte("before ")), 7)); strings.Contains(got, "hunter2") || !strings.HasPrefix(got, "before ") || !strings.HasSuffix(got, "[redacted] ok\n") {

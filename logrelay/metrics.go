@@ -16,6 +16,8 @@ type metrics struct {
 	lines          *prometheus.CounterVec // of outputs
 	bytes          *prometheus.CounterVec
 	dropped        *prometheus.CounterVec
+	limited        *prometheus.CounterVec
+	misfits        *prometheus.CounterVec
 	commits        prometheus.Histogram
 	failed         prometheus.Counter
 	replicated     prometheus.Counter
@@ -33,12 +35,26 @@ func (m inputMetrics) took(lines, bytes int) {
 }
 
 // outputMetrics are those of one output.
-type outputMetrics struct{ lines, bytes, dropped prometheus.Counter }
+type outputMetrics struct{ lines, bytes, dropped, limited, failed prometheus.Counter }
+
+// lets tells whether a line goes to the output, and counts it if it does not.
+func (m *outputMetrics) lets(v verdict) bool {
+	switch v {
+	case dropped:
+		m.dropped.Inc()
+	case limited:
+		m.limited.Inc()
+	}
+	return v == goes
+}
 
 func (m *metrics) input(via uint8) inputMetrics { return m.inputs[via] }
 
 func (m *metrics) output(name string) *outputMetrics {
-	return &outputMetrics{m.lines.WithLabelValues(name), m.bytes.WithLabelValues(name), m.dropped.WithLabelValues(name)}
+	return &outputMetrics{
+		m.lines.WithLabelValues(name), m.bytes.WithLabelValues(name), m.dropped.WithLabelValues(name),
+		m.limited.WithLabelValues(name), m.misfits.WithLabelValues(name),
+	}
 }
 
 // newMetrics makes the metrics and registers them. journal tells how many
@@ -60,6 +76,8 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		lines:      vector("holdfast_logs_written_lines_total", "Lines that an output took, by output.", "output"),
 		bytes:      vector("holdfast_logs_written_bytes_total", "Bytes that an output took, by output.", "output"),
 		dropped:    vector("holdfast_logs_dropped_lines_total", "Lines that a rule dropped, by output.", "output"),
+		limited:    vector("holdfast_logs_limited_lines_total", "Lines that a limit left out, by output.", "output"),
+		misfits:    vector("holdfast_logs_rule_failures_total", "Conditions and changes that failed, so that they were passed over, by output.", "output"),
 		replicated: counter("holdfast_logs_replicated_lines_total", "Lines of other nodes that are on this disk."),
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
@@ -72,7 +90,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
+		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)

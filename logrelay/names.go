@@ -40,7 +40,11 @@ func newNames(file *cluster.File, node string, relays []netip.Prefix, most int) 
 // host is the host that a line of source, which claims to be of claimed,
 // belongs to: a name that is safe in a file's name.
 func (n *names) host(source netip.Addr, claimed []byte) string {
-	name := n.judge(source, claimed)
+	return n.admit(n.judge(source, claimed))
+}
+
+// admit bounds the names that are in use: name, or overflow.
+func (n *names) admit(name string) string {
 	if n.known[name] {
 		return name
 	}

@@ -167,7 +167,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
 	return &files{
-		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, mode: 0o640},
+		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now,
 		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),

@@ -99,7 +99,7 @@ func TestATargetThatIsDownForADayGetsAllAndDelaysNoOther(t *testing.T) {
 // receiver is a target by RELP over any connection.
 type receiver struct {
 	mu  sync.Mutex
-	got []string // what follows "test: "
+	got []string // what follows "test: ", or all of a line without
 }
 
 func (r *receiver) lines() []string {
@@ -130,7 +130,10 @@ func (r *receiver) serve(conn net.Conn) {
 			}
 			answer := relp.AppendReply(nil, f)
 			if verdict == relp.Store {
-				_, line, _ := strings.Cut(string(f.Data), "test: ")
+				_, line, ok := strings.Cut(string(f.Data), "test: ")
+				if !ok {
+					line = string(f.Data)
+				}
 				r.mu.Lock()
 				r.got = append(r.got, line)
 				r.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +86,8 @@ type filter struct {
 	since, until int64           // of the time of receipt; until is exclusive, 0: none
 	severity     int
 	text         *regexp.Regexp
-	rules        rules // one, to judge by; none: every line
+	rules        rules  // one, to judge by; none: every line
+	written      *rules // those that change lines in the files; nil: none does
 	line         line
 	out          []byte
 }
@@ -93,6 +95,9 @@ type filter struct {
 func (s *Server) parseFilter(v url.Values) (*filter, error) {
 	f := &filter{names: s.names(), severity: 7}
 	f.rules.secrets = s.newRules().secrets
+	if slices.ContainsFunc(s.settings.rules, func(r rule) bool { return r.set != nil }) {
+		f.written = &rules{list: s.settings.rules, boundless: true}
+	}
 	var err error
 	instant := func(key string) (nanoseconds int64) {
 		if text := v.Get(key); text != "" {
@@ -151,6 +156,7 @@ func (f *filter) take(r journal.Record) bool {
 		return false
 	}
 	f.line.read(r, f.names)
+	f.written.judge(&f.line, "files") // for what it makes of the line; one that is left out is here
 	if f.hosts != nil && !f.hosts[f.line.host] || f.line.Severity() > f.severity {
 		return false
 	}

@@ -151,7 +151,7 @@ func (r *rotator) compressAll(ctx context.Context) error {
 	return err
 }
 
-// compress replaces a file by its compressed form.
+// compress replaces a file by its compressed form, of the same owner and mode.
 func compress(ctx context.Context, path string) error {
 	in, err := os.Open(path)
 	if err != nil {
@@ -170,6 +170,12 @@ func compress(ctx context.Context, path string) error {
 		_, err = io.Copy(z, cancellable{ctx, in})
 		return errors.Join(err, z.Close())
 	})
+	if err == nil {
+		uid, gid := ownerOf(info)
+		if err = os.Lchown(path+zstSuffix, uid, gid); err != nil {
+			err = errors.Join(err, os.Remove(path+zstSuffix))
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("compress %s: %w", path, err)
 	}
