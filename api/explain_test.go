@@ -34,6 +34,7 @@ func TestExplainNamesTheCheckThatTookAnInstanceOut(t *testing.T) {
 	if len(e.Instances) != 2 || !e.Instances[0].Answers || !e.Instances[1].Answers || !strings.HasPrefix(e.Why, "2 of 2 instances are answered") {
 		t.Fatalf("%+v", e)
 	}
+	eventually(t, "who remembers has seen that it passes", func() bool { return explained(t, c, "web").Instances[1].Checks[0].Since != nil })
 	c.apply(state.UpdateCheck{Node: "n2", Updates: []state.CheckState{{ID: "web", Status: state.Critical, Output: "connection refused"}}})
 	deadline := time.Now().Add(10 * time.Second)
 	for len(e.History) == 0 && time.Now().Before(deadline) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/state"
@@ -101,14 +102,19 @@ func (l *lot) told() {
 // handler.
 const maxWakes = 10
 
+// maxParked is how many bytes the text of a parked query may have. It is longer
+// than what came by as much as its lines are, and must be read once more within
+// the server's limit.
+const maxParked = 16 << 10
+
 // parked is a connection whose query waits, and later the same connection back
 // at the server.
 type parked struct {
 	net.Conn
 	lot    *lot
-	tls    *tls.ConnectionState // the server takes the connection for a plain one
-	unread []byte               // what the server reads first: the query, and what the client sent after it
-	place  *place               // of the query, until the server has it again
+	tls    *tls.ConnectionState  // the server takes the connection for a plain one
+	unread []byte                // what the server reads first: the query, and what the client sent after it
+	place  atomic.Pointer[place] // of the query; nil once a handler has it again, or nobody will
 	wakes  [maxWakes]<-chan struct{}
 	limit  time.Duration
 
@@ -138,22 +144,31 @@ func (p *parked) CloseWrite() error {
 	return nil
 }
 
+// Close ends the connection, also that of a query which the server would not read
+// again.
+func (p *parked) Close() error {
+	p.resume().leave("refused")
+	return p.Conn.Close()
+}
+
 // resume gives a query that came back its place again; nil when the request is
 // another.
 func (p *parked) resume() *place {
-	found := p.place
-	if found == nil {
-		return nil
+	found := p.place.Swap(nil)
+	if found != nil {
+		p.lot.leave()
 	}
-	p.place = nil
-	p.lot.leave()
 	return found
 }
 
 // park takes the call's connection from the server until something in ws
 // happens, for at most limit. False: this one must wait in its handler.
 func (c *call) park(ws state.WatchSet, limit time.Duration) bool {
-	if c.lot == nil || c.ProtoMajor != 1 || c.ContentLength != 0 || len(ws) > maxWakes || !c.lot.enter() {
+	if c.lot == nil || c.ProtoMajor != 1 || c.ContentLength != 0 || c.URL.Host != "" || len(ws) > maxWakes {
+		return false
+	}
+	text := asText(c.Request)
+	if len(text) > maxParked || !c.lot.enter() {
 		return false
 	}
 	conn, buffered, err := http.NewResponseController(c.w).Hijack()
@@ -161,7 +176,6 @@ func (c *call) park(ws state.WatchSet, limit time.Duration) bool {
 		c.lot.leave()
 		return false
 	}
-	text := asText(c.Request)
 	if n := buffered.Reader.Buffered(); n > 0 {
 		more, _ := buffered.Reader.Peek(n) // it has them
 		text = append(text, more...)
@@ -170,9 +184,10 @@ func (c *call) park(ws state.WatchSet, limit time.Duration) bool {
 		text, conn = append(text, before.unread...), before.Conn
 	}
 	p := &parked{
-		Conn: conn, lot: c.lot, tls: c.TLS, unread: bytes.Clone(text), place: c.place, limit: limit,
+		Conn: conn, lot: c.lot, tls: c.TLS, unread: bytes.Clone(text), limit: limit,
 		gone: make(chan struct{}), listened: make(chan struct{}),
 	}
+	p.place.Store(c.place)
 	i := 0
 	for ch := range ws {
 		p.wakes[i] = ch
@@ -213,7 +228,7 @@ func (p *parked) wait() {
 	case <-w[8]:
 	case <-w[9]:
 	case <-limit.C:
-		p.place.over = true
+		p.place.Load().over = true
 	case <-p.gone:
 	}
 	limit.Stop()
@@ -255,7 +270,6 @@ func (p *parked) end() {
 }
 
 func (p *parked) drop(reason string) {
+	p.resume().leave(reason)
 	p.Close()
-	p.place.leave(reason)
-	p.lot.leave()
 }

@@ -171,6 +171,35 @@ func TestAParkedQueryWithMoreThanTheServerIsToldOnce(t *testing.T) {
 	}
 }
 
+// A request that is longer when it is written anew waits where it was read; one
+// that the server refuses to read again gives its place back all the same.
+func TestNoParkedQueryKeepsAPlaceThatNobodyHas(t *testing.T) {
+	c := newCell(t)
+	index := c.apply(set("a", "one"))
+	r := c.raw()
+	r.send("GET /v1/kv/a?raw&wait=1ms&index=" + strconv.FormatUint(index, 10) + " HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("a:\r\n", 16000) + "\r\n")
+	if response, body := r.answer(); response.StatusCode != 200 || body != "one" {
+		t.Errorf("%d %q", response.StatusCode, body)
+	}
+	c.blocked(0)
+	eventually(t, "its place is free", func() bool { return len(c.server.slots) == 0 })
+
+	c.server.slots <- struct{}{}
+	c.server.metrics.blocking.Inc()
+	waiting := newLot(nil, nil)
+	waiting.enter()
+	conn, other := net.Pipe()
+	defer other.Close()
+	p := &parked{Conn: conn, lot: waiting}
+	p.place.Store(&place{server: c.server})
+	for range 2 {
+		_ = p.Close() // a pipe can be closed twice
+	}
+	if len(c.server.slots) != 0 || waiting.waiting != 0 {
+		t.Errorf("%d places and %d of the lot are taken by nobody", len(c.server.slots), waiting.waiting)
+	}
+}
+
 // What the server reads again is what it read.
 func TestARequestIsReadAgainAsItCame(t *testing.T) {
 	for _, text := range []string{

@@ -14,6 +14,10 @@ import (
 const (
 	aheadEntries = 4 * batchEntries
 	aheadBytes   = 1 << 20
+	// Each call of StoreLogs can become a step of the commit index, and Raft's
+	// state machine takes 128 of those before Raft's own loop waits for it. That
+	// loop must not: it is there that a leader hears of its disk, and steps down.
+	aheadCalls = 64
 	// So much of it shares a write.
 	writeEntries = 2 * batchEntries
 	writeBytes   = 256 << 10
@@ -53,6 +57,7 @@ type aheadLog struct {
 	mu      sync.RWMutex
 	pending []*raft.Log // in order, without a gap
 	size    int         // their bytes
+	calls   []uint64    // the last entry of each call that brought them
 	trouble error       // why entries of Raft's term failed could not be written, until Raft hears of it
 	failed  uint64
 	news    chan struct{}
@@ -105,7 +110,7 @@ func (a *aheadLog) accept(entries []*raft.Log) (bool, error) {
 		}
 	}
 	n := len(a.pending)
-	if n >= aheadEntries || a.size >= aheadBytes || n > 0 && entries[0].Index != a.pending[n-1].Index+1 {
+	if n >= aheadEntries || a.size >= aheadBytes || len(a.calls) >= aheadCalls || n > 0 && entries[0].Index != a.pending[n-1].Index+1 {
 		return false, nil
 	}
 	for _, entry := range entries {
@@ -117,6 +122,7 @@ func (a *aheadLog) accept(entries []*raft.Log) (bool, error) {
 		a.size += len(entry.Data)
 	}
 	a.pending = append(a.pending, entries...)
+	a.calls = append(a.calls, entries[len(entries)-1].Index)
 	a.first.Store(a.pending[0].Index)
 	select {
 	case a.wake <- struct{}{}:
@@ -193,6 +199,8 @@ func (a *aheadLog) wrote(batch []*raft.Log, err error) {
 		a.size -= len(entry.Data)
 	}
 	a.pending = slices.Clone(a.pending[len(batch):])
+	last := batch[len(batch)-1].Index
+	a.calls = slices.DeleteFunc(a.calls, func(end uint64) bool { return end <= last })
 	first := uint64(0)
 	if len(a.pending) > 0 {
 		first = a.pending[0].Index

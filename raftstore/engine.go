@@ -406,7 +406,9 @@ func (e *engine) stop() error {
 		e.raft.DeregisterObserver(e.observer)
 		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.close(); return nil }))
 		e.net.hangUp()
-		close(e.ended)
+	}
+	close(e.ended) // Raft may have failed to start, with what serves it under way
+	if e.raft != nil {
 		errs = append(errs, bounded("stop raft", func() error { return e.raft.Shutdown().Error() }))
 	}
 	if e.trans != nil {

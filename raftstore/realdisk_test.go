@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -152,14 +153,16 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 			disks[old.name].freeze()
 			start := time.Now()
 			others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == old })
-			outcome := make(chan error, 1)
-			go func() {
-				var err error
+			// As many as Raft could be made to wait by, long before it hears of the disk.
+			var outcome sync.WaitGroup
+			for i := range 300 {
 				if writes {
-					_, err = old.tryPut("lost", "1")
+					outcome.Go(func() {
+						<-time.After(time.Duration(i) * 5 * time.Millisecond)
+						_, _ = old.tryPut("lost", "1") // it may be done by whoever leads then
+					})
 				}
-				outcome <- err
-			}()
+			}
 			eventually(t, "another leader", func() error {
 				for _, o := range others {
 					if name, _, ok := o.store.Leader(); !ok || name == old.name {
@@ -194,7 +197,7 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 				t.Error("it leads again with its disk frozen")
 			}
 			disks[old.name].thaw()
-			<-outcome
+			outcome.Wait()
 			voters("fb1 fb2 fb3")
 			old.diskCondition(false)
 			h.everywhere("after", "1")

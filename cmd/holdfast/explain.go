@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast/api"
@@ -108,20 +109,45 @@ func (c *console) explain(e api.Explanation) error {
 // tellTime is how long an explanation may keep one of DNS's workers.
 const tellTime = 500 * time.Millisecond
 
+// tellRest is how long core is not asked any more when it did not answer in time.
+const tellRest = 30 * time.Second
+
 // tellByCore explains a name in lines, by way of core's socket: a service, or else
-// a virtual address of this node. None: there is neither.
+// a virtual address of this node. None: there is neither. DNS's workers wait for
+// it, so that one alone does at a time, and none for a core that hangs.
 func tellByCore(socket string) func(name string) []string {
+	var one sync.Mutex
+	var rested time.Time // before it nobody asks; guarded by one
+	ask := askCore(socket)
 	return func(name string) []string {
+		if !one.TryLock() {
+			return []string{"Another question of this kind is being answered: ask again"}
+		}
+		defer one.Unlock()
+		if time.Now().Before(rested) {
+			return []string{"Nobody can explain it now: core did not answer a moment ago"}
+		}
+		lines, late := ask(name)
+		if late {
+			rested = time.Now().Add(tellRest)
+		}
+		return lines
+	}
+}
+
+// askCore is tellByCore's question; late: there was no answer within tellTime.
+func askCore(socket string) func(name string) (lines []string, late bool) {
+	return func(name string) ([]string, bool) {
 		ctx, cancel := context.WithTimeout(context.Background(), tellTime)
 		defer cancel()
 		client, err := api.NewClient(api.ClientConfig{Socket: socket})
 		if err != nil {
-			return nil
+			return nil, false
 		}
 		defer client.Close()
 		e, err := client.Explain(ctx, name)
 		if err == nil {
-			return e.Lines()
+			return e.Lines(), false
 		}
 		var v vrrp.Explanation
 		if api.NotFound(err) {
@@ -129,10 +155,10 @@ func tellByCore(socket string) func(name string) []string {
 		}
 		switch {
 		case err == nil:
-			return append([]string{v.View.Name + " " + firstAddress(&v.View)}, v.Story...)
+			return append([]string{v.View.Name + " " + firstAddress(&v.View)}, v.Story...), false
 		case api.NotFound(err):
-			return nil
+			return nil, false
 		}
-		return []string{"Nobody can explain it now: " + err.Error()}
+		return []string{"Nobody can explain it now: " + err.Error()}, ctx.Err() != nil
 	}
 }

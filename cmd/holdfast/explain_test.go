@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/api"
 	"holdfast/internal/admin"
@@ -77,6 +79,19 @@ func TestDNSTellsOfAddressesAndSaysWhenNobodyCan(t *testing.T) {
 	}
 	if lines := tell("dns9"); lines != nil {
 		t.Errorf("of nothing it tells %q", lines)
+	}
+	hung, err := net.Listen("unix", filepath.Join(t.TempDir(), "hung.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	tell = tellByCore(hung.Addr().String())
+	for _, want := range []string{"Nobody can explain it now: ", "Nobody can explain it now: core did not answer a moment ago"} {
+		began := time.Now()
+		if lines := tell("dns1"); len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
+			t.Errorf("of a core that hangs: %q, want %q", lines, want)
+		}
+		t.Logf("%q took %v", want, time.Since(began))
 	}
 	if lines := tellByCore(filepath.Join(t.TempDir(), "none.sock"))("dns1"); len(lines) != 1 || !strings.HasPrefix(lines[0], "Nobody can explain it now: ") {
 		t.Errorf("without core it tells %q", lines)

@@ -133,13 +133,17 @@ func (r *Runner) Allowed(path string) error {
 }
 
 // OnlyOurs refuses, with ErrNotAllowed and the reason, a file that others than
-// root and our own user could change or replace: Allowed's rule for programs.
+// root and our own user could change or replace: Allowed's rule for programs, and
+// no group either.
 func OnlyOurs(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return checkMode(path, real)
+	if err := checkMode(path, real); err != nil {
+		return err
+	}
+	return checkGroups(path, real)
 }
 
 func (r *Runner) listed(path, real string) bool {

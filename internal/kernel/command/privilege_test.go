@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,6 +100,18 @@ func TestAFileThatOthersMayChangeIsRefused(t *testing.T) {
 	}
 	if err := OnlyOurs(path); !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "everybody may write to it") {
 		t.Errorf("one that everybody may write to: %v", err)
+	}
+	if err := errors.Join(os.Chmod(path, 0o664), os.Chown(path, -1, 12345)); err == nil { // as root
+		if err := OnlyOurs(path); !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "group 12345 may write") {
+			t.Errorf("one that a group may write to: %v", err)
+		}
+		dir := filepath.Dir(path)
+		if err := errors.Join(os.Chmod(path, 0o644), os.Chmod(dir, 0o775), os.Chown(dir, -1, 12345)); err != nil {
+			t.Fatal(err)
+		}
+		if err := OnlyOurs(path); !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "may write to "+dir) {
+			t.Errorf("one that a group may replace: %v", err)
+		}
 	}
 	if err := OnlyOurs(path + "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("one that is not there: %v", err)

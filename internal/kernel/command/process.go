@@ -134,6 +134,29 @@ func exitError(path string, exit *exec.ExitError, stderr []byte) *ExitError {
 	return failure
 }
 
+// checkGroups refuses a file that a group other than root's could rewrite or
+// replace.
+func checkGroups(path, real string) error {
+	for at := real; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		mode := info.Mode()
+		switch {
+		case !ok || at != real && mode&os.ModeSticky != 0:
+		case mode.Perm()&0o020 != 0 && stat.Gid != 0:
+			return fmt.Errorf("%s: %w: group %d may write to %s (mode %#o)", path, ErrNotAllowed, stat.Gid, at, mode.Perm())
+		case at != real && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
+			return fmt.Errorf("%s: %w: user %d, who is neither root nor ourselves, may replace it in %s", path, ErrNotAllowed, stat.Uid, at)
+		}
+		if at == "/" {
+			return nil
+		}
+	}
+}
+
 // checkMode refuses a file that somebody else could rewrite, or that anybody
 // could replace: what it says would be done with our rights.
 func checkMode(path, real string) error {
