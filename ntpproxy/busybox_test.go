@@ -1,6 +1,7 @@
 package ntpproxy
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -177,15 +178,56 @@ func (s *site) follows(said func() string, want string) {
 	})
 }
 
-// BusyBox's ntpd ends when it may not steer a clock. In a virtual machine it
-// steers that machine's: there it follows the server, and is a source itself.
-func TestBusyBoxFollowsTheServerAndIsASource(t *testing.T) {
-	vm.Inside(t, vm.Options{}, func(t *testing.T) {
-		if !vm.IsInside() { // the one reason why nothing keeps it from the clock
-			t.Fatal("this would steer the machine's clock")
-		}
-		s := newSite(t)
-		said := s.start(lab.Cmd{Args: []string{busybox(t, s.root), "-n", "-l", "-d", "-d", "-p", "10.1.0.1"}})
-		s.follows(said, "stratum 5 reference 10.1.0.1 leap none error <nil> off true")
-	})
+// BusyBox's ntpd ends when it may not steer a clock. Here it may: it has a virtual
+// machine, whose clock is a hundred seconds ahead of the server's machine. It
+// steps it to the server's, keeps it, and is a source itself.
+func TestBusyBoxSetsItsClockByTheServerAndIsASource(t *testing.T) {
+	program, binary := busybox(t, peers(t)), vm.TestBinary(t)
+	wire := vm.NewWire()
+	machines := vm.NewTests(t,
+		vm.Options{Name: "server", CPUs: 1, NICs: []vm.NIC{vm.On(wire, "10.1.0.1/24")}, Expose: []string{binary}},
+		vm.Options{Name: "client", CPUs: 1, NICs: []vm.NIC{vm.On(wire, "10.1.0.99/24")}, Expose: []string{program}})
+	server, client := machines[0], machines[1]
+	text, err := os.ReadFile("testdata/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Write(t.Context(), "/cluster.yaml", text); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Start(vm.Cmd{Args: []string{binary}, Env: []string{serveEnv + "=/cluster.yaml"}}); err != nil {
+		t.Fatal(err)
+	}
+	run := func(m *vm.Machine, c vm.Cmd) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		return m.RunCmd(ctx, c)
+	}
+	// asked waits until the server's machine gets that answer from an address.
+	asked := func(what, address, want string) {
+		t.Helper()
+		var last error
+		defer func() {
+			if t.Failed() {
+				t.Log(last)
+			}
+		}()
+		eventually(t, what, time.Minute, func() bool {
+			out, err := run(server, vm.Cmd{Args: []string{binary}, Env: []string{askEnv + "=" + address}})
+			if err == nil {
+				err = holds(out, want)
+			}
+			last = err
+			return err == nil
+		})
+	}
+	asked("the server serves", "10.1.0.1:123", "stratum 4")
+	if out, err := run(client, vm.Cmd{Args: []string{"sh", "-c", "date -s '+100 seconds' && " + program + " -n -q -p 10.1.0.1 2>&1"}}); err != nil || !strings.Contains(out, "(offset -100.") && !strings.Contains(out, "(offset -99.") {
+		t.Fatalf("it does not set its clock back by 100 s: %v: %s", err, out)
+	}
+	if _, err := client.Start(vm.Cmd{Args: []string{program, "-n", "-l", "-d", "-d", "-p", "10.1.0.1"}}); err != nil {
+		t.Fatal(err)
+	}
+	// Its clock is within a second of the one of whoever asks, which is the server's.
+	asked("it answers as a source", "10.1.0.99:123", "stratum 5 reference 10.1.0.1 leap none error <nil> off true")
 }
