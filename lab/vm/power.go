@@ -92,7 +92,7 @@ func (p PowerCuts) Run(t *testing.T) {
 		case <-time.After(powerWithin):
 			t.Fatalf("cut %d: the program has not printed %d lines within %v", cut, p.Lines, powerWithin)
 		}
-		<-time.After(time.Duration(dice.Int64N(int64(p.Later)+1))) // when the power goes
+		<-time.After(time.Duration(dice.Int64N(int64(p.Later) + 1))) // when the power goes
 		before := disk.Stats().Lost
 		select {
 		case <-disk.CutAtFlush():
