@@ -1,18 +1,14 @@
 package raftstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -112,34 +108,6 @@ func readAfterPower(ctx context.Context, stores []*Store, replicas []*state.Stor
 	return nil
 }
 
-// acknowledged collects what the machine printed.
-type acknowledged struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	lines int
-	many  chan struct{} // closed after some lines
-}
-
-func (p *acknowledged) Write(data []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.text.Write(data)
-	before := p.lines
-	p.lines += bytes.Count(data, []byte{'\n'})
-	if before < 20 && p.lines >= 20 {
-		close(p.many)
-	}
-	return len(data), nil
-}
-
-// all are the whole lines.
-func (p *acknowledged) all() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	text := p.text.String()
-	return strings.Fields(text[:strings.LastIndexByte(text, '\n')+1])
-}
-
 // TestPowerCutsLoseNothingAcknowledged cuts the power of three servers at once
 // while they are written to: they are in one virtual machine, whose disk loses
 // what was not flushed, and keeps some of that by chance. The power fails when the
@@ -148,93 +116,36 @@ func (p *acknowledged) all() []string {
 // pages stay in the cache. RAFTSTORE_CUTS says how often (2), CHAOS_SEED repeats
 // the choices.
 func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
-	cuts := 2
-	if text := os.Getenv("RAFTSTORE_CUTS"); text != "" {
-		var err error
-		if cuts, err = strconv.Atoi(text); err != nil {
-			t.Fatalf("RAFTSTORE_CUTS: %v", err)
-		}
-	}
-	seed := chaosSeed(t)
-	dice := rand.New(rand.NewPCG(seed, 0))
-	disk := vm.NewTestDisk(t, vm.DiskOptions{Size: 256 << 20, Survivors: rand.New(rand.NewPCG(seed, 1))})
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "raftstore.test")
-	build := exec.Command("go", "test", "-c", "-o", binary, ".") // static, and without the race detector
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	m := vm.NewTest(t, vm.Options{CPUs: 1, Modules: []string{"ext4"}, Disks: []*vm.Disk{disk}, Expose: []string{dir}})
-	shell := func(script string) string {
-		t.Helper()
-		out, err := m.Run(t.Context(), "sh", "-ec", script)
-		if err != nil {
-			t.Fatalf("%s: %v", script, err)
-		}
-		return out
-	}
-	shell("mkfs.ext4 -q /dev/vda")
-	const mount = "ip link set lo up; echo 0 >/proc/sys/vm/dirty_writeback_centisecs; mkdir -p /srv/data; mount -o commit=300 /dev/vda /srv/data"
 	acked := map[string]bool{}
-	barren := 0 // cuts that took nothing from the disk
-	for cut := range cuts {
-		shell(mount)
-		out := &acknowledged{many: make(chan struct{})}
-		p, err := m.Start(vm.Cmd{Args: []string{binary}, Env: []string{powerEnv + "=/srv/data"}, Stdout: out})
-		if err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-out.many:
-		case <-p.Done():
-			t.Fatalf("cut %d: the servers ended: %v", cut, p.Wait(t.Context()))
-		}
-		timer := time.NewTimer(time.Duration(dice.Int64N(int64(1500 * time.Millisecond))))
-		<-timer.C
-		before := disk.Stats().Lost
-		select {
-		case <-disk.CutAtFlush():
-		case <-time.After(10 * time.Second): // who never flushes loses what is in the page cache
-		}
-		if err := m.PowerOff(); err != nil {
-			t.Fatal(err)
-		}
-		if disk.Stats().Lost == before {
-			barren++
-		}
-		for _, key := range out.all() {
-			acked[key] = true
-		}
-		if err := m.PowerOn(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		// Status 1: it repaired the file system, by its journal.
-		shell("e2fsck -fp /dev/vda >/dev/null || test $? = 1; " + mount)
-		there := map[string]map[string]bool{}
-		for line := range strings.Lines(shell(powerEnv + "=/srv/data " + powerReadEnv + "=1 " + binary)) {
-			server, key, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if there[server] == nil {
-				there[server] = map[string]bool{}
+	vm.PowerCuts{
+		Cuts: 2, Variable: "RAFTSTORE_CUTS", Size: 256 << 20,
+		Write: func(int) []string { return []string{powerEnv + "=" + vm.PowerDir} },
+		Lines: 20, Later: 1500 * time.Millisecond,
+		Verify: []string{powerEnv + "=" + vm.PowerDir, powerReadEnv + "=1"},
+		Check: func(cut int, keys []string, found string) {
+			for _, key := range keys {
+				acked[key] = true
 			}
-			there[server][key] = true
-		}
-		if len(there) != 3 {
-			t.Fatalf("cut %d: %d servers answered, want 3", cut, len(there))
-		}
-		for server, keys := range there {
-			for key := range acked {
-				if !keys[key] {
-					t.Errorf("cut %d: %s: %s was acknowledged and is gone", cut, server, key)
+			there := map[string]map[string]bool{}
+			for line := range strings.Lines(found) {
+				server, key, _ := strings.Cut(strings.TrimSpace(line), " ")
+				if there[server] == nil {
+					there[server] = map[string]bool{}
+				}
+				there[server][key] = true
+			}
+			if len(there) != 3 {
+				t.Fatalf("cut %d: %d servers answered, want 3", cut, len(there))
+			}
+			for server, keys := range there {
+				for key := range acked {
+					if !keys[key] {
+						t.Errorf("cut %d: %s: %s was acknowledged and is gone", cut, server, key)
+					}
 				}
 			}
-		}
-		shell("umount /srv/data")
-	}
-	t.Logf("%d cuts, %d writes acknowledged, %d sectors lost, by %d of the cuts", cuts, len(acked), disk.Stats().Lost, cuts-barren)
-	if barren > cuts/2 { // a few sectors may all survive by chance
-		t.Errorf("%d of %d cuts took nothing from the disk: they proved nothing", barren, cuts)
-	}
+		},
+	}.Run(t)
 }
 
 // runPowered is what TestMain does in the machine.

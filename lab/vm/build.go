@@ -7,9 +7,25 @@ import (
 	"os"
 	"path/filepath"
 	godebug "runtime/debug"
+	"testing"
 
 	"holdfast/lab/vm/debian"
 )
+
+// TestBinary builds the test binary of the package whose test runs, for machines
+// to which it is exposed: static, without the race detector. What it does there,
+// its TestMain decides. It is in the cache, and claimed until the test ends: no
+// other process replaces it meanwhile, and no other test may claim it.
+func TestBinary(t testing.TB) string {
+	t.Helper()
+	Require(t)
+	binary, unlock, err := testBinary(t.Context())
+	if err != nil {
+		t.Fatalf("vm: build the test binary: %v", err)
+	}
+	t.Cleanup(unlock)
+	return binary
+}
 
 // testBinary builds the test binary of the package in the working directory,
 // which is the one whose test runs, and returns its path in the cache. Where

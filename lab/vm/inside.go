@@ -50,12 +50,7 @@ func Inside(t *testing.T, o Options, body func(t *testing.T)) {
 		body(t)
 		return
 	}
-	Require(t)
-	binary, unlock, err := testBinary(t.Context())
-	if err != nil {
-		t.Fatalf("vm: build the test binary: %v", err)
-	}
-	t.Cleanup(unlock)
+	binary := TestBinary(t)
 	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

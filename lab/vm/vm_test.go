@@ -28,6 +28,13 @@ func TestMain(m *testing.M) {
 		victim()
 		return
 	}
+	if done, err := inPowerCut(); done {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	m.Run()
 }
 
