@@ -118,7 +118,8 @@ func join(sections []section) string {
 	return b.String()
 }
 
-// TestCommandsThatDocumentsShowExist: subcommands and flags. What a person
+// TestCommandsThatDocumentsShowExist: subcommands and flags, also of the examples
+// in the commands' own help. What a person
 // would copy must not be refused as unknown.
 func TestCommandsThatDocumentsShowExist(t *testing.T) {
 	parser, err := kong.New(&cli{}, kong.Name("holdfast"))
@@ -128,18 +129,32 @@ func TestCommandsThatDocumentsShowExist(t *testing.T) {
 	code := regexp.MustCompile("(?s)```[a-z]*\n.*?```|`[^`\n]+`")
 	command := regexp.MustCompile("(?:^|[^-_a-z0-9])holdfast ([a-z][^`\n#;&>']*)")
 	shown := 0
-	for path, text := range readmes(t) {
-		text = strings.ReplaceAll(text, `\|`, "|")
-		for _, span := range code.FindAllString(text, -1) {
-			for _, found := range command.FindAllStringSubmatch(span, -1) {
-				shown++
-				if wrong := unknown(parser.Model.Node, strings.Fields(found[1])); wrong != "" {
-					t.Errorf("%s: holdfast %s: %s", path, found[1], wrong)
-				}
+	check := func(where, text string) {
+		t.Helper()
+		for _, found := range command.FindAllStringSubmatch(text, -1) {
+			shown++
+			if wrong := unknown(parser.Model.Node, strings.Fields(found[1])); wrong != "" {
+				t.Errorf("%s: holdfast %s: %s", where, found[1], wrong)
 			}
 		}
 	}
-	if shown < 150 {
+	for path, text := range readmes(t) {
+		text = strings.ReplaceAll(text, `\|`, "|")
+		for _, span := range code.FindAllString(text, -1) {
+			check(path, span)
+		}
+	}
+	err = kong.Visit(parser.Model, func(node kong.Visitable, next kong.Next) error {
+		if n, ok := node.(*kong.Node); ok {
+			_, examples, _ := strings.Cut(n.Detail, "Example")
+			check("the help of "+n.FullPath(), examples)
+		}
+		return next(nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shown < 250 {
 		t.Errorf("only %d commands were found", shown)
 	}
 	for words, want := range map[string]string{"vip hop": `no command "hop"`, "vip show|hide": `no command "hide"`, "vip list --al": `no flag --al`, "lb drain NODE [--for 2h]": "no flag --for"} {
@@ -154,14 +169,16 @@ func TestCommandsThatDocumentsShowExist(t *testing.T) {
 // are flags; "--" ends what is ours.
 func unknown(node *kong.Node, words []string) string {
 	for _, word := range words {
-		word = strings.Trim(word, "[]()")
+		word = strings.Trim(word, "[]().,")
 		flag, isFlag := strings.CutPrefix(word, "--")
 		switch {
 		case word == "--":
 			return ""
 		case isFlag:
 			flag, _, _ = strings.Cut(flag, "=")
-			known := slices.ContainsFunc(slices.Concat(node.AllFlags(false)...), func(f *kong.Flag) bool { return f.Name == flag })
+			known := slices.ContainsFunc(slices.Concat(node.AllFlags(false)...), func(f *kong.Flag) bool {
+				return f.Name == flag || f.Tag.Negatable != "" && "no-"+f.Name == flag
+			})
 			if !known && flag != "help" {
 				return "no flag --" + flag
 			}
