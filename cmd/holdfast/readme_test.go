@@ -1,6 +1,10 @@
 package main
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -119,10 +123,10 @@ func join(sections []section) string {
 }
 
 // TestCommandsThatDocumentsShowExist: subcommands and flags, also of the examples
-// in the commands' own help. What a person
+// in the commands' own help, and in what the product says of a trouble. What a person
 // would copy must not be refused as unknown.
 func TestCommandsThatDocumentsShowExist(t *testing.T) {
-	parser, err := kong.New(&cli{}, kong.Name("holdfast"))
+	tree, err := kong.New(&cli{}, kong.Name("holdfast"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +137,7 @@ func TestCommandsThatDocumentsShowExist(t *testing.T) {
 		t.Helper()
 		for _, found := range command.FindAllStringSubmatch(text, -1) {
 			shown++
-			if wrong := unknown(parser.Model.Node, strings.Fields(found[1])); wrong != "" {
+			if wrong := unknown(tree.Model.Node, strings.Fields(found[1])); wrong != "" {
 				t.Errorf("%s: holdfast %s: %s", where, found[1], wrong)
 			}
 		}
@@ -144,7 +148,7 @@ func TestCommandsThatDocumentsShowExist(t *testing.T) {
 			check(path, span)
 		}
 	}
-	err = kong.Visit(parser.Model, func(node kong.Visitable, next kong.Next) error {
+	err = kong.Visit(tree.Model, func(node kong.Visitable, next kong.Next) error {
 		if n, ok := node.(*kong.Node); ok {
 			_, examples, _ := strings.Cut(n.Detail, "Example")
 			check("the help of "+n.FullPath(), examples)
@@ -154,14 +158,58 @@ func TestCommandsThatDocumentsShowExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if shown < 250 {
+	sentence := regexp.MustCompile(`holdfast [a-z][^"(),:;?]*`) // up to where it goes on
+	for path, literals := range sources(t) {
+		for _, text := range literals {
+			for _, words := range sentence.FindAllString(text, -1) {
+				words, _, _ = strings.Cut(words, " and ")
+				if name := strings.Fields(words)[1]; slices.ContainsFunc(tree.Model.Children, func(n *kong.Node) bool { return n.Name == name }) {
+					check(path, words)
+				}
+			}
+		}
+	}
+	if shown < 300 {
 		t.Errorf("only %d commands were found", shown)
 	}
 	for words, want := range map[string]string{"vip hop": `no command "hop"`, "vip show|hide": `no command "hide"`, "vip list --al": `no flag --al`, "lb drain NODE [--for 2h]": "no flag --for"} {
-		if got := unknown(parser.Model.Node, strings.Fields(words)); got != want {
+		if got := unknown(tree.Model.Node, strings.Fields(words)); got != want {
 			t.Errorf("%s: %q, want %q", words, got, want)
 		}
 	}
+}
+
+// sources are the texts in the product's source, by file: what it says to people.
+func sources(t *testing.T) map[string][]string {
+	t.Helper()
+	texts := map[string][]string{}
+	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		switch name := entry.Name(); {
+		case err != nil:
+			return err
+		case entry.IsDir() && (slices.Contains([]string{"lab", "chaos", "bench", "hack", "build", "testdata"}, name) || len(name) > 2 && name[0] == '.'):
+			return fs.SkipDir
+		case !strings.HasSuffix(name, ".go"), strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				if text, err := strconv.Unquote(literal.Value); err == nil {
+					texts[path] = append(texts[path], text)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return texts
 }
 
 // unknown tells what of a command line there is not, below a node of the command
