@@ -43,9 +43,18 @@ type Joiner interface {
 	// Allow says why a node that asks from an address is not to be let in; nil
 	// when it is.
 	Allow(node string, from netip.Addr) error
-	// Join certifies the node's key and gives it what it needs.
+	// Join certifies the node's key and gives it what it needs. Of its errors
+	// peer.ErrRequest is answered with 400, ErrJoinRefused with 403,
+	// ErrJoinLater and state.ErrConflict with 409, state.ErrNoLeader with 503, and
+	// others with 500.
 	Join(ctx context.Context, node string, request []byte) (JoinAnswer, error)
 }
+
+// What a Joiner says of a node that it does not certify.
+var (
+	ErrJoinRefused = errors.New("not let in")
+	ErrJoinLater   = errors.New("not now") // something is under way here: the node may ask again
+)
 
 // JoinRequest is what a bare node sends.
 type JoinRequest struct {
@@ -144,7 +153,7 @@ func (s *Server) joinNode(c *call) error {
 		return err
 	}
 	if err := s.barrier(c); err != nil { // what others used counts
-		return err
+		return joinFault(err)
 	}
 	found, why := s.joinToken(request)
 	if why == "" {
@@ -157,19 +166,40 @@ func (s *Server) joinNode(c *call) error {
 		}
 	}
 	if why != "" {
-		s.log.Warn("a node was not let in", "node", request.Node, "from", c.RemoteAddr, "reason", why)
-		return s.refuse(&refusal{http.StatusForbidden, "join", "Permission denied: " + why})
+		return s.refuseJoin(c, request.Node, why)
 	}
 	answer, err := s.joiner.Join(c.Context(), request.Node, request.Request)
+	if errors.Is(err, ErrJoinRefused) {
+		return s.refuseJoin(c, request.Node, err.Error())
+	}
 	if err != nil { // and no use is taken
-		return fault(http.StatusBadRequest, "%s", err)
+		return joinFault(err)
 	}
 	// What was signed is sent by who has the use, and nobody else.
 	if err := s.useJoinToken(c, found, request.Node); err != nil {
-		return err
+		return joinFault(err)
 	}
 	s.log.Info("a node was let in", "node", request.Node, "from", c.RemoteAddr, "token", found.ID)
 	return s.reply(c, answer)
+}
+
+func (s *Server) refuseJoin(c *call, node, why string) error {
+	s.log.Warn("a node was not let in", "node", node, "from", c.RemoteAddr, "reason", why)
+	return s.refuse(&refusal{http.StatusForbidden, "join", "Permission denied: " + why})
+}
+
+// joinFault gives errors of joining the statuses that statusOf has no reason to
+// give: no client of Consul's asks here, so one without leader is a 503.
+func joinFault(err error) error {
+	switch {
+	case errors.Is(err, state.ErrNoLeader):
+		return errors.Join(fault(http.StatusServiceUnavailable, "%s", withoutLeader(err)), err)
+	case errors.Is(err, ErrJoinLater):
+		return fault(http.StatusConflict, "%s", err)
+	case errors.Is(err, peer.ErrRequest):
+		return fault(http.StatusBadRequest, "%s", err)
+	}
+	return err
 }
 
 // joinToken finds the token, or says why it is none for this node. An unknown

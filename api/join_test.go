@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -63,18 +64,35 @@ func TestATokenIsUsedByWhoIsLetInAndByNobodyElse(t *testing.T) {
 		return text
 	}
 	put(1, state.Set)
-	joiner.join = func() error { return errors.New("the request: is none") }
-	ask("a request that can't be signed", http.StatusBadRequest, 1)
+	for _, c := range []struct {
+		what   string
+		err    error
+		status int
+		says   string
+	}{
+		{"a request that can't be signed", fmt.Errorf("peer: %w: is none", peer.ErrRequest), http.StatusBadRequest, "is none"},
+		{"a node that is gone meanwhile", fmt.Errorf("%w: the file has no n2", ErrJoinRefused), http.StatusForbidden, "Permission denied: not let in: the file has no n2"},
+		{"a file that is about to change", fmt.Errorf("%w: reload", ErrJoinLater), http.StatusConflict, "not now: reload"},
+		{"nobody to ask for the gossip's key", fmt.Errorf("keys: %w", state.ErrNoLeader), http.StatusServiceUnavailable, noLeader},
+		{"an authority that can't be read", errors.New("ca.key: permission denied"), http.StatusInternalServerError, "ca.key"},
+	} {
+		joiner.join = func() error { return c.err }
+		if text := ask(c.what, c.status, 1); !strings.Contains(text, c.says) {
+			t.Errorf("%s: it does not say %q: %s", c.what, c.says, text)
+		}
+	}
 	joiner.join = func() error { put(1, state.Set); return nil } // meanwhile
 	if text := ask("another is faster", http.StatusConflict, 1); strings.Contains(text, "certificate") {
 		t.Errorf("it is sent all the same: %s", text)
 	}
 	c.raft.set(func(r *fakeRaft) { r.proposeErr = state.ErrNoLeader })
 	joiner.join = func() error { return nil }
-	if text := ask("no leader", http.StatusInternalServerError, 1); strings.Contains(text, "certificate") {
+	if text := ask("no leader", http.StatusServiceUnavailable, 1); strings.Contains(text, "certificate") {
 		t.Errorf("it is sent all the same: %s", text)
 	}
-	c.raft.set(func(r *fakeRaft) { r.proposeErr = nil })
+	c.raft.set(func(r *fakeRaft) { r.proposeErr, r.barrierErr = nil, state.ErrNoLeader })
+	ask("no leader to ask who used the token", http.StatusServiceUnavailable, 1)
+	c.raft.set(func(r *fakeRaft) { r.barrierErr = nil })
 	if text := ask("the last use", http.StatusOK, 0); !strings.Contains(text, "certificate") {
 		t.Errorf("no certificate: %s", text)
 	}

@@ -262,7 +262,12 @@ func decodeStrict(data []byte, v any) error {
 }
 
 // reply answers with JSON.
-func (s *Server) reply(c *call, v any) error {
+func (s *Server) reply(c *call, v any) error { return s.replyWith(c, http.StatusOK, v) }
+
+// conflict answers with 409 and JSON.
+func (s *Server) conflict(c *call, v any) error { return s.replyWith(c, http.StatusConflict, v) }
+
+func (s *Server) replyWith(c *call, status int, v any) error {
 	data, err := encode(v, c.args.Has("pretty"))
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
@@ -271,8 +276,8 @@ func (s *Server) reply(c *call, v any) error {
 	c.w.Header().Set("X-Content-Type-Options", "nosniff")
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	c.w.extend(writeTimeout)
-	_, err = c.w.Write(data)
-	if err != nil {
+	c.w.WriteHeader(status)
+	if _, err = c.w.Write(data); err != nil {
 		return errGone
 	}
 	return nil
@@ -284,23 +289,6 @@ func encode(v any, pretty bool) ([]byte, error) {
 	}
 	data, err := json.MarshalIndent(v, "", "    ")
 	return append(data, '\n'), err
-}
-
-// conflict answers with 409 and JSON.
-func (s *Server) conflict(c *call, v any) error {
-	data, err := encode(v, c.args.Has("pretty"))
-	if err != nil {
-		return fmt.Errorf("encode the answer: %w", err)
-	}
-	c.w.Header().Set("Content-Type", "application/json")
-	c.w.Header().Set("X-Content-Type-Options", "nosniff")
-	c.w.Header().Set("Content-Length", strconv.Itoa(len(data)))
-	c.w.extend(writeTimeout)
-	c.w.WriteHeader(http.StatusConflict)
-	if _, err = c.w.Write(data); err != nil {
-		return errGone
-	}
-	return nil
 }
 
 // done answers with 200 and nothing more.

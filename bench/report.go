@@ -47,6 +47,8 @@ type Result struct {
 	Better string             `json:"better"` // "higher" or "lower"
 	Ours   *Figures           `json:"ours,omitempty"`
 	Peers  map[string]Figures `json:"peers,omitempty"` // by name and version
+	// Ratios are ours by theirs, of the runs of one round each.
+	Ratios map[string]Figures `json:"ratios,omitempty"`
 	Runs   int                `json:"runs"`
 	Note   string             `json:"note,omitempty"`
 }
@@ -86,11 +88,15 @@ func Save(path string, results []Result) error {
 // Print writes results as a table.
 func Print(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\twho\tmedian\tmin\tp90\tmax\tunit\truns\t")
+	fmt.Fprintln(t, "\twho\tmedian\tmin\tp90\tmax\tours/theirs\tunit\truns\t")
 	for _, r := range results {
 		name := r.Name
 		line := func(who string, f Figures) {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", name, who, short(f.Median), short(f.Min), short(f.P90), short(f.Max), r.Unit, r.Runs, r.Note)
+			ratio := ""
+			if q, ok := r.Ratios[who]; ok {
+				ratio = fmt.Sprintf("%s (%s-%s)", short(q.Median), short(q.Min), short(q.Max))
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", name, who, short(f.Median), short(f.Min), short(f.P90), short(f.Max), ratio, r.Unit, r.Runs, r.Note)
 			name = ""
 		}
 		if r.Ours != nil {

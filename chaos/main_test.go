@@ -23,20 +23,7 @@ func TestMain(m *testing.M) {
 	if site.Init() {
 		return
 	}
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "holdfast-chaos-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		binary, err = site.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(site.RunTests(m, &binary))
 }
 
 // newSite puts the reference cluster on a lab. Nothing is started.

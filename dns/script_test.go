@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"holdfast/internal/scripttest"
 	"holdfast/internal/state"
 )
 
@@ -23,36 +23,7 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what the se
 // TestScripts plays testdata/*.txt: commands, a line of dashes, and what they
 // give, up to a blank line. The commands are those of script.run.
 func TestScripts(t *testing.T) {
-	paths, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, path := range paths {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) { playScript(t, path) })
-	}
-}
-
-func playScript(t *testing.T, path string) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &script{t: t}
-	var out []string
-	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n") {
-		commands, _, checked := strings.Cut(block, "\n----")
-		out = append(out, s.block(commands, checked))
-	}
-	got := strings.Join(out, "\n\n") + "\n"
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if diff := cmp.Diff(strings.Split(string(text), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s (-want +got); -update rewrites it:\n%s", path, diff)
-	}
+	scripttest.Files(t, "testdata/*.txt", *update, func(t *testing.T) scripttest.Block { return (&script{t: t}).block })
 }
 
 // script is a server with the state that a script gives it.
@@ -67,13 +38,11 @@ func (s *script) block(commands string, checked bool) string {
 	if checked {
 		out.WriteString("\n----")
 	}
-	for _, line := range strings.Split(commands, "\n") {
-		if line != "" && line[0] != '#' {
-			if result := s.run(strings.Fields(line)); result != "" {
-				out.WriteString("\n" + result)
-			}
+	scripttest.Commands(commands, func(words []string) {
+		if result := s.run(words); result != "" {
+			out.WriteString("\n" + result)
 		}
-	}
+	})
 	return out.String()
 }
 

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
+	"holdfast/internal/runfile"
 )
 
 // lockFile says by its lock that a Service is at work, or Abandon.
@@ -78,7 +79,11 @@ func Abandon(ctx context.Context, runDir string, log *slog.Logger) error {
 		return fmt.Errorf("lb: abandon: %w", err)
 	}
 	defer handle.Close()
-	owner, _, err := ipvs.NewOwner(handle, dir)
+	at, err := runfile.Here()
+	if err != nil {
+		return fmt.Errorf("lb: abandon: %w", err)
+	}
+	owner, _, err := ipvs.NewOwner(handle, tablesJournal(dir, at))
 	if err != nil {
 		return fmt.Errorf("lb: abandon: %w", err)
 	}
@@ -143,4 +148,9 @@ func (l *leftover) abandon(ctx context.Context, handover time.Duration) error {
 	changed, err2 := l.sysctls.Set(BackupOnly, 1)
 	l.log.Info("a killed director's tables are in force no more", "changed", changed)
 	return errors.Join(err, err2)
+}
+
+// tablesJournal says which services of the tables are ours.
+func tablesJournal(dir string, at runfile.Origin) runfile.File {
+	return runfile.File{Path: filepath.Join(dir, "ipvs"), At: at}
 }

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"errors"
 	"os"
 	"regexp"
 	"strings"
@@ -33,18 +34,26 @@ func settings(t *testing.T, more, node string) Settings {
 	return s
 }
 
-// The README's example is a file that works.
+// The README's example works beside the cluster file that the guide shows.
 func TestExampleOfTheREADME(t *testing.T) {
 	text, err := os.ReadFile("README.md")
-	if err != nil {
+	site, err2 := os.ReadFile("../examples/scibian.yaml")
+	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
 	example := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(text)
 	if example == nil {
 		t.Fatal("the README has no example")
 	}
-	s := settings(t, string(example[1]), "front1")
-	if len(s.Services) != 2 || s.Sync.Addr.String() != "10.1.0.1" || s.Services[0].Persistence != 10*time.Minute {
+	file, err := cluster.Parse("README.md", append(site, example[1]...), map[string]cluster.SectionValidator{Section: ValidateSection, "vips": nil, "dns": nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := SettingsFrom(file, "fbfront1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Services) != 2 || s.Sync.Addr.String() != "10.1.0.11" || s.Services[0].Persistence != 10*time.Minute {
 		t.Errorf("read as %+v", s)
 	}
 }

@@ -303,6 +303,8 @@ func TestTheAdminTreeAnswers(t *testing.T) {
 		{"GET", "explain/nobody", 400, "is no address"},
 		{"GET", "firewall?for=nftables", 200, "10.1.0.100 tcp dport 22 notrack"},
 		{"GET", "firewall?for=iptables", 200, "--notrack"},
+		{"GET", "firewall?for=nftables", 200, "224.0.0.81 udp dport 8848 accept"},
+		{"GET", "firewall?for=iptables", 200, "-d 224.0.0.81 -p udp --dport 8848 -j ACCEPT"},
 		{"GET", "firewall?for=ipfw", 400, "nftables"},
 		{"POST", "drain/f3?deadline=2h&message=hello", 200, `"message":"hello"`},
 		{"POST", "drain/f3?deadline=soon", 400, "soon"},

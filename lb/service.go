@@ -21,6 +21,7 @@ import (
 	"holdfast/internal/kernel/ipvs"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/sysctl"
+	"holdfast/internal/runfile"
 	"holdfast/internal/state"
 )
 
@@ -285,7 +286,7 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	at, err := runfile.Here()
 	if err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
@@ -299,14 +300,14 @@ func (s *Service) open() (_ *applier, end func(), err error) {
 		}
 	}()
 	a := &applier{sync: s.current().Sync.Addr}
-	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), strings.TrimSpace(string(boot))); err != nil {
+	if a.saved, err = openSaved(filepath.Join(dir, "sysctls"), at.Boot); err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
 	handle, err := ipvs.Open()
 	if err != nil {
 		return nil, nil, fmt.Errorf("lb: %w", err)
 	}
-	owner, broken, err := ipvs.NewOwner(handle, dir)
+	owner, broken, err := ipvs.NewOwner(handle, tablesJournal(dir, at))
 	if err != nil {
 		handle.Close()
 		return nil, nil, fmt.Errorf("lb: %w", err)

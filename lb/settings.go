@@ -85,6 +85,7 @@ func (s *Settings) rules() (r firewall.Rules) {
 		if v.Network.IsValid() && v.Director && !slices.Contains(r.VRRP, v.Network) {
 			r.VRRP = append(r.VRRP, v.Network)
 		}
+		r.Sync = r.Sync || v.Director
 		for _, d := range v.Directors {
 			if !slices.Contains(r.Directors, d) {
 				r.Directors = append(r.Directors, d)

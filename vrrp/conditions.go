@@ -139,7 +139,7 @@ func (c *conditions) lease(router string, lacks, storeless bool, record leaseRec
 		c.board.Clear(name)
 		return
 	}
-	why := "the store does not take its writes; look whether it has a leader (holdfast operator raft list-peers)"
+	why := "the store does not take its writes; look whether it has a leader (holdfast raft list-peers)"
 	switch {
 	case storeless:
 		why = "this unit has no store: a fenced address needs an agent that runs whole (holdfast agent)"

@@ -342,21 +342,26 @@ func TestReadmesExampleIsReadAndDescribesEveryKey(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	file, err := cluster.Parse("README.md", []byte(`schema: 1
-cluster: foobar
-domain: hpc.example.com
-networks: {administration: {prefix: 10.1.0.0/24}, wan: {prefix: 10.3.0.0/24}}
-roles: {service: {voters: 3, run: [dns]}, frontend: {}}
-nodes:
-  fbservice[1-4]: {role: service, addresses: {administration: "10.1.0.[1-4]"}}
-  fbfront[1-2]: {role: frontend, addresses: {administration: "10.1.0.[11-12]", wan: "10.3.0.[11-12]"}}
-services: {portal: {on: "@frontend", port: 443, check: {tcp: true}}}
-`+strings.ReplaceAll(example, "/etc/holdfast/secrets/vrrp", secret)), validators())
+	site, err := os.ReadFile("../examples/scibian.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set := settings(t, file, "fbfront1"); len(set.Routers) != 2 || set.Routers[0].Priority != 200 || set.Routers[1].Password[0] != 's' {
+	before, after, _ := strings.Cut(string(site), "\nvip_defaults:")
+	_, after, ok = strings.Cut(after, "\nservices:") // the example stands for all VIPs of the file
+	if !ok {
+		t.Fatal("examples/scibian.yaml has no services behind its VIPs")
+	}
+	example = strings.ReplaceAll(example, "/etc/holdfast/secrets/vrrp", secret)
+	file, err := cluster.Parse("README.md", []byte(before+"\n"+example+"services:"+after), validators())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set := settings(t, file, "fbfront1"); len(set.Routers) != 1 || set.Routers[0].Priority != 200 {
 		t.Errorf("%+v", set.Routers)
+	}
+	old := settings(t, file, "fbservice1").Routers
+	if i := slices.IndexFunc(old, func(r RouterSettings) bool { return r.Name == "old" }); i < 0 || old[i].Password[0] != 's' {
+		t.Errorf("%+v", old)
 	}
 	for _, section := range []any{vipSection{}, trackSection{}, announceSection{}, notifySection{}, nodeSection{}} {
 		kind := reflect.TypeOf(section)

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/rawsock"
+	"holdfast/internal/runfile"
 )
 
 // The guard is a second process of the same program that does nothing until
@@ -66,7 +67,7 @@ const (
 func Guard(ctx context.Context, in io.Reader, runDir string, log *slog.Logger) error {
 	g := &guard{log: log.With("service", "vrrp", "part", "guard"), dir: filepath.Join(runDir, dirName), held: map[string]guardWord{}, tenancies: map[string]*tenancy{}}
 	var err error
-	if g.at, err = here(); err != nil {
+	if g.at, err = runfile.Here(); err != nil {
 		return fmt.Errorf("vrrp: guard: %w", err)
 	}
 	alive, err := lockShared(filepath.Join(g.dir, guardFile))
@@ -103,7 +104,7 @@ const (
 type guard struct {
 	log  *slog.Logger
 	dir  string
-	at   origin
+	at   runfile.Origin
 	held map[string]guardWord
 
 	kernel    addresses

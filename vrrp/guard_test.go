@@ -12,12 +12,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/internal/runfile"
 )
 
 // onDuty is a guard in a run directory of its own.
 func onDuty(t *testing.T) *guard {
 	t.Helper()
-	at, err := here()
+	at, err := runfile.Here()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,19 +1,15 @@
 package vrrp
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
-	"syscall"
+
+	"holdfast/internal/runfile"
 )
 
 // The journal says which addresses are ours, for a successor that adopts them
@@ -34,31 +30,12 @@ type entry struct {
 	Router string
 }
 
-// origin is where this process is: which kernel, which network namespace.
-type origin struct {
-	boot  string
-	netns uint64
-}
-
-// here reads the place of the calling thread.
-func here() (origin, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return origin{}, err
-	}
-	info, err := os.Stat("/proc/thread-self/ns/net")
-	if err != nil {
-		return origin{}, err
-	}
-	return origin{boot: strings.TrimSpace(string(boot)), netns: info.Sys().(*syscall.Stat_t).Ino}, nil
-}
-
 // journal is the file and what stands in it. Its methods may be called from
 // any goroutine; they write to a memory file system and so block for
 // microseconds.
 type journal struct {
 	path string
-	at   origin
+	at   runfile.Origin
 
 	mu      sync.Mutex
 	entries []entry // sorted
@@ -67,36 +44,29 @@ type journal struct {
 
 // openJournal reads the journal of the run directory. Lines that can't be read
 // are left out: what they meant is not known.
-func openJournal(dir string, at origin) (j *journal, broken int, err error) {
+func openJournal(dir string, at runfile.Origin) (j *journal, broken int, err error) {
 	j = &journal{path: filepath.Join(dir, journalFile), at: at}
-	text, err := os.ReadFile(j.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	broken, err = runfile.File{Path: j.path, At: at}.Read(entryWords, func(words []string, ours bool) bool {
+		e, ok := parseEntry(words)
+		if ok && ours {
+			j.entries = append(j.entries, e)
+		}
+		return ok
+	})
+	if err != nil {
 		return nil, 0, err
 	}
-	j.entries, broken = parseJournal(text, at)
 	slices.SortFunc(j.entries, compareEntries)
 	return j, broken, nil
 }
 
-func parseJournal(text []byte, at origin) (entries []entry, broken int) {
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) != 6 {
-			broken++
-			continue
-		}
-		netns, err := strconv.ParseUint(fields[1], 10, 64)
-		index, err2 := strconv.Atoi(fields[2])
-		prefix, err3 := netip.ParsePrefix(fields[4])
-		if errors.Join(err, err2, err3) != nil || index <= 0 {
-			broken++
-			continue
-		}
-		if (origin{fields[0], netns}) == at {
-			entries = append(entries, entry{Index: index, Name: fields[3], Prefix: prefix, Router: fields[5]})
-		}
-	}
-	return entries, broken
+// entryWords are those of a line behind its origin.
+const entryWords = 4
+
+func parseEntry(words []string) (e entry, ok bool) {
+	index, err := strconv.Atoi(words[0])
+	prefix, err2 := netip.ParsePrefix(words[2])
+	return entry{Index: index, Name: words[1], Prefix: prefix, Router: words[3]}, errors.Join(err, err2) == nil && index > 0
 }
 
 func compareEntries(a, b entry) int {
@@ -158,21 +128,11 @@ func (j *journal) replace(before []entry, changed bool) error {
 	}
 	j.buf = j.buf[:0]
 	for _, e := range j.entries {
-		j.buf = fmt.Appendf(j.buf, "%s %d %d %s %s %s\n", j.at.boot, j.at.netns, e.Index, e.Name, e.Prefix, e.Router)
+		j.buf = fmt.Appendf(j.buf, "%v %d %s %s %s\n", j.at, e.Index, e.Name, e.Prefix, e.Router)
 	}
-	if err := replaceFile(j.path, j.buf); err != nil {
+	if err := runfile.Replace(j.path, j.buf); err != nil {
 		j.entries = before
 		return fmt.Errorf("vrrp: journal: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes a file below the run directory, so that a reader sees the
-// old or the new text. It need not outlive the kernel, so nothing is synced.
-func replaceFile(path string, text []byte) error {
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"holdfast/internal/runfile"
 )
 
 // What is kept below the run directory, in its own folder.
@@ -138,7 +140,7 @@ func MarkRestart(runDir string, grace time.Duration) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, restartFile), fmt.Appendf(nil, "%d %d\n", (up+grace).Milliseconds(), grace.Milliseconds()))
+	return runfile.Replace(filepath.Join(dir, restartFile), fmt.Appendf(nil, "%d %d\n", (up+grace).Milliseconds(), grace.Milliseconds()))
 }
 
 // restartMark takes the mark away and says how long a successor has from now;
@@ -169,7 +171,7 @@ func leaveFor(dir string, grace time.Duration) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, leftFile), fmt.Appendf(nil, "%d\n", (up+grace).Milliseconds()))
+	return runfile.Replace(filepath.Join(dir, leftFile), fmt.Appendf(nil, "%d\n", (up+grace).Milliseconds()))
 }
 
 // leftJustNow takes that word away and tells whether it still holds.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"holdfast/internal/runfile"
 )
 
 // standingOrders are what admins asked for by Pull and Yield. They are good until
@@ -21,12 +23,12 @@ type standingOrders struct {
 	text    []byte
 }
 
-func openOrders(dir string, at origin) *standingOrders {
-	o := &standingOrders{path: filepath.Join(dir, ordersFile), boot: at.boot, given: map[string]EventKind{}}
+func openOrders(dir string, at runfile.Origin) *standingOrders {
+	o := &standingOrders{path: filepath.Join(dir, ordersFile), boot: at.Boot, given: map[string]EventKind{}}
 	o.text, _ = os.ReadFile(o.path) // none: nothing was asked for
 	for line := range strings.Lines(string(o.text)) {
 		fields := strings.Fields(line)
-		if len(fields) != 3 || fields[0] != at.boot {
+		if len(fields) != 3 || fields[0] != at.Boot {
 			continue
 		}
 		switch fields[1] {
@@ -67,7 +69,7 @@ func (o *standingOrders) keep(l *loop) {
 	if bytes.Equal(text, o.text) {
 		return
 	}
-	if err := replaceFile(o.path, text); err != nil {
+	if err := runfile.Replace(o.path, text); err != nil {
 		l.log.Error("an admin's order is not remembered over a restart", "error", err)
 		return
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/runfile"
 )
 
 func comparer() cmp.Option {
@@ -14,7 +16,7 @@ func comparer() cmp.Option {
 }
 
 func TestJournalKeepsWhatIsOursAndNothingElse(t *testing.T) {
-	dir, at := t.TempDir(), origin{"boot", 4}
+	dir, at := t.TempDir(), runfile.Origin{Boot: "boot", NetNS: 4}
 	j, _, err := openJournal(dir, at)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +49,7 @@ func TestJournalOfAnotherBootOrNamespaceIsIgnored(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, journalFile), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	j, broken, err := openJournal(dir, origin{"boot", 4})
+	j, broken, err := openJournal(dir, runfile.Origin{Boot: "boot", NetNS: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestJournalOfAnotherBootOrNamespaceIsIgnored(t *testing.T) {
 
 func TestJournalThatCannotBeWrittenDoesNotClaimAnything(t *testing.T) {
 	dir := t.TempDir()
-	j, _, err := openJournal(filepath.Join(dir, "missing"), origin{"boot", 4})
+	j, _, err := openJournal(filepath.Join(dir, "missing"), runfile.Origin{Boot: "boot", NetNS: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,11 +73,12 @@ func TestJournalThatCannotBeWrittenDoesNotClaimAnything(t *testing.T) {
 func FuzzParseJournal(f *testing.F) {
 	f.Add([]byte("boot 4 2 eth0 10.1.0.101/32 dns1\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		entries, _ := parseJournal(text, origin{"boot", 4})
-		for _, e := range entries {
-			if e.Index <= 0 || !e.Prefix.IsValid() || e.Router == "" {
+		runfile.Origin{Boot: "boot", NetNS: 4}.Parse(text, entryWords, func(words []string, _ bool) bool {
+			e, ok := parseEntry(words)
+			if ok && (e.Index <= 0 || !e.Prefix.IsValid() || e.Router == "") {
 				t.Errorf("%q gave %+v", text, e)
 			}
-		}
+			return ok
+		})
 	})
 }

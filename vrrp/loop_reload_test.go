@@ -13,6 +13,7 @@ import (
 
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/link"
+	"holdfast/internal/runfile"
 )
 
 // reloadLoop is a loop without interfaces, whose routers are Active. told are the
@@ -146,7 +147,7 @@ func TestAnAddressThatAReloadGivesToAnotherVIPStays(t *testing.T) {
 
 // serving gives appliers what they need to work in this network namespace.
 func serving(t *testing.T, all *appliers) error {
-	at, err := here()
+	at, err := runfile.Here()
 	if err != nil {
 		return err
 	}

@@ -192,10 +192,16 @@ func (l *loop) last(in *instance, core Router) *instance {
 }
 
 // reconfigure makes these the routers. One whose settings are the same is not
-// touched.
+// touched. One whose new settings need a socket that can't be had is in fault,
+// and off its interface, until it can: resolve tries again.
 func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 	before := l.instances
 	l.dirty = true // what is gone may have been in another's way
+	for i := range settings {
+		if at := slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == settings[i].Name }); at >= 0 {
+			l.prepare(before[at], &settings[i], now)
+		}
+	}
 	l.instances = make([]*instance, 0, len(settings))
 	for i := range settings {
 		at := slices.IndexFunc(before, func(in *instance) bool { return in.settings.Name == settings[i].Name })
@@ -211,13 +217,26 @@ func (l *loop) reconfigure(settings []RouterSettings, now time.Time) {
 		in.log.Info("reconfigured")
 		in.settings = settings[i]
 		in.core = coreOf(&in.settings, l.table.find(&in.settings))
-		if in.port == nil {
-			continue
-		}
-		if err := l.openSocket(in.port, in); err != nil { // of another family, or of a group now
-			in.log.Error("the new settings can't work", "error", err)
-		}
 	}
 	l.renew(before, now)
 	l.resolve(now)
+}
+
+// prepare opens what the new settings of a router need on the interface where it
+// is: they may be of another family, or of a group now. When that fails, it lets
+// go as the router that it was, whom its peers hear.
+func (l *loop) prepare(in *instance, settings *RouterSettings, now time.Time) {
+	at := l.table.find(settings)
+	if in.port == nil || at.link.Index != in.port.link.Index || reflect.DeepEqual(in.settings, *settings) {
+		return
+	}
+	next := instance{core: coreOf(settings, at)}
+	err := l.openSocket(in.port, &next)
+	if err == nil {
+		return
+	}
+	in.log.Error("the new settings can't work yet", "error", err)
+	in.spot.why = err.Error()
+	l.countLink(in, false, 0, now)
+	l.detach(in)
 }

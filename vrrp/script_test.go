@@ -3,14 +3,12 @@ package vrrp
 import (
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"holdfast/internal/scripttest"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/scripts with what the machine does")
@@ -19,36 +17,7 @@ var update = flag.Bool("update", false, "rewrite testdata/scripts with what the 
 // and what the machine does, with the time since the start. The commands are
 // those of script.run; lines that begin with # are for the reader.
 func TestScripts(t *testing.T) {
-	paths, err := filepath.Glob("testdata/scripts/*.txt")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, path := range paths {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) { playScript(t, path) })
-	}
-}
-
-func playScript(t *testing.T, path string) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &script{t: t}
-	var out []string
-	for block := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n\n") {
-		commands, _, _ := strings.Cut(block, "\n----")
-		out = append(out, s.block(commands))
-	}
-	got := strings.Join(out, "\n\n") + "\n"
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if diff := cmp.Diff(strings.Split(string(text), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s (-want +got); -update rewrites it:\n%s", path, diff)
-	}
+	scripttest.Files(t, "testdata/scripts/*.txt", *update, func(t *testing.T) scripttest.Block { return (&script{t: t}).block })
 }
 
 // script is a machine with a clock that stands still between commands.
@@ -61,19 +30,10 @@ type script struct {
 	out     []string
 }
 
-func (s *script) block(commands string) string {
+func (s *script) block(commands string, _ bool) string {
 	s.out = nil
-	talk := true
-	for line := range strings.SplitSeq(commands, "\n") {
-		if line != "" && line[0] != '#' {
-			s.run(strings.Fields(line))
-			talk = false
-		}
-	}
-	if talk || len(s.out) == 0 {
-		return commands
-	}
-	return commands + "\n----\n" + strings.Join(s.out, "\n")
+	scripttest.Commands(commands, s.run)
+	return scripttest.WithResults(commands, s.out)
 }
 
 func (s *script) run(words []string) {

@@ -3,6 +3,7 @@ package vrrp_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,5 +117,33 @@ func TestInterfaceThatFlapsIsLeftAlone(t *testing.T) {
 	n.awaitLog(6*time.Second, condition("vrrp.web.fault"), 0)
 	if took := time.Since(down); took < 3*time.Second {
 		t.Errorf("it counted after %v, debounce is 3s", took)
+	}
+}
+
+// A reload whose socket can't be opened: the node says so and lets go, since its
+// peers speak to the new router, and takes part as soon as it can be opened. The
+// kernel of this host lets nobody into a multicast group.
+func TestARouterThatCantHaveItsNewSocketIsInFaultUntilItCan(t *testing.T) {
+	unicast := strings.Replace(oneVIP, "advertise: 100ms", "advertise: 100ms, vrrp: {unicast: true}", 1)
+	b := newBed(t, 2, unicast)
+	first, second := b.nodes[0], b.nodes[1]
+	b.start(first, second)
+	b.awaitHolder(3*time.Second, vip, first)
+	groups := func(most string) {
+		b.must(first.host.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/igmp_max_memberships", []byte(most), 0) }))
+	}
+	groups("0")
+	second.reload(oneVIP)
+	first.reload(oneVIP)
+	first.awaitLog(3*time.Second, condition("vrrp.web.fault"), 0)
+	_, said, _ := strings.Cut(first.log(), condition("vrrp.web.fault"))
+	if said, _, _ = strings.Cut(said, "\n"); !strings.Contains(said, "join 224.0.0.18") {
+		t.Errorf("the condition does not say what can't be opened: %s", said)
+	}
+	b.awaitHolder(3*time.Second, vip, second)
+	groups("20")
+	b.awaitHolder(5*time.Second, vip, first)
+	if words := `msg="condition ended" name=vrrp.web.fault`; first.count(words) == 0 {
+		t.Errorf("its log does not say %q: %s", words, first.log())
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"holdfast/internal/kernel/link"
 	"holdfast/internal/kernel/rawsock"
+	"holdfast/internal/runfile"
 )
 
 const (
@@ -129,7 +130,7 @@ func (s *Service) open() (_ *session, err error) {
 	if live.lock, err = takeOver(live.dir, lockPatience); err != nil {
 		return nil, err
 	}
-	at, err := here()
+	at, err := runfile.Here()
 	if err != nil {
 		return nil, fmt.Errorf("vrrp: %w", err)
 	}
@@ -184,7 +185,7 @@ func (v *session) make() error {
 
 // start looks at the kernel once, adopts what a predecessor left, and starts
 // the machine.
-func (v *session) start(at origin) error {
+func (v *session) start(at runfile.Origin) error {
 	l := v.loop
 	links, err := v.handle.Links()
 	if err != nil {

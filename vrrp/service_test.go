@@ -21,23 +21,10 @@ func TestMain(m *testing.M) {
 	if lab.Init() {
 		return
 	}
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
 	if lab.Probe() != nil || os.Getenv("LAB") == "off" {
-		return m.Run() // tests that need hosts say why they are skipped
+		os.Exit(m.Run()) // tests that need hosts say why they are skipped
 	}
-	dir, err := os.MkdirTemp("", "holdfast-vrrp-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		binary, err = site.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(site.RunTests(m, &binary))
 }
 
 // bed is hosts on one wire that run the net unit of one cluster file.

@@ -43,9 +43,15 @@ type watcher struct {
 	mu         sync.Mutex
 	polls      map[string]*poll
 	interfaces []Watch
-	names      map[string]bool // interfaces that run, by their names
+	links      map[int]watchedLink // by index
 	graceUntil time.Time
 	late       map[string]*time.Timer // words held back until then, by track
+}
+
+// watchedLink is what an interface is now: it keeps its index, not its name.
+type watchedLink struct {
+	name string
+	runs bool
 }
 
 // poll is a file or a process that is asked again and again.
@@ -56,7 +62,7 @@ type poll struct {
 
 func newWatcher(commands check.Commander, log *slog.Logger, report func(string, bool, int)) *watcher {
 	w := &watcher{
-		log: log, report: report, polls: map[string]*poll{}, names: map[string]bool{}, late: map[string]*time.Timer{},
+		log: log, report: report, polls: map[string]*poll{}, links: map[int]watchedLink{}, late: map[string]*time.Timer{},
 	}
 	w.checks = check.NewRunner(check.Deps{Commands: commands, Log: log, Report: w.checked})
 	return w
@@ -95,7 +101,7 @@ func (w *watcher) set(checks []check.Definition, watches []Watch) error {
 	for _, watch := range watches {
 		if watch.Kind == WatchInterface {
 			w.interfaces = append(w.interfaces, watch)
-			w.report(watch.Name, w.names[watch.Target], 0)
+			w.report(watch.Name, w.runs(watch.Target), 0)
 			continue
 		}
 		p := w.polls[watch.Name]
@@ -142,16 +148,30 @@ func (w *watcher) checked(r check.Report) {
 func (w *watcher) linkChanged(l *link.Link, gone bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	up := l.Running && !gone
-	if before, known := w.names[l.Name]; known && before == up {
-		return
+	ran := make([]bool, len(w.interfaces))
+	for i, watch := range w.interfaces {
+		ran[i] = w.runs(watch.Target)
 	}
-	w.names[l.Name] = up
-	for _, watch := range w.interfaces {
-		if watch.Target == l.Name {
-			w.report(watch.Name, up, 0)
+	if gone {
+		delete(w.links, l.Index)
+	} else {
+		w.links[l.Index] = watchedLink{l.Name, l.Running}
+	}
+	for i, watch := range w.interfaces {
+		if runs := w.runs(watch.Target); runs != ran[i] {
+			w.report(watch.Name, runs, 0)
 		}
 	}
+}
+
+// runs tells whether there is an interface of that name that runs; w.mu is held.
+func (w *watcher) runs(name string) bool {
+	for _, l := range w.links {
+		if l.name == name && l.runs {
+			return true
+		}
+	}
+	return false
 }
 
 // scriptTrack begins the name of a script's track.

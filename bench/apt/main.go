@@ -8,31 +8,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
-	"os/signal"
-	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
+
+	"holdfast/bench"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench apt:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(bench.Main("apt", run)) }
 
 // The servers that are compared. direct is the origin itself.
 const (
@@ -70,7 +57,7 @@ func run(ctx context.Context) error {
 	if err := os.Chmod(dir, 0o755); err != nil { // apt-cacher-ng and nginx drop privileges
 		return err
 	}
-	b := &bench{dir: dir, during: *during, found: map[string]map[string][]float64{}}
+	b := &bencher{dir: dir, during: *during, found: bench.NewSamples(quantities()...)}
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
@@ -79,95 +66,25 @@ func run(ctx context.Context) error {
 		for _, server := range strings.Split(*only, ",") {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, *rounds, server)
 			if err := b.measure(ctx, server); err != nil {
-				return errors.Join(fmt.Errorf("%s: %w", server, err), b.print(os.Stdout)) // what there is so far
+				return errors.Join(fmt.Errorf("%s: %w", server, err), bench.Print(os.Stdout, b.found.Results(ours))) // what there is so far
 			}
 		}
 	}
-	if err := b.print(os.Stdout); err != nil {
-		return err
-	}
-	return b.write(*out, *rounds)
+	results := b.found.Results(ours)
+	return errors.Join(bench.Print(os.Stdout, results), bench.Save(*out, results))
 }
 
-// figure is one thing that is measured.
-type figure struct{ name, unit, better string }
-
-// figures are all of them, in the order of the table.
-func figures() []figure {
-	return []figure{
-		{"10 KB hits, 1 connection", "1/s", "higher"},
-		{"10 KB hits, 64 connections", "1/s", "higher"},
-		{"CPU per 10 KB hit, 64 connections", "us", "lower"},
-		{"100 MB hits, 1 client", "MB/s", "higher"},
-		{"100 MB hits, 16 clients", "MB/s", "higher"},
-		{"cold installation of 300 packages", "s", "lower"},
-		{"the same, all hits", "s", "lower"},
-		{"first byte of a cold 10 KB file, median", "ms", "lower"},
-		{"memory (RSS) with 500 clients", "MB", "lower"},
+// quantities are all that is measured, in the order of the table.
+func quantities() []bench.Quantity {
+	return []bench.Quantity{
+		bench.Higher("10 KB hits, 1 connection", "1/s"),
+		bench.Higher("10 KB hits, 64 connections", "1/s"),
+		bench.Lower("CPU per 10 KB hit, 64 connections", "us"),
+		bench.Higher("100 MB hits, 1 client", "MB/s"),
+		bench.Higher("100 MB hits, 16 clients", "MB/s"),
+		bench.Lower("cold installation of 300 packages", "s"),
+		bench.Lower("the same, all hits", "s"),
+		bench.Lower("first byte of a cold 10 KB file, median", "ms"),
+		bench.Lower("memory (RSS) with 500 clients", "MB"),
 	}
-}
-
-// spread is what several runs gave.
-type spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-}
-
-func spreadOf(values []float64) (spread, bool) {
-	v := slices.Sorted(slices.Values(values))
-	if len(v) == 0 {
-		return spread{math.NaN(), math.NaN(), math.NaN()}, false
-	}
-	return spread{v[len(v)/2], v[0], v[len(v)-1]}, true
-}
-
-func (b *bench) note(server, name string, value float64) {
-	if b.found[server] == nil {
-		b.found[server] = map[string][]float64{}
-	}
-	b.found[server][name] = append(b.found[server][name], value)
-}
-
-// print writes the table.
-func (b *bench) print(w *os.File) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\tunit\t%s\t%s\t%s\t%s\n", ours, nginx, acng, direct)
-	for _, f := range figures() {
-		fmt.Fprintf(t, "%s\t%s", f.name, f.unit)
-		for _, server := range []string{ours, nginx, acng, direct} {
-			if s, ok := spreadOf(b.found[server][f.name]); ok {
-				fmt.Fprintf(t, "\t%.4g (%.4g-%.4g)", s.Median, s.Min, s.Max)
-			} else {
-				fmt.Fprint(t, "\t-")
-			}
-		}
-		fmt.Fprintln(t)
-	}
-	return t.Flush()
-}
-
-// write writes the figures for other programs.
-func (b *bench) write(path string, rounds int) error {
-	type result struct {
-		Name   string            `json:"name"`
-		Unit   string            `json:"unit"`
-		Better string            `json:"better"`
-		Ours   spread            `json:"ours"`
-		Peers  map[string]spread `json:"peers"`
-		Runs   int               `json:"runs"`
-	}
-	var all []result
-	for _, f := range figures() {
-		r := result{Name: f.name, Unit: f.unit, Better: f.better, Peers: map[string]spread{}, Runs: rounds}
-		r.Ours, _ = spreadOf(b.found[ours][f.name])
-		for _, peer := range []string{nginx, acng, direct} {
-			if s, ok := spreadOf(b.found[peer][f.name]); ok {
-				r.Peers[peer] = s
-			}
-		}
-		all = append(all, r)
-	}
-	data, err := json.MarshalIndent(all, "", "  ")
-	return errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, append(data, '\n'), 0o644))
 }

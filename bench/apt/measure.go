@@ -19,16 +19,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/bench"
 	"holdfast/lab/aptorigin"
 )
 
-type bench struct {
+type bencher struct {
 	dir    string
 	during time.Duration
 	repo   *aptorigin.Repository
 	origin *process
 	serial int
-	found  map[string]map[string][]float64 // by server and figure
+	found  *bench.Samples
 }
 
 // Paths of the repository's files.
@@ -41,7 +42,7 @@ const (
 func small(i int) string { return fmt.Sprintf("pool/main/b/bench%03d/bench%03d_1.0_all.deb", i, i) }
 
 // prepare makes the repository and its origin.
-func (b *bench) prepare(ctx context.Context) error {
+func (b *bencher) prepare(ctx context.Context) error {
 	var err error
 	if b.repo, err = aptorigin.New(b.dir); err != nil {
 		return err
@@ -76,7 +77,7 @@ func (b *bench) prepare(ctx context.Context) error {
 }
 
 // measure measures all figures of one server, from an empty cache on.
-func (b *bench) measure(ctx context.Context, server string) error {
+func (b *bencher) measure(ctx context.Context, server string) error {
 	b.serial++
 	p := b.origin
 	if server != direct {
@@ -90,12 +91,12 @@ func (b *bench) measure(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	b.note(server, "cold installation of 300 packages", cold)
+	b.found.Note("cold installation of 300 packages", server, cold)
 	warm, err := b.install(ctx, p)
 	if err != nil {
 		return err
 	}
-	b.note(server, "the same, all hits", warm)
+	b.found.Note("the same, all hits", server, warm)
 	if err := b.firstByte(ctx, server, p); err != nil || server == direct {
 		return wrap("first byte", err)
 	}
@@ -111,7 +112,7 @@ func wrap(what string, err error) error {
 }
 
 // install has apt-get update and download all packages, and gives the seconds.
-func (b *bench) install(ctx context.Context, p *process) (float64, error) {
+func (b *bencher) install(ctx context.Context, p *process) (float64, error) {
 	b.serial++
 	root := filepath.Join(b.dir, fmt.Sprintf("client-%d", b.serial))
 	for _, d := range []string{"etc", "state/lists/partial", "cache/archives/partial"} {
@@ -205,7 +206,7 @@ func (p *process) path(name string) string { return p.base + "/" + name }
 
 // load has clients ask for what next names, for a while, and gives the requests
 // and bytes that were served.
-func (b *bench) load(p *process, clients int, next func(i int) string) (requests, size int64, err error) {
+func (b *bencher) load(p *process, clients int, next func(i int) string) (requests, size int64, err error) {
 	var group sync.WaitGroup
 	var asked, served atomic.Int64
 	failed := make(chan error, clients)
@@ -234,7 +235,7 @@ func (b *bench) load(p *process, clients int, next func(i int) string) (requests
 	return asked.Load(), served.Load(), <-failed
 }
 
-func (b *bench) small(server string, p *process) error {
+func (b *bencher) small(server string, p *process) error {
 	for _, clients := range []int{1, 64} {
 		before, started := p.cpu(), time.Now()
 		n, _, err := b.load(p, clients, func(i int) string { return small(i % packages) })
@@ -244,14 +245,14 @@ func (b *bench) small(server string, p *process) error {
 		name := "10 KB hits, 1 connection"
 		if clients > 1 {
 			name = "10 KB hits, 64 connections"
-			b.note(server, "CPU per 10 KB hit, 64 connections", float64((p.cpu()-before).Microseconds())/float64(n))
+			b.found.Note("CPU per 10 KB hit, 64 connections", server, float64((p.cpu()-before).Microseconds())/float64(n))
 		}
-		b.note(server, name, float64(n)/time.Since(started).Seconds())
+		b.found.Note(name, server, float64(n)/time.Since(started).Seconds())
 	}
 	return nil
 }
 
-func (b *bench) large(server string, p *process) error {
+func (b *bencher) large(server string, p *process) error {
 	c, err := dial(p)
 	if err != nil {
 		return err
@@ -266,13 +267,13 @@ func (b *bench) large(server string, p *process) error {
 		if err != nil {
 			return err
 		}
-		b.note(server, name, float64(size)/1e6/time.Since(started).Seconds())
+		b.found.Note(name, server, float64(size)/1e6/time.Since(started).Seconds())
 	}
 	return nil
 }
 
 // firstByte asks for files that are in no cache: each under a name of its own.
-func (b *bench) firstByte(ctx context.Context, server string, p *process) error {
+func (b *bencher) firstByte(ctx context.Context, server string, p *process) error {
 	b.serial++
 	const files = 60
 	for i := range files {
@@ -297,7 +298,7 @@ func (b *bench) firstByte(ctx context.Context, server string, p *process) error 
 		took = append(took, float64(waited.Microseconds())/1000)
 	}
 	slices.Sort(took)
-	b.note(server, "first byte of a cold 10 KB file, median", took[len(took)/2])
+	b.found.Note("first byte of a cold 10 KB file, median", server, took[len(took)/2])
 	return nil
 }
 
@@ -316,7 +317,7 @@ func (p *process) once(name string) (time.Duration, error) {
 
 // memory measures the server while 500 clients have asked for something and
 // stay connected.
-func (b *bench) memory(server string, p *process) error {
+func (b *bencher) memory(server string, p *process) error {
 	for range 500 {
 		c, err := dial(p)
 		if err == nil {
@@ -331,6 +332,6 @@ func (b *bench) memory(server string, p *process) error {
 			return wrap("memory", err)
 		}
 	}
-	b.note(server, "memory (RSS) with 500 clients", p.memory()/1e6)
+	b.found.Note("memory (RSS) with 500 clients", server, p.memory()/1e6)
 	return nil
 }

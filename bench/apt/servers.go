@@ -81,7 +81,7 @@ func freePort() (string, error) {
 }
 
 // serve starts one of the servers with an empty cache below dir.
-func (b *bench) serve(ctx context.Context, server, dir string) (*process, error) {
+func (b *bencher) serve(ctx context.Context, server, dir string) (*process, error) {
 	addr, err := freePort()
 	if err != nil {
 		return nil, err

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/bench"
 )
 
 // Names of the two that are no incumbents.
@@ -169,15 +171,15 @@ func (f *field) stop() error {
 
 // What is measured.
 var (
-	serviceCost = quantity{"service name, UDP", "answers per server-CPU-second", "higher"}
-	serviceRate = quantity{"service name, UDP, load generator on the same CPUs", "answers per second", "higher"}
-	cachedCost  = quantity{"cached external name, UDP", "answers per server-CPU-second", "higher"}
-	halfLoad    = quantity{"service name, p99 at half the load that the slowest bears", "ms", "lower"}
-	resident    = quantity{"memory after it (PSS)", "MiB", "lower"}
+	serviceCost = bench.Higher("service name, UDP", "answers per server-CPU-second")
+	serviceRate = bench.Higher("service name, UDP, load generator on the same CPUs", "answers per second")
+	cachedCost  = bench.Higher("cached external name, UDP", "answers per server-CPU-second")
+	halfLoad    = bench.Lower("service name, p99 at half the load that the slowest bears", "ms")
+	resident    = bench.Lower("memory after it (PSS)", "MiB")
 )
 
 // round measures each server once, beginning with another each round.
-func (f *field) round(ctx context.Context, o options, round int, r *results) error {
+func (f *field) round(ctx context.Context, o options, round int, r *bench.Samples) error {
 	slowest := 0.0
 	order := append(append([]*server{}, f.servers[round%len(f.servers):]...), f.servers[:round%len(f.servers)]...)
 	for _, s := range order {
@@ -185,8 +187,8 @@ func (f *field) round(ctx context.Context, o options, round int, r *results) err
 		if err != nil {
 			return err
 		}
-		r.add(serviceCost, s.name, l.cost)
-		r.add(serviceRate, s.name, l.rate)
+		r.Add(serviceCost, s.name, l.cost)
+		r.Add(serviceRate, s.name, l.rate)
 		if slowest == 0 || l.rate < slowest {
 			slowest = l.rate
 		}
@@ -196,7 +198,7 @@ func (f *field) round(ctx context.Context, o options, round int, r *results) err
 		if l, err = press(ctx, s, externalQuestion, f.dir, o.length); err != nil {
 			return err
 		}
-		r.add(cachedCost, s.name, l.cost)
+		r.Add(cachedCost, s.name, l.cost)
 	}
 	for _, s := range order {
 		if s.name == echoName {
@@ -206,12 +208,12 @@ func (f *field) round(ctx context.Context, o options, round int, r *results) err
 		if err != nil {
 			return err
 		}
-		r.add(halfLoad, s.name, p99.Seconds()*1000)
+		r.Add(halfLoad, s.name, p99.Seconds()*1000)
 		bytes, err := s.memory()
 		if err != nil {
 			return err
 		}
-		r.add(resident, s.name, bytes/(1<<20))
+		r.Add(resident, s.name, bytes/(1<<20))
 	}
 	return nil
 }

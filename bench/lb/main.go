@@ -12,10 +12,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"holdfast/bench"
@@ -28,24 +26,19 @@ func main() {
 	if lab.Init() {
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	os.Exit(bench.Main("lb", run))
+}
+
+func run(ctx context.Context) error {
 	binary := flag.String("binary", "build/holdfast", "the program")
 	out := flag.String("out", "build/bench/lb.json", "where the figures go")
 	runs := flag.Int("runs", 5, "rounds of each program")
 	inside := flag.Bool("inside", false, "this is the machine")
 	flag.Parse()
-	err := error(nil)
 	if *inside {
-		err = measure(ctx, *binary, *runs)
-	} else {
-		err = run(ctx, *binary, *out, *runs)
+		return measure(ctx, *binary, *runs)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench-lb:", err)
-		stop()
-		os.Exit(1)
-	}
+	return boot(ctx, *binary, *out, *runs)
 }
 
 // checks is the interval of both programs' checks: a round's fault comes at a
@@ -55,8 +48,8 @@ const checks = time.Second
 // roundTime is how long a round of both programs may take.
 const roundTime = 4 * time.Minute
 
-// run boots the machine, and prints and keeps what was measured in it.
-func run(ctx context.Context, binary, out string, runs int) error {
+// boot boots the machine, and prints and keeps what was measured in it.
+func boot(ctx context.Context, binary, out string, runs int) error {
 	if err := vm.Probe(); err != nil {
 		return err
 	}
@@ -104,7 +97,13 @@ func measure(ctx context.Context, binary string, runs int) error {
 		return err
 	}
 	defer b.lab.Close()
-	samples := map[string]map[string][]float64{} // by figure and program
+	samples := bench.NewSamples(
+		bench.Lower(removal, "ms"),
+		bench.Lower(recovery, "ms"),
+		bench.Lower(outage, "ms"),
+		bench.Lower(lostPackets, "packets of 10 ms"),
+		bench.Lower(lostConnections, "connections of 50 ms"),
+	)
 	programs := []contestant{b.holdfast(), b.keepalived(version)}
 	for n := range runs {
 		for _, c := range programs {
@@ -114,20 +113,9 @@ func measure(ctx context.Context, binary string, runs int) error {
 				return errors.Join(fmt.Errorf("%s: %w", c.name, err), b.lab.DumpLogs(os.Stderr, 30))
 			}
 			for what, v := range figures {
-				if samples[what] == nil {
-					samples[what] = map[string][]float64{}
-				}
-				samples[what][c.name] = append(samples[what][c.name], v)
+				samples.Note(what, c.name, v)
 			}
 		}
 	}
-	var results []bench.Result
-	for _, f := range []struct{ name, unit string }{{removal, "ms"}, {recovery, "ms"}, {outage, "ms"}, {lostPackets, "packets of 10 ms"}, {lostConnections, "connections of 50 ms"}} {
-		ours := bench.Sum(samples[f.name][programs[0].name])
-		results = append(results, bench.Result{
-			Name: f.name, Unit: f.unit, Better: "lower", Runs: runs, Ours: &ours,
-			Peers: map[string]bench.Figures{programs[1].name: bench.Sum(samples[f.name][programs[1].name])},
-		})
-	}
-	return json.NewEncoder(os.Stdout).Encode(results)
+	return json.NewEncoder(os.Stdout).Encode(samples.Results(programs[0].name))
 }

@@ -16,24 +16,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"holdfast/bench"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench logs:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(bench.Main("logs", run)) }
 
 func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "measurements of each server")
@@ -49,12 +39,11 @@ func run(ctx context.Context) error {
 	if *pair != "" {
 		return pairMain(ctx, *pair)
 	}
-	var rows []bench.Result
+	found := bench.NewSamples()
 	for _, w := range workloads() {
 		if *only != "" && !strings.Contains(w.name, *only) {
 			continue
 		}
-		found := map[string][]result{}
 		for round := range *rounds + 1 { // the first warms up
 			for _, c := range contestants() {
 				if !strings.Contains(c.name, *who) {
@@ -72,16 +61,15 @@ func run(ctx context.Context) error {
 				}
 				fmt.Printf("round %d: %s: %-24s %v\n", round, w.name, c.name, r)
 				if round > 0 {
-					found[c.name] = append(found[c.name], r)
+					for _, f := range w.figures {
+						found.Add(bench.Quantity{Name: w.name + ": " + f.name, Unit: f.unit, Better: f.better}, c.name, r[f.name])
+					}
 				}
 			}
 		}
-		rows = append(rows, sum(w, found, *rounds)...)
 	}
-	if err := bench.Print(os.Stdout, rows); err != nil {
-		return err
-	}
-	return bench.Save("build/bench/logs.json", rows)
+	results := found.Results(ours)
+	return errors.Join(bench.Print(os.Stdout, results), bench.Save("build/bench/logs.json", results))
 }
 
 // contestant is a server and how it is started in a directory.
@@ -140,27 +128,6 @@ ruleset(name="in" %[3]s) { action(type="omfile" dynaFile="path" template="line" 
 		return nil, fmt.Errorf("rsyslogd is missing, run hack/deps: %w", err)
 	}
 	return exec.Command(path, "-n", "-f", file, "-i", filepath.Join(dir, "pid")), nil
-}
-
-// sum makes the rows of a workload.
-func sum(w workload, found map[string][]result, rounds int) (rows []bench.Result) {
-	for _, f := range w.figures {
-		r := bench.Result{Name: w.name + ": " + f.name, Unit: f.unit, Better: f.better, Peers: map[string]bench.Figures{}, Runs: rounds}
-		for name, list := range found {
-			var values []float64
-			for _, one := range list {
-				values = append(values, one[f.name])
-			}
-			sum := bench.Sum(values)
-			if name == ours {
-				r.Ours = &sum
-				continue
-			}
-			r.Peers[name] = sum
-		}
-		rows = append(rows, r)
-	}
-	return rows
 }
 
 // lineCount counts the lines of all files of a directory.

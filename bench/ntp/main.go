@@ -8,30 +8,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"slices"
-	"syscall"
-	"text/tabwriter"
 	"time"
+
+	"holdfast/bench"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench ntp:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(bench.Main("ntp", run)) }
 
 func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 5, "pairs of measurements, one of each server")
@@ -60,7 +48,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := bench{chronyd: chronyd, dir: dir, idle: *idle, flood: *flood, found: map[string]map[string][]float64{}, seen: map[string]map[string][]float64{}}
+	b := bencher{chronyd: chronyd, dir: dir, idle: *idle, flood: *flood, found: bench.NewSamples(quantities()...), seen: map[string]map[string][]float64{}}
 	for round := range *rounds + 1 { // the first warms up
 		for _, server := range []string{ours, peer} {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round, *rounds, server)
@@ -70,10 +58,8 @@ func run(ctx context.Context) error {
 		}
 	}
 	b.pool()
-	if err := b.print(os.Stdout); err != nil {
-		return err
-	}
-	return b.write(*out, *rounds)
+	results := b.found.Results(ours)
+	return errors.Join(bench.Print(os.Stdout, results), bench.Save(*out, results))
 }
 
 // The servers that are compared.
@@ -82,74 +68,22 @@ const (
 	peer = "chrony 4.3"
 )
 
-// figure is one thing that is measured.
-type figure struct{ name, unit, better string }
-
-// figures are all of them, in the order of the table.
-var figures = []figure{
-	{"answers per second of CPU, on a processor of its own", "1/s", "higher"},
-	{"answers per second of CPU, beside the flood", "1/s", "higher"},
-	{"answers per second, closed loop", "1/s", "higher"},
-	{"lost in the flood", "%", "lower"},
-	{"offset p50, idle", "us", "lower"},
-	{"offset p99, idle", "us", "lower"},
-	{"offset p99, idle, of all rounds' samples", "us", "lower"},
-	{"offset p50, idle, interleaved", "us", "lower"},
-	{"offset p99, idle, interleaved", "us", "lower"},
-	{"offset p99, idle, interleaved, of all rounds' samples", "us", "lower"},
-	{"offset p50, flooded", "us", "lower"},
-	{"offset p99, flooded", "us", "lower"},
-	{"offset p99, flooded, of all rounds' samples", "us", "lower"},
-	{"memory (RSS) after the flood", "MB", "lower"},
-}
-
-// spread is what several runs gave.
-type spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-}
-
-func spreadOf(values []float64) spread {
-	v := slices.Sorted(slices.Values(values))
-	if len(v) == 0 {
-		return spread{math.NaN(), math.NaN(), math.NaN()}
+// quantities are all that is measured, in the order of the table.
+func quantities() []bench.Quantity {
+	return []bench.Quantity{
+		bench.Higher("answers per second of CPU, on a processor of its own", "1/s"),
+		bench.Higher("answers per second of CPU, beside the flood", "1/s"),
+		bench.Higher("answers per second, closed loop", "1/s"),
+		bench.Lower("lost in the flood", "%"),
+		bench.Lower("offset p50, idle", "us"),
+		bench.Lower("offset p99, idle", "us"),
+		bench.Lower("offset p99, idle, of all rounds' samples", "us"),
+		bench.Lower("offset p50, idle, interleaved", "us"),
+		bench.Lower("offset p99, idle, interleaved", "us"),
+		bench.Lower("offset p99, idle, interleaved, of all rounds' samples", "us"),
+		bench.Lower("offset p50, flooded", "us"),
+		bench.Lower("offset p99, flooded", "us"),
+		bench.Lower("offset p99, flooded, of all rounds' samples", "us"),
+		bench.Lower("memory (RSS) after the flood", "MB"),
 	}
-	return spread{v[len(v)/2], v[0], v[len(v)-1]}
-}
-
-// print writes the table.
-func (b *bench) print(w *os.File) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "\tunit\t%s\t%s\tratio\n", ours, peer)
-	for _, f := range figures {
-		a, p := spreadOf(b.found[ours][f.name]), spreadOf(b.found[peer][f.name])
-		fmt.Fprintf(t, "%s\t%s\t%.4g (%.4g-%.4g)\t%.4g (%.4g-%.4g)\t%.2f\n", f.name, f.unit, a.Median, a.Min, a.Max, p.Median, p.Min, p.Max, a.Median/p.Median)
-	}
-	return t.Flush()
-}
-
-// write writes the figures for other programs.
-func (b *bench) write(path string, rounds int) error {
-	type result struct {
-		Name   string            `json:"name"`
-		Unit   string            `json:"unit"`
-		Better string            `json:"better"`
-		Ours   spread            `json:"ours"`
-		Peers  map[string]spread `json:"peers"`
-		Runs   int               `json:"runs"`
-	}
-	var all []result
-	for _, f := range figures {
-		all = append(all, result{f.name, f.unit, f.better, spreadOf(b.found[ours][f.name]),
-			map[string]spread{peer: spreadOf(b.found[peer][f.name])}, rounds})
-	}
-	data, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(data, '\n'), 0o644)
 }

@@ -18,29 +18,29 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/bench"
 	"holdfast/cluster"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
 	"holdfast/ntpproxy"
 )
 
-// bench measures both servers.
-type bench struct {
+// bencher measures both servers.
+type bencher struct {
 	chronyd     string
 	dir         string
 	idle, flood time.Duration
-	found       map[string]map[string][]float64 // by server and figure
+	found       *bench.Samples
 	seen        map[string]map[string][]float64 // by server and circumstances: offsets, in microseconds
 }
 
 // pool adds what all rounds' samples together say: of one round's 100, p99 is
 // the second worst.
-func (b *bench) pool() {
+func (b *bencher) pool() {
 	for server, seen := range b.seen {
 		for label, values := range seen {
 			slices.Sort(values)
-			name := "offset p99, " + label + ", of all rounds' samples"
-			b.found[server][name] = []float64{quantile(values, 0.99)}
+			b.found.Note("offset p99, "+label+", of all rounds' samples", server, quantile(values, 0.99))
 			fmt.Fprintf(os.Stderr, "%s, %s: %d samples\n", server, label, len(values))
 		}
 	}
@@ -85,7 +85,7 @@ func pinned(cmd *exec.Cmd, processor string) *exec.Cmd {
 
 // start starts a server, on one processor or on all (""), and returns when it
 // answers.
-func (b *bench) start(ctx context.Context, server, processor string) (*exec.Cmd, netip.AddrPort, error) {
+func (b *bencher) start(ctx context.Context, server, processor string) (*exec.Cmd, netip.AddrPort, error) {
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ports[server])
 	var cmd *exec.Cmd
 	if server == ours {
@@ -137,7 +137,7 @@ func request() (out [ntp.Size]byte) {
 }
 
 // chrony is a chronyd that leaves the clock alone.
-func (b *bench) chrony(ctx context.Context, name, config string) *exec.Cmd {
+func (b *bencher) chrony(ctx context.Context, name, config string) *exec.Cmd {
 	path := filepath.Join(b.dir, name+".conf")
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		panic(err) // our own directory
@@ -152,15 +152,11 @@ func stop(cmd *exec.Cmd) {
 }
 
 // measure makes one round of one server.
-func (b *bench) measure(ctx context.Context, server string, counts bool) error {
+func (b *bencher) measure(ctx context.Context, server string, counts bool) error {
 	note := func(name string, value float64) {
-		if !counts {
-			return
+		if counts {
+			b.found.Note(name, server, value)
 		}
-		if b.found[server] == nil {
-			b.found[server] = map[string][]float64{}
-		}
-		b.found[server][name] = append(b.found[server][name], value)
 	}
 	saw := func(label string, offsets []float64) {
 		note("offset p50, "+label, quantile(offsets, 0.5))
@@ -187,7 +183,7 @@ func (b *bench) measure(ctx context.Context, server string, counts bool) error {
 }
 
 // accuracy is what clients see, idle and flooded.
-func (b *bench) accuracy(ctx context.Context, server string, note func(string, float64), saw func(string, []float64)) error {
+func (b *bencher) accuracy(ctx context.Context, server string, note func(string, float64), saw func(string, []float64)) error {
 	cmd, at, err := b.start(ctx, server, "")
 	if err != nil {
 		return err
@@ -217,7 +213,7 @@ func (b *bench) accuracy(ctx context.Context, server string, note func(string, f
 type answers struct{ perCPU, perSecond, lost float64 }
 
 // drown floods a server from a process of its own, on one processor or on all.
-func (b *bench) drown(ctx context.Context, server *exec.Cmd, at netip.AddrPort, processor string) (answers, error) {
+func (b *bencher) drown(ctx context.Context, server *exec.Cmd, at netip.AddrPort, processor string) (answers, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return answers{}, err
@@ -260,7 +256,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // watch lets a chronyd client measure the server 16 times a second while
 // something goes on, and tells the offsets it saw, in microseconds.
-func (b *bench) watch(ctx context.Context, at netip.AddrPort, option string, meanwhile func() error, found func(sorted []float64)) error {
+func (b *bencher) watch(ctx context.Context, at netip.AddrPort, option string, meanwhile func() error, found func(sorted []float64)) error {
 	logs := filepath.Join(b.dir, "logs")
 	if err := os.RemoveAll(logs); err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,15 +24,7 @@ import (
 	"holdfast/bench"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench raft:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(bench.Main("raft", run)) }
 
 // contestant is a store of three nodes.
 type contestant interface {
@@ -85,7 +76,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("-only %q: must be of holdfast, etcd", name)
 		}
 	}
-	b := &benchmark{contestants: all, rounds: *rounds, during: *during, kills: *kills, found: map[string]map[string][]float64{}}
+	b := &benchmark{contestants: all, rounds: *rounds, during: *during, kills: *kills, found: bench.NewSamples()}
 	for _, row := range strings.Split(*rows, ",") {
 		measure, ok := map[string]func(context.Context) error{"writes": b.writes, "reads": b.reads, "failover": b.failover, "transfer": b.transfers}[row]
 		if !ok {
@@ -95,7 +86,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", row, err)
 		}
 	}
-	results := b.results()
+	results := b.found.Results(ours)
 	return errors.Join(bench.Print(os.Stdout, results), bench.Save(*out, results))
 }
 
@@ -107,37 +98,7 @@ type benchmark struct {
 	rounds      int
 	during      time.Duration
 	kills       int
-	order       []figure
-	found       map[string]map[string][]float64 // by figure and store
-}
-
-// figure is one thing that is measured.
-type figure struct{ name, unit, better string }
-
-func (b *benchmark) add(f figure, store string, sample float64) {
-	if b.found[f.name] == nil {
-		b.found[f.name] = map[string][]float64{}
-		b.order = append(b.order, f)
-	}
-	b.found[f.name][store] = append(b.found[f.name][store], sample)
-}
-
-func (b *benchmark) results() []bench.Result {
-	var list []bench.Result
-	for _, f := range b.order {
-		r := bench.Result{Name: f.name, Unit: f.unit, Better: f.better, Peers: map[string]bench.Figures{}}
-		for store, samples := range b.found[f.name] {
-			sum := bench.Sum(samples)
-			r.Runs = max(r.Runs, len(samples))
-			if store == ours {
-				r.Ours = &sum
-			} else {
-				r.Peers[store] = sum
-			}
-		}
-		list = append(list, r)
-	}
-	return list
+	found       *bench.Samples
 }
 
 // each runs a measurement of every store in turn, each begun afresh.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"holdfast/bench"
 )
 
 // valueSize is how long a value is, in bytes: about a service with its check.
@@ -84,9 +86,9 @@ func (b *benchmark) compare(ctx context.Context, c contestant, what string, do f
 		}
 		slices.Sort(took)
 		by := fmt.Sprintf(", %d %sers", n, strings.TrimSuffix(what, "e"))
-		b.add(figure{what + "s" + by, "1/s", "higher"}, c.name(), float64(len(took))/b.during.Seconds())
-		b.add(figure{"a " + what + ", p50" + by, "ms", "lower"}, c.name(), ms(took[len(took)/2]))
-		b.add(figure{"a " + what + ", p99" + by, "ms", "lower"}, c.name(), ms(took[len(took)*99/100]))
+		b.found.Add(bench.Higher(what+"s"+by, "1/s"), c.name(), float64(len(took))/b.during.Seconds())
+		b.found.Add(bench.Lower("a "+what+", p50"+by, "ms"), c.name(), ms(took[len(took)/2]))
+		b.found.Add(bench.Lower("a "+what+", p99"+by, "ms"), c.name(), ms(took[len(took)*99/100]))
 	}
 	return nil
 }
@@ -140,7 +142,7 @@ func (b *benchmark) failover(ctx context.Context) error {
 			if err := b.firstWrite(ctx, c, leader, fmt.Sprint("failover/", n)); err != nil {
 				return err
 			}
-			b.add(figure{"leader killed to first committed write", "ms", "lower"}, c.name(), ms(time.Since(start)))
+			b.found.Add(bench.Lower("leader killed to first committed write", "ms"), c.name(), ms(time.Since(start)))
 			if err := c.revive(ctx, leader); err != nil {
 				return err
 			}
@@ -198,8 +200,8 @@ func (b *benchmark) transfers(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			b.add(figure{"planned transfer, longest write", "ms", "lower"}, c.name(), ms(held))
-			b.add(figure{"planned transfer, failed writes", "1", "lower"}, c.name(), float64(failed))
+			b.found.Add(bench.Lower("planned transfer, longest write", "ms"), c.name(), ms(held))
+			b.found.Add(bench.Lower("planned transfer, failed writes", "1"), c.name(), float64(failed))
 		}
 		return nil
 	})

@@ -10,11 +10,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"holdfast/bench"
@@ -27,13 +25,7 @@ func main() {
 	if lab.Init() || burnInit() {
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-vrrp:", err)
-		stop()
-		os.Exit(1)
-	}
+	os.Exit(bench.Main("vrrp", func(ctx context.Context) error { return run(ctx, os.Args[1:]) }))
 }
 
 // options are the command line.

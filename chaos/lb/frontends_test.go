@@ -42,7 +42,8 @@ func skew(priority int) time.Duration {
 	return advert * time.Duration(256-priority) / 256
 }
 
-const clusterFile = `schema: 1
+// frontends are three that share an address, up to what VRRP alone knows of it.
+const frontends = `schema: 1
 cluster: lab
 domain: lab.example.com
 networks:
@@ -59,7 +60,9 @@ vips:
     version: 3
     advertise: 1s
     members: "@frontend"
-    vrrp: {priority: {f1: 250, f2: 200, f3: 100}, preempt: false}
+`
+
+const clusterFile = frontends + `    vrrp: {priority: {f1: 250, f2: 200, f3: 100}, preempt: false}
 lb:
   handover: 1s
   firewall: nftables

@@ -15,24 +15,7 @@ import (
 	"holdfast/lab/vm"
 )
 
-const rebootFile = `schema: 1
-cluster: lab
-domain: lab.example.com
-networks:
-  adm: {prefix: 10.1.0.0/24}
-roles:
-  frontend: {voters: 3, run: []}
-nodes:
-  f[1-3]: {role: frontend, addresses: {adm: "10.1.0.[1-3]"}}
-vips:
-  front:
-    network: adm
-    address: 10.1.0.100
-    vrid: 20
-    version: 3
-    advertise: 1s
-    members: "@frontend"
-    vrrp: {priority: {f1: 250, f2: 200, f3: 100}}
+const rebootFile = frontends + `    vrrp: {priority: {f1: 250, f2: 200, f3: 100}}
 `
 
 // A node is rebooted under a lock: three whole agents with their store. The one

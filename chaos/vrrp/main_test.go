@@ -25,20 +25,7 @@ func TestMain(m *testing.M) {
 	if lab.Init() {
 		return
 	}
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "holdfast-vrrp-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		binary, err = site.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(site.RunTests(m, &binary))
 }
 
 // measuring is how far the kernel's time stamps of two hosts' frames may be

@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/cluster"
@@ -112,10 +111,6 @@ func (c *agentCmd) Run(con *console) error {
 	}
 	ctx, end := context.WithCancel(con.ctx)
 	defer end()
-	defer context.AfterFunc(ctx, func() {
-		base.log.Info("stopping")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	})()
 	base.end = end
 	agent, err := c.assemble(base, end)
 	if err != nil {
@@ -123,17 +118,12 @@ func (c *agentCmd) Run(con *console) error {
 	}
 	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "role", base.self.Role)
 
-	group := run.Group{Log: base.log, Board: base.board}
 	tasks := append(agent.tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
 		ready()
 		return agent.reload.follow(ctx, hangup)
 	}))
 	tasks = append(tasks, base.renewing()...)
-	err = group.Run(ctx, func() {
-		base.log.Info("ready")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
-	}, tasks...)
-	base.log.Info("ended")
+	err = base.run(ctx, tasks)
 	if agent.network != nil {
 		err = errors.Join(err, agent.network.ended())
 	}

@@ -22,7 +22,7 @@ type aptFreezeCmd struct {
 func (*aptFreezeCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast apt freeze                                # every client, as of now\n" +
-		"  holdfast apt freeze --view test --nodes 'cn[1-4]' --at 2026-11-01\n\n" +
+		"  holdfast apt freeze --view test --nodes 'fbcn[01-04]' --at 2026-11-01\n\n" +
 		"A frozen Release may run past its Valid-Until: clients then want [check-valid-until=no] in sources.list,\n" +
 		"or the cluster's signature: --resign, and signed-by what http://apt.service.virtual:3142/holdfast-apt.asc gives."
 }

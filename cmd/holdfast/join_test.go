@@ -226,3 +226,22 @@ func TestATokenIsGoodUntilItsAuthorityIsDropped(t *testing.T) {
 		t.Errorf("finished: a token of the old authority: status %d: %s", status, out)
 	}
 }
+
+// A node that comes while the server's cluster file is another than the one in
+// force goes on asking: it is let in once an admin has reloaded.
+func TestANodeWaitsForAServerWhoseFileIsNotInForce(t *testing.T) {
+	s := newJoinSite(t)
+	token := s.token(t).Token
+	s.edit(t, "other: {agent: false}", "other: {agent: false, run: []}")
+	if err := os.Remove(filepath.Join(s.dir, "data", "cluster.last-good.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	if out, status := s.join(t, t.TempDir(), token, "--wait", "2s"); status == exitOK || !strings.Contains(out, "not in force yet: holdfast config reload") || time.Since(started) < 2*time.Second {
+		t.Errorf("before a reload: status %d after %v: %s", status, time.Since(started), out)
+	}
+	s.expect(t, exitOK, "", "config", "reload")
+	if out, status := s.join(t, t.TempDir(), token); status != exitOK {
+		t.Errorf("after a reload: status %d: %s", status, out)
+	}
+}

@@ -90,11 +90,11 @@ func (j *joiner) Join(ctx context.Context, name string, request []byte) (api.Joi
 	file := j.source.Current()
 	node := file.Node(name)
 	if node == nil {
-		return api.JoinAnswer{}, fmt.Errorf("the cluster file has no node %.64q", name)
+		return api.JoinAnswer{}, fmt.Errorf("%w: the cluster file has no node %.64q", api.ErrJoinRefused, name)
 	}
 	config, sum, err := j.config(file.Sum)
 	if err != nil {
-		return api.JoinAnswer{}, err
+		return api.JoinAnswer{}, fmt.Errorf("%w: %w", api.ErrJoinLater, err)
 	}
 	signed, err := peer.Sign(j.dir, request, nodeRequest(file, *node, peer.DefaultValidity))
 	if err != nil {

@@ -170,7 +170,7 @@ type lbSessionsCmd struct {
 	Node string `help:"Only those on this real server."`
 }
 
-func (*lbSessionsCmd) Help() string { return "Example: holdfast lb sessions --node front2" }
+func (*lbSessionsCmd) Help() string { return "Example: holdfast lb sessions --node fbfront2" }
 
 func (c *lbSessionsCmd) Run(con *console) error {
 	var all []lb.Session
@@ -224,8 +224,8 @@ type lbDrainCmd struct {
 
 func (*lbDrainCmd) Help() string {
 	return "Examples:\n" +
-		"  holdfast lb drain front2 --deadline 2h --message 'new kernel'\n" +
-		"  holdfast lock frontend-reboot -- holdfast lb drain front2 --wait    # one frontend at a time\n\n" +
+		"  holdfast lb drain fbfront2 --deadline 2h --message 'new kernel'\n" +
+		"  holdfast lock frontend-reboot -- holdfast lb drain fbfront2 --wait    # one frontend at a time\n\n" +
 		"The drain stands in the cluster's store: it survives reboots, until holdfast lb undrain."
 }
 
@@ -287,7 +287,7 @@ type lbUndrainCmd struct {
 	Node string `arg:"" help:"The real server."`
 }
 
-func (*lbUndrainCmd) Help() string { return "Example: holdfast lb undrain front2" }
+func (*lbUndrainCmd) Help() string { return "Example: holdfast lb undrain fbfront2" }
 
 func (c *lbUndrainCmd) Run(con *console) error {
 	var nothing any

@@ -73,7 +73,7 @@ func absent(node string, err error) error {
 // logsSelect says which lines are wanted.
 type logsSelect struct {
 	logsAll
-	Where    string `short:"w" name:"nodes" help:"Only lines of these hosts, a node set: cn[001-120], @compute." placeholder:"NODESET"`
+	Where    string `short:"w" name:"nodes" help:"Only lines of these hosts, a node set: fbcn[01-16], @compute." placeholder:"NODESET"`
 	Since    string `help:"Only lines received from then on: a time, or how long ago." placeholder:"TIME"`
 	Until    string `help:"Only lines received before: a time, or how long ago." placeholder:"TIME"`
 	Priority string `short:"p" help:"Only lines of this severity or a worse one: emerg, alert, crit, err, warning, notice, info, debug, or 0 to 7." placeholder:"SEVERITY"`
@@ -198,7 +198,7 @@ type logsTailCmd struct {
 func (*logsTailCmd) Help() string {
 	return "Lines come in the order in which they were received, half a second late, so that those of other nodes find their place.\n\nExamples:\n" +
 		"  holdfast logs tail -p err\n" +
-		"  holdfast logs tail -w cn[001-120] --since 10m --if 'app == \"slurmd\" && text contains \"OOM\"' -n 20"
+		"  holdfast logs tail -w fbcn[01-16] --since 10m --if 'app == \"slurmd\" && text contains \"OOM\"' -n 20"
 }
 
 func (c *logsTailCmd) Run(con *console) error {

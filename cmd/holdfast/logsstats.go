@@ -159,7 +159,7 @@ func (c *logsTopCmd) Run(con *console) error {
 type logsWhereCmd struct{ logsSelect }
 
 func (*logsWhereCmd) Help() string {
-	return "Of the last day unless --since says otherwise.\n\nExample: holdfast logs where -w cn[001-004]"
+	return "Of the last day unless --since says otherwise.\n\nExample: holdfast logs where -w fbcn[01-04]"
 }
 
 // logsPlace is where a host's lines are.

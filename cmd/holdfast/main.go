@@ -45,7 +45,7 @@ func (e *exitError) Unwrap() error { return e.cause }
 type cli struct {
 	Agent    agentCmd      `cmd:"" help:"Run the agent: what a node of the cluster runs."`
 	Status   statusCmd     `cmd:"" help:"One screen: nodes, leader, who answers what, what is failing and since when."`
-	Units    unitsCmd      `cmd:"" help:"From where each process of this node that has no store of its own has the state, and how old that is."`
+	Units    unitsCmd      `cmd:"" help:"The processes of this node that have no store of their own: from where each has the state, and how old that is."`
 	Members  membersCmd    `cmd:"" help:"List the members of the gossip as this node sees them."`
 	Services servicesCmd   `cmd:"" help:"List services with their instances and health."`
 	Explain  explainCmd    `cmd:"" help:"Tell why a service's name or a virtual address gives what it gives, with the evidence and the history."`

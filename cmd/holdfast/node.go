@@ -140,8 +140,8 @@ type nodeDrainCmd struct {
 
 func (*nodeDrainCmd) Help() string {
 	return "Examples:\n" +
-		"  holdfast node drain front2 --deadline 2h --message 'new kernel'\n" +
-		"  holdfast lock reboot -- holdfast node drain front2 --wait    # one node at a time\n\n" +
+		"  holdfast node drain fbfront2 --deadline 2h --message 'new kernel'\n" +
+		"  holdfast lock reboot -- holdfast node drain fbfront2 --wait    # one node at a time\n\n" +
 		"Type it on the node. In this order, up to the first that fails: of every service that the node has a healthy instance\n" +
 		"of there must be one elsewhere; the load balancer sends nobody new; the programs of /etc/holdfast/drain.d run; the\n" +
 		"node's services leave DNS answers; its virtual addresses are handed over; the leader hands over. What was done already\n" +
@@ -283,7 +283,7 @@ func (c *nodeDrainCmd) wait(con *console, balanced bool) (stepReport, error) {
 type nodeUndrainCmd struct{ nodeUnits }
 
 func (*nodeUndrainCmd) Help() string {
-	return "Example: holdfast node undrain front2\n\n" +
+	return "Example: holdfast node undrain fbfront2\n\n" +
 		"Type it on the node. Addresses come back by their priorities; leadership stays where it is."
 }
 

@@ -151,9 +151,10 @@ func (f *nodeFile) Validate(app *kong.Application) error {
 	return nil
 }
 
-// Resolve is asked for each flag that the command line does not set.
+// Resolve is asked for each flag that the command line does not set. Where the
+// agent's sockets are counts for who looks for all of them, too.
 func (f *nodeFile) Resolve(_ *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-	if parent.Command == nil || parent.Command.Name != "agent" {
+	if parent.Command == nil || parent.Command.Name != "agent" && parent.Command.Name != "units" {
 		return nil, nil
 	}
 	for _, name := range flag.Envs {

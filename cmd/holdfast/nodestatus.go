@@ -19,7 +19,7 @@ type nodeStatusCmd struct {
 }
 
 func (*nodeStatusCmd) Help() string {
-	return "Examples:\n  holdfast node status\n  holdfast node status front2\n\n" +
+	return "Examples:\n  holdfast node status\n  holdfast node status fbfront2\n\n" +
 		"What the node does now, and of which services it has the last healthy instance. Virtual addresses and the load balancer\n" +
 		"are what this machine's net unit knows of them. Exit status 6 while the node is drained, wholly or in part."
 }

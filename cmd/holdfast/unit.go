@@ -13,7 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"holdfast/api"
@@ -128,22 +127,12 @@ func (c *agentCmd) newReplica(base *foundation) (*stream.Replica, error) {
 // runApart runs the tasks of a unit that has a process of its own, and beside
 // them what follows the cluster file.
 func (c *agentCmd) runApart(con *console, base *foundation, tasks []run.Task, follow func(context.Context) error) error {
-	defer context.AfterFunc(con.ctx, func() {
-		base.log.Info("stopping")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	})()
 	base.log.Info("starting", "version", version, "node", base.self.Name, "cluster", base.source.Current().Name, "only", c.Only)
 	tasks = append(tasks, run.Func("reload", func(ctx context.Context, ready func()) error {
 		ready()
 		return follow(ctx)
 	}))
-	group := run.Group{Log: base.log, Board: base.board}
-	err := group.Run(con.ctx, func() {
-		base.log.Info("ready")
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
-	}, tasks...)
-	base.log.Info("ended")
-	return err
+	return base.run(con.ctx, tasks)
 }
 
 // newUnit makes the service of a unit and its admin socket.

@@ -143,3 +143,25 @@ func TestAUnitSeesAndWritesNothingButItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestUnitsListsTheUnitThatHasNoState: where it answers, also when its socket is
+// elsewhere, as the node's file says; and that it does not.
+func TestUnitsListsTheUnitThatHasNoState(t *testing.T) {
+	n := newNode(t, "")
+	socket := filepath.Join(n.dir, "scripts", "elsewhere.sock")
+	if err := os.Mkdir(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOLDFAST_NODE_FILE", nodeFileOf(t, "run-dir: "+filepath.Join(n.dir, "run")+"\nscripts-socket: "+socket+"\n"))
+	n.expect(t, exitNotFound, "follows", "units")
+	unit := n.startUnit(t, onlyScripts)
+	n.until(t, "the unit is listed", func() bool {
+		out, status := n.run(t, "", "units")
+		return status == exitOK && strings.HasPrefix(out, "scripts: runs what core asks for")
+	})
+	if out := n.expect(t, exitOK, `"unit": "scripts"`, "units", "--json"); strings.Contains(out, "confirmed") {
+		t.Errorf("it has no state, and tells of its age: %s", out)
+	}
+	unit.kill() // its socket stays
+	n.expect(t, exitDegraded, "scripts: ", "units")
+}

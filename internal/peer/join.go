@@ -84,8 +84,12 @@ func (n *Joining) install(dir string, j Joined) error {
 	})
 }
 
+// ErrRequest: what a node sent is no request that can be certified.
+var ErrRequest = errors.New("the request")
+
 // Sign certifies another's key by the authority in caDir. The request's own
-// names count for nothing; r says who the certificate is for.
+// names count for nothing; r says who the certificate is for. ErrRequest is the
+// node's fault; other errors are of the authority.
 func Sign(caDir string, request []byte, r Request) (Joined, error) {
 	signed, err := sign(caDir, request, r, time.Now())
 	if err != nil {
@@ -97,14 +101,14 @@ func Sign(caDir string, request []byte, r Request) (Joined, error) {
 func sign(caDir string, request []byte, r Request, now time.Time) (Joined, error) {
 	asked, err := x509.ParseCertificateRequest(request)
 	if err != nil {
-		return Joined{}, fmt.Errorf("the request: %w", err)
+		return Joined{}, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	if err := asked.CheckSignature(); err != nil { // who asks must have the key
-		return Joined{}, fmt.Errorf("the request: %w", err)
+		return Joined{}, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	public, ok := asked.PublicKey.(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P256() {
-		return Joined{}, errors.New("the request: its key is not of the curve P-256")
+		return Joined{}, fmt.Errorf("%w: its key is not of the curve P-256", ErrRequest)
 	}
 	ca, err := loadAuthority(caDir)
 	if err != nil {

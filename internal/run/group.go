@@ -20,6 +20,10 @@ const (
 	steadyAfter = time.Minute
 )
 
+// lateAfter is for how long tasks may get ready before it is said that they do
+// not.
+const lateAfter = 3 * time.Second
+
 // errEnded is what a task failed with that returned nil before it was told to end.
 var errEnded = errors.New("ended without being asked to")
 
@@ -32,6 +36,10 @@ type Group struct {
 	Board *health.Board
 	// Grace bounds the end of all tasks together. 10 s when zero.
 	Grace time.Duration
+	// Late (may be nil) is called on Run's goroutine with the names of the tasks
+	// that were never ready, in their order: 3 s after the start when there are
+	// any, and from then on each time that one of several is.
+	Late func(waiting []string)
 }
 
 // Run starts the tasks in order, without waiting for one before the next, and
@@ -39,33 +47,58 @@ type Group struct {
 // ends it stops them one by one in reverse order and returns nil, or an
 // error that names the tasks that had not ended within Grace.
 func (g *Group) Run(ctx context.Context, ready func(), tasks ...Task) error {
-	var waiting sync.WaitGroup
+	first := make(chan int, len(tasks)) // the index of a task that is ready for the first time
 	running := make([]runningTask, 0, len(tasks))
-	for _, task := range tasks {
+	for i, task := range tasks {
 		// A task ends when its turn comes, not when ctx does.
 		taskCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		r := runningTask{task: task, cancel: cancel, done: make(chan struct{})}
-		waiting.Add(1)
 		go func() {
 			defer close(r.done)
-			g.supervise(taskCtx, task, sync.OnceFunc(waiting.Done))
+			g.supervise(taskCtx, task, sync.OnceFunc(func() { first <- i }))
 		}()
 		running = append(running, r)
 	}
-	allReady := make(chan struct{})
-	go func() {
-		waiting.Wait()
-		close(allReady)
-	}()
-	select {
-	case <-allReady:
+	if g.await(ctx, tasks, first) {
 		if ready != nil {
 			ready()
 		}
 		<-ctx.Done()
-	case <-ctx.Done():
 	}
 	return g.stop(running)
+}
+
+// await waits until all tasks were ready, and tells who is late; false: ctx
+// ended before.
+func (g *Group) await(ctx context.Context, tasks []Task, first <-chan int) bool {
+	ready := make([]bool, len(tasks))
+	timer := time.NewTimer(lateAfter)
+	defer timer.Stop()
+	late := false
+	for waiting := names(tasks, ready); len(waiting) > 0; waiting = names(tasks, ready) {
+		select {
+		case i := <-first:
+			ready[i] = true
+		case <-timer.C:
+			late = true
+		case <-ctx.Done():
+			return false
+		}
+		if waiting = names(tasks, ready); late && len(waiting) > 0 && g.Late != nil {
+			g.Late(waiting)
+		}
+	}
+	return true
+}
+
+// names are those of the tasks that are not ready.
+func names(tasks []Task, ready []bool) (list []string) {
+	for i, task := range tasks {
+		if !ready[i] {
+			list = append(list, task.String())
+		}
+	}
+	return list
 }
 
 type runningTask struct {

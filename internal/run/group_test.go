@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -80,6 +81,51 @@ func TestFailedTaskIsRestartedAloneAndRaisesACondition(t *testing.T) {
 		}
 		if n := neighbour.Load(); n != 1 {
 			t.Errorf("the healthy neighbour was started %d times", n)
+		}
+	})
+}
+
+// TestWhoIsLateIsNamed: from three seconds after the start, until all were ready.
+// A task that is ready in time, or again after a failure, is not told.
+func TestWhoIsLateIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, _ := newGroup()
+		var told []string
+		started := time.Now()
+		group.Late = func(waiting []string) {
+			told = append(told, fmt.Sprint(time.Since(started), waiting))
+		}
+		after := func(name string, d time.Duration) Task {
+			return Func(name, func(ctx context.Context, ready func()) error {
+				if time.Since(started) < d {
+					return errors.New("the address is in use")
+				}
+				ready()
+				if time.Since(started) < time.Minute {
+					return errors.New("it was well, and is no more")
+				}
+				<-ctx.Done()
+				return nil
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		ready := time.Duration(0)
+		go func() {
+			done <- group.Run(ctx, func() { ready = time.Since(started) }, wellBehaved("a"), after("b", 10*time.Second), after("c", 2*time.Second), after("d", 5*time.Second))
+		}()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		// Starts are 0.1, 0.3, 0.7, 1.5, 3.1, 6.3 and 12.7 s after the first.
+		if got, want := fmt.Sprint(told), "[3s [b c d] 3.1s [b d] 6.3s [b]]"; got != want {
+			t.Errorf("told %s, want %s", got, want)
+		}
+		if ready != 12700*time.Millisecond {
+			t.Errorf("ready after %v", ready)
 		}
 	})
 }

@@ -20,6 +20,21 @@ func Build(ctx context.Context, dir string) (string, error) {
 	return build(ctx, filepath.Join(dir, "holdfast"))
 }
 
+// RunTests runs the tests of a package, a testing.M, after it has put the path of
+// the program under test into binary. It gives the exit status.
+func RunTests(m interface{ Run() int }, binary *string) (status int) {
+	dir, err := os.MkdirTemp("", "holdfast-test-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		*binary, err = Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
 // ClockJump is when, after its start, the clock of a program of Build1970 is
 // set forward by a day.
 const ClockJump = 5 * time.Second

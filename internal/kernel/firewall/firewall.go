@@ -56,9 +56,20 @@ type Rules struct {
 	Probed []Endpoint
 	// Directors are who checks them.
 	Directors []netip.Addr
+	// Sync: this node's kernel tells other directors its connections, and hears
+	// theirs.
+	Sync bool
 }
 
-func (r Rules) empty() bool { return len(r.Untracked)+len(r.VRRP)+len(r.Probed) == 0 }
+func (r Rules) empty() bool { return len(r.Untracked)+len(r.VRRP)+len(r.Probed) == 0 && !r.Sync }
+
+// syncTo is where the kernel's daemons send connections unless they are told
+// another group: of IPv6, too (net/netfilter/ipvs/ip_vs_sync.c). It is not
+// routed. Their source is the first address of the interface, whichever network
+// that is of, so rules say nothing of it.
+func syncTo() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{224, 0, 0, 81}), 8848)
+}
 
 // Mode is what a site's firewall is made with.
 type Mode string
@@ -131,6 +142,7 @@ func (r Rules) family(ipv6 bool) (part Rules) {
 		VRRP:      slices.DeleteFunc(slices.Clone(r.VRRP), func(p netip.Prefix) bool { return other(p.Addr()) }),
 		Probed:    slices.DeleteFunc(slices.Clone(r.Probed), endpoint),
 		Directors: slices.DeleteFunc(slices.Clone(r.Directors), other),
+		Sync:      r.Sync && !ipv6,
 	}
 }
 

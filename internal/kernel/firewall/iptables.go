@@ -197,6 +197,9 @@ func chainRules(r Rules, ipv6 bool, j jump) (rules []string) {
 		return rules
 	}
 	in := j.from == "INPUT"
+	if r.Sync {
+		add("-d %v -p udp --dport %d -j ACCEPT", syncTo().Addr(), syncTo().Port())
+	}
 	for _, network := range r.VRRP {
 		if in {
 			add("-s %v -p 112 -j ACCEPT", network)

@@ -103,6 +103,7 @@ func behindAFirewall(t *testing.T, mode Mode) {
 		VRRP:      []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")},
 		Probed:    []Endpoint{{TCP, netip.MustParseAddrPort("10.1.0.1:22")}},
 		Directors: []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")},
+		Sync:      true,
 	}}
 	b.client, b.director = addHost(t, l, "client", "10.1.0.9/24"), addHost(t, l, "f1", "10.1.0.1/24", "10.1.0.100/32")
 	listen := b.serve(t)
@@ -344,6 +345,7 @@ func everything() Rules {
 		VRRP:      []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		Probed:    []Endpoint{{TCP, netip.MustParseAddrPort("10.1.0.1:22")}, {TCP, netip.MustParseAddrPort("[fd00::1]:22")}},
 		Directors: []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")},
+		Sync:      true,
 	}
 }
 

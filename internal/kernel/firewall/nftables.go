@@ -190,6 +190,9 @@ func nftText(r Rules) string {
 			fmt.Fprintf(&b, "#   input:  %s saddr %v meta l4proto 112 accept\n", family, network)
 			fmt.Fprintf(&b, "#   output: %s daddr { %v, %v } meta l4proto 112 accept\n", family, network, group(ipv6))
 		}
+		if part.Sync {
+			fmt.Fprintf(&b, "#   input and output: ip daddr %v udp dport %d accept\n", syncTo().Addr(), syncTo().Port())
+		}
 		for _, e := range part.Probed {
 			fmt.Fprintf(&b, "#   input and output: %s daddr %v %v dport %d accept, and what is established\n", family, e.Addr.Addr(), e.Protocol, e.Addr.Port())
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/runfile"
 	"holdfast/lab"
 	"holdfast/lab/vm"
 )
@@ -79,7 +80,11 @@ func adopt(t *testing.T, h *lab.Host, dir string) (handle *Handle, o *Owner) {
 		if handle, err = Open(); err != nil {
 			return err
 		}
-		o, _, err = NewOwner(handle, dir)
+		at, err := runfile.Here()
+		if err != nil {
+			return err
+		}
+		o, _, err = NewOwner(handle, journalIn(dir, at))
 		return err
 	})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/runfile"
 )
 
 // answer is what the kernel would tell of what we say: the attributes are the
@@ -92,16 +94,37 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
+// kept is a journal in memory.
+type kept struct{ text []byte }
+
+func (k *kept) Read(words int, line func([]string, bool) bool) (broken int, err error) {
+	return runfile.Origin{Boot: "boot", NetNS: 1}.Parse(k.text, words, line), nil
+}
+
+func (k *kept) Write(lines []string) error {
+	k.text = nil
+	for _, line := range lines {
+		k.text = append(k.text, "boot 1 "+line+"\n"...)
+	}
+	return nil
+}
+
 // Whatever stands in the journal, what is read of it is written so that it is
 // read the same.
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte("boot 1 tcp 10.1.0.1:22\nboot 1 mark6 7\nboot 1 daemon master\nother 1 udp [::1]:53\nbroken\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		first := &journal{at: origin{"boot", 1}}
-		first.parse(b)
-		second := &journal{at: first.at}
-		if broken := second.parse(first.format()); broken != 0 || !cmp.Equal(first.keys, second.keys, cmpopts.EquateComparable(Key{})) || !cmp.Equal(first.daemons, second.daemons) {
-			t.Errorf("%v is written as %q", first, first.format())
+		kept := &kept{text: b}
+		first, _, err := openJournal(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.save(); err != nil {
+			t.Fatal(err)
+		}
+		second, broken, err := openJournal(kept)
+		if err != nil || broken != 0 || !cmp.Equal(first.keys, second.keys, cmpopts.EquateComparable(Key{})) || !cmp.Equal(first.daemons, second.daemons) {
+			t.Errorf("%v is written as %q", first, kept.text)
 		}
 	})
 }

@@ -29,16 +29,11 @@ type Owner struct {
 	journal *journal
 }
 
-// NewOwner reads from the journal in a directory below /run which services are
-// ours: those of a predecessor in this process's network namespace, which are
-// thereby adopted. It must be called on a thread in the handle's namespace.
-// The count is of lines that could not be read.
-func NewOwner(h *Handle, dir string) (o *Owner, broken int, err error) {
-	at, err := here()
-	if err != nil {
-		return nil, 0, fmt.Errorf("ipvs: which kernel and namespace this is: %w", err)
-	}
-	j, broken, err := openJournal(dir, at)
+// NewOwner reads from the journal which services are ours: those of a predecessor
+// in the handle's network namespace, of which the journal must be; they are
+// thereby adopted. The count is of lines that could not be read.
+func NewOwner(h *Handle, kept Journal) (o *Owner, broken int, err error) {
+	j, broken, err := openJournal(kept)
 	if err != nil {
 		return nil, 0, fmt.Errorf("ipvs: journal: %w", err)
 	}

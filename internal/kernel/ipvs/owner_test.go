@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/internal/runfile"
 )
 
 // model is a kernel as it should be, or one that lies.
@@ -102,9 +104,15 @@ func (m *model) StopDaemon(r Role) error {
 	return nil
 }
 
+const journalFile = "ipvs"
+
+func journalIn(dir string, at runfile.Origin) runfile.File {
+	return runfile.File{Path: filepath.Join(dir, journalFile), At: at}
+}
+
 func owner(t *testing.T, m *model, dir string) *Owner {
 	t.Helper()
-	j, broken, err := openJournal(dir, origin{"boot", 1})
+	j, broken, err := openJournal(journalIn(dir, runfile.Origin{Boot: "boot", NetNS: 1}))
 	if err != nil || broken != 0 {
 		t.Fatalf("journal: %d broken lines, %v", broken, err)
 	}
@@ -201,7 +209,7 @@ func TestASuccessorAdoptsAndRemovesWhatItsPredecessorMade(t *testing.T) {
 		t.Errorf("a successor made %v; removing the mark alone is right", made)
 	}
 	// Another namespace's journal speaks of other tables.
-	j, _, err := openJournal(dir, origin{"boot", 2})
+	j, _, err := openJournal(journalIn(dir, runfile.Origin{Boot: "boot", NetNS: 2}))
 	if err != nil || len(j.keys) != 0 {
 		t.Errorf("adopted from another namespace: %v, %v", j.keys, err)
 	}
