@@ -110,7 +110,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.kernel = clock.Read
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients, s.Kept); err != nil {
 		return nil, err
 	}
 	s.clients.seed = rand.Uint64()

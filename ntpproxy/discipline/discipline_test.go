@@ -173,7 +173,7 @@ func TestTwoSourcesThatDisagreeMoveNothing(t *testing.T) {
 	w := newWorld(t, 1, a, b)
 	w.start(Config{})
 	w.run(hour)
-	if len(w.steps) > 0 || w.kernel != 0 || w.slewing != 0 {
+	if len(w.steps) > 0 || w.kernel != 0 || w.slow != 0 || w.fast != 0 {
 		t.Errorf("steps %v, frequency %v: nobody knows which one is right", w.steps, w.kernel)
 	}
 }
