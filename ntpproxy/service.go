@@ -217,6 +217,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("ntpproxy: %w", err)
 	}
+	defer spare()()
 	s.observe()
 	s.setAddrs(addrs)
 	defer s.setAddrs(nil)
