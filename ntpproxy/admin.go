@@ -19,6 +19,7 @@ type Tracking struct {
 	RootDelay      time.Duration `json:"root_delay_ns"`
 	RootDispersion time.Duration `json:"root_dispersion_ns"`
 	Offset         time.Duration `json:"offset_ns"`     // yet to be corrected
+	Slew           float64       `json:"slew_ppm"`      // how much faster the clock runs now, to correct it
 	Frequency      float64       `json:"frequency_ppm"` // that the oscillator is corrected by
 	Skew           float64       `json:"skew_ppm"`      // standard error of that
 	Updates        int           `json:"updates"`
@@ -39,6 +40,7 @@ func (s *Server) Tracking() Tracking {
 	if k := s.Kept(); k != nil {
 		t.Phase = k.Phase.String()
 		t.Steering, t.Offset, t.Updates = true, k.Offset, k.Updates
+		t.Slew = k.Slew * 1e6
 		t.Frequency, t.Skew = k.Frequency*1e6, k.Skew*1e6
 		if k.Leading >= 0 {
 			t.Source = k.Sources[k.Leading].Name

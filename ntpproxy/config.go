@@ -36,6 +36,9 @@ const (
 	maxSources                     = 16
 	defaultStep                    = 100 * time.Millisecond
 	minStep, maxStep               = time.Millisecond, time.Hour
+	// Of an offset, each second: see DESIGN.md.
+	defaultSlew      = 10 * time.Millisecond
+	minSlew, maxSlew = 500 * time.Microsecond, 100 * time.Millisecond
 	// Of the clock's error without sources, each second.
 	defaultGrowth        = time.Microsecond
 	minGrowth, maxGrowth = time.Nanosecond, 500 * time.Microsecond
@@ -64,6 +67,7 @@ type section struct {
 	Sources  []string      `yaml:"sources"`
 	Agreeing int           `yaml:"agreeing"`
 	Step     time.Duration `yaml:"step"`
+	Slew     time.Duration `yaml:"slew"`
 	Poll     pollSection   `yaml:"poll"`
 	Growth   time.Duration `yaml:"growth"`
 	Orphan   int           `yaml:"orphan"`
@@ -94,6 +98,7 @@ type settings struct {
 	sources          []string // host:port
 	agreeing         int
 	step             time.Duration
+	slew             float64 // of an offset, in seconds per second
 	minPoll, maxPoll int
 	growth           float64         // of the error without sources, in seconds per second
 	orphan           uint8           // stratum
@@ -143,7 +148,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
-		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan, Hold: defaultHold(),
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Slew: defaultSlew, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan, Hold: defaultHold(),
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -157,7 +162,7 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		limit:   raw.Limit,
 		stratum: uint8(raw.Stratum),
 		agree:   raw.Agree,
-		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
+		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, slew: raw.Slew.Seconds(), minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
 		sources: d.sources(raw.Sources),
 		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan), hold: raw.Hold,
 	}
@@ -213,6 +218,9 @@ func (d *decoder) discipline(raw section) {
 	}
 	if raw.Step < minStep || raw.Step > maxStep {
 		d.errorf("step", "%v is out of range: %v to %v", raw.Step, minStep, maxStep)
+	}
+	if raw.Slew < minSlew || raw.Slew > maxSlew {
+		d.errorf("slew", "%v is out of range: %v to %v, each second", raw.Slew, minSlew, maxSlew)
 	}
 	for i, name := range raw.Hold {
 		if name == "" || strings.ContainsAny(name, " \t") {

@@ -30,6 +30,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
   sources: ["ntp1.example.org", "a b", "ntp2:0"]
   agreeing: 4
   step: 0s
+  slew: 101ms
   growth: 1s
   orphan: 15
   hold: ["a b"]
@@ -47,6 +48,7 @@ func TestMistakesInTheSectionAreAllReported(t *testing.T) {
 		"ntp.stratum: 16 is out of range: 2 to 15", "ntp.agree: 0s is out of range: 100µs to 10s",
 		`ntp.keep: "never" is none of auto, serve, discipline`, `ntp.sources[1]: "a b" is no HOST or HOST:PORT`, `ntp.sources[2]: "ntp2:0" is no HOST`,
 		"ntp.agreeing: 4 is out of range: 1 to the number of sources, 3", "ntp.step: 0s is out of range",
+		"ntp.slew: 101ms is out of range: 500µs to 100ms, each second",
 		"ntp.growth: 1s is out of range: 1ns to 500µs", "ntp.orphan: 15 is out of range: 5 to 13", `ntp.hold[0]: "a b" is no service's name`,
 		`ntp.leap.mode: "never" is none of kernel, smear, upstream`, `ntp.leap.shape: "square" is none of linear, cosine`,
 		`ntp.leap.list: "list" is no absolute path`, `ntp.leap.insert: "2026-12-30" is not the last day of a month`,
@@ -89,7 +91,7 @@ func TestExampleInTheREADMEIsValid(t *testing.T) {
 	file := parseFile(t, head+example)
 	keys := file.Section(Section).Keys()
 	slices.Sort(keys)
-	if diff := cmp.Diff([]string{"agree", "agreeing", "allow", "deny", "growth", "hold", "keep", "leap", "limit", "listen", "orphan", "poll", "sources", "step", "stratum"}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"agree", "agreeing", "allow", "deny", "growth", "hold", "keep", "leap", "limit", "listen", "orphan", "poll", "slew", "sources", "step", "stratum"}, keys); diff != "" {
 		t.Errorf("keys of the example (-want +got):\n%s", diff)
 	}
 }

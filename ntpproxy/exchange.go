@@ -23,6 +23,12 @@ const exchangeTimeout = 3 * time.Second
 // bare oscillator, so that nothing that happens to the clock meanwhile spoils
 // it. The error is a *ntp.KissError when the source refused.
 func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet, netip.Addr, error) {
+	return exchangeBy(ctx, server, clock.Now)
+}
+
+// exchangeBy is exchange by the clock that look reads: before the request is
+// sent, and after each datagram that came.
+func exchangeBy(ctx context.Context, server string, look func() (clock.Reading, error)) (discipline.Sample, ntp.Packet, netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	dialer := net.Dialer{Control: sockopt.Departures}
@@ -45,7 +51,7 @@ func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet
 	request := ntp.Packet{Version: ntp.Version, Mode: ntp.ModeClient, Transmit: sent}
 	var out [ntp.Size]byte
 	request.Put(&out)
-	ready, err := clock.Now()
+	ready, err := look()
 	if err != nil {
 		return discipline.Sample{}, ntp.Packet{}, from, err
 	}
@@ -61,7 +67,7 @@ func exchange(ctx context.Context, server string) (discipline.Sample, ntp.Packet
 			}
 			return discipline.Sample{}, ntp.Packet{}, from, err
 		}
-		now, err := clock.Now()
+		now, err := look()
 		if err != nil {
 			return discipline.Sample{}, ntp.Packet{}, from, err
 		}

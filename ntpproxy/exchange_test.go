@@ -107,6 +107,44 @@ func TestWayBeginsAndEndsAtTheNetwork(t *testing.T) {
 	}
 }
 
+// The machine is busy between its look at the clock and the network, on both
+// ways. The kernel says when the request left and when the reply arrived, and
+// that is what is believed: of many tries, one at least has no other delay.
+func TestExchangeBelievesTheKernelOnWhenItsPacketsLeftAndArrived(t *testing.T) {
+	const busy, tries = 20 * time.Millisecond, 20
+	at := liar(t, 0)
+	for name, test := range map[string]struct{ before, after time.Duration }{
+		"the request waits": {busy, 0}, "the reply waits": {0, busy},
+	} {
+		least := time.Hour
+		for try := 0; try < tries && least > busy/2; try++ {
+			looks := 0
+			s, _, _, err := exchangeBy(t.Context(), at, func() (clock.Reading, error) {
+				if looks++; looks > 1 {
+					spin(test.after)
+					return clock.Now()
+				}
+				now, err := clock.Now()
+				spin(test.before)
+				return now, err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			least = min(least, s.Delay)
+		}
+		if least > busy/2 {
+			t.Errorf("%s for %v, and the least delay of %d exchanges is %v: the program's times are believed", name, busy, tries, least)
+		}
+	}
+}
+
+// spin keeps the processor busy.
+func spin(d time.Duration) {
+	for from := time.Now(); time.Since(from) < d; {
+	}
+}
+
 func FuzzMeasure(f *testing.F) {
 	f.Add(make([]byte, ntp.Size), int64(0), int64(1e6), int64(0), int64(0))
 	f.Fuzz(func(t *testing.T, b []byte, ours, took, departed, arrived int64) {

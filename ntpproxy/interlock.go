@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/health"
 	"holdfast/internal/state"
@@ -62,5 +63,6 @@ func (k *keeper) sayHeld(by []string) {
 		return
 	}
 	k.server.board.Raise(conditionHeld, health.Error, fmt.Sprintf(
-		"the clock is off by %v and is not stepped, since on this node live: %s; it is slewed by 500 µs a second instead. Stop them, or say `holdfast ntp step --force`", off.Round(1e6), strings.Join(by, ", ")))
+		"the clock is off by %v and is not stepped, since on this node live: %s; it is slewed by at most %v a second instead (ntp.slew). Stop them, or say `holdfast ntp step --force`",
+		off.Round(1e6), strings.Join(by, ", "), time.Duration(k.set.slew*float64(time.Second))))
 }

@@ -36,7 +36,7 @@ func (c clocks) Collect(out chan<- prometheus.Metric) {
 
 // newMetrics makes the metrics and registers them. standing tells how the
 // clock stands.
-func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() time.Time, clients func() map[string]int) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() time.Time, clients func() map[string]int, kept func() *Kept) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "holdfast_ntp_requests_total", Help: "Datagrams received, by what became of them.",
@@ -57,7 +57,17 @@ func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() 
 			return value(s.header(now()))
 		})
 	}
+	correction := func(name, help string, value func(*Kept) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if k := kept(); k != nil {
+				return value(k)
+			}
+			return 0
+		})
+	}
 	collectors := []prometheus.Collector{
+		correction("holdfast_ntp_slew_ratio", "How much faster this node's clock runs now to correct its offset, in seconds per second.", func(k *Kept) float64 { return k.Slew }),
+		correction("holdfast_ntp_offset_seconds", "How far this node's clock is behind where it is being brought.", func(k *Kept) float64 { return k.Offset.Seconds() }),
 		m.requests, m.failed, m.panics, m.offsets, clocks{clients},
 		gauge("holdfast_ntp_stratum", "Stratum that is served; 16 when the clock is not synchronised.", func(p ntp.Packet) float64 {
 			if p.Stratum == 0 {

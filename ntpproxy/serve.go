@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ type worker struct {
 	core   responder
 	out    [ntp.Size]byte
 	awake  time.Duration // by elapsed, when it last had something to do
+	seen   time.Duration // by elapsed, when Go's scheduler last saw it
 	cold   bool          // it slept since, and so did its way to the network
 	way    [2]sendDelay  // warm, cold
 	shift  int64         // what is added to the clock's times, in nanoseconds
@@ -34,6 +36,12 @@ type worker struct {
 // measureEvery is of how many warm replies one has its way to the network
 // measured, which costs as much as two thirds of a reply.
 const measureEvery = 64
+
+// seenEvery is how often a worker passes through Go's scheduler. A goroutine
+// that did not for 10 ms is taken for one that computes, though it slept in the
+// kernel all the time: the runtime's monitor, which the first datagram after a
+// pause wakes, sends its thread a signal at once, in the middle of the reply.
+const seenEvery = 8 * time.Millisecond
 
 // coldAfter is how long a worker sleeps until the caches are others'.
 const coldAfter = time.Millisecond
@@ -56,6 +64,10 @@ func (w *worker) serve() error {
 			return fmt.Errorf("ntpproxy: receive: %w", err)
 		}
 		elapsed := w.server.elapsed()
+		if elapsed-w.seen >= seenEvery {
+			w.seen = elapsed
+			runtime.Gosched()
+		}
 		w.cold = n == 1 && elapsed-w.awake > coldAfter
 		policy, now := w.server.policy.Load(), w.server.now()
 		answering := false

@@ -110,7 +110,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		s.kernel = clock.Read
 	}
 	var err error
-	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients); err != nil {
+	if s.metrics, err = newMetrics(deps.Metrics, s.Standing, s.now, s.countClients, s.Kept); err != nil {
 		return nil, err
 	}
 	s.clients.seed = rand.Uint64()
@@ -217,6 +217,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("ntpproxy: %w", err)
 	}
+	defer spare()()
 	s.observe()
 	s.setAddrs(addrs)
 	defer s.setAddrs(nil)

@@ -141,7 +141,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	if err != nil {
 		s.log.Warn("the drift file is not used", "error", err)
 	}
-	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth, Leap: set.leap.mode, Shape: set.leap.shape}
+	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth, Slew: set.slew, Leap: set.leap.mode, Shape: set.leap.shape}
 	for _, name := range set.sources {
 		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
 	}
@@ -151,6 +151,9 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	}
 	k.core = discipline.New(config, discipline.Reading(now))
 	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
+	if err := s.repair(remembered); err != nil {
+		return err.Error()
+	}
 	defer s.kept.Store(nil)
 	defer s.board.Clear(conditionOrphan)
 	defer s.board.Clear(conditionHeld)
@@ -160,6 +163,7 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	for {
 		select {
 		case <-ctx.Done():
+			k.release()
 			k.remember()
 			return ""
 		case h := <-k.heard:
@@ -252,12 +256,16 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 		_ = os.Remove(filepath.Join(s.config.RunDir, markFile)) // the clock is theirs; it may never have been there
 		return fmt.Errorf("%w: its frequency is %.3f ppm and was told to be %.3f", errInterference, state.Frequency, *k.told)
 	}
+	if k.told != nil && state.Tick != 0 && state.Tick != clock.NominalTick {
+		_ = os.Remove(filepath.Join(s.config.RunDir, markFile))
+		return fmt.Errorf("%w: its tick is %d µs, and this node leaves it at %d", errInterference, state.Tick, clock.NominalTick)
+	}
 	if a.Step != 0 {
 		s.log.Warn("stepping the clock", "by", a.Step)
 	}
 	ppm := a.Frequency * 1e6
 	err = s.clock.Steer(clock.Steering{
-		Frequency: ppm, Slew: a.Slew, Step: a.Step, MaxError: a.MaxError, EstError: a.EstError,
+		Frequency: ppm, Slew: a.Slew, Fast: a.Fast, Step: a.Step, MaxError: a.MaxError, EstError: a.EstError,
 		Insert: a.Leap == discipline.LeapInsert, Delete: a.Leap == discipline.LeapDelete,
 	})
 	if err != nil {

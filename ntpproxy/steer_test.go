@@ -27,9 +27,12 @@ import (
 type fakeClock struct {
 	mu        sync.Mutex
 	at        clock.Reading
-	frequency float64 // ppm
-	slew      time.Duration
+	frequency float64       // ppm
+	slow      time.Duration // to be slewed by adjtime
+	fast      time.Duration // likewise, by the phase-locked loop
+	running   time.Duration // is slewed in this second of the clock
 	steps     []time.Duration
+	told      []clock.Steering
 	state     clock.State
 }
 
@@ -47,10 +50,16 @@ func (c *fakeClock) Now() (clock.Reading, error) {
 	now, err := clock.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := now.Raw - c.at.Raw
-	slew := max(-d/2000, min(d/2000, c.slew)) // 500 µs a second
-	c.slew -= slew
-	c.at = clock.Reading{Clock: c.at.Clock.Add(d + time.Duration(c.frequency*1e-6*float64(d)) + slew), Raw: now.Raw}
+	for c.at.Raw < now.Raw {
+		second := c.at.Clock.Truncate(time.Second)
+		rate := 1 + c.frequency*1e-6 + c.running.Seconds()
+		d := min(now.Raw-c.at.Raw, time.Duration(float64(second.Add(time.Second).Sub(c.at.Clock))/rate)+1)
+		c.at = clock.Reading{Clock: c.at.Clock.Add(time.Duration(rate * float64(d))), Raw: c.at.Raw + d}
+		if !c.at.Clock.Truncate(time.Second).Equal(second) { // the kernel's second_overflow()
+			slow := max(-500*time.Microsecond, min(500*time.Microsecond, c.slow))
+			c.slow, c.fast, c.running = c.slow-slow, c.fast-c.fast/4, slow+c.fast/4
+		}
+	}
 	return c.at, err
 }
 
@@ -58,12 +67,16 @@ func (c *fakeClock) Steer(s clock.Steering) error {
 	_, err := c.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.frequency, c.slew = s.Frequency, s.Slew
+	c.frequency, c.slow, c.fast = s.Frequency, s.Slew, s.Fast
+	c.told = append(c.told, s)
 	if s.Step != 0 {
-		c.at.Clock, c.slew = c.at.Clock.Add(s.Step), 0
+		c.at.Clock, c.slow, c.fast, c.running = c.at.Clock.Add(s.Step), 0, 0, 0
 		c.steps = append(c.steps, s.Step)
 	}
-	c.state.Frequency, c.state.Synchronised = s.Frequency, true
+	c.state.Frequency, c.state.Synchronised = s.Frequency, !s.Unsynchronised
+	if c.state.Tick != 0 {
+		c.state.Tick = clock.NominalTick
+	}
 	return err
 }
 

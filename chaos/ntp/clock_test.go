@@ -256,7 +256,8 @@ func TestMachinesOwnClockIsKeptLikeChronydKeepsIt(t *testing.T) {
 					name, f.converged, f.rms*1e6, f.most*1e6, f.freq*1e6, (d / 3).Seconds(), f.holdover*1e6, f.holdoverFrequency*1e6)
 				// Emulated in software on a machine that others use, too: what is
 				// asked is that it works at all, the figures are for reading.
-				if name == "Holdfast" && (f.converged > (d*2/3).Seconds() || math.Abs(f.holdover) > 5e-3) {
+				// At adjtime's 500 ppm alone the 20 ms take 43 s.
+				if name == "Holdfast" && (f.converged > 30 || math.Abs(f.holdover) > 5e-3) {
 					t.Errorf("the clock is not kept: %+v", f)
 				}
 			})

@@ -42,7 +42,7 @@ func (c *ntpTrackingCmd) Run(con *console) error {
 	}
 	if t.Steering {
 		rows = append(rows, [][]string{
-			{"source", t.Source}, {"offset", t.Offset.String()},
+			{"source", t.Source}, {"offset, yet to be corrected", t.Offset.String()}, {"slewing", fmt.Sprintf("%+.0f ppm", t.Slew)},
 			{"frequency", fmt.Sprintf("%+.3f ppm, ±%.3f", t.Frequency, t.Skew)}, {"corrections", strconv.Itoa(t.Updates)},
 		}...)
 	}

@@ -24,6 +24,9 @@ type Config struct {
 	// Growth is how fast root dispersion grows without sources, beyond what
 	// the frequency's own uncertainty explains, in seconds per second; 1e-6.
 	Growth float64
+	// Slew is how much faster or slower than it should the clock runs at most
+	// to get rid of an offset, as a ratio, MinSlew to MaxSlew; DefaultSlew.
+	Slew float64
 	// Orphan is the stratum that the leader of a cluster without any source
 	// serves; 0: the node knows no other, and runs on by itself.
 	Orphan uint8
@@ -51,8 +54,9 @@ var ErrPanic = errors.New("discipline: the clock is too far off")
 // it changes nothing.
 type Adjustment struct {
 	Frequency float64       // of the clock against the bare oscillator, as a ratio
-	Slew      time.Duration // to be worked off smoothly, in place of what is left of the last; while healing, a part
-	Step      time.Duration // at once; Slew is 0 then
+	Slew      time.Duration // to be worked off smoothly, at 500 µs a second at most, in place of what is left of the last; while healing, a part
+	Fast      time.Duration // likewise, a quarter of what is left each second, -500 ms to 500 ms; the next Adjustment takes back what is too much
+	Step      time.Duration // at once; Slew and Fast are 0 then
 	Leap      Leap
 	MaxError  time.Duration
 	EstError  time.Duration
@@ -89,6 +93,10 @@ type Core struct {
 	held      time.Duration // what is left of an offset that would have been stepped
 	lastStep  time.Duration // raw time
 
+	pending pending // that the kernel has yet to work off
+	fast    bool    // more than the slow way does
+	told    int64   // half of the clock's time when the kernel was told of that
+
 	phase    Phase
 	leader   int // Self, Nobody or a source's index
 	healing  bool
@@ -112,13 +120,16 @@ func New(config Config, now Reading) *Core {
 	if config.Growth == 0 {
 		config.Growth = 1e-6
 	}
+	if config.Slew == 0 {
+		config.Slew = DefaultSlew
+	}
 	if config.Skew == 0 {
 		config.Frequency, config.Skew = 0, unknownSkew
 	}
 	c := &Core{
 		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1, leader: Nobody,
 		frequency: config.Frequency, variance: config.Skew * config.Skew,
-		states: make([]State, len(config.Sources)),
+		states: make([]State, len(config.Sources)), pending: pending{second: now.Clock.Unix()},
 	}
 	for _, s := range config.Sources {
 		c.sources = append(c.sources, &source{config: s, poll: s.MinPoll, next: now.Raw})
@@ -193,6 +204,7 @@ func (c *Core) Step(now Reading) (a Actions) {
 	}
 	c.heal(now, &a)
 	c.leapOn(now, &a)
+	c.slewOn(now, &a)
 	return a
 }
 
@@ -265,8 +277,9 @@ func (c *Core) adjust(now Reading, step bool) *Adjustment {
 	}
 	if step {
 		a.Step = offset
+		c.pending, c.fast = pending{second: now.Clock.Add(offset).Unix()}, false // the kernel forgets (ntp_clear())
 	} else {
-		a.Slew = c.bounded(now.Raw, offset)
+		a.Slew, a.Fast = c.slew(now, c.bounded(now.Raw, offset), overdrive)
 	}
 	return a
 }

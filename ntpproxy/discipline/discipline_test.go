@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 )
@@ -94,19 +95,23 @@ func TestClockConvergesAfterStart(t *testing.T) {
 }
 
 func TestClockFollowsATemperatureStep(t *testing.T) {
-	w := newWorld(t, 1, lan(), lan(), lan())
-	// The air conditioning fails: 0.5 ppm within 20 minutes.
-	w.heat = func(now float64) float64 { return 0.5e-6 * max(0, min(1, (now-10*hour)/1200)) }
-	w.start(Config{})
-	w.run(9 * hour)
-	f := w.watch(12 * hour)
-	t.Logf("most %.1f µs", f.most*1e6)
-	if f.most > 500e-6 {
-		t.Errorf("off by up to %.2e s, want 500 µs at most", f.most)
+	var most []float64
+	for seed := range uint64(10) {
+		w := newWorld(t, seed+1, lan(), lan(), lan())
+		// The air conditioning fails: 0.5 ppm within 20 minutes.
+		w.heat = func(now float64) float64 { return 0.5e-6 * max(0, min(1, (now-10*hour)/1200)) }
+		w.start(Config{})
+		w.run(9 * hour)
+		f := w.watch(12 * hour)
+		if most = append(most, f.most); f.most > 500e-6 {
+			t.Errorf("seed %d: off by up to %.2e s, want 500 µs at most", seed+1, f.most)
+		}
+		if f = w.watch(20 * hour); f.rms() > 20e-6 {
+			t.Errorf("seed %d: rms %.2e s when it is over, want 20 µs at most", seed+1, f.rms())
+		}
 	}
-	if f = w.watch(20 * hour); f.rms() > 20e-6 {
-		t.Errorf("rms %.2e s when it is over, want 20 µs at most", f.rms())
-	}
+	slices.Sort(most)
+	t.Logf("most %.1f µs in the median of %d, %.1f to %.1f", most[len(most)/2]*1e6, len(most), most[0]*1e6, most[len(most)-1]*1e6)
 }
 
 func TestHoldoverOfADayStaysWithinItsDispersion(t *testing.T) {
@@ -173,7 +178,7 @@ func TestTwoSourcesThatDisagreeMoveNothing(t *testing.T) {
 	w := newWorld(t, 1, a, b)
 	w.start(Config{})
 	w.run(hour)
-	if len(w.steps) > 0 || w.kernel != 0 || w.slewing != 0 {
+	if len(w.steps) > 0 || w.kernel != 0 || w.slow != 0 || w.fast != 0 {
 		t.Errorf("steps %v, frequency %v: nobody knows which one is right", w.steps, w.kernel)
 	}
 }

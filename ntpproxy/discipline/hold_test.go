@@ -11,8 +11,8 @@ func TestNothingIsSteppedWhileStepsAreHeldUnlessForced(t *testing.T) {
 	w.start(Config{})
 	w.core.HoldSteps(true)
 	w.run(7)
-	if len(w.steps) > 0 || w.core.Held() == 0 || w.slewing == 0 {
-		t.Fatalf("steps %v, held %v, slewing %v: want the half second slewed, and said", w.steps, w.core.Held(), w.slewing)
+	if len(w.steps) > 0 || w.core.Held() == 0 || w.fast == 0 {
+		t.Fatalf("steps %v, held %v, slewing %v: want the half second slewed, and said", w.steps, w.core.Held(), w.fast)
 	}
 	w.run(30 * 60)
 	if len(w.steps) > 0 || math.Abs(w.clock) > 100e-6 || w.core.Held() != 0 {

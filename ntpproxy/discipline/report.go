@@ -17,9 +17,10 @@ type Tracking struct {
 	Synchronised bool
 	Leading      int // index of the source; -1 none yet
 	Stratum      uint8
-	Frequency    float64 // correction, as a ratio
-	Skew         float64 // standard error of it
-	Offset       time.Duration
+	Frequency    float64       // correction, as a ratio
+	Skew         float64       // standard error of it
+	Offset       time.Duration // yet to be corrected
+	Slew         float64       // how much faster the clock runs now to that end, as a ratio
 	RootDelay    time.Duration
 	Dispersion   time.Duration
 	Leap         Leap
@@ -41,6 +42,8 @@ func (c *Core) Tracking(now Reading) Tracking {
 		t.Stratum = c.sources[c.leading].last.Stratum + 1
 	}
 	t.Offset = c.offset(now)
+	c.pending.pass(now.Clock)
+	t.Slew = c.pending.running
 	t.RootDelay, t.Dispersion, t.Leap, t.Updated = c.rootDelay, c.Dispersion(now.Raw), c.announced(), c.at
 	if s := c.smear(); s != nil && c.smearing(c.through(c.utc(now.Raw))) {
 		t.Smearing = true

@@ -20,13 +20,16 @@ type world struct {
 	wander  float64 // of drift, in 1/sqrt(s)
 	heat    func(now float64) float64
 	kernel  float64 // frequency that the kernel was told
-	slewing float64 // seconds that the kernel has yet to work off
+	fast    float64 // seconds that its phase-locked loop has yet to begin with
+	slow    float64 // likewise, adjtime
+	running float64 // seconds that both work off in this second of its clock
 	leap    Leap    // that the kernel was told to make at its next midnight
 	servers []*server
 	core    *Core
 	wake    float64
 	flights []flight
 	steps   []float64
+	rate    float64 // at which it ever slewed fast
 	errs    []error
 	asked   int
 	each    func() // after every second
@@ -73,28 +76,41 @@ func (w *world) start(config Config) {
 	w.wake = w.now
 }
 
-// maxSlew is what the kernel's adjtime works off in a second.
-const maxSlew = 500e-6
-
-// pass lets less than a second go by.
+// pass lets less than a second go by, by the true time.
 func (w *world) pass(until float64) {
-	d, was := until-w.now, at(w.now+w.clock)
-	drift := w.drift
-	if w.heat != nil {
-		drift += w.heat(w.now)
+	whole := math.Floor(until) > math.Floor(w.now)
+	for w.now < until {
+		drift, was := w.drift, at(w.now+w.clock)
+		if w.heat != nil {
+			drift += w.heat(w.now)
+		}
+		// Up to where the kernel's own second ends.
+		second := math.Floor(w.now + w.clock)
+		rate := drift + w.kernel*(1+drift) + w.running
+		d := min(until-w.now, max((second+1-w.now-w.clock)/(1+rate), 1e-7))
+		w.raw += drift * d
+		w.clock += rate * d
+		if w.now += d; w.now+1e-9 > until {
+			w.now = until
+		}
+		if math.Floor(w.now+w.clock) != second {
+			w.overflow()
+		}
+		w.makeLeap(was, at(w.now+w.clock))
 	}
-	slew := math.Copysign(min(maxSlew*d, math.Abs(w.slewing)), w.slewing)
-	w.slewing -= slew
-	w.raw += drift * d
-	w.clock += (drift+w.kernel*(1+drift))*d + slew
-	w.makeLeap(was, at(until+w.clock))
-	if math.Floor(until) > math.Floor(w.now) {
+	if whole {
 		w.drift += w.wander * w.rand.NormFloat64()
 		if w.each != nil {
-			defer w.each()
+			w.each()
 		}
 	}
-	w.now = until
+}
+
+// overflow begins a second of the kernel's clock, as its second_overflow()
+// does: a quarter of what the phase-locked loop has, and 500 µs of adjtime's.
+func (w *world) overflow() {
+	quarter, slow := w.fast/4, max(-500e-6, min(500e-6, w.slow))
+	w.fast, w.slow, w.running = w.fast-quarter, w.slow-slow, quarter+slow
 }
 
 // makeLeap is what the kernel makes of a leap second when its own clock comes to
@@ -132,17 +148,26 @@ func (w *world) step() {
 		w.errs = append(w.errs, a.Err)
 	}
 	if a.Adjust != nil {
-		w.kernel = a.Adjust.Frequency
-		w.slewing = a.Adjust.Slew.Seconds()
-		w.leap = a.Adjust.Leap
-		if a.Adjust.Step != 0 {
-			w.steps = append(w.steps, a.Adjust.Step.Seconds())
-			w.clock += a.Adjust.Step.Seconds()
-		}
+		w.tell(*a.Adjust)
 	}
 	for _, i := range a.Ask {
 		w.ask(i)
 	}
+}
+
+// tell is adjtimex. The tick stays what it is.
+func (w *world) tell(a Adjustment) {
+	w.kernel = a.Frequency
+	// In nanoseconds and half a second at most the one, in microseconds the other.
+	w.fast = max(-0.5, min(0.5, a.Fast.Seconds()))
+	w.slow = a.Slew.Round(time.Microsecond).Seconds()
+	w.leap = a.Leap
+	if a.Step != 0 {
+		w.steps = append(w.steps, a.Step.Seconds())
+		w.clock += a.Step.Seconds()
+		w.fast, w.slow, w.running = 0, 0, 0
+	}
+	w.rate = max(w.rate, math.Abs(w.fast/4))
 }
 
 func (w *world) ask(i int) {

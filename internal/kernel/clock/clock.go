@@ -15,7 +15,8 @@ type State struct {
 	Delete       bool          // the last second of the UTC day will be left out
 	MaxError     time.Duration // as whoever disciplines it said, growing by 500 µs each second
 	EstError     time.Duration // likewise; does not grow
-	Offset       time.Duration // yet to be slewed by the kernel
+	Offset       time.Duration // yet to be slewed by the kernel's phase-locked loop
+	Tick         int64         // in microseconds; NominalTick unless somebody corrects the oscillator by it
 	Frequency    float64       // correction of the oscillator, in parts per million
 }
 
@@ -32,6 +33,15 @@ func Read() (State, error) {
 // frequencyUnit is one part per million in the kernel's 16.16 fixed point.
 const frequencyUnit = 1 << 16
 
+// Rate is how much faster than its oscillator the clock runs, in parts per
+// million, by the frequency and the tick.
+func (s State) Rate() float64 {
+	if s.Tick == 0 { // nobody said
+		return s.Frequency
+	}
+	return s.Frequency + float64(s.Tick-NominalTick)*1e6/NominalTick
+}
+
 func understand(state int, t unix.Timex) State {
 	unit := time.Microsecond
 	if t.Status&unix.STA_NANO != 0 {
@@ -44,6 +54,7 @@ func understand(state int, t unix.Timex) State {
 		MaxError:     time.Duration(t.Maxerror) * time.Microsecond,
 		EstError:     time.Duration(t.Esterror) * time.Microsecond,
 		Offset:       time.Duration(t.Offset) * unit,
+		Tick:         t.Tick,
 		Frequency:    float64(t.Freq) / frequencyUnit,
 	}
 }

@@ -22,7 +22,8 @@ func TestKernelsAnswerIsUnderstood(t *testing.T) {
 			State{Synchronised: true, MaxError: 1500 * time.Microsecond, EstError: 20 * time.Microsecond, Offset: 7 * time.Microsecond, Frequency: -1.5}},
 		"in nanoseconds, with a leap second to come": {unix.TIME_INS, unix.Timex{Status: unix.STA_NANO | unix.STA_INS, Offset: -9},
 			State{Synchronised: true, Insert: true, Offset: -9}},
-		"a second will be left out": {unix.TIME_DEL, unix.Timex{Status: unix.STA_DEL}, State{Synchronised: true, Delete: true}},
+		"its tick is not the nominal one": {unix.TIME_OK, unix.Timex{Tick: 10_100, Freq: 2 << 16}, State{Synchronised: true, Tick: 10_100, Frequency: 2}},
+		"a second will be left out":       {unix.TIME_DEL, unix.Timex{Status: unix.STA_DEL}, State{Synchronised: true, Delete: true}},
 	} {
 		if diff := cmp.Diff(test.want, understand(test.state, test.timex)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -37,5 +38,15 @@ func TestReadNeedsNoPrivilege(t *testing.T) {
 	}
 	if state.Frequency < -500 || state.Frequency > 500 {
 		t.Errorf("frequency %v ppm is beyond what the kernel allows", state.Frequency)
+	}
+}
+
+func TestRateIsTheTicksAndTheFrequencys(t *testing.T) {
+	for want, state := range map[float64]State{
+		-3: {Frequency: -3}, 98: {Tick: 10_001, Frequency: -2}, -10_000: {Tick: 9_900},
+	} {
+		if got := state.Rate(); got != want {
+			t.Errorf("%+v: %v ppm, want %v", state, got, want)
+		}
 	}
 }

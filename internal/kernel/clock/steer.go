@@ -18,20 +18,29 @@ type Steering struct {
 	// place of what it had left: rounded to microseconds. Whoever asked for it
 	// may die meanwhile, and the clock runs on at Frequency.
 	Slew time.Duration
-	// Step is added at once. Slew is not looked at then.
-	Step     time.Duration
-	Insert   bool // a second at the end of this UTC day
-	Delete   bool // the last second of this UTC day
-	MaxError time.Duration
-	EstError time.Duration
+	// Fast is likewise, a quarter of what is left each second (the kernel's
+	// phase-locked loop, its frequency held): -500 ms to 500 ms, beyond which it
+	// is cut. It begins with the next second of the clock.
+	Fast time.Duration
+	// Step is added at once. Slew and Fast are not looked at then.
+	Step time.Duration
+	// Unsynchronised says that nobody vouches for the clock.
+	Unsynchronised bool
+	Insert         bool // a second at the end of this UTC day
+	Delete         bool // the last second of this UTC day
+	MaxError       time.Duration
+	EstError       time.Duration
 }
 
 // MaxFrequency is the kernel's limit (MAXFREQ), in parts per million.
 const MaxFrequency = 500
 
-// nominalTick is the length of a tick without any correction, in microseconds
-// (1,000,000 / USER_HZ).
-const nominalTick = 10_000
+// NominalTick is the length of a tick without any correction, in microseconds
+// (1,000,000 / USER_HZ). The kernel takes 9,000 to 11,000.
+const NominalTick = 10_000
+
+// maxPhase is the most that the phase-locked loop takes (MAXPHASE).
+const maxPhase = 500 * time.Millisecond
 
 // Steer tells the kernel. It needs CAP_SYS_TIME and does not block.
 func Steer(s Steering) error {
@@ -46,9 +55,9 @@ func Steer(s Steering) error {
 // orders are the calls that bring the steering about. A step comes first: it
 // makes the kernel forget that it is synchronised (ntp_clear()).
 func (s Steering) orders() (list []unix.Timex) {
-	slew := s.Slew
+	slew, fast := s.Slew, max(-maxPhase, min(maxPhase, s.Fast))
 	if s.Step != 0 {
-		slew = 0
+		slew, fast = 0, 0
 		seconds, rest := s.Step/time.Second, s.Step%time.Second
 		if rest < 0 { // the kernel wants 0 to 999,999,999 ns
 			seconds, rest = seconds-1, rest+time.Second
@@ -58,17 +67,25 @@ func (s Steering) orders() (list []unix.Timex) {
 		list = append(list, t)
 	}
 	state := unix.Timex{
-		Modes:    unix.ADJ_TICK | unix.ADJ_FREQUENCY | unix.ADJ_STATUS | unix.ADJ_MAXERROR | unix.ADJ_ESTERROR,
+		Modes: unix.ADJ_TICK | unix.ADJ_FREQUENCY | unix.ADJ_STATUS | unix.ADJ_MAXERROR | unix.ADJ_ESTERROR |
+			unix.ADJ_OFFSET | unix.ADJ_NANO | unix.ADJ_TIMECONST, // Constant 0: as fast as the loop can
+		// The loop is always on: going off it forgets the state of a leap second.
+		// It learns no frequency of its own from offsets (FREQHOLD).
+		Status:   unix.STA_PLL | unix.STA_FREQHOLD,
+		Offset:   fast.Nanoseconds(),
 		Freq:     int64(math.Round(max(-MaxFrequency, min(MaxFrequency, s.Frequency)) * frequencyUnit)),
-		Tick:     nominalTick, // another daemon may have left 100 ppm and more in it
+		Tick:     NominalTick, // another daemon may have left 100 ppm and more in it
 		Maxerror: s.MaxError.Microseconds() + 1,
 		Esterror: s.EstError.Microseconds() + 1,
 	}
 	switch {
 	case s.Insert:
-		state.Status = unix.STA_INS
+		state.Status |= unix.STA_INS
 	case s.Delete:
-		state.Status = unix.STA_DEL
+		state.Status |= unix.STA_DEL
+	}
+	if s.Unsynchronised {
+		state.Status |= unix.STA_UNSYNC
 	}
 	offset := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: slew.Round(time.Microsecond).Microseconds()}
 	return append(list, state, offset)
