@@ -300,7 +300,7 @@ func (s *Server) observe() {
 	if was.Leap != standing.Leap || was.Stratum != standing.Stratum {
 		s.log.Info("the clock's standing changed", "leap", standing.Leap.String(), "stratum", standing.Stratum, "root_dispersion", standing.RootDispersion)
 	}
-	if standing.Stratum == 0 {
+	if header := standing.header(now); header.Stratum == 0 { // as clients see it, who may have lost it by its dispersion alone
 		s.board.Raise(conditionUnsynchronised, health.Warning,
 			"the clock of this node is not synchronised, and clients are told so: start the daemon that keeps it (chronyd ...), or see that it, or this node, reaches its sources")
 		return

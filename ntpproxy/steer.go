@@ -81,7 +81,7 @@ type keeper struct {
 // steer disciplines the clock until ctx ends, if that is our business.
 func (s *Server) steer(ctx context.Context) {
 	set := s.settings.Load()
-	if set.keep == keepServe || len(set.sources) == 0 {
+	if set.keep == keepServe || len(set.sources) == 0 && !set.orphanSaid {
 		return
 	}
 	tick := time.NewTicker(watchEvery)
@@ -145,11 +145,14 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	for _, name := range set.sources {
 		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
 	}
-	for _, p := range k.peers {
+	if set.orphanSaid || len(k.peers) > 0 {
 		config.Orphan = set.orphan
+	}
+	for _, p := range k.peers {
 		config.Sources = append(config.Sources, discipline.SourceConfig{Name: p.node, MinPoll: min(peerPoll, set.minPoll), MaxPoll: min(peerPoll, set.minPoll), Burst: true, Peer: true})
 	}
 	k.core = discipline.New(config, discipline.Reading(now))
+	s.dropStep()
 	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
 	defer s.kept.Store(nil)
 	defer s.board.Clear(conditionOrphan)
@@ -227,17 +230,6 @@ func (k *keeper) leader() int {
 	return discipline.Nobody // of those who serve the time
 }
 
-// authority is what stands behind a node's answer.
-func (k *keeper) authority(p ntp.Packet) discipline.Authority {
-	switch {
-	case p.ReferenceID == orphanReference:
-		return discipline.LeaderAuthority
-	case p.Stratum > 1 && (p.ReferenceID == aloneReference || slices.Contains(k.set.nodes, p.ReferenceID)):
-		return discipline.NoAuthority
-	}
-	return discipline.SourceAuthority
-}
-
 // errInterference: somebody else changed the kernel's frequency.
 var errInterference = errors.New("somebody else steers this clock too")
 
@@ -295,7 +287,7 @@ func (k *keeper) hear(h heard) {
 	}
 	switch {
 	case errors.As(h.err, new(*ntp.KissError)):
-		k.core.Refused(h.source)
+		k.refused(h)
 		k.server.log.Warn("a source wants to be asked more rarely", "source", k.names[h.source], "error", h.err)
 		return
 	case h.err != nil:
@@ -321,7 +313,7 @@ func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
 		k.addrs[i] = netip.AddrPort{}
 	}
 	if !k.addrs[i].IsValid() {
-		k.looked[i] = raw
+		k.looked[i] = raw - stagger()
 	}
 	return k.addrs[i]
 }
@@ -368,51 +360,8 @@ func (k *keeper) publish(now clock.Reading) {
 	}
 	k.sayLeap(report)
 	k.orphaned(report.Phase)
-	switch report.Phase {
-	case discipline.OrphanLeader:
-		report.reference = orphanReference
-	case discipline.Alone:
-		report.reference = aloneReference
-	}
-	if report.Leading >= 0 {
-		report.reference = referenceOf(k.addrs[report.Leading].Addr())
-		if !k.addrs[report.Leading].IsValid() { // silent since: the name stays
-			if was := s.kept.Load(); was != nil {
-				report.reference = was.reference
-			}
-		}
-	}
-	if report.Smearing && report.Phase == discipline.Sourced { // else the node that we follow says so
-		report.reference = ntp.SmearReference(report.Smeared)
-	}
+	report.reference = k.reference(&report.Tracking)
 	s.kept.Store(report)
-}
-
-// How packets name a time that no source stands behind: chronyd's word for its
-// own `local`, and one of ours. Both are no address of anybody's.
-var (
-	orphanReference = ntp.Reference{127, 127, 1, 1}
-	aloneReference  = ntp.Reference{127, 127, 1, 0}
-)
-
-// conditionOrphan: this node's sources are gone.
-const conditionOrphan = "ntp.orphan"
-
-// orphaned says in a condition where the time comes from.
-func (k *keeper) orphaned(phase discipline.Phase) {
-	const why = "none of this node's sources answers, see `holdfast ntp sources`: "
-	switch phase {
-	case discipline.Following:
-		k.server.board.Raise(conditionOrphan, health.Warning, why+"it follows the nodes that still have one")
-	case discipline.OrphanLeader:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; as the store's leader this node keeps the cluster's time by its own oscillator")
-	case discipline.Orphan:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; it follows the store's leader")
-	case discipline.Alone:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"and no leader of the store serves the time; its clock runs on alone")
-	default:
-		k.server.board.Clear(conditionOrphan)
-	}
 }
 
 // referenceOf is how packets name a source: an IPv4 address, or the start of
