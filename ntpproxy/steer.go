@@ -199,7 +199,9 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 		s.board.Raise(conditionPanic, health.Error, actions.Err.Error())
 	}
 	if actions.Adjust != nil {
-		s.board.Clear(conditionPanic)
+		if actions.Err == nil {
+			s.board.Clear(conditionPanic)
+		}
 		if err := k.apply(*actions.Adjust); err != nil {
 			return 0, err
 		}

@@ -63,7 +63,9 @@ type Actions struct {
 	Ask    []int       // these sources, now
 	Adjust *Adjustment // nil: nothing new
 	Next   time.Duration
-	Err    error // ErrPanic, wrapped with how far it is off
+	// Err is ErrPanic, wrapped with how far it is off. With an Adjust, the clock
+	// goes on without those that are so far away.
+	Err error
 }
 
 // Core is the state of the discipline of one clock.
@@ -87,6 +89,7 @@ type Core struct {
 	forced    bool          // likewise, whatever lives here
 	allowTill time.Duration // raw time at which that lapses; 0: from the next Step on
 	panicked  bool          // the last word of the sources was too far off to be followed
+	away      time.Duration // how far off those are that would be followed else; 0: none are
 	toldAt    time.Duration // raw time of the last Adjustment
 	hold      bool          // nothing is to be stepped
 	held      time.Duration // what is left of an offset that would have been stepped
@@ -216,7 +219,10 @@ func (c *Core) Step(now Reading) (a Actions) {
 	c.rejoin(now.Raw)
 	c.orient(now, &a)
 	if c.fresh || len(a.Ask) > 0 {
-		a.Adjust, a.Err = c.choose(now)
+		var err error
+		if a.Adjust, err = c.choose(now); err != nil {
+			a.Err = err
+		}
 	}
 	c.heal(now, &a)
 	c.leapOn(now, &a)
@@ -340,7 +346,7 @@ func (c *Core) keepUp(now Reading, a *Actions) {
 // so already, a leap second is near, or the clock is too far off to be touched.
 func (c *Core) repeat(now Reading, a *Actions) {
 	switch offset := c.offset(now); {
-	case a.Adjust != nil || a.Err != nil || c.panicked || c.atLeap(now.Raw):
+	case a.Adjust != nil || c.panicked || c.atLeap(now.Raw):
 	case offset.Abs() > c.config.Panic:
 		a.Err = c.tooFar(offset)
 	default:

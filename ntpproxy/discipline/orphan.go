@@ -106,7 +106,11 @@ func (c *Core) orient(now Reading, a *Actions) {
 	if !c.settled() {
 		return
 	}
-	phase := c.find(now.Raw)
+	c.away = 0
+	phase := c.find(now)
+	if c.away != 0 {
+		a.Err = c.tooFar(c.away)
+	}
 	if phase == c.phase {
 		return
 	}
@@ -119,18 +123,17 @@ func (c *Core) orient(now Reading, a *Actions) {
 	c.phase, c.fresh, c.panicked = phase, true, false
 }
 
-// find is the first phase that the node can be in at a raw time.
-func (c *Core) find(raw time.Duration) Phase {
-	for _, phase := range []Phase{Sourced, Following} {
-		if c.stands(phase, raw) {
-			return phase
-		}
-	}
+// find is the first phase that the node can be in.
+func (c *Core) find(now Reading) Phase {
 	switch {
+	case c.stands(Sourced, now):
+		return Sourced
+	case c.stands(Following, now):
+		return Following
 	case c.config.Orphan == 0:
-	case c.leader == Self && c.selfAt >= 0 && raw >= c.selfAt+takeover:
+	case c.leader == Self && c.selfAt >= 0 && now.Raw >= c.selfAt+takeover:
 		return OrphanLeader
-	case c.leader >= 0 && c.sources[c.leader].usable() && c.hearable(Orphan, c.leader):
+	case c.leader >= 0 && c.stands(Orphan, now):
 		return Orphan
 	}
 	return Alone
@@ -139,10 +142,14 @@ func (c *Core) find(raw time.Duration) Phase {
 // stands tells whether a phase has sources enough that agree: that they answer
 // is not enough, since then nothing corrects the clock and nobody says so. One
 // that had them lasts for a while without, as long as somebody answers.
-func (c *Core) stands(phase Phase, raw time.Duration) bool {
+func (c *Core) stands(phase Phase, now Reading) bool {
+	raw := now.Raw
 	sel := elect(c.sources, func(i int) bool { return c.hearable(phase, i) }, raw, maxDistance)
 	answers := slices.ContainsFunc(sel.survivors, func(s candidate) bool { return !c.sources[s.index].lost() })
 	if answers && len(sel.survivors) >= c.enough(phase) {
+		if phase != c.phase && c.tooFarTo(sel.survivors, now) {
+			return false
+		}
 		c.votedAt = raw
 		return true
 	}
@@ -156,6 +163,26 @@ func (c *Core) stands(phase Phase, raw time.Duration) bool {
 		}
 	}
 	return answers && raw-c.votedAt < lasts
+}
+
+// tooFarTo tells whether sources are so far away from a clock that was set that
+// an admin must be asked. Nodes that go on together without any source stay
+// together until then, instead of each going its own way below a source that it
+// does not follow.
+func (c *Core) tooFarTo(survivors []candidate, now Reading) bool {
+	if c.at == 0 || c.allowStep || c.updates < c.config.StepUpdates {
+		return false
+	}
+	utc := c.epoch.Add(now.Raw + survivors[0].ahead)
+	smeared, _ := c.smeared(utc)
+	offset := utc.Add(smeared).Sub(now.Clock)
+	if offset.Abs() <= c.config.Panic {
+		return false
+	}
+	if c.away == 0 {
+		c.away = offset
+	}
+	return true
 }
 
 // enough is how many sources must agree in a phase.

@@ -122,9 +122,48 @@ func TestSourcesThatReturnTooFarAwayLendNoAuthority(t *testing.T) {
 	if len(w.errs) == 0 || !errors.Is(w.errs[0], ErrPanic) || len(w.steps) > 0 || math.Abs(w.clock-5000) > 1 {
 		t.Fatalf("off by %v s, steps %v, errors %v", w.clock, w.steps, w.errs)
 	}
-	if k.Phase != Alone || k.Stratum != aloneStratum || !k.Synchronised {
+	if k.Phase != OrphanLeader || k.Stratum != 10 || !k.Synchronised {
 		t.Errorf("while an admin is waited for it claims to be %v, stratum %d", k.Phase, k.Stratum)
 	}
+	w.core.HoldSteps(true) // what lives here forbids the step
+	w.core.AllowStep(false)
+	w.wake = w.now
+	w.run(w.now + 5)
+	if k = w.core.Tracking(w.reading()); k.Phase != Alone || k.Stratum != aloneStratum || len(w.steps) > 0 {
+		t.Errorf("an admin's word that did not help: it claims to be %v, stratum %d; steps %v", k.Phase, k.Stratum, w.steps)
+	}
+}
+
+// Sources come back too far away, at each node at another time: the cluster
+// stays together, and goes home when each node has an admin's word.
+func TestOrphansStayTogetherUntilAnAdminLetsThemGoFar(t *testing.T) {
+	c := newNodes(t, 4, 13)
+	for i := range c.cut {
+		c.cut[i] = func(now float64) bool { return now < hour+float64(i)*900 }
+		c.list[i].clock = -3000
+	}
+	c.lead(1)
+	c.run(1800)
+	c.most = 0
+	c.run(6 * hour)
+	c.want(t, Orphan, OrphanLeader, Orphan, Orphan)
+	for i, w := range c.list {
+		if len(w.errs) == 0 {
+			t.Errorf("node %d does not ask an admin", i)
+		}
+	}
+	if c.most > 1e-3 {
+		t.Errorf("waiting for an admin they went up to %.2f ms apart", c.most*1e3)
+	}
+	for _, i := range []int{2, 1, 0, 3} {
+		c.list[i].core.AllowStep(false)
+		c.list[i].wake = c.list[i].now
+		c.run(c.list[0].now + 120)
+		if off := c.list[i].clock; math.Abs(off) > 1e-3 {
+			t.Errorf("node %d is off by %v s after its step", i, off)
+		}
+	}
+	c.want(t, Sourced, Sourced, Sourced, Sourced)
 }
 
 // A power failure without upstream: the leader was never set, but knows its
