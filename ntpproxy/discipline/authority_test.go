@@ -45,6 +45,7 @@ func (e *elections) tell() {
 		}
 		e.knows[i] = e.c.leader
 		w.core.Lead(e.c.asSeenBy(i, e.c.leader))
+		w.wake = w.now // as a node turns its loop: once a second
 	}
 }
 

@@ -97,12 +97,12 @@ func TestNodeWhoseSourcesAllRefuseIsNoAuthority(t *testing.T) {
 func TestNamesThatLeadToOtherServersMakeNoOrphan(t *testing.T) {
 	c := newNodes(t, 3, 11)
 	for i, w := range c.list {
-		moved := map[int]bool{}
+		moved := map[int]float64{}
 		for s := range sourcesEach {
 			cut := w.servers[s].cut
 			w.servers[s].cut = func(now float64) bool {
-				if now > 24*hour && !moved[s] {
-					moved[s] = true
+				if now > 24*hour && moved[s] == 0 {
+					moved[s] = now
 					w.core.Forget(s)
 				}
 				return cut(now)
@@ -111,6 +111,11 @@ func TestNamesThatLeadToOtherServersMakeNoOrphan(t *testing.T) {
 		w.each = func() {
 			if k := w.core.Tracking(w.reading()); w.now > hour && k.Phase != Sourced {
 				t.Fatalf("at %.0f s node %d is %v: its sources answer", w.now, i, k.Phase)
+			}
+			for s, at := range moved {
+				if r := w.core.Sources(w.reading())[s]; w.now > at+30 && r.Samples < minSamples {
+					t.Fatalf("at %.0f s node %d has %d samples of a server that it found at %.0f s: want a burst", w.now, i, r.Samples, at)
+				}
 			}
 		}
 	}

@@ -12,13 +12,17 @@ func TestSingleNodeSaysThatItsSourcesAreGone(t *testing.T) {
 	s := lan()
 	s.cut = func(now float64) bool { return now > 24*hour && now < 48*hour }
 	w := newWorld(t, 1, s)
+	w.heat = func(now float64) float64 { return 1e-6 * max(0, min(1, (now-24*hour)/hour)) }
 	w.start(Config{})
 	w.run(25 * hour)
 	if k := w.core.Tracking(w.reading()); k.Phase != Alone || k.Stratum != aloneStratum || !k.Synchronised {
 		t.Errorf("an hour after its only source fell silent: %v, stratum %d", k.Phase, k.Stratum)
 	}
 	w.run(48 * hour)
-	off := math.Abs(w.clock)
+	off := w.clock
+	if math.Abs(off) < 50e-3 {
+		t.Fatalf("off by %v s after a day, in which the oscillator ran 1 ppm wrong", off)
+	}
 	w.run(48*hour + 1800)
 	k := w.core.Tracking(w.reading())
 	if k.Phase != Sourced || k.Stratum != 2 || math.Abs(w.clock) > 100e-6 || len(w.steps) > 0 {
