@@ -2,7 +2,6 @@ package ntpproxy
 
 import (
 	"errors"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -85,10 +84,12 @@ func (k *keeper) refused(h heard) {
 	k.core.Refused(h.source, denied)
 }
 
-// stagger is by how much the daily look-up of a name comes earlier, up to half
-// a day: names that are looked up together lead to other servers together, and
-// nodes that were started together would lose all of theirs at once.
-func stagger() time.Duration { return rand.N(lookAgain / 2) }
+// lookApart is by how much the daily look-up of each name comes earlier than
+// that of the one before it in the list, so that names that were looked up
+// together, at the start or after an outage, don't lead to other servers
+// together. It is more than the longest poll by default, and leaves the last of
+// maxSources half a day.
+const lookApart = 45 * time.Minute
 
 // dropStep forgets that an admin allowed a step: it was another keeper that he
 // spoke to, and what it knew.

@@ -311,11 +311,11 @@ const lookAgain = 24 * time.Hour
 
 // where is the address to ask a source at; zero: its name is to be looked up.
 func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
-	if raw-k.looked[i] >= lookAgain {
+	if raw-k.looked[i] >= lookAgain-time.Duration(i)*lookApart {
 		k.addrs[i] = netip.AddrPort{}
 	}
 	if !k.addrs[i].IsValid() {
-		k.looked[i] = raw - stagger()
+		k.looked[i] = raw
 	}
 	return k.addrs[i]
 }
