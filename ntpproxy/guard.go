@@ -61,8 +61,11 @@ func (k *keeper) take(ctx context.Context, h heard) {
 	if now := k.addrs[h.source]; h.at != now && now.IsValid() {
 		return // it was given up for another meanwhile
 	}
-	if h.err == nil || errors.As(h.err, new(*ntp.KissError)) {
+	if h.err == nil {
 		k.answered(h.source)
 	}
 	k.hear(h)
+	if kiss, ok := errors.AsType[*ntp.KissError](h.err); ok && kiss.Code != ntp.KissRate {
+		k.giveUp(h.source, h.at) // not this one; another of its name may serve us
+	}
 }

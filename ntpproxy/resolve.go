@@ -52,7 +52,7 @@ func (k *keeper) lead(i int) *lead {
 }
 
 // send asks a source, which is due, and has its name looked up beside that if
-// need be. It does not block.
+// need be; it is asked where it answered last meanwhile. It does not block.
 func (k *keeper) send(ctx context.Context, i int, raw time.Duration) {
 	l, at := k.lead(i), k.where(i, raw)
 	if !at.IsValid() {
@@ -68,7 +68,7 @@ func (k *keeper) send(ctx context.Context, i int, raw time.Duration) {
 		l.looking = true
 		k.goLook(ctx, i, raw)
 	}
-	if good := k.good(i); good.IsValid() {
+	if good := k.good(i); good.IsValid() && good != l.shun {
 		k.goAsk(ctx, i, good)
 		return
 	}
@@ -189,20 +189,29 @@ func choose(found []netip.AddrPort, good, shun netip.AddrPort) netip.AddrPort {
 	return found[0]
 }
 
-// unanswered notes that the present address left a request unanswered: another
-// of the name is tried, and when all were, the name is looked up again.
+// unanswered notes that the present address left a request unanswered.
 func (k *keeper) unanswered(i int) {
+	at := k.addrs[i]
+	if !at.IsValid() {
+		return // a look-up decides
+	}
 	l := k.lead(i)
-	l.silent++
-	if k.last[i].IsValid() && k.last[i] == k.addrs[i].Addr() && l.silent < patience {
+	if l.silent++; k.last[i] == at.Addr() && l.silent < patience {
 		return
 	}
-	l.silent, l.tried, l.shun = 0, l.tried+1, k.addrs[i]
+	k.giveUp(i, at)
+}
+
+// giveUp has another address of the name asked than this one, and when all were
+// tried, the name looked up again.
+func (k *keeper) giveUp(i int, at netip.AddrPort) {
+	l := k.lead(i)
+	l.silent, l.tried, l.shun = 0, l.tried+1, at
 	if l.tried >= len(l.found) {
 		k.addrs[i], l.tried = netip.AddrPort{}, 0
 		return
 	}
-	next := slices.Index(l.found, k.addrs[i]) + 1
+	next := slices.Index(l.found, at) + 1
 	k.addrs[i] = l.found[next%len(l.found)]
 }
 

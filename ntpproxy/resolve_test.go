@@ -125,6 +125,37 @@ func TestAddressThatAnsweredStaysWhenTheLookUpFails(t *testing.T) {
 	k.want(t, "it was taken out of its name", "192.0.2.7")
 }
 
+// Who denies us is not asked again while its name leads elsewhere too.
+func TestAnotherAddressIsAskedWhenOneDeniesUs(t *testing.T) {
+	k := resolving(t)
+	k.found(t, raw5, "192.0.2.1", "192.0.2.2")
+	k.answer(t, raw5, true)
+	kiss := func(code string) {
+		h := heard{generation: k.generation, at: k.addrs[0], from: k.addrs[0].Addr(), err: &ntp.KissError{Code: ntp.Reference([]byte(code))}}
+		k.take(ended(t), h)
+	}
+	kiss("RATE")
+	k.want(t, "it wants to be asked more rarely", "192.0.2.1")
+	kiss("DENY")
+	k.want(t, "it denies us", "192.0.2.2")
+	kiss("DENY")
+	k.want(t, "both do: the name is looked up", "")
+	k.found(t, raw5+1, "192.0.2.2", "192.0.2.3")
+	k.want(t, "found again", "192.0.2.3")
+}
+
+// One request that was lost while the name is looked up says nothing.
+func TestLookUpThatIsUnderWayDecidesWhoIsAsked(t *testing.T) {
+	k := resolving(t)
+	k.found(t, raw5, "192.0.2.1", "192.0.2.2")
+	k.answer(t, raw5, true)
+	k.addrs[0] = netip.AddrPort{} // the day is over
+	k.take(ended(t), heard{generation: k.generation, at: netip.MustParseAddrPort("192.0.2.1:123"), err: context.DeadlineExceeded})
+	k.want(t, "a request to where it answered is lost meanwhile", "")
+	k.found(t, raw5+1, "192.0.2.2", "192.0.2.1")
+	k.want(t, "its name leads to it still", "192.0.2.1")
+}
+
 // A look-up is not the exchange: it has its own time, one is under way at most,
 // and the source is asked where it answered meanwhile.
 func TestSlowResolverHoldsUpNobody(t *testing.T) {
