@@ -91,3 +91,19 @@ func TestListenAddressesWaitForARestartAndSayIt(t *testing.T) {
 		t.Errorf("changed back, and waiting: %v", f.server.Waiting())
 	}
 }
+
+// The source that led was taken out, and the new ones have yet to answer: what
+// clients were told still holds, with an error that grows.
+func TestClientsAreNotLeftWithoutTimeWhileNewSourcesAreHeardFirst(t *testing.T) {
+	k := resolving(t)
+	led := &Kept{Tracking: discipline.Tracking{Synchronised: true, Leading: 0, Stratum: 3}, reference: orphanReference}
+	k.server.kept.Store(led)
+	none := &Kept{Tracking: discipline.Tracking{Synchronised: true, Leading: -1, Dispersion: time.Second}}
+	if k.bridge(none); none.standing(start).Stratum != 3 || none.reference != led.reference || none.standing(start).RootDispersion != time.Second {
+		t.Errorf("clients are told %+v", none.standing(start))
+	}
+	other := &Kept{Tracking: discipline.Tracking{Synchronised: true, Leading: 1, Stratum: 5}}
+	if k.bridge(other); other.Stratum != 5 {
+		t.Error("a source that leads is not what clients are told")
+	}
+}

@@ -135,7 +135,7 @@ func TestRateOfASmearIsTakenBackAtTheEnd(t *testing.T) {
 	if a == nil || a.Frequency != w.core.frequency || a.Step != 0 || a.Slew.Abs() > time.Millisecond {
 		t.Fatalf("the kernel is told %+v, want the frequency %v and no more than what was left", a, w.core.frequency)
 	}
-	w.kernel, w.slewing = a.Frequency, a.Slew.Seconds()
+	w.kernel = a.Frequency
 	w.pass(w.now + 0.5)
 	for range 6 * 3600 {
 		w.pass(w.now + 1)
