@@ -236,6 +236,7 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 		return err
 	}
 	k.told = &ppm
+	s.board.Clear(conditionRefused)
 	return nil
 }
 

@@ -22,11 +22,15 @@ const (
 )
 
 // retry is how long is waited until steering is tried again. It is pure.
-type retry struct{ last time.Duration }
+type retry struct {
+	last    time.Duration
+	failing bool // the last attempt failed, and none has got as far as the kernel since
+}
 
 // after is how long is waited after an attempt that failed after it went well
 // for a time.
 func (r *retry) after(well time.Duration) time.Duration {
+	r.failing = true
 	if r.last == 0 || well >= retrySteady {
 		r.last = retryFirst
 	} else {
@@ -69,6 +73,8 @@ func (s *Server) steer(ctx context.Context) {
 		if why == "" {
 			why, wait = s.try(ctx, set, &again)
 			ours = true
+		} else {
+			again.failing = false
 		}
 		if ctx.Err() != nil || why == "" { // "": the file changed
 			continue
@@ -91,7 +97,9 @@ func (s *Server) try(ctx context.Context, set *settings, again *retry) (why stri
 	if err := s.permitted(); err != nil {
 		return err.Error(), again.after(0)
 	}
-	s.board.Clear(conditionRefused)
+	if !again.failing { // else it stands until the kernel takes something (apply): it is no news each time
+		s.board.Clear(conditionRefused)
+	}
 	began := s.elapsed()
 	if why = s.keep(ctx, set); why == "" {
 		return "", watchEvery

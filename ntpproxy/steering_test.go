@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
 	"holdfast/internal/state"
@@ -104,6 +105,13 @@ func TestSourcesAreAskedMoreRarelyWhileTheKernelRefuses(t *testing.T) {
 	source, _ := countedSource(t)
 	c := newFakeClock(t, 0, 0)
 	f := keeping(t, c, keepAuto, source)
+	var lines atomic.Int64 // of the log
+	f.board = health.NewBoard(time.Now, func(c health.Condition) {
+		if c.Name == conditionRefused {
+			lines.Add(1)
+		}
+	}, nil)
+	f.server.board = f.board
 	f.server.clock = refusing{c}
 	p := &pauses{}
 	f.server.pause = p.pause
@@ -112,8 +120,8 @@ func TestSourcesAreAskedMoreRarelyWhileTheKernelRefuses(t *testing.T) {
 	if got := p.retries()[:3]; !slices.Equal(got, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}) {
 		t.Errorf("waited %v", got)
 	}
-	if !raised(f.board, conditionRefused) {
-		t.Error("no condition says so")
+	if n := lines.Load(); n != 1 || !raised(f.board, conditionRefused) {
+		t.Errorf("the condition was said %d times, and stands %v: want once, and that it stands", n, raised(f.board, conditionRefused))
 	}
 }
 
