@@ -92,6 +92,10 @@ func (s *Server) Peers() []Peer {
 // synchronised are left out: it is another's business to say so. A node that
 // is not synchronised itself has nothing to compare.
 func (s *Server) sight(ctx context.Context) (round []sighting) {
+	shift, ok := s.policy.Load().smear.shift(s.now()) // they are asked by our clock, and serve what is smeared
+	if !ok {
+		return nil // the kernel steps our clock about now
+	}
 	s.metrics.offsets.Reset()
 	if s.Standing().Stratum == 0 {
 		s.seen.Store(nil)
@@ -101,10 +105,9 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 	defer cancel()
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	set := s.settings.Load()
+	set, mode := s.settings.Load(), s.leapMode()
 	seen := make([]Peer, len(set.peers))
 	var conflicts []string
-	shift, _ := s.policy.Load().smear.shift(s.now()) // they are asked by our clock, and serve what is smeared
 	for i, p := range set.peers {
 		seen[i] = Peer{Node: p.node, Address: p.addr.String(), State: "silent"}
 		group.Go(func() {
@@ -119,7 +122,7 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if c := set.leapConflict(p.node, a.Packet); c != "" {
+			if c := leapConflict(mode, p.node, a.Packet); c != "" {
 				conflicts = append(conflicts, c)
 			}
 			s.metrics.offsets.WithLabelValues(p.node).Set(a.Offset.Seconds())
@@ -134,7 +137,7 @@ func (s *Server) sight(ctx context.Context) (round []sighting) {
 	}
 	group.Wait()
 	if slices.Sort(conflicts); len(conflicts) > 0 {
-		s.board.Raise(conditionLeapNodes, health.Error, fmt.Sprintf("ntp.leap.mode is %s here, but %s: it must be the same on all nodes", set.leap.mode, strings.Join(conflicts, ", ")))
+		s.board.Raise(conditionLeapNodes, health.Error, fmt.Sprintf("ntp.leap.mode is %s here, but %s: it must be the same on all nodes", mode, strings.Join(conflicts, ", ")))
 	} else {
 		s.board.Clear(conditionLeapNodes)
 	}

@@ -70,7 +70,7 @@ type section struct {
 	Slew     time.Duration `yaml:"slew"`
 	Poll     pollSection   `yaml:"poll"`
 	Growth   time.Duration `yaml:"growth"`
-	Orphan   int           `yaml:"orphan"`
+	Orphan   *int          `yaml:"orphan"` // nil: not said
 	Hold     []string      `yaml:"hold"`
 	Leap     leapSection   `yaml:"leap"`
 }
@@ -102,6 +102,7 @@ type settings struct {
 	minPoll, maxPoll int
 	growth           float64         // of the error without sources, in seconds per second
 	orphan           uint8           // stratum
+	orphanSaid       bool            // it stands in the file: also without sources, or other nodes
 	nodes            []ntp.Reference // how packets name the service nodes
 	self             []ntp.Reference // how packets name this node
 	names            map[netip.Addr]string
@@ -148,12 +149,16 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 	raw := section{
 		Limit:   limitSection{Interval: defaultInterval, Burst: defaultBurst},
 		Stratum: defaultStratum, Agree: defaultAgree,
-		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Slew: defaultSlew, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Orphan: defaultOrphan, Hold: defaultHold(),
+		Keep: keepAuto, Agreeing: 1, Step: defaultStep, Slew: defaultSlew, Poll: pollSection{defaultMinPoll, defaultMaxPoll}, Growth: defaultGrowth, Hold: defaultHold(),
 	}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
 			return settings{}, err
 		}
+	}
+	orphanSaid := raw.Orphan != nil
+	if !orphanSaid {
+		raw.Orphan = new(defaultOrphan)
 	}
 	d := decoder{section: s}
 	set := settings{
@@ -164,9 +169,9 @@ func decode(file *cluster.File, s cluster.Section) (settings, error) {
 		agree:   raw.Agree,
 		keep:    raw.Keep, agreeing: raw.Agreeing, step: raw.Step, slew: raw.Slew.Seconds(), minPoll: raw.Poll.Min, maxPoll: raw.Poll.Max,
 		sources: d.sources(raw.Sources),
-		growth:  raw.Growth.Seconds(), orphan: uint8(raw.Orphan), hold: raw.Hold,
+		growth:  raw.Growth.Seconds(), orphan: uint8(*raw.Orphan), orphanSaid: orphanSaid, hold: raw.Hold,
 	}
-	d.discipline(raw)
+	d.discipline(raw, orphanSaid)
 	set.leap = d.leap(raw.Leap)
 	if raw.Limit.Interval < minInterval || raw.Limit.Interval > maxInterval {
 		d.errorf("limit.interval", "%v is out of range: %v to %v", raw.Limit.Interval, minInterval, maxInterval)
@@ -206,12 +211,12 @@ func (d *decoder) sources(raw []string) (list []string) {
 }
 
 // discipline checks what is said of keeping the clock.
-func (d *decoder) discipline(raw section) {
+func (d *decoder) discipline(raw section, orphanSaid bool) {
 	if raw.Keep != keepAuto && raw.Keep != keepServe && raw.Keep != keepDiscipline {
 		d.errorf("keep", "%q is none of %s, %s, %s", raw.Keep, keepAuto, keepServe, keepDiscipline)
 	}
-	if raw.Keep == keepDiscipline && len(raw.Sources) == 0 {
-		d.errorf("keep", "%s needs sources", keepDiscipline)
+	if raw.Keep == keepDiscipline && len(raw.Sources) == 0 && !orphanSaid {
+		d.errorf("keep", "%s needs sources, or orphan for a cluster that is to have none", keepDiscipline)
 	}
 	if raw.Agreeing < 1 || raw.Agreeing > max(1, len(raw.Sources)) {
 		d.errorf("agreeing", "%d is out of range: 1 to the number of sources, %d", raw.Agreeing, len(raw.Sources))
@@ -230,8 +235,8 @@ func (d *decoder) discipline(raw section) {
 	if raw.Growth < minGrowth || raw.Growth > maxGrowth {
 		d.errorf("growth", "%v is out of range: %v to %v, each second", raw.Growth, minGrowth, maxGrowth)
 	}
-	if raw.Orphan < leastOrphan || raw.Orphan > mostOrphan {
-		d.errorf("orphan", "%d is out of range: %d to %d, a stratum", raw.Orphan, leastOrphan, mostOrphan)
+	if orphan := *raw.Orphan; orphan < leastOrphan || orphan > mostOrphan {
+		d.errorf("orphan", "%d is out of range: %d to %d, a stratum", orphan, leastOrphan, mostOrphan)
 	}
 	if raw.Poll.Min < leastPoll || raw.Poll.Min > mostPoll {
 		d.errorf("poll.min", "%d is out of range: %d to %d, in log2 seconds", raw.Poll.Min, leastPoll, mostPoll)

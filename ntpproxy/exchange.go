@@ -85,9 +85,13 @@ func exchangeBy(ctx context.Context, server string, look func() (clock.Reading, 
 }
 
 // notBefore is when this program was written, roughly: no time before it is
-// true, and it says which era of NTP's a packet means to a machine whose own
-// clock woke up in 1970.
+// true.
 var notBefore = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// eraChange is when era 1 begins. A packet's time is the one nearest to it, in
+// 1968 to 2104 (RFC 4330 §3), whatever our own clock shows: it may have woken
+// up in 1970, or in 2162.
+var eraChange = time.Date(2036, 2, 7, 6, 28, 16, 0, time.UTC)
 
 // errImpossible: what a source says can't be.
 var errImpossible = errors.New("ntpproxy: the source's times contradict each other")
@@ -104,12 +108,8 @@ func measure(p ntp.Packet, ready, now clock.Reading, left, arrived int64) (disci
 	if held := time.Duration(left - ready.Clock.UnixNano()); left != 0 && held >= 0 && held <= back-there {
 		there += held
 	}
-	near := now.Clock
-	if near.Before(notBefore) {
-		near = notBefore
-	}
 	inside := p.Transmit.Sub(p.Receive)
-	received := p.Receive.Time(near)
+	received := p.Receive.Time(eraChange)
 	way := back - there
 	switch {
 	case p.Transmit == 0 || p.Receive == 0 || inside < 0 || inside > way+time.Millisecond:

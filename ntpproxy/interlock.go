@@ -60,9 +60,13 @@ func (k *keeper) sayHeld(by []string) {
 	off := k.core.Held()
 	if off == 0 {
 		k.server.board.Clear(conditionHeld)
+		k.spoken.over(conditionHeld)
+		return
+	}
+	if !k.spoken.due(conditionHeld, strings.Join(by, ","), k.server.elapsed()) {
 		return
 	}
 	k.server.board.Raise(conditionHeld, health.Error, fmt.Sprintf(
-		"the clock is off by %v and is not stepped, since on this node live: %s; it is slewed by at most %v a second instead (ntp.slew). Stop them, or say `holdfast ntp step --force`",
-		off.Round(1e6), strings.Join(by, ", "), time.Duration(k.set.slew*float64(time.Second))))
+		"the clock is off by about %v and is not stepped, since on this node live: %s; it is slewed by at most %v a second instead (ntp.slew). Stop them, or say `holdfast ntp step --force`",
+		roughly(off), strings.Join(by, ", "), time.Duration(k.set.slew*float64(time.Second))))
 }

@@ -154,7 +154,9 @@ const smearFile = "ntp.smear"
 func (s *Server) loadLeaps(now time.Time) {
 	set := s.settings.Load().leap
 	var list []discipline.LeapSecond
-	if set.list != "" {
+	if set.list == "" {
+		s.board.Clear(conditionLeapList)
+	} else {
 		text, err := os.ReadFile(set.list)
 		var expires time.Time
 		if err == nil {
@@ -217,9 +219,8 @@ func (s *Server) rememberSmear(l discipline.LeapSecond) {
 		kind = "delete"
 	}
 	text := kind + " " + l.At.UTC().Format(time.RFC3339) + "\n"
-	if err := durable.Replace(filepath.Join(s.config.StateDir, smearFile), []byte(text), 0o644); err != nil {
-		s.log.Warn("a restart will not go on with the smear", "error", err)
-	}
+	path := filepath.Join(s.config.StateDir, smearFile)
+	s.files.save(path, func() error { return durable.Replace(path, []byte(text), 0o644) })
 }
 
 // sayLeap remembers a smear that has begun, and says which sources make another
@@ -239,17 +240,29 @@ func (k *keeper) sayLeap(report *Kept) {
 		s.board.Clear(conditionLeapSources)
 		return
 	}
-	s.board.Raise(conditionLeapSources, health.Warning, fmt.Sprintf("sources that smear a leap second are not mixed with others (ntp.leap.mode is %s here): set aside until it is over: %s", k.set.leap.mode, strings.Join(apart, ", ")))
+	s.board.Raise(conditionLeapSources, health.Warning, fmt.Sprintf("sources that smear a leap second are not mixed with others (ntp.leap.mode is %s here): set aside until it is over: %s", report.leapMode, strings.Join(apart, ", ")))
+}
+
+// leapMode is what this node makes of leap seconds now: the file's word, but for
+// a change of it that waits for the end of one.
+func (s *Server) leapMode() discipline.LeapMode {
+	if kept := s.Kept(); kept != nil {
+		return kept.leapMode
+	}
+	if s.policy.Load().smear != nil {
+		return discipline.LeapSmear
+	}
+	return s.settings.Load().leap.mode
 }
 
 // leapConflict says why another node can't have the same `ntp: leap:` as we do,
 // "" it may.
-func (s *settings) leapConflict(node string, p ntp.Packet) string {
+func leapConflict(mode discipline.LeapMode, node string, p ntp.Packet) string {
 	_, smears := p.ReferenceID.Smear()
 	switch {
-	case smears && s.leap.mode != discipline.LeapSmear:
+	case smears && mode != discipline.LeapSmear:
 		return fmt.Sprintf("%s smears a leap second", node)
-	case (p.Leap == ntp.LeapInsert || p.Leap == ntp.LeapDelete) && s.leap.mode != discipline.LeapKernel:
+	case (p.Leap == ntp.LeapInsert || p.Leap == ntp.LeapDelete) && mode != discipline.LeapKernel:
 		return fmt.Sprintf("%s announces a leap second to its clients", node)
 	}
 	return ""

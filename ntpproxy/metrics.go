@@ -45,7 +45,7 @@ func newMetrics(reg prometheus.Registerer, standing func() Standing, now func() 
 			Name: "holdfast_ntp_send_failures_total", Help: "Replies that the kernel would not send.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "holdfast_ntp_panics_total", Help: "Datagrams whose handling panicked: bugs.",
+			Name: "holdfast_ntp_panics_total", Help: "Bugs: panics that cost a datagram, or a restart of the server.",
 		}),
 		offsets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "holdfast_ntp_node_offset_seconds", Help: "How far another service node's clock is ahead of this one's, by node.",

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -71,9 +72,17 @@ type Server struct {
 	chrony  netip.AddrPort
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
+	files   saver
+	// What a test puts its own in the place of: the resolver, who waits between
+	// attempts to steer, and whether the kernel lets us.
+	resolve     func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	pause       func(ctx context.Context, d time.Duration) bool
+	permitted   func() error
+	catalogWait time.Duration
 
 	policy   atomic.Pointer[policy]
 	settings atomic.Pointer[settings]
+	ran      atomic.Pointer[settings] // that Run began with; nil: it does not run
 	pairs    pairs
 	clients  clients
 
@@ -93,12 +102,14 @@ func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, log: deps.Log.With("service", "ntp"), board: deps.Board,
 		now: deps.Now, clock: deps.Clock, stepNow: make(chan bool, 1), kernel: deps.Kernel, state: deps.State, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
+		resolve: net.DefaultResolver.LookupNetIP, pause: pause, permitted: func() error { return nil }, catalogWait: catalogWait,
 	}
+	s.files.log = s.log
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr
 	}
 	if s.clock == nil {
-		s.clock = KernelClock{}
+		s.clock, s.permitted = KernelClock{}, clock.Permitted
 	}
 	if s.leader = deps.Leader; s.leader == nil {
 		s.leader = func() string { return "" }
@@ -129,19 +140,25 @@ func (s *Server) elapsed() time.Duration { return time.Since(s.started) }
 
 // SetFile makes the server follow another cluster file at once. A file that
 // can't be served is logged and the one before stays. Listening addresses
-// change at the next Run.
+// change at the next Run: see Waiting.
 func (s *Server) SetFile(file *cluster.File) {
-	before := s.settings.Load()
 	if err := s.use(file); err != nil {
 		s.log.Error("cluster file not taken over; the one before stays in use", "sum", file.Sum, "error", err)
 		return
 	}
-	if len(s.config.Listen) == 0 && !slices.Equal(before.listen, s.settings.Load().listen) {
-		s.log.Warn("ntp.listen changed in the cluster file: it takes effect when the server is restarted")
+	if keys := s.Waiting(); len(keys) > 0 {
+		s.log.Warn("changed in the cluster file: takes effect when the server is restarted", "keys", keys)
 	}
-	if after := s.settings.Load(); !slices.Equal(before.sources, after.sources) || before.keep != after.keep {
-		s.log.Warn("ntp.sources or ntp.keep changed in the cluster file: they take effect when the server is restarted")
+}
+
+// Waiting are the keys of the cluster file that differ from what the server
+// runs with, and take effect when it is restarted; empty while it does not run.
+func (s *Server) Waiting() []string {
+	ran := s.ran.Load()
+	if ran == nil || len(s.config.Listen) > 0 || slices.Equal(ran.listen, s.settings.Load().listen) {
+		return nil
 	}
+	return []string{"ntp.listen"}
 }
 
 func (s *Server) use(file *cluster.File) error {
@@ -194,6 +211,8 @@ func (s *Server) setAddrs(addrs []netip.AddrPort) {
 // Run serves until ctx ends, then returns nil. It calls ready when all
 // addresses are served; that one can't be is an error.
 func (s *Server) Run(ctx context.Context, ready func()) error {
+	s.ran.Store(s.settings.Load())
+	defer s.ran.Store(nil)
 	sockets, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -230,24 +249,30 @@ func (s *Server) work(ctx context.Context, workers []*worker, ready func()) erro
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	failed := make(chan error, len(workers))
-	for _, w := range workers {
+	failed := make(chan error, len(workers)+3)
+	run := func(what string, f func() error) {
 		group.Go(func() {
-			if err := w.serve(); err != nil {
+			if err := s.guard(what, f); err != nil {
 				failed <- err
 				cancel()
 			}
 		})
 	}
-	group.Go(func() { s.watch(ctx) })
-	group.Go(func() { s.compare(ctx) })
-	group.Go(func() { s.steer(ctx) })
+	for _, w := range workers {
+		run("serving", w.serve)
+	}
+	for what, f := range map[string]func(context.Context){"watching the clock": s.watch, "comparing the nodes": s.compare, "steering the clock": s.steer} {
+		run(what, func() error { f(ctx); return nil })
+	}
 	ready()
 	<-ctx.Done()
 	for _, w := range workers {
 		w.batch.Stop()
 	}
 	group.Wait()
+	if err := s.files.wait(saveGrace); err != nil {
+		s.log.Warn("the end does not wait for the disk", "error", err)
+	}
 	close(failed)
 	return <-failed
 }
@@ -287,6 +312,7 @@ func (s *Server) observe() {
 	standing, smear := unsynchronised(now), (*smearing)(nil)
 	if kept := s.Kept(); kept != nil {
 		standing = kept.standing(now)
+		s.board.Clear(conditionLeapDaemon) // there is none
 	} else if err != nil {
 		s.log.Error("the kernel does not tell how its clock stands: not synchronised is what clients are told", "error", err)
 	} else {
@@ -301,7 +327,7 @@ func (s *Server) observe() {
 	if was.Leap != standing.Leap || was.Stratum != standing.Stratum {
 		s.log.Info("the clock's standing changed", "leap", standing.Leap.String(), "stratum", standing.Stratum, "root_dispersion", standing.RootDispersion)
 	}
-	if standing.Stratum == 0 {
+	if header := standing.header(now); header.Stratum == 0 { // as clients see it, who may have lost it by its dispersion alone
 		s.board.Raise(conditionUnsynchronised, health.Warning,
 			"the clock of this node is not synchronised, and clients are told so: start the daemon that keeps it (chronyd ...), or see that it, or this node, reaches its sources")
 		return

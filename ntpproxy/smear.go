@@ -17,6 +17,7 @@ type smearing struct {
 	ahead    time.Duration // then
 	rate     float64       // how much faster it grows than time
 	midnight time.Time     // of the leap second; around it nothing is answered
+	passed   bool          // ahead is that of a clock that was stepped
 }
 
 // silence is for how long on both sides of midnight nothing is answered: the
@@ -30,7 +31,10 @@ func (s *smearing) shift(now time.Time) (ns int64, ok bool) {
 	if s == nil {
 		return 0, true
 	}
-	return int64(s.ahead) + int64(s.rate*float64(now.Sub(s.at))), now.Sub(s.midnight).Abs() >= silence
+	// Of a clock that was stepped what was reckoned before is wrong by a second,
+	// until the next look, which comes later than silence ends.
+	stale := !s.passed && !now.Before(s.midnight)
+	return int64(s.ahead) + int64(s.rate*float64(now.Sub(s.at))), !stale && now.Sub(s.midnight).Abs() >= silence
 }
 
 // spreader follows a leap second that the kernel makes. It is pure.
@@ -103,13 +107,15 @@ func (s *spreader) lay(wall time.Time, late bool) {
 		to, _ := s.smear.Offset(wall.Add(time.Second), s.passed)
 		ideal, rate = time.Duration(now), max(-catchUp, min(catchUp, (to-time.Duration(now)).Seconds()))
 	}
-	s.current = &smearing{at: wall, ahead: ideal, rate: rate, midnight: s.smear.At}
+	s.current = &smearing{at: wall, ahead: ideal, rate: rate, midnight: s.smear.At, passed: s.passed}
 }
 
 // spread puts a leap second that the kernel makes into the standing as a smear.
 func (s *Server) spread(standing Standing, k clock.State, now time.Time) (Standing, *smearing) {
 	set := s.settings.Load().leap
-	if set.mode != discipline.LeapSmear {
+	if set.mode != discipline.LeapSmear && (s.spreader.current == nil || s.spreader.failed) { // what has begun is gone through with
+		s.spreader = spreader{}
+		s.board.Clear(conditionLeapDaemon)
 		return standing, nil
 	}
 	s.spreader.look(k, now, s.elapsed(), set.shape, *s.leaps.Load())

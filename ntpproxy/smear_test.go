@@ -104,6 +104,9 @@ func TestSmearGoesOnAfterARestart(t *testing.T) {
 	f.server.config.StateDir = t.TempDir()
 	want := discipline.LeapSecond{At: newYear, Kind: discipline.LeapDelete}
 	f.server.rememberSmear(want)
+	if err := f.server.files.wait(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 	f.server.loadLeaps(newYear)
 	if got := *f.server.leaps.Load(); len(got) != 1 || got[0] != want {
 		t.Errorf("known after a restart: %v, want %v", got, want)

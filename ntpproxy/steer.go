@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
 	"holdfast/ntpproxy/discipline"
@@ -43,8 +42,6 @@ const (
 
 const (
 	driftFile = "ntp.drift"
-	// markFile says that it was us who left the kernel's clock synchronised.
-	markFile = "ntp.steering"
 	// driftEvery is how often the drift is remembered.
 	driftEvery = time.Hour
 	// steerEvery is how often the loop turns at least.
@@ -54,13 +51,20 @@ const (
 	interference = 0.001
 )
 
-// heard is a source's answer, or its failure.
+// heard is a source's answer, or its failure, or what a look-up of its name
+// found.
 type heard struct {
-	source int
-	sample discipline.Sample
-	packet ntp.Packet
-	from   netip.Addr
-	err    error
+	source     int
+	generation int // of the keeper, when it was asked
+	sample     discipline.Sample
+	packet     ntp.Packet
+	at         netip.AddrPort // asked
+	from       netip.Addr
+	err        error
+
+	lookup bool
+	found  []netip.AddrPort
+	raw    time.Duration // when the look-up began
 }
 
 // keeper disciplines the clock. It belongs to one goroutine.
@@ -76,63 +80,20 @@ type keeper struct {
 	looked []time.Duration  // raw time at which each name was last looked up
 	told   *float64         // frequency that the kernel was told, in ppm
 	saved  time.Duration    // raw time of the last drift file
+
+	leads      map[int]*lead  // where the names lead
+	asking     sync.WaitGroup // goroutines that ask and look up
+	generation int            // counts changes of the sources
+	leapLater  bool           // the leap mode that the file says waits for the end of a leap second
+	spoken     spoken
 }
 
-// steer disciplines the clock until ctx ends, if that is our business.
-func (s *Server) steer(ctx context.Context) {
-	set := s.settings.Load()
-	if set.keep == keepServe || len(set.sources) == 0 {
-		return
-	}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for said := ""; ; {
-		why := s.another()
-		if why == "" {
-			s.board.Clear(conditionRefused)
-			why = s.keep(ctx, set)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if why != said {
-			s.log.Warn("not steering the clock", "why", why)
-			said = why
-		}
-		if set.keep == keepDiscipline {
-			s.board.Raise(conditionRefused, health.Error, "this node does not steer its clock: "+why)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// another tells who else steers the clock, "" for nobody.
-func (s *Server) another() string {
-	if _, err := askChrony(s.chrony, 1); err == nil {
-		return "chronyd does; stop it, or write `keep: serve`"
-	}
-	k, err := s.kernel()
-	if err != nil {
-		return err.Error()
-	}
-	if _, err := os.Stat(filepath.Join(s.config.RunDir, markFile)); k.Synchronised && err != nil {
-		return "the kernel says that another daemon did so lately; stop it, and wait until the kernel calls the clock unsynchronised, or restart the machine"
-	}
-	return ""
-}
-
-// keep steers until ctx ends or somebody else does, and says who.
+// keep steers until ctx ends or the file gives the clock to another, or until it
+// can't: then it says why.
 func (s *Server) keep(ctx context.Context, set *settings) string {
-	k := &keeper{server: s, set: set, names: slices.Clone(set.sources), peers: set.peers}
-	for _, p := range k.peers {
-		k.names = append(k.names, p.addr.String())
-	}
-	k.heard, k.addrs = make(chan heard, 4*len(k.names)), make([]netip.AddrPort, len(k.names))
-	k.last, k.looked = make([]netip.Addr, len(k.names)), make([]time.Duration, len(k.names))
+	k := &keeper{server: s}
+	k.follow(set)
+	k.heard = make(chan heard, 4*len(k.names))
 	now, err := s.clock.Now()
 	if err != nil {
 		return err.Error()
@@ -141,42 +102,49 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	if err != nil {
 		s.log.Warn("the drift file is not used", "error", err)
 	}
-	config := discipline.Config{StepOver: set.step, Frequency: remembered.frequency * 1e-6, Skew: remembered.skew * 1e-6, Agreeing: set.agreeing, Growth: set.growth, Slew: set.slew, Leap: set.leap.mode, Shape: set.leap.shape}
-	for _, name := range set.sources {
-		config.Sources = append(config.Sources, discipline.SourceConfig{Name: name, MinPoll: set.minPoll, MaxPoll: set.maxPoll, Burst: true})
-	}
-	for _, p := range k.peers {
-		config.Orphan = set.orphan
-		config.Sources = append(config.Sources, discipline.SourceConfig{Name: p.node, MinPoll: min(peerPoll, set.minPoll), MaxPoll: min(peerPoll, set.minPoll), Burst: true, Peer: true})
-	}
+	config := set.discipline()
+	config.Frequency, config.Skew = remembered.frequency*1e-6, remembered.skew*1e-6
 	k.core = discipline.New(config, discipline.Reading(now))
+	s.dropStep()
 	s.log.Info("steering the clock", "sources", set.sources, "frequency_ppm", remembered.frequency)
 	if err := s.repair(remembered); err != nil {
 		return err.Error()
 	}
-	defer s.kept.Store(nil)
-	defer s.board.Clear(conditionOrphan)
-	defer s.board.Clear(conditionHeld)
-	defer s.board.Clear(conditionLeapSources)
+	defer k.quiet()
+	asking, cancel := context.WithCancel(ctx)
+	defer k.asking.Wait()
+	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			k.release()
-			k.remember()
+			k.leave()
 			return ""
 		case h := <-k.heard:
-			k.hear(h)
+			k.take(asking, h)
 		case forced := <-s.stepNow:
 			k.core.AllowStep(forced)
 		case <-timer.C:
 		}
-		wait, err := k.turn(ctx)
+		if !k.adopt(s.settings.Load()) {
+			k.leave()
+			return ""
+		}
+		wait, err := k.turn(asking)
 		if err != nil {
 			return err.Error()
 		}
 		timer.Reset(wait)
+	}
+}
+
+// quiet takes back what only a node that steers has to say.
+func (k *keeper) quiet() {
+	k.server.kept.Store(nil)
+	for _, name := range []string{conditionOrphan, conditionHeld, conditionLeapSources, conditionPanic, conditionFalseticker} {
+		k.server.board.Clear(name)
 	}
 }
 
@@ -193,14 +161,17 @@ func (k *keeper) turn(ctx context.Context) (time.Duration, error) {
 	k.core.Leaps(*s.leaps.Load())
 	actions := k.core.Step(discipline.Reading(now))
 	for _, i := range actions.Ask {
-		go k.ask(ctx, i, k.where(i, now.Raw))
+		k.send(ctx, i, now.Raw)
 	}
 	k.sayHeld(by)
 	if actions.Err != nil {
-		s.board.Raise(conditionPanic, health.Error, actions.Err.Error())
+		k.sayPanic(actions.Err)
 	}
 	if actions.Adjust != nil {
-		s.board.Clear(conditionPanic)
+		if actions.Err == nil {
+			s.board.Clear(conditionPanic)
+			k.spoken.over(conditionPanic)
+		}
 		if err := k.apply(*actions.Adjust); err != nil {
 			return 0, err
 		}
@@ -231,17 +202,6 @@ func (k *keeper) leader() int {
 	return discipline.Nobody // of those who serve the time
 }
 
-// authority is what stands behind a node's answer.
-func (k *keeper) authority(p ntp.Packet) discipline.Authority {
-	switch {
-	case p.ReferenceID == orphanReference:
-		return discipline.LeaderAuthority
-	case p.Stratum > 1 && (p.ReferenceID == aloneReference || slices.Contains(k.set.nodes, p.ReferenceID)):
-		return discipline.NoAuthority
-	}
-	return discipline.SourceAuthority
-}
-
 // errInterference: somebody else changed the kernel's frequency.
 var errInterference = errors.New("somebody else steers this clock too")
 
@@ -253,17 +213,20 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 		return err
 	}
 	if k.told != nil && max(*k.told-state.Frequency, state.Frequency-*k.told) > interference {
-		_ = os.Remove(filepath.Join(s.config.RunDir, markFile)) // the clock is theirs; it may never have been there
+		s.unmark()
 		return fmt.Errorf("%w: its frequency is %.3f ppm and was told to be %.3f", errInterference, state.Frequency, *k.told)
 	}
 	if k.told != nil && state.Tick != 0 && state.Tick != clock.NominalTick {
-		_ = os.Remove(filepath.Join(s.config.RunDir, markFile))
+		s.unmark()
 		return fmt.Errorf("%w: its tick is %d µs, and this node leaves it at %d", errInterference, state.Tick, clock.NominalTick)
 	}
 	if a.Step != 0 {
 		s.log.Warn("stepping the clock", "by", a.Step)
 	}
-	ppm := a.Frequency * 1e6
+	ppm := max(-clock.MaxFrequency, min(clock.MaxFrequency, a.Frequency*1e6)) // else told is not what the kernel has
+	if err := s.mark(ppm, state.Frequency); err != nil {
+		s.log.Warn("a restart will take this clock for another daemon's", "error", err)
+	}
 	err = s.clock.Steer(clock.Steering{
 		Frequency: ppm, Slew: a.Slew, Fast: a.Fast, Step: a.Step, MaxError: a.MaxError, EstError: a.EstError,
 		Insert: a.Leap == discipline.LeapInsert, Delete: a.Leap == discipline.LeapDelete,
@@ -271,27 +234,9 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 	if err != nil {
 		return err
 	}
-	if k.told == nil && s.config.RunDir != "" {
-		if err := os.WriteFile(filepath.Join(s.config.RunDir, markFile), nil, 0o644); err != nil {
-			s.log.Warn("a restart will take this clock for another daemon's", "error", err)
-		}
-	}
 	k.told = &ppm
+	s.board.Clear(conditionRefused)
 	return nil
-}
-
-// ask asks a source, looked up first when its address is not known.
-func (k *keeper) ask(ctx context.Context, i int, addr netip.AddrPort) {
-	server := k.names[i]
-	if addr.IsValid() {
-		server = addr.String()
-	}
-	h := heard{source: i}
-	h.sample, h.packet, h.from, h.err = exchange(ctx, server)
-	select {
-	case k.heard <- h:
-	case <-ctx.Done():
-	}
 }
 
 // hear takes an answer.
@@ -303,12 +248,11 @@ func (k *keeper) hear(h heard) {
 	}
 	switch {
 	case errors.As(h.err, new(*ntp.KissError)):
-		k.core.Refused(h.source)
+		k.refused(h)
 		k.server.log.Warn("a source wants to be asked more rarely", "source", k.names[h.source], "error", h.err)
 		return
 	case h.err != nil:
-		// Another address of the name may answer; a short outage changes nothing.
-		k.addrs[h.source] = netip.AddrPort{}
+		k.unanswered(h.source)
 		k.server.log.Debug("a source does not answer", "source", k.names[h.source], "error", h.err)
 		return
 	}
@@ -325,7 +269,7 @@ const lookAgain = 24 * time.Hour
 
 // where is the address to ask a source at; zero: its name is to be looked up.
 func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
-	if raw-k.looked[i] >= lookAgain {
+	if raw-k.looked[i] >= lookAgain-time.Duration(i)*lookApart {
 		k.addrs[i] = netip.AddrPort{}
 	}
 	if !k.addrs[i].IsValid() {
@@ -354,73 +298,21 @@ func (k *keeper) remember() {
 		return
 	}
 	t := k.core.Tracking(discipline.Reading(now))
-	if err := (drift{t.Frequency * 1e6, t.Skew * 1e6}).write(filepath.Join(k.server.config.StateDir, driftFile)); err != nil {
-		k.server.log.Warn("the drift is not remembered", "error", err)
-	}
+	path, d := filepath.Join(k.server.config.StateDir, driftFile), drift{t.Frequency * 1e6, t.Skew * 1e6}
+	k.server.files.save(path, func() error { return d.write(path) })
 }
 
 // publish tells the rest of the server how the clock stands.
 func (k *keeper) publish(now clock.Reading) {
 	s := k.server
 	report := &Kept{Tracking: k.core.Tracking(discipline.Reading(now)), Sources: k.core.Sources(discipline.Reading(now)), at: now.Clock}
-	liars := ""
-	for i, source := range report.Sources {
-		if source.State == discipline.Falseticker && report.Synchronised {
-			liars += fmt.Sprintf("; %s is off by %v", k.names[i], source.Offset.Round(time.Microsecond))
-		}
-	}
-	if liars != "" {
-		s.board.Raise(conditionFalseticker, health.Warning, "sources that the majority outvotes"+liars)
-	} else {
-		s.board.Clear(conditionFalseticker)
-	}
+	report.leapMode = k.core.LeapMode()
+	k.sayFalsetickers(report)
 	k.sayLeap(report)
 	k.orphaned(report.Phase)
-	switch report.Phase {
-	case discipline.OrphanLeader:
-		report.reference = orphanReference
-	case discipline.Alone:
-		report.reference = aloneReference
-	}
-	if report.Leading >= 0 {
-		report.reference = referenceOf(k.addrs[report.Leading].Addr())
-		if !k.addrs[report.Leading].IsValid() { // silent since: the name stays
-			if was := s.kept.Load(); was != nil {
-				report.reference = was.reference
-			}
-		}
-	}
-	if report.Smearing && report.Phase == discipline.Sourced { // else the node that we follow says so
-		report.reference = ntp.SmearReference(report.Smeared)
-	}
+	report.reference = k.reference(&report.Tracking)
+	k.bridge(report)
 	s.kept.Store(report)
-}
-
-// How packets name a time that no source stands behind: chronyd's word for its
-// own `local`, and one of ours. Both are no address of anybody's.
-var (
-	orphanReference = ntp.Reference{127, 127, 1, 1}
-	aloneReference  = ntp.Reference{127, 127, 1, 0}
-)
-
-// conditionOrphan: this node's sources are gone.
-const conditionOrphan = "ntp.orphan"
-
-// orphaned says in a condition where the time comes from.
-func (k *keeper) orphaned(phase discipline.Phase) {
-	const why = "none of this node's sources answers, see `holdfast ntp sources`: "
-	switch phase {
-	case discipline.Following:
-		k.server.board.Raise(conditionOrphan, health.Warning, why+"it follows the nodes that still have one")
-	case discipline.OrphanLeader:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; as the store's leader this node keeps the cluster's time by its own oscillator")
-	case discipline.Orphan:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"nor does any other node's; it follows the store's leader")
-	case discipline.Alone:
-		k.server.board.Raise(conditionOrphan, health.Error, why+"and no leader of the store serves the time; its clock runs on alone")
-	default:
-		k.server.board.Clear(conditionOrphan)
-	}
 }
 
 // referenceOf is how packets name a source: an IPv4 address, or the start of
@@ -439,6 +331,7 @@ type Kept struct {
 	Sources   []discipline.SourceReport
 	at        time.Time
 	reference ntp.Reference
+	leapMode  discipline.LeapMode // that the clock follows
 }
 
 // standing is what clients are told.

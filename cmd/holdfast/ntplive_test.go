@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,11 +24,26 @@ import (
 )
 
 // paperClock is the machine's clock, on which nothing that it is told has an
-// effect.
-type paperClock struct{}
+// effect; it remembers the frequency.
+type paperClock struct {
+	mu  sync.Mutex
+	ppm float64
+}
 
-func (paperClock) Now() (clock.Reading, error)  { return clock.Now() }
-func (paperClock) Steer(s clock.Steering) error { return nil }
+func (*paperClock) Now() (clock.Reading, error) { return clock.Now() }
+
+func (c *paperClock) Steer(s clock.Steering) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ppm = s.Frequency
+	return nil
+}
+
+func (c *paperClock) state() (clock.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return clock.State{Frequency: c.ppm}, nil
+}
 
 // liveNTP is a time server that keeps a clock, with its admin socket. State is
 // what the kernel says.
@@ -47,11 +63,12 @@ ntp: {keep: discipline, sources: [%s], poll: {min: -4, max: -2}}
 	if err != nil {
 		t.Fatal(err)
 	}
+	paper := &paperClock{}
 	s, err := ntpproxy.New(
 		ntpproxy.Config{Node: "fb1", Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, StateDir: t.TempDir(), RunDir: t.TempDir()},
 		ntpproxy.Deps{
 			File: file, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: health.NewBoard(time.Now, nil, nil),
-			Clock: paperClock{}, Kernel: func() (clock.State, error) { return clock.State{}, nil },
+			Clock: paper, Kernel: paper.state,
 			Chrony: netip.MustParseAddrPort("127.0.0.1:1"), Leader: func() string { return "fb2" },
 		})
 	if err != nil {

@@ -147,7 +147,7 @@ func (r *reloader) check() error {
 // waiting tells which parts of the file differ from what the tasks were made
 // from and can't be applied, and raises or clears the condition.
 func (r *reloader) waiting(file *cluster.File, services []discovery.ServiceDefinition, programs []string) []string {
-	parts := slices.Clone(programs)
+	parts := append(slices.Clone(programs), r.clock.Waiting()...)
 	for _, section := range cluster.Diff(r.started, file).Sections {
 		if !applied[section] {
 			parts = append(parts, section)

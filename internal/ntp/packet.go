@@ -85,10 +85,16 @@ func (r Reference) String() string {
 
 // The kiss codes that a server sends (RFC 5905 §7.4).
 var (
-	KissDeny = Reference{'D', 'E', 'N', 'Y'} // stop, and don't come back
-	KissRate = Reference{'R', 'A', 'T', 'E'} // come more rarely
-	KissInit = Reference{'I', 'N', 'I', 'T'} // not synchronised yet
+	KissDeny     = Reference{'D', 'E', 'N', 'Y'} // stop, and don't come back
+	KissRestrict = Reference{'R', 'S', 'T', 'R'} // likewise
+	KissRate     = Reference{'R', 'A', 'T', 'E'} // come more rarely
+	KissInit     = Reference{'I', 'N', 'I', 'T'} // not synchronised yet
 )
+
+// refuses tells whether a code is a refusal. All others, such as ntpd's STEP
+// while it starts, have no meaning for the protocol (RFC 5905 §7.4): the server
+// is not synchronised.
+func (r Reference) refuses() bool { return r == KissDeny || r == KissRestrict || r == KissRate }
 
 // Packet is an NTP packet, without what follows its 48 bytes.
 type Packet struct {
@@ -196,7 +202,7 @@ func Match(reply []byte, sent Timestamp, left, arrived time.Time) (Answer, error
 		return Answer{}, ErrOrigin
 	case p.Mode != ModeServer || p.Version < 1 || p.Version > Version:
 		return Answer{}, ErrMode
-	case p.Stratum == 0 && p.ReferenceID != KissInit && p.Leap == LeapUnknown && isCode(p.ReferenceID):
+	case p.Stratum == 0 && p.Leap == LeapUnknown && p.ReferenceID.refuses():
 		return Answer{}, &KissError{p.ReferenceID}
 	}
 	there := p.Receive.Sub(FromTime(left))
@@ -206,15 +212,6 @@ func Match(reply []byte, sent Timestamp, left, arrived time.Time) (Answer, error
 		Offset: there/2 + back/2, // halves: their sum may not fit
 		Delay:  arrived.Sub(left) - p.Transmit.Sub(p.Receive),
 	}, nil
-}
-
-func isCode(r Reference) bool {
-	for _, c := range r {
-		if c < 'A' || c > 'Z' {
-			return false
-		}
-	}
-	return true
 }
 
 // Synchronised tells whether the server says that its clock is set.

@@ -14,8 +14,8 @@ type Config struct {
 	Sources []SourceConfig
 	// Agreeing is how many sources must survive before the clock is touched; 1.
 	Agreeing int
-	// A clock that is further off than StepOver is stepped, in the first
-	// StepUpdates updates, and never after; 100 ms, 3.
+	// A clock that is further off than StepOver, or than Panic, is stepped, in
+	// the first StepUpdates updates, and never after; 100 ms, 3.
 	StepOver    time.Duration
 	StepUpdates int
 	// Panic is the offset above which nothing is done but complain, once the
@@ -28,7 +28,7 @@ type Config struct {
 	// to get rid of an offset, as a ratio, MinSlew to MaxSlew; DefaultSlew.
 	Slew float64
 	// Orphan is the stratum that the leader of a cluster without any source
-	// serves; 0: the node knows no other, and runs on by itself.
+	// serves; 0: without a source the node only runs on by itself (Alone).
 	Orphan uint8
 	// Leap is what is made of leap seconds, and Shape how one is smeared.
 	Leap  LeapMode
@@ -67,7 +67,9 @@ type Actions struct {
 	Ask    []int       // these sources, now
 	Adjust *Adjustment // nil: nothing new
 	Next   time.Duration
-	Err    error // ErrPanic, wrapped with how far it is off
+	// Err is ErrPanic, wrapped with how far it is off. With an Adjust, the clock
+	// goes on without those that are so far away.
+	Err error
 }
 
 // Core is the state of the discipline of one clock.
@@ -89,6 +91,10 @@ type Core struct {
 	leap      leaping
 	allowStep bool          // by command
 	forced    bool          // likewise, whatever lives here
+	allowTill time.Duration // raw time at which that lapses; 0: from the next Step on
+	panicked  bool          // the last word of the sources was too far off to be followed
+	away      time.Duration // how far off those are that would be followed else; 0: none are
+	toldAt    time.Duration // raw time of the last Adjustment
 	hold      bool          // nothing is to be stepped
 	held      time.Duration // what is left of an offset that would have been stepped
 	lastStep  time.Duration // raw time
@@ -98,7 +104,9 @@ type Core struct {
 	told    int64   // half of the clock's time when the kernel was told of that
 
 	phase    Phase
-	leader   int // Self, Nobody or a source's index
+	votedAt  time.Duration // raw time at which those that the phase stands on had a majority
+	leader   int           // Self, Nobody or a source's index
+	selfAt   time.Duration // raw time since which it is Self; negative: it is not
 	healing  bool
 	healedAt time.Duration // raw time of the last correction while healing
 	walk     time.Duration // offset with which the walk home began
@@ -128,6 +136,7 @@ func New(config Config, now Reading) *Core {
 	}
 	c := &Core{
 		config: config, epoch: now.Clock.Add(-now.Raw).Round(0), leading: -1, leader: Nobody,
+		votedAt: now.Raw, selfAt: -1,
 		frequency: config.Frequency, variance: config.Skew * config.Skew,
 		states: make([]State, len(config.Sources)), pending: pending{second: now.Clock.Unix()},
 	}
@@ -151,28 +160,48 @@ func (c *Core) Sample(source int, s Sample) {
 	c.fresh = c.fresh || c.eligible(source)
 }
 
-// Refused notes that a source wants to be asked more rarely, or not at all
-// (a kiss of death): from now on at most a quarter as often.
-func (c *Core) Refused(source int) {
+// Refused notes a kiss of death (RFC 5905 §7.4). A source that wants to be
+// asked more rarely (RATE) is asked in no burst any more, then a quarter as
+// often each time. One that does not want to be asked at all (denied: DENY,
+// RSTR) is lost, and asked as rarely as a source ever is on account of that.
+func (c *Core) Refused(source int, denied bool) {
 	s := c.sources[source]
-	s.pending = false
-	s.config.MinPoll = min(s.config.MinPoll+2, maxPoll)
-	s.config.MaxPoll = max(s.config.MaxPoll, s.config.MinPoll)
-	s.config.Burst = false
-	s.poll = max(s.poll, s.config.MinPoll)
+	s.refused(denied)
 	s.next = max(s.next, c.lastStep+Interval(s.poll))
 }
 
-// Forget drops what was learned of a source: it is another server from now on.
-func (c *Core) Forget(source int) { c.sources[source].register.forget() }
+// Forget drops what was learned of a source: it is another server from now on,
+// and is asked in a burst. The request that it answered first counts.
+func (c *Core) Forget(source int) {
+	s := c.sources[source]
+	s.renew()
+	s.next = min(s.next, c.lastStep+s.pause())
+}
 
 // maxPoll is the rarest that anybody asks (MAXPOLL, RFC 5905 §7.2), in log2
 // seconds.
 const maxPoll = 17
 
 // AllowStep lets the next update step the clock, however far: an admin said so.
-// forced does so even while steps are held.
-func (c *Core) AllowStep(forced bool) { c.allowStep, c.forced, c.fresh = true, forced, true }
+// forced does so even while steps are held. It lapses when nothing comes within
+// 10 minutes: nobody waits for a step that comes days later.
+func (c *Core) AllowStep(forced bool) {
+	c.allowStep, c.forced, c.allowTill, c.fresh = true, forced, 0, true
+}
+
+// permission is how long an admin's word lasts.
+const permission = 10 * time.Minute
+
+// lapse ends an admin's word in time.
+func (c *Core) lapse(raw time.Duration) {
+	switch {
+	case !c.allowStep:
+	case c.allowTill == 0:
+		c.allowTill = raw + permission
+	case raw >= c.allowTill:
+		c.allowStep, c.forced = false, false
+	}
+}
 
 // HoldSteps says whether what lives on this machine forbids steps: what would be
 // stepped is slewed then.
@@ -185,6 +214,7 @@ func (c *Core) Held() time.Duration { return c.held }
 func (c *Core) Step(now Reading) (a Actions) {
 	a.Next = now.Raw + time.Hour
 	c.lastStep = now.Raw
+	c.lapse(now.Raw)
 	for i, s := range c.sources {
 		s.expire(now.Raw)
 		if now.Raw >= s.next {
@@ -198,13 +228,17 @@ func (c *Core) Step(now Reading) (a Actions) {
 		c.foresee(c.utc(now.Raw))
 	}
 	c.rejoin(now.Raw)
-	c.orient(now)
+	c.orient(now, &a)
 	if c.fresh || len(a.Ask) > 0 {
-		a.Adjust, a.Err = c.choose(now)
+		var err error
+		if a.Adjust, err = c.choose(now); err != nil {
+			a.Err = err
+		}
 	}
 	c.heal(now, &a)
 	c.leapOn(now, &a)
 	c.slewOn(now, &a)
+	c.keepUp(now, &a)
 	return a
 }
 
@@ -216,11 +250,7 @@ func (c *Core) choose(now Reading) (*Adjustment, error) {
 		return nil, nil
 	}
 	c.fresh = false
-	agreeing := c.config.Agreeing
-	if c.phase != Sourced {
-		agreeing = 1
-	}
-	if len(sel.survivors) < agreeing || c.at == 0 && !c.settled() {
+	if len(sel.survivors) < c.enough(c.phase) || c.at == 0 && !c.settled() {
 		return nil, nil
 	}
 	return c.update(now, sel.survivors)
@@ -241,7 +271,7 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	}
 	smeared, _ := c.smeared(utc)
 	offset := utc.Add(smeared).Sub(now.Clock)
-	step := offset.Abs() > c.config.StepOver && (c.updates < c.config.StepUpdates || c.allowStep)
+	step := c.stepsOver(offset) && (c.updates < c.config.StepUpdates || c.allowStep)
 	switch {
 	case step && c.hold && !c.forced:
 		step, c.held = false, offset
@@ -251,9 +281,13 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 		c.held = 0
 	}
 	if offset.Abs() > c.config.Panic && !step {
-		return nil, fmt.Errorf("%w: by %v, and more than %v is only corrected by `holdfast ntp step`", ErrPanic, offset, c.config.Panic)
+		c.panicked = true
+		return nil, c.tooFar(offset)
 	}
-	c.allowStep, c.forced = false, false
+	if step { // it is at home: nothing is left to be walked
+		c.healing, c.walkAt = false, 0
+	}
+	c.allowStep, c.forced, c.panicked = false, false, false
 	c.learn(now.Raw, combined)
 	c.target = combined
 	c.target.frequency = c.frequency
@@ -266,9 +300,22 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	return c.adjust(now, step), nil
 }
 
+// stepsOver tells whether an offset is one that is stepped, when steps are
+// allowed. What is too far to be slewed is, too.
+func (c *Core) stepsOver(offset time.Duration) bool {
+	return offset.Abs() > min(c.config.StepOver, c.config.Panic)
+}
+
+// tooFar is ErrPanic with what is off, to the second: said anew each time, it
+// should not read like news.
+func (c *Core) tooFar(offset time.Duration) error {
+	return fmt.Errorf("%w: by %v, and more than %v is only corrected by `holdfast ntp step`", ErrPanic, offset.Round(time.Second), c.config.Panic)
+}
+
 // adjust brings the clock to where the model has it, by a step or smoothly.
 func (c *Core) adjust(now Reading, step bool) *Adjustment {
 	utc, offset := c.utc(now.Raw), c.offset(now)
+	c.toldAt = now.Raw
 	_, rate := c.smeared(utc)
 	c.leap.rate, c.leap.rateAt, c.leap.kernel = rate, now.Raw, c.forKernel(utc)
 	a := &Adjustment{
@@ -282,6 +329,42 @@ func (c *Core) adjust(now Reading, step bool) *Adjustment {
 		a.Slew, a.Fast = c.slew(now, c.bounded(now.Raw, offset), overdrive)
 	}
 	return a
+}
+
+// tellEvery is how often the kernel is told at least. It counts its greatest
+// error up by 500 ppm from the last time, and calls the clock unsynchronised at
+// 16 s; and what it rounds adds up where nobody is heard.
+const tellEvery = 4 * time.Minute
+
+// keepUp tells the kernel again how its clock is to run when nobody said
+// anything new: in a holdover, and above all where no source was ever heard. A
+// step that an admin allowed brings the clock of a node without a source back
+// to where it would have run by itself.
+func (c *Core) keepUp(now Reading, a *Actions) {
+	if c.at == 0 {
+		return
+	}
+	back := c.allowStep && c.phase.ownTime() && c.stepsOver(c.offset(now)) && (!c.hold || c.forced)
+	switch {
+	case back && a.Adjust == nil && !c.atLeap(now.Raw):
+		a.Adjust = c.adjust(now, true)
+		c.allowStep, c.forced = false, false
+	case now.Raw >= c.toldAt+tellEvery:
+		c.repeat(now, a)
+	}
+	a.Next = min(a.Next, max(now.Raw+time.Second, c.toldAt+tellEvery))
+}
+
+// repeat tells the kernel again how its clock is to run, unless this Step says
+// so already, a leap second is near, or the clock is too far off to be touched.
+func (c *Core) repeat(now Reading, a *Actions) {
+	switch offset := c.offset(now); {
+	case a.Adjust != nil || c.panicked || c.atLeap(now.Raw):
+	case offset.Abs() > c.config.Panic:
+		a.Err = c.tooFar(offset)
+	default:
+		a.Adjust = c.adjust(now, false)
+	}
 }
 
 // offset is how far the clock is behind where it is meant to be.

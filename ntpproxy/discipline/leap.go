@@ -219,8 +219,8 @@ func (c *Core) leapOn(now Reading, a *Actions) {
 		due = due || now.Raw >= c.leap.rateAt+smearEvery
 		a.Next = min(a.Next, max(now.Raw, c.leap.rateAt)+smearEvery)
 	}
-	if due && a.Adjust == nil && a.Err == nil && !c.atLeap(now.Raw) {
-		a.Adjust = c.adjust(now, false)
+	if due {
+		c.repeat(now, a)
 	}
 	if second.Kind == LeapNone {
 		return

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Phase is whose time a node of a cluster has. A node that knows no other is
-// always Sourced.
+// Phase is whose time a node of a cluster has. A node that knows no other, and
+// is to serve no stratum of its own, is Sourced or Alone.
 type Phase uint8
 
 // The phases. A node is in the first that it can be.
@@ -51,21 +51,39 @@ const (
 	// another time: at healPace, a part every healEvery.
 	healPace  = 10e-6
 	healEvery = 16 * time.Second
+	// takeover is how long a node leads the store until its own clock is an
+	// authority: by then whoever led before has heard of it, or that it hears
+	// nothing. That takes 5 s at most where the leader is told by another
+	// process that has died, and what is served follows within two.
+	takeover = 10 * time.Second
+	// patience is how long a phase lasts at least, and patientPolls for how many
+	// polls, when those that it stands on answer but are no majority any more.
+	patience     = 5 * time.Minute
+	patientPolls = 4
 )
+
+// ownTime tells whether the clock runs on by itself in this phase.
+func (p Phase) ownTime() bool { return p == OrphanLeader || p == Alone }
 
 // Lead says who leads the cluster: Self, Nobody, or a source's index. Who leads
 // no more is no authority from this moment on; who leads becomes one with Step.
 func (c *Core) Lead(leader int) {
-	c.leader = leader
-	if c.phase == OrphanLeader && leader != Self {
+	if c.leader = leader; leader == Self {
+		return
+	}
+	c.selfAt = -1
+	if c.phase == OrphanLeader {
 		c.phase = Alone
 	}
 }
 
 // eligible tells whether a source may be heard in this phase.
-func (c *Core) eligible(i int) bool {
+func (c *Core) eligible(i int) bool { return c.hearable(c.phase, i) }
+
+// hearable tells whether a source may be heard in a phase.
+func (c *Core) hearable(phase Phase, i int) bool {
 	s := c.sources[i]
-	switch c.phase {
+	switch phase {
 	case Following:
 		return s.config.Peer && s.last.Authority == SourceAuthority && !s.lost()
 	case Orphan:
@@ -76,12 +94,23 @@ func (c *Core) eligible(i int) bool {
 	return !s.config.Peer && s.apart == 0
 }
 
-// orient finds the phase. Nothing changes before all sources had their chance.
-func (c *Core) orient(now Reading) {
-	if c.config.Orphan == 0 || !c.settled() {
+// orient finds the phase. Nothing changes before all sources had their chance,
+// at the start and when the name of one leads to another server.
+func (c *Core) orient(now Reading, a *Actions) {
+	if c.leader == Self && c.selfAt < 0 {
+		c.selfAt = now.Raw
+	}
+	if left := c.selfAt + takeover - now.Raw; c.selfAt >= 0 && left > 0 {
+		a.Next = min(a.Next, now.Raw+left)
+	}
+	if !c.settled() {
 		return
 	}
-	phase := c.find()
+	c.away = 0
+	phase := c.find(now)
+	if c.away != 0 {
+		a.Err = c.tooFar(c.away)
+	}
 	if phase == c.phase {
 		return
 	}
@@ -89,29 +118,88 @@ func (c *Core) orient(now Reading) {
 		c.found(now)
 	}
 	// Home slowly: who follows us, or whom we followed, walks beside us.
-	c.healing = phase == Sourced && c.at != 0
+	c.healing = phase == Sourced && c.at != 0 && c.config.Orphan != 0
 	c.walkAt = 0
-	c.phase, c.fresh = phase, true
+	c.phase, c.fresh, c.panicked = phase, true, false
 }
 
 // find is the first phase that the node can be in.
-func (c *Core) find() Phase {
-	usable := func(s *source) bool {
-		return !s.lost() && s.register.line.ok && s.last.Stratum > 0 && s.last.Stratum <= maxStratum
-	}
+func (c *Core) find(now Reading) Phase {
 	switch {
-	case slices.ContainsFunc(c.sources, func(s *source) bool { return !s.config.Peer && s.apart == 0 && usable(s) }):
+	case c.stands(Sourced, now):
 		return Sourced
-	case slices.ContainsFunc(c.sources, func(s *source) bool {
-		return s.config.Peer && usable(s) && s.last.Authority == SourceAuthority
-	}):
+	case c.stands(Following, now):
 		return Following
-	case c.leader == Self:
+	case c.config.Orphan == 0:
+	case c.leader == Self && c.selfAt >= 0 && now.Raw >= c.selfAt+takeover:
 		return OrphanLeader
-	case c.leader >= 0 && usable(c.sources[c.leader]) && c.sources[c.leader].last.Authority == LeaderAuthority:
+	case c.leader >= 0 && c.stands(Orphan, now):
 		return Orphan
 	}
 	return Alone
+}
+
+// stands tells whether a phase has sources enough that agree: that they answer
+// is not enough, since then nothing corrects the clock and nobody says so. One
+// that had them lasts for a while without, as long as somebody answers.
+func (c *Core) stands(phase Phase, now Reading) bool {
+	raw := now.Raw
+	sel := elect(c.sources, func(i int) bool { return c.hearable(phase, i) }, raw, maxDistance)
+	answers := slices.ContainsFunc(sel.survivors, func(s candidate) bool { return !c.sources[s.index].lost() })
+	if answers && len(sel.survivors) >= c.enough(phase) {
+		if phase != c.phase && c.tooFarTo(sel.survivors, now) {
+			return false
+		}
+		c.votedAt = raw
+		return true
+	}
+	if phase != c.phase {
+		return false
+	}
+	lasts, answers := patience, false
+	for i, s := range c.sources {
+		if c.hearable(phase, i) && s.usable() {
+			lasts, answers = max(lasts, patientPolls*Interval(s.poll)), true
+		}
+	}
+	return answers && raw-c.votedAt < lasts
+}
+
+// tooFarTo tells whether sources are so far away from a clock that was set that
+// an admin must be asked. Nodes that go on together without any source stay
+// together until then, instead of each going its own way below a source that it
+// does not follow.
+func (c *Core) tooFarTo(survivors []candidate, now Reading) bool {
+	if c.at == 0 || c.allowStep || c.updates < c.config.StepUpdates {
+		return false
+	}
+	utc := c.epoch.Add(now.Raw + survivors[0].ahead)
+	smeared, _ := c.smeared(utc)
+	offset := utc.Add(smeared).Sub(now.Clock)
+	if offset.Abs() <= c.config.Panic {
+		return false
+	}
+	if c.away == 0 {
+		c.away = offset
+	}
+	return true
+}
+
+// enough is how many sources must agree in a phase.
+func (c *Core) enough(phase Phase) int {
+	if phase == Sourced {
+		return c.config.Agreeing
+	}
+	return 1
+}
+
+// led tells whether what the clock was last set by belongs to the phase. It does
+// not while those of a new phase have yet to agree, or are too far off.
+func (c *Core) led() bool {
+	if c.phase.ownTime() {
+		return true
+	}
+	return c.leading >= 0 && c.sources[c.leading].config.Peer == (c.phase != Sourced) && (c.phase != Orphan || c.leading == c.leader)
 }
 
 // found makes this node's clock the cluster's. From then on nothing steps it
@@ -122,6 +210,7 @@ func (c *Core) found(now Reading) {
 		return
 	}
 	c.at, c.rootDisp = now.Raw, orphanDispersion
+	c.toldAt = now.Raw - tellEvery // the kernel does not know its frequency yet
 	c.target = line{ok: true, at: now.Raw, ahead: now.Clock.Sub(c.epoch) - now.Raw, frequency: c.frequency}
 }
 
@@ -153,8 +242,8 @@ func (c *Core) heal(now Reading, a *Actions) {
 	if !c.healing || c.walkAt == 0 {
 		return
 	}
-	if a.Adjust == nil && a.Err == nil && now.Raw >= c.healedAt+healEvery && !c.atLeap(now.Raw) {
-		a.Adjust = c.adjust(now, false)
+	if now.Raw >= c.healedAt+healEvery {
+		c.repeat(now, a)
 	}
 	a.Next = min(a.Next, max(now.Raw, c.healedAt)+healEvery)
 }

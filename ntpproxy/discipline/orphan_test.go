@@ -58,12 +58,7 @@ func (c *nodes) peer(i, j int) *server {
 			sample.Stratum = 0
 		}
 		sample.Dispersion, sample.RootDelay = k.Dispersion, k.RootDelay
-		switch k.Phase {
-		case Sourced:
-			sample.Authority = SourceAuthority
-		case OrphanLeader:
-			sample.Authority = LeaderAuthority
-		}
+		sample.Authority = c.says(j)
 		if k.Leading >= sourcesEach && c.other(j, k.Leading) == i {
 			sample.Stratum = 0 // it follows us
 		}
@@ -84,17 +79,21 @@ func (c *nodes) other(node, source int) int {
 func (c *nodes) lead(leader int) {
 	c.leader = leader
 	for i, w := range c.list {
-		switch {
-		case leader < 0:
-			w.core.Lead(Nobody)
-		case leader == i:
-			w.core.Lead(Self)
-		case leader < i:
-			w.core.Lead(sourcesEach + leader)
-		default:
-			w.core.Lead(sourcesEach + leader - 1)
-		}
+		w.core.Lead(c.asSeenBy(i, leader))
 	}
+}
+
+// asSeenBy is a node as another one's core counts.
+func (c *nodes) asSeenBy(i, leader int) int {
+	switch {
+	case leader < 0:
+		return Nobody
+	case leader == i:
+		return Self
+	case leader < i:
+		return sourcesEach + leader
+	}
+	return sourcesEach + leader - 1
 }
 
 // run lets time go by until a time, for all at once, and measures how far

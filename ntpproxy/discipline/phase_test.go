@@ -27,8 +27,8 @@ func TestPhaseIsTheFirstThatTheOthersAllow(t *testing.T) {
 		"who has a source is lost":     {gone, heard(SourceAuthority, lostAfter, true), Nobody, Alone, false},
 		"one leads that is no leader":  {gone, heard(LeaderAuthority, 0, true), Nobody, Alone, false},
 	} {
-		c := &Core{sources: []*source{test.own, test.other}, leader: test.leader}
-		c.phase = c.find()
+		c := &Core{sources: []*source{test.own, test.other}, leader: test.leader, config: Config{Orphan: 10, Agreeing: 1}}
+		c.phase = c.find(Reading{Raw: takeover})
 		if c.phase != test.want || c.eligible(1) != test.eligible {
 			t.Errorf("%s: %v, the other may be followed: %v; want %v, %v", name, c.phase, c.eligible(1), test.want, test.eligible)
 		}

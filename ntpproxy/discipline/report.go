@@ -26,7 +26,7 @@ type Tracking struct {
 	Leap         Leap
 	Updated      time.Duration // raw time of the last update
 	Updates      int
-	Phase        Phase
+	Phase        Phase         // Alone also while those of the phase have not set the clock yet
 	Smearing     bool          // a leap second is being smeared
 	Smeared      time.Duration // how far the clock is ahead of UTC by that
 }
@@ -49,7 +49,10 @@ func (c *Core) Tracking(now Reading) Tracking {
 		t.Smearing = true
 		t.Smeared, _ = c.smeared(c.utc(now.Raw))
 	}
-	switch c.phase {
+	if !c.led() {
+		t.Phase = Alone
+	}
+	switch t.Phase {
 	case OrphanLeader:
 		t.Leading, t.Stratum, t.Dispersion = -1, c.config.Orphan, min(t.Dispersion, orphanDispersion)
 	case Alone:

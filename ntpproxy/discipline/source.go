@@ -60,9 +60,17 @@ type source struct {
 	surprise float64       // mean square of how far samples were from what was foretold, by its error; 1 is noise
 	since    int           // samples since poll changed
 	apart    time.Duration // raw time until which it is set aside, for a leap second; 0 not
+	slow     int           // by how much MinPoll is raised, since it refused us
+	forgives int           // answers in a row since it did, or since slow came down
 }
 
 const (
+	// refusedPoll is the rarest that a source is asked because it refused us, in
+	// log2 seconds, unless MaxPoll is more: 17 minutes.
+	refusedPoll = 10
+	// forgiveAfter is how many answers in a row make up for half of a refusal.
+	forgiveAfter = 8
+
 	burstSize  = 6
 	burstEvery = 2 * time.Second
 	pollUpAt   = 8 // samples of one line, from which asking more rarely is enough
@@ -80,11 +88,55 @@ func (s *source) ask(now time.Duration) {
 	s.reach <<= 1
 	s.pending, s.sent = true, now
 	s.asked++
-	wait := Interval(s.poll)
-	if s.config.Burst && s.asked < burstSize && wait > burstEvery {
-		wait = burstEvery
+	s.next = now + s.pause()
+}
+
+// pause is how long after a request the next one is due.
+func (s *source) pause() time.Duration {
+	if wait := Interval(s.poll); !s.config.Burst || s.asked >= burstSize || wait < burstEvery {
+		return wait
 	}
-	s.next = now + wait
+	return burstEvery
+}
+
+// floor and ceiling are between what polls the source is asked.
+func (s *source) floor() int   { return s.config.MinPoll + s.slow }
+func (s *source) ceiling() int { return max(s.config.MaxPoll, s.floor()) }
+
+// refused notes a refusal in place of an answer: a miss, after which the source
+// has had its chance to be heard.
+func (s *source) refused(denied bool) {
+	s.missed()
+	s.forgives = 0
+	bursting := s.config.Burst && s.asked <= burstSize && Interval(s.poll) > burstEvery
+	s.asked = max(s.asked, burstSize+1)
+	switch {
+	case denied:
+		s.misses = max(s.misses, lostAfter)
+		s.slow = max(s.slow, refusedPoll-s.config.MinPoll)
+	case !bursting: // else the end of the burst is more than that
+		s.slow = min(s.slow+2, max(s.config.MaxPoll, refusedPoll)-s.config.MinPoll)
+	}
+	s.poll = max(s.poll, s.floor())
+}
+
+// renew begins anew with another server.
+func (s *source) renew() {
+	s.register.forget()
+	s.asked, s.misses, s.slow, s.forgives = 1, 0, 0, 0
+	s.poll, s.surprise, s.since = s.config.MinPoll, 0, 0
+}
+
+// forgive lets a source that refused us, and answers again, be asked more often
+// with time.
+func (s *source) forgive() {
+	if s.slow == 0 {
+		return
+	}
+	if s.forgives++; s.forgives >= forgiveAfter {
+		s.slow, s.forgives = s.slow-1, 0
+		s.poll = min(s.poll, s.ceiling())
+	}
 }
 
 // answerTimeout is how long an answer is waited for.
@@ -98,7 +150,7 @@ func (s *source) expire(now time.Duration) {
 	}
 	s.missed()
 	if s.misses < lostAfter {
-		s.next = min(s.next, s.sent+max(Interval(s.config.MinPoll), answerTimeout))
+		s.next = min(s.next, s.sent+max(Interval(s.floor()), answerTimeout))
 	}
 }
 
@@ -116,13 +168,18 @@ func (s *source) missed() {
 	s.pending = false
 	s.misses++
 	if s.reach == 0 {
-		s.poll = s.config.MinPoll
+		s.poll = s.floor()
 	}
 }
 
 // lostAfter is how many requests in a row get no answer until a source is
 // lost.
 const lostAfter = 4
+
+// usable tells whether the source answers with a time that it vouches for.
+func (s *source) usable() bool {
+	return !s.lost() && s.register.line.ok && s.last.Stratum > 0 && s.last.Stratum <= maxStratum
+}
 
 // lost tells whether the source is silent.
 func (s *source) lost() bool { return s.reach == 0 || s.misses >= lostAfter }
@@ -135,6 +192,7 @@ const staleAfter = 2 * time.Hour
 func (s *source) answered() {
 	s.pending, s.misses = false, 0
 	s.reach |= 1
+	s.forgive()
 }
 
 // took takes a sample, and adapts how often the source is asked.
@@ -159,10 +217,10 @@ func (s *source) adapt() {
 		return
 	}
 	switch {
-	case s.surprise < calm && s.register.line.used >= pollUpAt && s.poll < s.config.MaxPoll:
+	case s.surprise < calm && s.register.line.used >= pollUpAt && s.poll < s.ceiling():
 		s.poll++
 		s.since = 0
-	case s.surprise > alarmed && s.poll > s.config.MinPoll:
+	case s.surprise > alarmed && s.poll > s.floor():
 		s.poll--
 		s.since, s.surprise = 0, 1
 	}

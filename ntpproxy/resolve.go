@@ -1,0 +1,222 @@
+package ntpproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	// lookTimeout is how long the resolvers have for a name: the C library's
+	// and Go's try each of resolv.conf for 5 s, up to three of them, and a dead
+	// one stands first sometimes.
+	lookTimeout = 20 * time.Second
+	// lookPause is how long after a look-up that failed the next may begin
+	// while no address is known, lookRetry while one is.
+	lookPause = 2 * time.Second
+	lookRetry = time.Hour
+	// patience is how many requests in a row an address that has answered may
+	// leave unanswered until another of its name is tried: one lost datagram
+	// is no reason to leave a server whose oscillator is known.
+	patience = 3
+)
+
+// errNoAddress: a name that has none.
+var errNoAddress = errors.New("the name has no address")
+
+// lead is where a source's name leads.
+type lead struct {
+	found   []netip.AddrPort // by the last look-up that found any, in the order in which they are tried
+	silent  int              // requests in a row that the present address left unanswered
+	tried   int              // addresses in a row that were given up
+	shun    netip.AddrPort   // the last of those
+	looking bool             // a look-up is under way
+	owed    bool             // a request waits for it
+	again   time.Duration    // raw time before which no other begins
+}
+
+// lead is where a source's name leads.
+func (k *keeper) lead(i int) *lead {
+	if k.leads == nil {
+		k.leads = map[int]*lead{}
+	}
+	if k.leads[i] == nil {
+		k.leads[i] = &lead{}
+	}
+	return k.leads[i]
+}
+
+// send asks a source, which is due, and has its name looked up beside that if
+// need be; it is asked where it answered last meanwhile. It does not block.
+func (k *keeper) send(ctx context.Context, i int, raw time.Duration) {
+	l, at := k.lead(i), k.where(i, raw)
+	if !at.IsValid() {
+		if literal, err := netip.ParseAddrPort(k.names[i]); err == nil {
+			k.addrs[i], at = literal, literal
+		}
+	}
+	if at.IsValid() {
+		k.goAsk(ctx, i, at)
+		return
+	}
+	if !l.looking && raw >= l.again {
+		l.looking = true
+		k.goLook(ctx, i, raw)
+	}
+	if good := k.good(i); good.IsValid() && good != l.shun {
+		k.goAsk(ctx, i, good)
+		return
+	}
+	l.owed = true
+}
+
+// good is the address at which a source answered last; zero: nowhere yet.
+func (k *keeper) good(i int) netip.AddrPort {
+	if !k.last[i].IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(k.last[i], portOf(k.names[i]))
+}
+
+// portOf is the port of a host:port that the configuration accepted.
+func portOf(name string) uint16 {
+	_, port, _ := net.SplitHostPort(name)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return uint16(n)
+}
+
+// goLook looks a source's name up beside the loop.
+func (k *keeper) goLook(ctx context.Context, i int, raw time.Duration) {
+	name := k.names[i]
+	k.beside(ctx, heard{source: i, generation: k.generation, lookup: true, raw: raw}, func(h *heard) error {
+		var err error
+		h.found, err = k.server.lookUp(ctx, name)
+		return err
+	})
+}
+
+// lookUp finds the addresses of host:port, in the order in which they are to be
+// tried. It blocks for lookTimeout at most.
+func (s *Server) lookUp(ctx context.Context, name string) (list []netip.AddrPort, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	host, _, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := s.resolve(ctx, "ip", host)
+	if err == nil && len(addrs) == 0 {
+		err = errNoAddress
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look %s up: %w", host, err)
+	}
+	for _, a := range inTurn(addrs) {
+		list = append(list, netip.AddrPortFrom(a, portOf(name)))
+	}
+	return list, nil
+}
+
+// inTurn puts the two families in turn, the first one first (RFC 8305 §4): where
+// all of one is filtered, the second address that is tried is of the other.
+// Within a family the resolver's order stays (RFC 6724).
+func inTurn(addrs []netip.Addr) (list []netip.Addr) {
+	var families [2][]netip.Addr // the first one's, the other's
+	for i, a := range addrs {
+		a = a.Unmap()
+		addrs[i] = a
+		family := 0
+		if a.Is4() != addrs[0].Is4() {
+			family = 1
+		}
+		if !slices.Contains(families[family], a) {
+			families[family] = append(families[family], a)
+		}
+	}
+	for i := range max(len(families[0]), len(families[1])) {
+		for _, family := range families {
+			if i < len(family) {
+				list = append(list, family[i])
+			}
+		}
+	}
+	return list
+}
+
+// located takes what a look-up found. The address that answered stays while its
+// name leads there; when nothing was found, what was known before is as good as
+// it was.
+func (k *keeper) located(ctx context.Context, h heard) {
+	i, l := h.source, k.lead(h.source)
+	l.looking = false
+	good := k.good(i)
+	switch {
+	case h.err == nil:
+		l.found, l.tried, l.silent = h.found, 0, 0
+		k.addrs[i] = choose(l.found, good, l.shun)
+	case good.IsValid():
+		k.addrs[i], k.looked[i] = good, h.raw-lookAgain+lookRetry
+	case len(l.found) > 0:
+		k.addrs[i] = l.found[0]
+	default:
+		l.again = h.raw + lookPause
+	}
+	if h.err != nil {
+		k.server.log.Debug("a source's name is not found", "source", k.names[i], "error", h.err)
+	}
+	if l.owed && k.addrs[i].IsValid() {
+		l.owed = false
+		k.goAsk(ctx, i, k.addrs[i])
+	}
+}
+
+// choose is the address of a name to be asked: the one that answered, unless it
+// fell silent and there is another.
+func choose(found []netip.AddrPort, good, shun netip.AddrPort) netip.AddrPort {
+	if good != shun && slices.Contains(found, good) {
+		return good
+	}
+	for _, a := range found {
+		if a != shun {
+			return a
+		}
+	}
+	return found[0]
+}
+
+// unanswered notes that the present address left a request unanswered.
+func (k *keeper) unanswered(i int) {
+	at := k.addrs[i]
+	if !at.IsValid() {
+		return // a look-up decides
+	}
+	l := k.lead(i)
+	if l.silent++; k.last[i] == at.Addr() && l.silent < patience {
+		return
+	}
+	k.giveUp(i, at)
+}
+
+// giveUp has another address of the name asked than this one, and when all were
+// tried, the name looked up again.
+func (k *keeper) giveUp(i int, at netip.AddrPort) {
+	l := k.lead(i)
+	l.silent, l.tried, l.shun = 0, l.tried+1, at
+	if l.tried >= len(l.found) {
+		k.addrs[i], l.tried = netip.AddrPort{}, 0
+		return
+	}
+	next := slices.Index(l.found, at) + 1
+	k.addrs[i] = l.found[next%len(l.found)]
+}
+
+// answered notes that the present address answered.
+func (k *keeper) answered(i int) {
+	l := k.lead(i)
+	l.silent, l.tried, l.shun = 0, 0, netip.AddrPort{}
+}
