@@ -96,7 +96,7 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.missLog(); err != nil {
 		return nil, err
 	}
-	if err := e.openLog(); err != nil {
+	if err := e.openLog(ctx); err != nil {
 		return nil, err
 	}
 	if e.record, err = openRecord(s.config.DataDir, s.config.NodeID); err != nil {
@@ -108,7 +108,7 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.openSnapshots(); err != nil {
 		return nil, err
 	}
-	if err := e.examine(); err != nil {
+	if err := e.examine(ctx); err != nil {
 		return nil, err
 	}
 	if err := e.listen(ctx); err != nil {
@@ -141,9 +141,12 @@ func (e *engine) missLog() error {
 
 // openLog opens the log before the record counts: its lock keeps a second
 // process out.
-func (e *engine) openLog() (err error) {
+func (e *engine) openLog(ctx context.Context) (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
-	e.bolt, err = openBolt(path)
+	err = e.patiently(ctx, func() (err error) {
+		e.bolt, err = openBolt(path)
+		return err
+	})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
 	}
@@ -153,7 +156,10 @@ func (e *engine) openLog() (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	e.front, err = openLogOver(e.store.config.dir(), e.bolt)
+	err = e.patiently(ctx, func() (err error) {
+		e.front, err = openLogOver(e.store.config.dir(), e.bolt)
+		return err
+	})
 	switch {
 	case errors.Is(err, ErrDamaged):
 		return e.refuse(err)
@@ -297,7 +303,7 @@ func (e *engine) openSnapshots() error {
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
-	e.snapshots = snapshotStore{files}
+	e.snapshots = snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
 	return nil
 }
 

@@ -166,7 +166,7 @@ func recoverRaft(best Inspection, log raft.LogStore, stable raft.StableStore, di
 	c.Logger = newRaftLog(slog.New(slog.DiscardHandler), new(atomic.Bool))
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(self.Address))
 	machine := &fsm{state: state.New(), log: slog.New(slog.DiscardHandler), halt: func(error) {}}
-	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: log}, checkedStable{stable}, snapshotStore{files}, trans, raft.Configuration{
+	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: log}, checkedStable{stable}, snapshotStore{files, filepath.Join(dir, snapshotsDir)}, trans, raft.Configuration{
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(self.ID), Address: raft.ServerAddress(self.Address)}},
 	})
 	if _, halted := machine.progress(); halted != nil {
