@@ -13,7 +13,6 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
-	"holdfast/internal/boltfile"
 	"holdfast/internal/health"
 )
 
@@ -79,8 +78,8 @@ func boltOptions() *bbolt.Options {
 }
 
 func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
-	if err := boltfile.Check(path); err != nil {
-		return nil, fmt.Errorf("the log: %w", asDamage(err))
+	if err := checkLogFile(path); err != nil {
+		return nil, err
 	}
 	err = soundly(func() error {
 		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
@@ -102,6 +101,9 @@ func examineLog(log *checkedLog, stable checkedStable, covered, coveredTerm uint
 	return soundly(func() error {
 		term, err := examineEntries(log, covered)
 		if err != nil {
+			return err
+		}
+		if err := examineTerm(stable, max(term, coveredTerm)); err != nil {
 			return err
 		}
 		return examineVotes(stable, max(term, coveredTerm))
