@@ -30,6 +30,26 @@ type diskHealth struct {
 	last   look
 	hung   bool   // a write to the log has not ended
 	failed string // the last write to the log since the last look that failed
+	stale  error  // why Raft does not know what its log ends with; nil: it does
+}
+
+// stands notes why Raft no longer knows what its log ends with, or, by nil, that
+// it does.
+func (d *diskHealth) stands(stale error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stale = stale
+}
+
+// anew is why this server should begin anew, now that its disk is well; nil: it
+// need not, or the disk is not.
+func (d *diskHealth) anew() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.hung || d.judge.state == diskSick {
+		return nil
+	}
+	return d.stale
 }
 
 // fitness is how fit the disk is, and why it is no better.
@@ -98,6 +118,9 @@ func (e *engine) watchDisk(ctx context.Context) {
 		e.tellDisk(before, after, l)
 		if after != diskFit {
 			e.shedForDisk(l)
+		}
+		if err := e.disk.anew(); err != nil {
+			e.damaged(fmt.Errorf("the log begins anew, and nothing is lost: %w", err))
 		}
 		if !sleep(ctx, s.times.plan/2) {
 			return
