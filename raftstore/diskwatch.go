@@ -313,7 +313,7 @@ func (c Config) backupsAsConsumer() Consumer {
 		}
 		var there []backup
 		for _, f := range files {
-			if b, ok := parseBackup(f.Name()); ok {
+			if b, ok := c.parseBackup(f.Name()); ok {
 				there = append(there, b)
 			}
 		}
