@@ -99,6 +99,7 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.openLog(ctx); err != nil {
 		return nil, err
 	}
+	e.sweep()
 	if e.record, err = openRecord(s.config.DataDir, s.config.NodeID); err != nil {
 		return nil, err
 	}

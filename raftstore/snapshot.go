@@ -18,6 +18,12 @@ import (
 // beforeRestore is where the leader keeps what a restore replaced.
 const beforeRestore = "before-restore.snapshot"
 
+// The files in which a state is kept that is to replace this one; see sweep.
+const (
+	spoolRestore = ".restore.*"
+	spoolRebuild = ".rebuild.*"
+)
+
 // SaveSnapshot writes this node's state, as it is now, to w. It needs no
 // leader; call ReadBarrier first when the newest state is wanted.
 func (s *Store) SaveSnapshot(ctx context.Context, w io.Writer) error {
@@ -81,7 +87,7 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	spool, err := os.CreateTemp(s.config.dir(), ".restore.*")
+	spool, err := os.CreateTemp(s.config.dir(), spoolRestore)
 	if err != nil {
 		return 0, fmt.Errorf("keep the snapshot: %w", err)
 	}
