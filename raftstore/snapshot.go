@@ -49,7 +49,8 @@ func (c *contextWriter) Write(p []byte) (int, error) {
 // RestoreSnapshot replaces the state of all servers by the snapshot in r. The
 // leader first reads it completely (at most Config.MaxSnapshot bytes) and
 // verifies it: a truncated or corrupt one is state.ErrInvalid and changes
-// nothing. What was there before is kept in the leader's data directory as
+// nothing, and so is one of a feature level that not all servers read. The level
+// of the store never sinks by it. What was there before is kept in the leader's data directory as
 // raft/before-restore.snapshot.
 func (s *Store) RestoreSnapshot(ctx context.Context, r io.Reader) error {
 	e := s.engine.Load()
@@ -113,8 +114,12 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 		return 0, err
 	}
 	e.poll(ctx)
-	if v := e.view(); !v.quorum(v.voters()) {
+	v := e.view()
+	if !v.quorum(v.voters()) {
 		return 0, fmt.Errorf("%w: a majority of the voters does not answer", state.ErrNoLeader)
+	}
+	if err := v.mayRestore(info); err != nil {
+		return 0, err
 	}
 	e.restores.Lock() // what is kept must be what is replaced
 	defer e.restores.Unlock()
@@ -124,7 +129,14 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return s.replace(e, info, spool, size)
+	index, err := s.replace(e, info, spool, size)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.outcome) // what is restored is not given up
+	defer cancel()
+	raised, err := e.keepLevel(ctx, v.Level)
+	return max(index, raised), err
 }
 
 // replace is the point of no return; it is bounded by Raft, not by a caller
