@@ -66,7 +66,7 @@ func openFront(dir string, bolt raft.LogStore, fresh bool) (*front, error) {
 	if err != nil {
 		return nil, frontError(err)
 	}
-	f := &front{bolt: bolt, journal: j, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	f := &front{bolt: soundLog{bolt}, journal: j, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	err = f.takeUp(records)
 	if err == nil {
 		err = f.settle()
@@ -84,7 +84,7 @@ func readFront(dir string, bolt raft.LogStore) (*front, error) {
 	if err != nil {
 		return nil, frontError(err)
 	}
-	f := &front{bolt: bolt}
+	f := &front{bolt: soundLog{bolt}}
 	return f, f.takeUp(records)
 }
 

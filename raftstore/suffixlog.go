@@ -33,6 +33,9 @@ func (s *suffixLog) StoreLogs(entries []*raft.Log) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case errors.Is(err, ErrDamaged): // of bolt, while it moves what is in the journal
+		s.cut = true
+		s.stale(err)
 	case !s.cut:
 	case err != nil:
 		s.stale(fmt.Errorf("the entries that replace others could not be written: %w", err))
