@@ -180,7 +180,9 @@ func writeProbe(path string) error {
 // tellDisk tells the admin what changed.
 func (e *engine) tellDisk(before, after fitness, l look) {
 	s := e.store
-	s.metrics.diskFree.Set(float64(l.Free))
+	if l.Size > 0 { // a disk that hangs does not tell
+		s.metrics.diskFree.Set(float64(l.Free))
+	}
 	s.metrics.diskFitness.Set(float64(after))
 	_, why := e.disk.fitness()
 	switch {
@@ -226,10 +228,9 @@ func (e *engine) shedForDisk(l look) {
 	}
 }
 
-// yieldForDisk hands the leadership to a server with a better disk, and gives
-// it up without an heir when this disk is sick: somebody may be able to lead
-// that did not answer just now. It tells whether it tried. The caller holds
-// mayLead.
+// yieldForDisk hands the leadership to a server with a better disk. Without an
+// heir it is kept: a sick disk fails the next write, by which Raft steps down. It
+// tells whether the leadership was handed over. The caller holds mayLead.
 func (e *engine) yieldForDisk(ctx context.Context, v view) bool {
 	s := e.store
 	if v.Disks[v.Self] == diskFit {
