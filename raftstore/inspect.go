@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -79,7 +80,7 @@ func Inspect(dataDir string, tail int) (Inspection, error) {
 		return in, fmt.Errorf("inspect %s: %w", dataDir, err)
 	}
 	err = in.readLog(filepath.Join(dataDir, "raft", logName), min(tail, maxTail), &latest)
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrDamaged) || errors.Is(err, syscall.EIO) { // what the disk can't read, nobody will take up
 		in.Damage = strings.TrimPrefix(in.Damage+"; "+err.Error(), "; ")
 		err = nil
 	}

@@ -1,7 +1,9 @@
 package raftstore
 
 import (
+	"bytes"
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -9,13 +11,25 @@ import (
 // A name that flipped a bit is one that nobody finds: what it stands for would
 // count as never set.
 func TestFlippedNamesInTheLogsFileAreFound(t *testing.T) {
-	for _, name := range []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand", "holdfast log format", "logs", "conf"} {
+	found := 0
+	for _, name := range []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand", "holdfast vote", "holdfast log format", "logs", "conf"} {
 		path := filepath.Join(t.TempDir(), logName)
 		writeLog(t, path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(data, []byte(name)) {
+			continue // a vote is kept in one way or the other
+		}
+		found++
 		flip(t, path, name)
 		if err := reread(path); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if found < 5 {
+		t.Errorf("only %d names are in the file", found)
 	}
 }
 
