@@ -101,7 +101,7 @@ func (in *Inspection) setServers(c raft.Configuration) {
 // readSnapshots reads hashicorp/raft's directories, newest first, and gives the
 // configuration of the newest that checks out.
 func (in *Inspection) readSnapshots(dir string) (latest raft.Configuration, err error) {
-	names, err := snapshotNames(dir)
+	names, _, err := snapshotNames(dir)
 	if err != nil {
 		return latest, err
 	}

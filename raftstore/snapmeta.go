@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -101,11 +102,11 @@ func checkSnapshotMeta(dir string) (meta describedSnapshot, err error) {
 	if err := json.Unmarshal(text, &meta); err != nil {
 		return meta, fmt.Errorf("%s: %w", snapshotMeta, err)
 	}
-	var term, index, msec uint64
-	if _, err := fmt.Sscanf(id, "%d-%d-%d", &term, &index, &msec); err != nil {
+	named, err := parseSnapshotName(id)
+	if err != nil {
 		return meta, fmt.Errorf("its name is not TERM-INDEX-TIME: %w", err)
 	}
-	if meta.ID != id || meta.Term != term || meta.Index != index {
+	if meta.ID != id || meta.Term != named[0] || meta.Index != named[1] {
 		return meta, fmt.Errorf("%s speaks of snapshot %s, up to entry %d of term %d", snapshotMeta, meta.ID, meta.Index, meta.Term)
 	}
 	sum, err := os.ReadFile(filepath.Join(dir, snapshotSum))
@@ -135,26 +136,58 @@ func (d describedSnapshot) sameContent(content io.Reader) error {
 	return nil
 }
 
-// snapshotNames lists the snapshots in dir that were finished; none when there
-// is no such directory.
-func snapshotNames(dir string) (names []string, err error) {
+// snapshotNames lists the snapshots in dir that were finished, oldest first; none
+// when there is no such directory. partial are those of which a crash left
+// something while they were removed: some file of theirs is gone, and a newer one
+// is there.
+func snapshotNames(dir string) (names, partial []string, err error) {
 	list, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	for _, d := range list {
-		if d.IsDir() && !strings.HasSuffix(d.Name(), snapshotTemp) {
-			names = append(names, d.Name())
+		if !d.IsDir() || strings.HasSuffix(d.Name(), snapshotTemp) {
+			continue
 		}
+		_, noMeta := os.Stat(filepath.Join(dir, d.Name(), snapshotMeta))
+		if _, foreign := parseSnapshotName(d.Name()); foreign != nil && errors.Is(noMeta, fs.ErrNotExist) {
+			continue // somebody's own, which hashicorp/raft does not see either
+		}
+		names = append(names, d.Name())
 	}
-	return names, err
+	slices.SortFunc(names, func(a, b string) int {
+		x, _ := parseSnapshotName(a) // what has no such name is found when it is looked at
+		y, _ := parseSnapshotName(b)
+		return slices.Compare(x[:], y[:])
+	})
+	whole := names[:0:0]
+	for i, name := range names {
+		_, noMeta := os.Stat(filepath.Join(dir, name, snapshotMeta))
+		_, noState := os.Stat(filepath.Join(dir, name, snapshotState))
+		if i+1 < len(names) && (errors.Is(noMeta, fs.ErrNotExist) || errors.Is(noState, fs.ErrNotExist)) {
+			partial = append(partial, name)
+			continue
+		}
+		whole = append(whole, name)
+	}
+	return whole, partial, err
+}
+
+// parseSnapshotName takes the name of a snapshot apart: its last entry's term and
+// index, and when it was made in milliseconds since 1970.
+func parseSnapshotName(name string) (parts [3]uint64, err error) {
+	_, err = fmt.Sscanf(name, "%d-%d-%d", &parts[0], &parts[1], &parts[2])
+	if err == nil && name != fmt.Sprintf("%d-%d-%d", parts[0], parts[1], parts[2]) {
+		err = errors.New("something is behind it")
+	}
+	return parts, err
 }
 
 // examineSnapshots reads what describes all snapshots in dir, each of which can
 // count as the newest if it is wrong, and the content of the newest. It returns
 // the last entry that this has, and its term: 0 without a snapshot.
 func examineSnapshots(dir string, store raft.SnapshotStore) (covered, term uint64, err error) {
-	names, err := snapshotNames(dir)
+	names, _, err := snapshotNames(dir)
 	if err != nil {
 		return 0, 0, fmt.Errorf("list the snapshots: %w", err)
 	}

@@ -218,3 +218,32 @@ func TestReadErrorOfTheDiskIsTriedAgainFirst(t *testing.T) {
 		}
 	}
 }
+
+// A crash while hashicorp/raft removes an old snapshot leaves a part of it, which is
+// no damage; a part of the newest is.
+func TestPartOfAnOldSnapshotIsNoDamage(t *testing.T) {
+	for _, gone := range []string{snapshotMeta, snapshotState} {
+		dir := t.TempDir()
+		s := snapshotsOf(t, dir)
+		old, newest := addSnapshot(t, s, 999), addSnapshot(t, s, 1000) // not in the order of their texts
+		if err := os.Remove(filepath.Join(s.dir, old, gone)); err != nil {
+			t.Fatal(err)
+		}
+		if covered, _, err := examineSnapshots(s.dir, s); covered != 1000 || err != nil {
+			t.Errorf("%s of the old one is gone: covers %d, %v", gone, covered, err)
+		}
+		var in Inspection
+		if _, err := in.readSnapshots(s.dir); err != nil || in.Damage != "" || len(in.Snapshots) != 1 {
+			t.Errorf("inspected: %+v, %v", in, err)
+		}
+		if _, partial, err := snapshotNames(s.dir); err != nil || len(partial) != 1 || partial[0] != old {
+			t.Errorf("to be removed are %v, %v", partial, err)
+		}
+		if err := os.Remove(filepath.Join(s.dir, newest, gone)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := examineSnapshots(s.dir, s); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s of the newest is gone: %v", gone, err)
+		}
+	}
+}

@@ -27,6 +27,12 @@ func (e *engine) sweep() {
 			errs = append(errs, os.RemoveAll(path))
 		}
 	}
+	dir := filepath.Join(c.dir(), snapshotsDir)
+	_, partial, err := snapshotNames(dir)
+	errs = append(errs, err)
+	for _, name := range partial { // hashicorp/raft does not see them
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
+	}
 	if err := errors.Join(errs...); err != nil {
 		e.store.log.Warn("what an earlier run left half written is there still", "error", err)
 	}

@@ -17,9 +17,11 @@ func TestStartRemovesWhatACrashLeftHalfWritten(t *testing.T) {
 	}
 	one.stop()
 	raft := filepath.Join(one.dir, "raft")
-	keep := []string{filepath.Join(raft, beforeRestore), filepath.Join(one.dir, "other"), filepath.Join(one.dir, ".other.1")}
+	keep := []string{filepath.Join(raft, beforeRestore), filepath.Join(one.dir, "other"), filepath.Join(one.dir, ".other.1"),
+		filepath.Join(raft, snapshotsDir, "the admin's", "file"), filepath.Join(raft, snapshotsDir, "1-1-1 of old", "file")}
 	left := []string{
 		filepath.Join(raft, ".restore.123"), filepath.Join(raft, ".rebuild.456"), filepath.Join(raft, snapshotsDir, "3-9-1.tmp", snapshotState),
+		filepath.Join(raft, snapshotsDir, "1-1-1", snapshotState), // a part of an old one
 		filepath.Join(raft, ".before-restore.snapshot.1"), filepath.Join(raft, ".log.journal.0.77"), filepath.Join(one.dir, "."+recordName+".5"),
 	}
 	for _, path := range append(keep, left...) {
