@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast/internal/durable"
@@ -59,15 +61,34 @@ type backup struct {
 	at   time.Time
 }
 
-// parseBackup reads a file's name; false when it is none of ours.
-func parseBackup(name string) (backup, bool) {
-	rest, ok := strings.CutPrefix(name, backupPrefix)
+// backupName is the name of this server's snapshot of a time; servers may share a
+// directory.
+func (c Config) backupName(at time.Time) string {
+	return backupPrefix + c.Cluster + "-" + c.Node + "-" + at.UTC().Format(backupTime) + backupSuffix
+}
+
+// parseBackup reads a file's name; false when it is none of this server's. Those of
+// earlier versions do not say whose they are and count as everybody's.
+func (c Config) parseBackup(name string) (backup, bool) {
+	rest, ok := strings.CutPrefix(name, backupPrefix+c.Cluster+"-")
 	rest, ok2 := strings.CutSuffix(rest, backupSuffix)
-	if !ok || !ok2 || len(rest) < len(backupTime) {
+	if !ok || !ok2 {
 		return backup{}, false
 	}
-	at, err := time.Parse(backupTime, rest[len(rest)-len(backupTime):])
+	at, err := time.Parse(backupTime, strings.TrimPrefix(rest, c.Node+"-"))
 	return backup{name, at}, err == nil
+}
+
+// halfWritten tells whether a file is a snapshot that a crash of this server left.
+// Those of earlier versions, with a number behind the prefix, do not say whose they
+// are: another server may be writing one, for less than a day.
+func (c Config) halfWritten(f fs.DirEntry, now time.Time) bool {
+	rest, ok := strings.CutPrefix(f.Name(), backupTemp)
+	if !ok || strings.HasPrefix(rest, c.Node+"-") {
+		return ok
+	}
+	st, err := f.Info()
+	return err == nil && strings.Trim(rest, "0123456789") == "" && now.Sub(st.ModTime()) > 24*time.Hour
 }
 
 // due tells whether a snapshot is called for. What was made in the future, by a
@@ -127,7 +148,7 @@ func (s *Store) backUpOnce(ctx context.Context, now time.Time) error {
 	if snap.Index() == 0 {
 		return nil // nothing to keep yet
 	}
-	there, err := listBackups(b.Directory)
+	there, err := s.config.listBackups(now)
 	if err != nil {
 		return err
 	}
@@ -139,16 +160,18 @@ func (s *Store) backUpOnce(ctx context.Context, now time.Time) error {
 		there = append(there, f)
 	}
 	for _, old := range b.outdated(there, now) {
-		if err := os.Remove(filepath.Join(b.Directory, old.name)); err != nil {
+		err := os.Remove(filepath.Join(b.Directory, old.name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // another server's that shares the directory
 			return err
 		}
 	}
 	return nil
 }
 
-// listBackups lists what is there, makes the directory, and removes what a
-// crash left half written.
-func listBackups(dir string) (there []backup, err error) {
+// listBackups lists what is there of this server's, makes the directory, and
+// removes what a crash left half written.
+func (c Config) listBackups(now time.Time) (there []backup, err error) {
+	dir := c.Backups.Directory
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -157,23 +180,39 @@ func listBackups(dir string) (there []backup, err error) {
 		return nil, err
 	}
 	for _, f := range files {
-		if strings.HasPrefix(f.Name(), backupTemp) {
+		if c.halfWritten(f, now) {
 			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
 				return nil, err
 			}
 		}
-		if b, ok := parseBackup(f.Name()); ok && f.Type().IsRegular() {
+		if b, ok := c.parseBackup(f.Name()); ok && f.Type().IsRegular() {
 			there = append(there, b)
 		}
 	}
 	return there, nil
 }
 
+// backupKey is what a snapshot is sealed with now.
+func (c Config) backupKey() ([]byte, error) {
+	if c.BackupKey == nil {
+		return c.Trust.GossipKey(), nil
+	}
+	key, err := c.BackupKey()
+	if err != nil {
+		return nil, fmt.Errorf("the key to seal it with: %w", err)
+	}
+	return key, nil
+}
+
 // writeBackup writes a sealed snapshot, reads it back from the disk and
 // verifies it, and only then gives it its name.
 func (s *Store) writeBackup(ctx context.Context, snap *state.Snapshot, now time.Time) (_ backup, err error) {
-	dir, secret := s.config.Backups.Directory, s.config.Trust.GossipKey()
-	tmp, err := os.CreateTemp(dir, backupTemp)
+	dir := s.config.Backups.Directory
+	secret, err := s.config.backupKey()
+	if err != nil {
+		return backup{}, err
+	}
+	tmp, err := os.CreateTemp(dir, backupTemp+s.config.Node+"-")
 	if err != nil {
 		return backup{}, err
 	}
@@ -196,6 +235,7 @@ func (s *Store) writeBackup(ctx context.Context, snap *state.Snapshot, now time.
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return backup{}, err
 	}
+	forgetCached(tmp) // or it would be read back from memory
 	plain, err := OpenSealed(tmp, secret)
 	if err != nil {
 		return backup{}, err
@@ -207,7 +247,7 @@ func (s *Store) writeBackup(ctx context.Context, snap *state.Snapshot, now time.
 	if err != nil {
 		return backup{}, fmt.Errorf("what was written does not verify: %w", err)
 	}
-	f := backup{backupPrefix + s.config.Cluster + "-" + now.UTC().Format(backupTime) + backupSuffix, now}
+	f := backup{s.config.backupName(now), now}
 	if err := os.Rename(tmp.Name(), filepath.Join(dir, f.name)); err != nil {
 		return backup{}, err
 	}
@@ -215,4 +255,11 @@ func (s *Store) writeBackup(ctx context.Context, snap *state.Snapshot, now time.
 	s.metrics.backupBytes.Set(float64(info.Bytes))
 	s.log.Info("scheduled snapshot written and verified", "path", filepath.Join(dir, f.name), "index", info.Index, "bytes", info.Bytes)
 	return f, durable.SyncDir(dir)
+}
+
+// forgetCached has the kernel forget what it has of a file in memory, as far as
+// that is on the disk already (posix_fadvise, POSIX_FADV_DONTNEED).
+func forgetCached(f *os.File) {
+	const dontNeed = 4
+	_, _, _ = syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, dontNeed, 0, 0)
 }

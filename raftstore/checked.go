@@ -125,6 +125,12 @@ func stableSum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli()), castagnoli(), value)
 }
 
+// stableIntact tells whether a value as bolt has it is the one of its key.
+func stableIntact(key, value []byte) bool {
+	at := len(value) - sumSize
+	return at >= 0 && binary.LittleEndian.Uint32(value[at:]) == stableSum(key, value[:at])
+}
+
 // Set implements raft.StableStore.
 func (c checkedStable) Set(key, value []byte) error {
 	return c.bolt.Set(key, binary.LittleEndian.AppendUint32(slices.Clone(value), stableSum(key, value)))
@@ -137,10 +143,10 @@ func (c checkedStable) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := len(value) - sumSize
-	if at < 0 || binary.LittleEndian.Uint32(value[at:]) != stableSum(key, value[:at]) {
+	if !stableIntact(key, value) {
 		return nil, fmt.Errorf("%q: %w", key, ErrDamaged)
 	}
+	at := len(value) - sumSize
 	return value[:at:at], nil
 }
 

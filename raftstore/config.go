@@ -57,6 +57,10 @@ type Config struct {
 	Consumers []Consumer
 
 	Backups Backups // scheduled snapshots; none when Every is 0
+	// BackupKey gives the secret with which a scheduled snapshot is sealed, at
+	// least 16 bytes, whenever one is made: the key that encrypts the gossip at
+	// that time. nil: the one that Trust had at the start.
+	BackupKey func() ([]byte, error)
 
 	// SetAside is called when the store is damaged and the others can spare
 	// it: it is to see that SetAside moves the files away and that the node

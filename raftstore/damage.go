@@ -1,9 +1,10 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -12,7 +13,6 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
-	"holdfast/internal/boltfile"
 	"holdfast/internal/health"
 )
 
@@ -30,11 +30,14 @@ func (e *engine) damaged(err error) {
 
 // examine reads everything that this server would stand on: a damage is found
 // before anybody is served from it.
-func (e *engine) examine() error {
-	covered, err := e.examineSnapshot()
-	if err == nil {
-		err = examineLog(e.checked, e.stable, covered)
-	}
+func (e *engine) examine(ctx context.Context) error {
+	err := e.patiently(ctx, func() error {
+		covered, term, err := examineSnapshots(filepath.Join(e.store.config.dir(), snapshotsDir), e.snapshots)
+		if err == nil {
+			err = examineLog(e.checked, e.stable, covered, term)
+		}
+		return err
+	})
 	if errors.Is(err, ErrDamaged) {
 		return e.refuse(err)
 	}
@@ -75,8 +78,8 @@ func boltOptions() *bbolt.Options {
 }
 
 func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
-	if err := boltfile.Check(path); err != nil {
-		return nil, fmt.Errorf("the log: %w: %w", ErrDamaged, err)
+	if err := checkLogFile(path); err != nil {
+		return nil, err
 	}
 	err = soundly(func() error {
 		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
@@ -92,14 +95,18 @@ func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltSto
 }
 
 // examineLog reads every entry and what Raft keeps beside them. Up to covered,
-// what a snapshot has, entries may be missing: a restored one leaves a hole.
-func examineLog(log *checkedLog, stable checkedStable, covered uint64) error {
+// what a snapshot has, whose last entry is of coveredTerm, entries may be missing:
+// a restored one leaves a hole.
+func examineLog(log *checkedLog, stable checkedStable, covered, coveredTerm uint64) error {
 	return soundly(func() error {
 		term, err := examineEntries(log, covered)
 		if err != nil {
 			return err
 		}
-		return examineVotes(stable, term)
+		if err := examineTerm(stable, max(term, coveredTerm)); err != nil {
+			return err
+		}
+		return examineVotes(stable, max(term, coveredTerm))
 	})
 }
 
@@ -150,26 +157,4 @@ func examineVotes(stable checkedStable, least uint64) error {
 		}
 	}
 	return nil
-}
-
-// examineSnapshot reads the newest snapshot, whose checksum hashicorp/raft
-// keeps, and returns the last entry that it has. An older one would not do in
-// its place: the log begins after it.
-func (e *engine) examineSnapshot() (covered uint64, err error) {
-	list, err := e.snapshots.List()
-	if err != nil {
-		return 0, fmt.Errorf("list the snapshots: %w", err)
-	}
-	if len(list) == 0 {
-		return 0, nil
-	}
-	meta, r, err := e.snapshots.Open(list[0].ID) // compares the checksum
-	if err != nil {
-		return 0, fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
-	}
-	_, err = io.Copy(io.Discard, r)
-	if err := errors.Join(err, r.Close()); err != nil {
-		return 0, fmt.Errorf("snapshot %s: %w: %w", list[0].ID, ErrDamaged, err)
-	}
-	return meta.Index, nil
 }

@@ -69,7 +69,7 @@ func reread(path string) (err error) {
 	}
 	defer newest.Close()
 	log, stable := &checkedLog{LogStore: newest}, checkedStable{bolt}
-	if err := examineLog(log, stable, 6); err != nil {
+	if err := examineLog(log, stable, 6, 0); err != nil {
 		return err
 	}
 	entries, term := written()
@@ -244,7 +244,7 @@ func TestLogThatDoesNotReachItsSnapshotIsRefused(t *testing.T) {
 	}
 	defer bolt.Close()
 	for covered, want := range map[uint64]string{6: "", 5: "log entry 6", 0: "log entry 1", 400: ""} {
-		err := examineLog(&checkedLog{LogStore: bolt}, checkedStable{bolt}, covered)
+		err := examineLog(&checkedLog{LogStore: bolt}, checkedStable{bolt}, covered, 0)
 		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("with a snapshot up to %d: %v, want %q", covered, err, want)
 		}

@@ -139,7 +139,7 @@ func TestBiggestConsumerIsShedFirst(t *testing.T) {
 }
 
 func TestScheduledSnapshotsAreShedButTheNewest(t *testing.T) {
-	c := Config{DataDir: t.TempDir(), Backups: Backups{Directory: t.TempDir()}}
+	c := Config{Cluster: "foobar", Node: "fb1", DataDir: t.TempDir(), Backups: Backups{Directory: t.TempDir()}}
 	if err := os.MkdirAll(c.dir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestScheduledSnapshotsAreShedButTheNewest(t *testing.T) {
 	if got := one.Shed(1000); got != 100 {
 		t.Errorf("%d bytes were freed of 1000, want 100", got)
 	}
-	there, err := listBackups(c.Backups.Directory)
+	there, err := c.listBackups(time.Now())
 	if err != nil || len(there) != 1 || there[0].at.Day() != 3 {
 		t.Errorf("there are %v, %v; want the newest", there, err)
 	}

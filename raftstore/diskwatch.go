@@ -30,6 +30,26 @@ type diskHealth struct {
 	last   look
 	hung   bool   // a write to the log has not ended
 	failed string // the last write to the log since the last look that failed
+	stale  error  // why Raft does not know what its log ends with; nil: it does
+}
+
+// stands notes why Raft no longer knows what its log ends with, or, by nil, that
+// it does.
+func (d *diskHealth) stands(stale error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stale = stale
+}
+
+// anew is why this server should begin anew, now that its disk is well; nil: it
+// need not, or the disk is not.
+func (d *diskHealth) anew() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.hung || d.judge.state == diskSick {
+		return nil
+	}
+	return d.stale
 }
 
 // fitness is how fit the disk is, and why it is no better.
@@ -99,6 +119,9 @@ func (e *engine) watchDisk(ctx context.Context) {
 		if after != diskFit {
 			e.shedForDisk(l)
 		}
+		if err := e.disk.anew(); err != nil {
+			e.damaged(fmt.Errorf("the log begins anew, and nothing is lost: %w", err))
+		}
 		if !sleep(ctx, s.times.plan/2) {
 			return
 		}
@@ -157,7 +180,9 @@ func writeProbe(path string) error {
 // tellDisk tells the admin what changed.
 func (e *engine) tellDisk(before, after fitness, l look) {
 	s := e.store
-	s.metrics.diskFree.Set(float64(l.Free))
+	if l.Size > 0 { // a disk that hangs does not tell
+		s.metrics.diskFree.Set(float64(l.Free))
+	}
 	s.metrics.diskFitness.Set(float64(after))
 	_, why := e.disk.fitness()
 	switch {
@@ -203,10 +228,9 @@ func (e *engine) shedForDisk(l look) {
 	}
 }
 
-// yieldForDisk hands the leadership to a server with a better disk, and gives
-// it up without an heir when this disk is sick: somebody may be able to lead
-// that did not answer just now. It tells whether it tried. The caller holds
-// mayLead.
+// yieldForDisk hands the leadership to a server with a better disk. Without an
+// heir it is kept: a sick disk fails the next write, by which Raft steps down. It
+// tells whether the leadership was handed over. The caller holds mayLead.
 func (e *engine) yieldForDisk(ctx context.Context, v view) bool {
 	s := e.store
 	if v.Disks[v.Self] == diskFit {
@@ -290,7 +314,7 @@ func (c Config) backupsAsConsumer() Consumer {
 		}
 		var there []backup
 		for _, f := range files {
-			if b, ok := parseBackup(f.Name()); ok {
+			if b, ok := c.parseBackup(f.Name()); ok {
 				there = append(there, b)
 			}
 		}

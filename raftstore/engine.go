@@ -96,9 +96,10 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.missLog(); err != nil {
 		return nil, err
 	}
-	if err := e.openLog(); err != nil {
+	if err := e.openLog(ctx); err != nil {
 		return nil, err
 	}
+	e.sweep()
 	if e.record, err = openRecord(s.config.DataDir, s.config.NodeID); err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (s *Store) open(ctx context.Context) (_ *engine, err error) {
 	if err := e.openSnapshots(); err != nil {
 		return nil, err
 	}
-	if err := e.examine(); err != nil {
+	if err := e.examine(ctx); err != nil {
 		return nil, err
 	}
 	if err := e.listen(ctx); err != nil {
@@ -141,9 +142,12 @@ func (e *engine) missLog() error {
 
 // openLog opens the log before the record counts: its lock keeps a second
 // process out.
-func (e *engine) openLog() (err error) {
+func (e *engine) openLog(ctx context.Context) (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
-	e.bolt, err = openBolt(path)
+	err = e.patiently(ctx, func() (err error) {
+		e.bolt, err = openBolt(path)
+		return err
+	})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
 	}
@@ -153,7 +157,10 @@ func (e *engine) openLog() (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	e.front, err = openLogOver(e.store.config.dir(), e.bolt)
+	err = e.patiently(ctx, func() (err error) {
+		e.front, err = openLogOver(e.store.config.dir(), e.bolt)
+		return err
+	})
 	switch {
 	case errors.Is(err, ErrDamaged):
 		return e.refuse(err)
@@ -168,8 +175,8 @@ func (e *engine) openLog() (err error) {
 	if e.store.disk != nil {
 		e.checked.LogStore = e.store.disk(e.front)
 	}
-	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote}
-	e.ahead = newAheadLog(guarded, e.appends, e.writeSomething, e.ended)
+	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote, ended: e.ended}
+	e.ahead = newAheadLog(&suffixLog{LogStore: guarded, stale: e.disk.stands}, e.appends, e.writeSomething, e.ended)
 	e.logs, err = raft.NewLogCache(logCache, e.ahead)
 	return err
 }
@@ -297,7 +304,7 @@ func (e *engine) openSnapshots() error {
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
-	e.snapshots = snapshotStore{files}
+	e.snapshots = snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
 	return nil
 }
 
@@ -321,7 +328,7 @@ func (e *engine) makeRaft() (err error) {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
-	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, steadyStable{e.stable, e.ended, e.disk.wrote}, e.snapshots, e.trans); err != nil {
+	if e.raft, err = raft.NewRaft(c, s.fsm, steadyLog{e.logs, func() bool { return e.running.Load() != nil }, e.ended}, steadyStable{e.stable, e.ended, e.disk.wrote}, e.snapshots, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	e.running.Store(e.raft)

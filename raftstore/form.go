@@ -106,6 +106,9 @@ func (e *engine) attempt(ctx context.Context, seen []founder, highest uint64) (u
 	own := decree{ClusterID: newUUID(), Voters: seen[:min(c.Voters, len(seen))]}
 	round := max(e.record.get().Forming.Promised.Round, highest) + 1
 	p := newProposer(electorateOf(c.Servers), ballot{round, foldName(c.Node)}, own)
+	if !e.promiseFirst(p) {
+		return p.highest, nil
+	}
 	for p.decided == nil && !p.outbid {
 		before := p.request()
 		e.ask(ctx, seen, p)
@@ -122,6 +125,24 @@ func (e *engine) attempt(ctx context.Context, seen []founder, highest uint64) (u
 	}
 	e.ask(ctx, seen, p) // whom this does not reach, the leader will
 	return p.highest, nil
+}
+
+// promiseFirst has this server promise a ballot, on its disk, before anybody else
+// hears of it: after a crash its number would otherwise be used again, for another
+// decree. false: it can't, and nothing may be asked.
+func (e *engine) promiseFirst(p *proposer) bool {
+	node, req := e.store.config.Node, p.request()
+	reply, err := e.store.formHere(req)
+	if err != nil {
+		reply = formReply{Reason: err.Error()}
+	}
+	p.receive(foldName(node), req, reply)
+	if !reply.OK && p.decided == nil {
+		e.store.log.Debug("forming: no consent of our own", "reason", reply.Reason)
+		e.objection.Store(new(node + ": " + reply.Reason))
+		return false
+	}
+	return true
 }
 
 // ask puts the proposer's present request to all and gives it the answers.

@@ -42,6 +42,7 @@ type front struct {
 
 	writing sync.Mutex // held by who appends or takes back
 	buffer  []byte
+	unsure  []*raft.Log // entries that may be in bolt though it erred
 
 	moving sync.Mutex // held by who moves; after writing
 
@@ -65,7 +66,7 @@ func openFront(dir string, bolt raft.LogStore, fresh bool) (*front, error) {
 	if err != nil {
 		return nil, frontError(err)
 	}
-	f := &front{bolt: bolt, journal: j, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	f := &front{bolt: soundLog{bolt}, journal: j, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	err = f.takeUp(records)
 	if err == nil {
 		err = f.settle()
@@ -83,7 +84,7 @@ func readFront(dir string, bolt raft.LogStore) (*front, error) {
 	if err != nil {
 		return nil, frontError(err)
 	}
-	f := &front{bolt: bolt}
+	f := &front{bolt: soundLog{bolt}}
 	return f, f.takeUp(records)
 }
 
@@ -114,6 +115,9 @@ func (f *front) takeUp(records [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("the log: %w: %w", ErrDamaged, err)
 	}
+	if err := f.preferJournal(all); err != nil {
+		return err
+	}
 	for len(all) > 0 && all[0].Index <= f.last {
 		all = all[1:]
 	}
@@ -142,6 +146,9 @@ func (f *front) StoreLogs(entries []*raft.Log) error {
 	defer f.writing.Unlock()
 	if len(entries) == 0 {
 		return nil
+	}
+	if err := f.makeSure(); err != nil {
+		return err
 	}
 	if f.journal.Broken() != nil || f.troubled() {
 		if err := f.settle(); err != nil {
@@ -197,6 +204,7 @@ func (f *front) storeDirectly(entries []*raft.Log) error {
 		return err
 	}
 	if err := f.bolt.StoreLogs(entries); err != nil {
+		f.unsure = entries
 		return err
 	}
 	f.mu.Lock()
@@ -348,6 +356,9 @@ func (f *front) DeleteRange(first, last uint64) error {
 	}
 	f.writing.Lock()
 	defer f.writing.Unlock()
+	if err := f.makeSure(); err != nil {
+		return err
+	}
 	if err := f.settle(); err != nil {
 		return err
 	}

@@ -236,18 +236,6 @@ func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot.
 func (fsmSnapshot) Release() {}
 
-// snapshotStore makes the index of a snapshot known to Restore, which Raft
-// gives only the bytes.
-type snapshotStore struct{ raft.SnapshotStore }
-
-func (s snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, r, err := s.SnapshotStore.Open(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	return meta, &indexedReader{r, meta.Index}, nil
-}
-
 type indexedReader struct {
 	io.ReadCloser
 	index uint64

@@ -2,14 +2,14 @@ package raftstore
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -80,7 +80,7 @@ func Inspect(dataDir string, tail int) (Inspection, error) {
 		return in, fmt.Errorf("inspect %s: %w", dataDir, err)
 	}
 	err = in.readLog(filepath.Join(dataDir, "raft", logName), min(tail, maxTail), &latest)
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrDamaged) || errors.Is(err, syscall.EIO) { // what the disk can't read, nobody will take up
 		in.Damage = strings.TrimPrefix(in.Damage+"; "+err.Error(), "; ")
 		err = nil
 	}
@@ -101,10 +101,7 @@ func (in *Inspection) setServers(c raft.Configuration) {
 // readSnapshots reads hashicorp/raft's directories, newest first, and gives the
 // configuration of the newest that checks out.
 func (in *Inspection) readSnapshots(dir string) (latest raft.Configuration, err error) {
-	list, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return latest, nil
-	}
+	names, _, err := snapshotNames(dir)
 	if err != nil {
 		return latest, err
 	}
@@ -113,12 +110,9 @@ func (in *Inspection) readSnapshots(dir string) (latest raft.Configuration, err 
 		configuration raft.Configuration
 	}
 	var all []described
-	for _, d := range list {
-		if !d.IsDir() || strings.HasSuffix(d.Name(), ".tmp") {
-			continue
-		}
-		s := described{InspectedSnapshot: InspectedSnapshot{ID: d.Name()}}
-		if meta, err := readSnapshotMeta(filepath.Join(dir, d.Name())); err != nil {
+	for _, name := range names {
+		s := described{InspectedSnapshot: InspectedSnapshot{ID: name}}
+		if meta, err := readSnapshotMeta(filepath.Join(dir, name)); err != nil {
 			s.Problem = err.Error()
 		} else {
 			s.Index, s.Term, s.Bytes, s.configuration = meta.Index, meta.Term, meta.Size, meta.Configuration
@@ -126,11 +120,11 @@ func (in *Inspection) readSnapshots(dir string) (latest raft.Configuration, err 
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b described) int { return cmp.Compare(b.Index, a.Index) })
-	for i, s := range all {
+	for _, s := range all {
 		in.Snapshots = append(in.Snapshots, s.InspectedSnapshot)
 		if s.Problem != "" {
 			in.Damage = strings.TrimPrefix(in.Damage+"; snapshot "+s.ID+": "+s.Problem, "; ")
-		} else if i == 0 {
+		} else if s.Index > in.LastIndex {
 			in.LastIndex, in.LastTerm, latest = s.Index, s.Term, s.configuration
 		}
 	}
@@ -139,20 +133,23 @@ func (in *Inspection) readSnapshots(dir string) (latest raft.Configuration, err 
 
 // readSnapshotMeta reads what describes a snapshot, and verifies its content.
 func readSnapshotMeta(dir string) (meta raft.SnapshotMeta, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, "meta.json"))
+	described, err := checkSnapshotMeta(dir)
 	if err != nil {
-		return meta, err
+		return described.SnapshotMeta, err
 	}
-	if err := json.Unmarshal(data, &meta); err != nil {
-		return meta, fmt.Errorf("meta.json: %w", err)
-	}
-	f, err := os.Open(filepath.Join(dir, "state.bin"))
+	f, err := os.Open(filepath.Join(dir, snapshotState))
 	if err != nil {
-		return meta, err
+		return described.SnapshotMeta, err
 	}
 	defer f.Close()
+	if err := described.sameContent(f); err != nil {
+		return described.SnapshotMeta, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return described.SnapshotMeta, err
+	}
 	_, err = state.Inspect(f)
-	return meta, err
+	return described.SnapshotMeta, err
 }
 
 // readLog reads the log, and takes over the configuration that it has last.
@@ -184,15 +181,19 @@ func (in *Inspection) readLog(path string, tail int, latest *raft.Configuration)
 		if err := in.readEntries(log, tail, latest); err != nil {
 			return err
 		}
-		return examineLog(log, stable, in.newestSnapshot())
+		newest := in.newestSnapshot()
+		return examineLog(log, stable, newest.Index, newest.Term)
 	})
 }
 
-func (in *Inspection) newestSnapshot() uint64 {
-	if len(in.Snapshots) == 0 {
-		return 0
+// newestSnapshot is the newest that checks out; a zero one: there is none.
+func (in *Inspection) newestSnapshot() InspectedSnapshot {
+	for _, s := range in.Snapshots {
+		if s.Problem == "" {
+			return s
+		}
 	}
-	return in.Snapshots[0].Index
+	return InspectedSnapshot{}
 }
 
 func (in *Inspection) readEntries(log *checkedLog, tail int, latest *raft.Configuration) error {
@@ -208,8 +209,11 @@ func (in *Inspection) readEntries(log *checkedLog, tail int, latest *raft.Config
 	for i := first; i <= last && last > 0; i++ {
 		var entry raft.Log
 		err := log.read(i, &entry)
+		if errors.Is(err, raft.ErrLogNotFound) && i <= in.newestSnapshot().Index {
+			continue
+		}
 		if errors.Is(err, raft.ErrLogNotFound) {
-			continue // examineLog knows whether that may be
+			return nil // examineLog names the gap; the last index can be any number
 		}
 		if err != nil {
 			return err
@@ -218,7 +222,7 @@ func (in *Inspection) readEntries(log *checkedLog, tail int, latest *raft.Config
 		if i+uint64(tail) > last {
 			in.Tail = append(in.Tail, InspectedEntry{entry.Index, entry.Term, entry.Type.String(), commandName(entry), len(entry.Data)})
 		}
-		if entry.Type == raft.LogConfiguration && entry.Index > in.newestSnapshot() {
+		if entry.Type == raft.LogConfiguration && entry.Index > in.newestSnapshot().Index {
 			*latest = raft.DecodeConfiguration(entry.Data)
 		}
 		if i >= in.LastIndex {

@@ -258,8 +258,16 @@ func (e *engine) apply(ctx context.Context, c change) error {
 		return fmt.Errorf("%s %v: %w", c.Kind, c.Server, err)
 	}
 	e.store.metrics.changes.WithLabelValues(string(c.Kind)).Inc()
-	if c.Kind == changeRemove {
+	if c.Kind == changeRemove && !e.returns(c.Server.ID) {
 		e.write(ctx, forgetServer(c.Server.ID))
 	}
 	return nil
+}
+
+// returns tells whether a server that is taken out will be taken in again under
+// the same ID, as one is that moved: what an admin said of it holds on.
+func (e *engine) returns(id string) bool {
+	return slices.ContainsFunc(e.store.state.Snapshot().Members(), func(m state.Member) bool {
+		return m.ID == id && m.Server && m.Liveness == state.Alive
+	})
 }

@@ -72,7 +72,7 @@ func (s *Store) spoolState(body io.Reader) (_ *os.File, want digest, err error) 
 	if want.ID != s.config.NodeID {
 		return nil, want, refuseRequest("this is server %s, and the state is for %s", s.config.NodeID, want.ID)
 	}
-	spool, err := os.CreateTemp(s.config.dir(), ".rebuild.*")
+	spool, err := os.CreateTemp(s.config.dir(), spoolRebuild)
 	if err != nil {
 		return nil, want, fmt.Errorf("keep the state: %w", err)
 	}

@@ -23,54 +23,55 @@ import (
 // to begin anew, and what that costs.
 type Recovery struct {
 	// Survivors in the order of how much they have: by the term of the last
-	// entry, then by its index, as Raft votes.
+	// entry, then by its index, as Raft votes. Those that are damaged and given
+	// up come last: nobody knows how much they had.
 	Survivors []Inspection `json:"survivors"`
 	// Lost are the servers of the freshest one's configuration that are not
 	// among the survivors.
 	Lost []state.RaftServer `json:"lost"`
 }
 
-// Freshest is the survivor that has everything that any of them has.
+// Freshest is the survivor that has everything that any sound one has.
 func (r Recovery) Freshest() Inspection { return r.Survivors[0] }
 
 // PlanRecovery compares the survivors. It refuses what would lose data without
-// need: when a majority of the voters is among them, when they are of several
-// stores, and when the freshest is damaged.
-func PlanRecovery(survivors []Inspection) (Recovery, error) {
+// need: when a majority of the voters is sound among them, when they are of
+// several stores, and when one is damaged that is not among givenUp, node IDs of
+// servers whose data may be lost: what a damaged one has can't be told, and could
+// be more than any other.
+func PlanRecovery(survivors []Inspection, givenUp ...string) (Recovery, error) {
 	r := Recovery{Survivors: slices.Clone(survivors)}
 	if len(survivors) == 0 {
 		return r, errors.New("recover: no survivor is named")
 	}
 	slices.SortStableFunc(r.Survivors, func(a, b Inspection) int {
-		return cmp.Or(cmp.Compare(b.LastTerm, a.LastTerm), cmp.Compare(b.LastIndex, a.LastIndex))
+		return cmp.Or(cmp.Compare(oneIf(a.Damage != ""), oneIf(b.Damage != "")), cmp.Compare(b.LastTerm, a.LastTerm), cmp.Compare(b.LastIndex, a.LastIndex))
 	})
 	best := r.Freshest()
-	seen := map[string]bool{}
-	for _, s := range r.Survivors {
-		switch {
-		case s.NodeID == "" || s.StoreID == "":
-			return r, fmt.Errorf("recover: %s belongs to no store", s.Dir)
-		case s.StoreID != best.StoreID:
-			return r, fmt.Errorf("recover: %s is of store %s, %s of store %s: they never had the same data", s.Dir, s.StoreID, best.Dir, best.StoreID)
-		case seen[s.NodeID]:
-			return r, fmt.Errorf("recover: server %s is named twice", s.NodeID)
-		}
-		seen[s.NodeID] = true
+	if err := r.belong(); err != nil {
+		return r, err
+	}
+	if err := r.giveUp(givenUp); err != nil {
+		return r, err
 	}
 	if best.Damage != "" {
-		return r, fmt.Errorf("recover: the freshest survivor, %s, is damaged: %s", best.Dir, best.Damage)
+		return r, fmt.Errorf("recover: no survivor is sound: %s is damaged: %s", best.Dir, best.Damage)
 	}
 	if best.self() == nil {
 		return r, fmt.Errorf("recover: the configuration of %s does not hold itself", best.Dir)
 	}
+	sound := map[string]bool{}
+	for _, s := range r.Survivors {
+		sound[s.NodeID] = s.Damage == ""
+	}
 	voters, alive := 0, 0
 	for _, s := range best.Servers {
-		if !seen[s.ID] {
+		if _, here := sound[s.ID]; !here {
 			r.Lost = append(r.Lost, s)
 		}
 		if s.Voter {
 			voters++
-			if seen[s.ID] {
+			if sound[s.ID] { // one that is damaged does not start
 				alive++
 			}
 		}
@@ -78,7 +79,43 @@ func PlanRecovery(survivors []Inspection) (Recovery, error) {
 	if 2*alive > voters {
 		return r, fmt.Errorf("recover: %d of %d voters survive, a majority: start them, and nothing is lost", alive, voters)
 	}
+	for _, s := range r.Survivors {
+		if s.Damage != "" && !slices.Contains(givenUp, s.NodeID) {
+			return r, fmt.Errorf("recover: server %s (%s) is damaged, and may have acknowledged writes that no other survivor has: %s. If its disk can't be made to give them back, give it up (--give-up %s), and what it alone has is lost", s.NodeID, s.Dir, s.Damage, s.NodeID)
+		}
+	}
 	return r, nil
+}
+
+// belong refuses survivors of several stores.
+func (r Recovery) belong() error {
+	best, seen := r.Freshest(), map[string]bool{}
+	for _, s := range r.Survivors {
+		switch {
+		case s.NodeID == "" || s.StoreID == "":
+			return fmt.Errorf("recover: %s belongs to no store", s.Dir)
+		case s.StoreID != best.StoreID:
+			return fmt.Errorf("recover: %s is of store %s, %s of store %s: they never had the same data", s.Dir, s.StoreID, best.Dir, best.StoreID)
+		case seen[s.NodeID]:
+			return fmt.Errorf("recover: server %s is named twice", s.NodeID)
+		}
+		seen[s.NodeID] = true
+	}
+	return nil
+}
+
+// giveUp refuses to give up what is not damaged.
+func (r Recovery) giveUp(nodes []string) error {
+	for _, id := range nodes {
+		i := slices.IndexFunc(r.Survivors, func(s Inspection) bool { return s.NodeID == id })
+		switch {
+		case i < 0:
+			return fmt.Errorf("recover: server %s is to be given up, and is not among the survivors", id)
+		case r.Survivors[i].Damage == "":
+			return fmt.Errorf("recover: server %s (%s) is to be given up, and is not damaged: it counts", id, r.Survivors[i].Dir)
+		}
+	}
+	return nil
 }
 
 // self is the server in its own configuration; nil when it is not there.
@@ -166,7 +203,7 @@ func recoverRaft(best Inspection, log raft.LogStore, stable raft.StableStore, di
 	c.Logger = newRaftLog(slog.New(slog.DiscardHandler), new(atomic.Bool))
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(self.Address))
 	machine := &fsm{state: state.New(), log: slog.New(slog.DiscardHandler), halt: func(error) {}}
-	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: log}, checkedStable{stable}, snapshotStore{files}, trans, raft.Configuration{
+	err = raft.RecoverCluster(c, machine, &checkedLog{LogStore: log}, checkedStable{stable}, snapshotStore{files, filepath.Join(dir, snapshotsDir)}, trans, raft.Configuration{
 		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(self.ID), Address: raft.ServerAddress(self.Address)}},
 	})
 	if _, halted := machine.progress(); halted != nil {
@@ -204,14 +241,18 @@ func (r Recovery) Sentence() string {
 		}
 		return strings.Join(list, ", ")
 	}
-	var lost, others []string
+	var lost, others, givenUp []string
 	for _, s := range r.Lost {
 		lost = append(lost, s.ID+" at "+s.Address)
 	}
 	for _, s := range r.Survivors[1:] {
 		others = append(others, s.NodeID+" ("+s.Dir+")")
+		if s.Damage != "" {
+			givenUp = append(givenUp, s.NodeID+" ("+s.Dir+")")
+		}
 	}
 	return fmt.Sprintf("%s becomes the only server of a new store with the data up to entry %d of term %d. "+
 		"Lost, and never to be started with their old data: %s. To be wiped and started, they are taken in: %s. "+
-		"What was acknowledged and is on none of the survivors is gone.", r.Freshest().Dir, r.Freshest().LastIndex, r.Freshest().LastTerm, names(lost), names(others))
+		"Damaged and given up, with what they alone have: %s. "+
+		"What was acknowledged and is on none of the sound survivors is gone.", r.Freshest().Dir, r.Freshest().LastIndex, r.Freshest().LastTerm, names(lost), names(others), names(givenUp))
 }

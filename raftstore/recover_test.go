@@ -51,7 +51,7 @@ func TestRecoveryThatWouldLoseDataWithoutNeedIsRefused(t *testing.T) {
 		"nobody":                {nil, "no survivor"},
 		"a majority":            {[]Inspection{survivor("a", 1, 1), survivor("b", 1, 1), survivor("c", 1, 1)}, "a majority: start them"},
 		"two stores":            {[]Inspection{survivor("a", 1, 2), other}, "never had the same data"},
-		"the freshest damaged":  {[]Inspection{survivor("a", 1, 2), damaged}, "is damaged: a bit"},
+		"the freshest damaged":  {[]Inspection{survivor("a", 1, 2), damaged}, "may have acknowledged writes that no other survivor has: a bit"},
 		"one twice":             {[]Inspection{survivor("a", 1, 2), survivor("a", 1, 1)}, "named twice"},
 		"not in its own config": {[]Inspection{stranger}, "does not hold itself"},
 		"no store":              {[]Inspection{{Dir: "empty"}}, "belongs to no store"},

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // A sealed snapshot is
@@ -19,15 +20,19 @@ import (
 //	"HFSEAL1\n" | salt, 32 bytes | chunk ...
 //
 // A chunk is 64 KiB of the snapshot, the last one less, encrypted by
-// AES-256-GCM. The key is HKDF-SHA-256 of the cluster's secret with the salt;
-// the nonce is the chunk's number and whether it is the last, so that chunks
-// can be neither exchanged nor left out, also at the end (the STREAM
-// construction of Hoang, Reyhanitabar, Rogaway and Vizár).
+// AES-256-GCM. The key is HKDF-SHA-256 of the cluster's secret with the salt, of
+// which the last 8 bytes say which secret that is (SecretID) and the others are
+// random; those of earlier versions are all random. The nonce is the chunk's
+// number and whether it is the last, so that chunks can be neither exchanged nor
+// left out, also at the end (the STREAM construction of Hoang, Reyhanitabar,
+// Rogaway and Vizár).
 const (
 	sealMagic = "HFSEAL1\n"
 	sealSalt  = 32
 	sealChunk = 64 << 10
 	sealInfo  = "holdfast snapshot, AES-256-GCM in chunks"
+	sealID    = 8
+	idInfo    = "holdfast snapshot, which secret"
 )
 
 // ErrSealed: a sealed snapshot that this key does not open: it is of another
@@ -49,6 +54,11 @@ func sealCipher(secret, salt []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
+// SecretID names a secret without giving it away: 8 bytes of HKDF-SHA-256.
+func SecretID(secret []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, secret, nil, idInfo, sealID)
+}
+
 func sealNonce(chunk uint64, last bool) []byte {
 	nonce := binary.BigEndian.AppendUint64(nil, chunk)
 	return append(nonce, 0, 0, 0, byte(oneIf(last)))
@@ -59,6 +69,11 @@ func sealNonce(chunk uint64, last bool) []byte {
 func Seal(w io.Writer, secret []byte) (io.WriteCloser, error) {
 	salt := make([]byte, sealSalt)
 	rand.Read(salt) // never fails since Go 1.24
+	id, err := SecretID(secret)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	copy(salt[sealSalt-sealID:], id)
 	aead, err := sealCipher(secret, salt)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -102,24 +117,40 @@ func (s *sealer) Close() error { return s.flush(true) }
 // IsSealed tells whether a file begins like a sealed snapshot.
 func IsSealed(head []byte) bool { return bytes.HasPrefix(head, []byte(sealMagic)) }
 
-// OpenSealed returns a reader of what was sealed. What it gives was verified
-// chunk by chunk; that it is whole is known when it has given io.EOF.
-func OpenSealed(r io.Reader, secret []byte) (io.Reader, error) {
+// OpenSealed returns a reader of what was sealed with one of the secrets. What it
+// gives was verified chunk by chunk; that it is whole is known when it has given
+// io.EOF.
+func OpenSealed(r io.Reader, secrets ...[]byte) (io.Reader, error) {
 	head := make([]byte, len(sealMagic)+sealSalt)
 	if _, err := io.ReadFull(r, head); err != nil || !IsSealed(head) {
 		return nil, fmt.Errorf("it is no sealed snapshot: %w", errors.Join(ErrSealed, err))
 	}
-	aead, err := sealCipher(secret, head[len(sealMagic):])
-	if err != nil {
-		return nil, err
+	salt := head[len(sealMagic):]
+	o := &opener{tried: make([]string, 0, len(secrets)), named: fmt.Sprintf("%x", salt[sealSalt-sealID:])}
+	for _, secret := range secrets {
+		id, err := SecretID(secret)
+		if err != nil {
+			return nil, err
+		}
+		aead, err := sealCipher(secret, salt)
+		if err != nil {
+			return nil, err
+		}
+		o.aeads, o.tried = append(o.aeads, aead), append(o.tried, fmt.Sprintf("%x", id))
 	}
-	return &opener{r: bufio.NewReaderSize(r, sealChunk+aead.Overhead()), aead: aead}, nil
+	if len(o.aeads) == 0 {
+		return nil, fmt.Errorf("no key is there to open it with: %w", ErrSealed)
+	}
+	o.r = bufio.NewReaderSize(r, sealChunk+o.aeads[0].Overhead())
+	return o, nil
 }
 
 type opener struct {
 	r     *bufio.Reader
-	aead  cipher.AEAD
-	plain []byte // verified, not given yet
+	aeads []cipher.AEAD // of the secrets; after the first chunk the one that opened it
+	tried []string      // SecretID of each, in hex
+	named string        // what the file says of its secret
+	plain []byte        // verified, not given yet
 	chunk uint64
 	done  bool
 }
@@ -139,7 +170,7 @@ func (o *opener) Read(p []byte) (int, error) {
 }
 
 func (o *opener) next() error {
-	sealed := make([]byte, sealChunk+o.aead.Overhead())
+	sealed := make([]byte, sealChunk+o.aeads[0].Overhead())
 	n, err := io.ReadFull(o.r, sealed)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
@@ -149,11 +180,17 @@ func (o *opener) next() error {
 	} else if err != nil {
 		return err
 	}
-	o.plain, err = o.aead.Open(sealed[:0], sealNonce(o.chunk, o.done), sealed[:n], nil)
-	if err != nil {
-		o.done = false
-		return fmt.Errorf("chunk %d: %w", o.chunk, ErrSealed)
+	for _, aead := range o.aeads {
+		o.plain, err = aead.Open(nil, sealNonce(o.chunk, o.done), sealed[:n], nil)
+		if err == nil {
+			o.aeads = []cipher.AEAD{aead}
+			o.chunk++
+			return nil
+		}
 	}
-	o.chunk++
-	return nil
+	o.done = false
+	if o.chunk == 0 {
+		return fmt.Errorf("it names the key %s, and was tried with %s: %w", o.named, strings.Join(o.tried, ", "), ErrSealed)
+	}
+	return fmt.Errorf("chunk %d: %w", o.chunk, ErrSealed)
 }

@@ -18,6 +18,12 @@ import (
 // beforeRestore is where the leader keeps what a restore replaced.
 const beforeRestore = "before-restore.snapshot"
 
+// The files in which a state is kept that is to replace this one; see sweep.
+const (
+	spoolRestore = ".restore.*"
+	spoolRebuild = ".rebuild.*"
+)
+
 // SaveSnapshot writes this node's state, as it is now, to w. It needs no
 // leader; call ReadBarrier first when the newest state is wanted.
 func (s *Store) SaveSnapshot(ctx context.Context, w io.Writer) error {
@@ -43,7 +49,8 @@ func (c *contextWriter) Write(p []byte) (int, error) {
 // RestoreSnapshot replaces the state of all servers by the snapshot in r. The
 // leader first reads it completely (at most Config.MaxSnapshot bytes) and
 // verifies it: a truncated or corrupt one is state.ErrInvalid and changes
-// nothing. What was there before is kept in the leader's data directory as
+// nothing, and so is one of a feature level that not all servers read. The level
+// of the store never sinks by it. What was there before is kept in the leader's data directory as
 // raft/before-restore.snapshot.
 func (s *Store) RestoreSnapshot(ctx context.Context, r io.Reader) error {
 	e := s.engine.Load()
@@ -81,7 +88,7 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	spool, err := os.CreateTemp(s.config.dir(), ".restore.*")
+	spool, err := os.CreateTemp(s.config.dir(), spoolRestore)
 	if err != nil {
 		return 0, fmt.Errorf("keep the snapshot: %w", err)
 	}
@@ -107,8 +114,12 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 		return 0, err
 	}
 	e.poll(ctx)
-	if v := e.view(); !v.quorum(v.voters()) {
+	v := e.view()
+	if !v.quorum(v.voters()) {
 		return 0, fmt.Errorf("%w: a majority of the voters does not answer", state.ErrNoLeader)
+	}
+	if err := v.mayRestore(info); err != nil {
+		return 0, err
 	}
 	e.restores.Lock() // what is kept must be what is replaced
 	defer e.restores.Unlock()
@@ -118,7 +129,14 @@ func (s *Store) restoreHere(ctx context.Context, r io.Reader) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return s.replace(e, info, spool, size)
+	index, err := s.replace(e, info, spool, size)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.outcome) // what is restored is not given up
+	defer cancel()
+	raised, err := e.keepLevel(ctx, v.Level)
+	return max(index, raised), err
 }
 
 // replace is the point of no return; it is bounded by Raft, not by a caller

@@ -27,6 +27,7 @@ type watchdog struct {
 	onHung   func()
 	onAnswer func()      // the late write is dealt with
 	onFail   func(error) // a write ended with an error; may be nil
+	ended    <-chan struct{}
 
 	mu   sync.Mutex
 	late bool
@@ -80,12 +81,20 @@ func (w *watchdog) ready(what string) error {
 	return nil
 }
 
-// takeBack waits for a late write. While its entries can't be removed again,
-// the log stays closed to writes: this server is of no use until it restarts.
+// retryTakeBack is how long a late write that could not be removed waits.
+const retryTakeBack = 100 * time.Millisecond
+
+// takeBack waits for a late write. While its entries can't be removed again, for
+// which the disk may need room or another moment, the log stays closed to writes.
+// It is tried until it works or Raft is being stopped.
 func (w *watchdog) takeBack(done <-chan error, first, last uint64) {
 	if err := <-done; err == nil {
-		if err := w.LogStore.DeleteRange(first, last); err != nil {
-			return
+		for w.LogStore.DeleteRange(first, last) != nil {
+			select {
+			case <-time.After(retryTakeBack):
+			case <-w.ended:
+				return
+			}
 		}
 	}
 	w.mu.Lock()

@@ -238,6 +238,15 @@ func (c *agentCmd) newStore(base *foundation, h *heart, announce func(string), c
 	config.SetAside = func() error { return c.beginAnew(base) }
 	config.Version, config.Consumers = version, consumers
 	config.Trust, config.Insecure = base.trust, c.Insecure
+	if base.trust != nil {
+		config.BackupKey = func() ([]byte, error) {
+			keys, err := discovery.GossipKeys(c.DataDir, base.trust.GossipKey())
+			if err != nil || len(keys) == 0 {
+				return nil, err
+			}
+			return keys[0], nil
+		}
+	}
 	config.MaxSnapshot, config.Announce = h.http.MaxSnapshot, announce
 	config.Follow = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.nodes).ServeHTTP(w, r) })
 	return raftstore.New(config, h.state, raftstore.Deps{Log: base.log, Metrics: base.registry, Board: base.board})

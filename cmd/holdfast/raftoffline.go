@@ -72,6 +72,7 @@ func (c *raftInspectCmd) print(con *console, in raftstore.Inspection) error {
 type raftRecoverCmd struct {
 	DataDir  string   `type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"The data directory of this machine's agent, which must be down."`
 	Survivor []string `type:"existingfile" help:"What holdfast raft inspect --json says on each other server whose disk survived." placeholder:"FILE"`
+	GiveUp   []string `help:"The ID of a survivor that is damaged, whose data may be lost." placeholder:"NODE"`
 	Yes      bool     `help:"Do it. Without this the command only tells what it would do."`
 	JSON     bool     `name:"json" help:"Print JSON."`
 }
@@ -83,7 +84,8 @@ func (*raftRecoverCmd) Help() string {
 		"For the day on which a majority of the voters is lost for good. Stop all agents, take holdfast raft inspect --json on each\n" +
 		"server whose disk survived, and run this on the freshest: the command says which that is. It becomes the only server of a\n" +
 		"new store with its data; the others are wiped, started, and taken in by it. Refused: while a majority survives, on any\n" +
-		"other than the freshest, on damaged data, and while an agent runs."
+		"other than the freshest, on damaged data, while a survivor is damaged that is not named by --give-up (it may have more than\n" +
+		"the others), and while an agent runs."
 }
 
 func (c *raftRecoverCmd) Run(con *console) error {
@@ -99,7 +101,7 @@ func (c *raftRecoverCmd) Run(con *console) error {
 		}
 		survivors = append(survivors, in)
 	}
-	plan, err := raftstore.PlanRecovery(survivors)
+	plan, err := raftstore.PlanRecovery(survivors, c.GiveUp...)
 	if err != nil {
 		return err
 	}
@@ -144,8 +146,11 @@ func (c *raftRecoverCmd) preview(con *console, own raftstore.Inspection, plan ra
 	rows := make([][]string, 0, len(plan.Survivors))
 	for i, s := range plan.Survivors {
 		verdict := "to be wiped"
-		if i == 0 {
+		switch {
+		case i == 0:
 			verdict = "freshest"
+		case s.Damage != "":
+			verdict = "damaged, given up, to be wiped: " + s.Damage
 		}
 		rows = append(rows, []string{s.NodeID, s.Dir, strconv.FormatUint(s.LastTerm, 10), strconv.FormatUint(s.LastIndex, 10), verdict})
 	}

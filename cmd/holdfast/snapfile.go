@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"holdfast/discovery"
 	"holdfast/internal/peer"
 	"holdfast/internal/state"
 	"holdfast/raftstore"
@@ -16,7 +17,8 @@ import (
 
 // snapshotFile is a snapshot on this machine, plain or sealed.
 type snapshotFile struct {
-	Key string `name:"key-file" type:"path" default:"/etc/holdfast/pki/gossip.key" help:"The cluster's gossip key, as it was when a scheduled snapshot was made; plain ones need none."`
+	Key     string `name:"key-file" type:"path" default:"/etc/holdfast/pki/gossip.key" help:"A gossip key of the cluster; a scheduled snapshot needs the one that was in use when it was made, plain ones need none."`
+	Keyring string `name:"keyring-dir" type:"path" default:"/var/lib/holdfast" env:"HOLDFAST_DATA_DIR" help:"The data directory of an agent, whose gossip keys are tried, too."`
 }
 
 // open returns the plain content of a file; close the closer.
@@ -29,15 +31,29 @@ func (s *snapshotFile) open(path string) (io.Reader, io.Closer, error) {
 	if head, _ := buffered.Peek(8); !raftstore.IsSealed(head) {
 		return buffered, file, nil
 	}
-	key, err := peer.ReadGossipKey(s.Key)
+	keys, err := s.keys()
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s is sealed with the cluster's gossip key, and --key-file can't be read: %w", path, err), file.Close())
 	}
-	plain, err := raftstore.OpenSealed(buffered, key)
+	plain, err := raftstore.OpenSealed(buffered, keys...)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.Close())
 	}
 	return plain, file, nil
+}
+
+// keys are those that may open a sealed snapshot: that of the file, and those that
+// the gossip has come to use since.
+func (s *snapshotFile) keys() ([][]byte, error) {
+	key, err := peer.ReadGossipKey(s.Key)
+	ring, unread := discovery.GossipKeys(s.Keyring, key)
+	switch {
+	case err != nil: // a keyring counts where a key was configured
+		return nil, err
+	case unread != nil:
+		return [][]byte{key}, nil
+	}
+	return append(ring, key), nil
 }
 
 // inspect verifies a file to its end.

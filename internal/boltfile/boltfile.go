@@ -46,7 +46,11 @@ type metaPage struct {
 // Check reads all pages that are reachable, and blocks meanwhile. A file that is
 // not there, is empty, or is held by another process is none of its business.
 // The error says which page is wrong, or is the disk's.
-func Check(path string) error {
+func Check(path string) error { return CheckEach(path, func(_, _, _ []byte) {}) }
+
+// CheckEach is Check, and gives visit all keys and values with the name of their
+// bucket, which is that of the innermost one.
+func CheckEach(path string, visit func(bucket, key, value []byte)) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -62,10 +66,10 @@ func Check(path string) error {
 	if err != nil || st.Size() == 0 {
 		return err
 	}
-	return check(f, st.Size())
+	return check(f, st.Size(), visit)
 }
 
-func check(f io.ReaderAt, size int64) error {
+func check(f io.ReaderAt, size int64, visit func(bucket, key, value []byte)) error {
 	meta, err := readMetas(f)
 	if err != nil {
 		return err
@@ -73,7 +77,7 @@ func check(f io.ReaderAt, size int64) error {
 	if int64(meta.high) < 0 || int64(meta.high) > size/meta.pageSize {
 		return fmt.Errorf("it has %d pages and %d bytes: it was cut", meta.high, size)
 	}
-	c := checker{file: f, meta: meta, seen: map[uint64]bool{0: true, 1: true}}
+	c := checker{file: f, meta: meta, seen: map[uint64]bool{0: true, 1: true}, visit: visit}
 	_, err = c.tree(meta.root, nil, nil, 0)
 	return err
 }
@@ -127,6 +131,9 @@ type checker struct {
 	file io.ReaderAt
 	meta metaPage
 	seen map[uint64]bool
+
+	visit  func(bucket, key, value []byte)
+	bucket []byte // the name of the one whose tree is walked
 }
 
 // tree checks a page and what hangs on it: keys from least, which may be nil,
@@ -188,10 +195,19 @@ func (c *checker) elements(page, least, limit []byte, depth int) (last []byte, e
 	}
 	keys := make([][]byte, count)
 	values := make([][]byte, count)
+	end := header * (count + 1) // bolt writes what they hold behind them, without a gap
 	for i := range keys {
-		if keys[i], values[i], err = element(page, i, flags == leafPage); err != nil {
+		at := 0
+		if keys[i], values[i], at, err = element(page, i, flags == leafPage); err != nil {
 			return nil, fmt.Errorf("element %d: %w", i, err)
 		}
+		if at != end {
+			return nil, fmt.Errorf("element %d of %d is at %d, and should be at %d", i, count, at, end)
+		}
+		end = at + len(keys[i]) + len(values[i])
+	}
+	if count == 0 && len(bytes.Trim(page[header:], "\x00")) > 0 {
+		return nil, errors.New("no elements, and something behind them")
 	}
 	last = least
 	for i, key := range keys {
@@ -208,7 +224,12 @@ func (c *checker) elements(page, least, limit []byte, depth int) (last []byte, e
 			}
 			last, err = c.tree(binary.LittleEndian.Uint64(page[at+8:]), key, next, depth+1)
 		case binary.LittleEndian.Uint32(page[at:])&bucketFlag != 0:
-			err = c.bucket(values[i], depth)
+			outer := c.bucket
+			c.bucket = key
+			err = c.inner(values[i], depth)
+			c.bucket = outer
+		default:
+			c.visit(c.bucket, key, values[i])
 		}
 		if err != nil {
 			return nil, err
@@ -217,8 +238,9 @@ func (c *checker) elements(page, least, limit []byte, depth int) (last []byte, e
 	return last, nil
 }
 
-// element finds the key of an element, and of a leaf's the value.
-func element(page []byte, i int, leaf bool) (key, value []byte, err error) {
+// element finds the key of an element, and of a leaf's the value, and where on
+// the page they are.
+func element(page []byte, i int, leaf bool) (key, value []byte, start int, err error) {
 	at := header * (i + 1)
 	u32 := func(k int) uint64 { return uint64(binary.LittleEndian.Uint32(page[at+k:])) }
 	pos, ksize, vsize := u32(0), u32(4), uint64(0)
@@ -227,13 +249,13 @@ func element(page []byte, i int, leaf bool) (key, value []byte, err error) {
 	}
 	from := uint64(at) + pos
 	if from+ksize+vsize > uint64(len(page)) {
-		return nil, nil, fmt.Errorf("%d and %d bytes at %d of %d", ksize, vsize, from, len(page))
+		return nil, nil, 0, fmt.Errorf("%d and %d bytes at %d of %d", ksize, vsize, from, len(page))
 	}
-	return page[from : from+ksize], page[from+ksize : from+ksize+vsize], nil
+	return page[from : from+ksize], page[from+ksize : from+ksize+vsize], int(from), nil
 }
 
-// bucket checks a bucket: a root page, or a small page in place.
-func (c *checker) bucket(value []byte, depth int) error {
+// inner checks a bucket: a root page, or a small page in place.
+func (c *checker) inner(value []byte, depth int) error {
 	if len(value) < header {
 		return fmt.Errorf("a bucket of %d bytes", len(value))
 	}

@@ -145,7 +145,7 @@ func decodeRecord(file []byte, sector int, generation uint32) (number uint64, da
 		if g, ok := generationOf(one); !ok {
 			return 0, nil, 0, damage("sector %d: its tag is none", sector+i)
 		} else if g != generation {
-			return 0, nil, 0, errTorn
+			return 0, nil, 0, tornOrLonger(sector, generation, number, sum, text)
 		}
 		text = append(text, one[tagSize:]...)
 	}
