@@ -306,7 +306,7 @@ func (e *engine) makeRaft() (err error) {
 	log := newRaftLog(s.log, &e.quiet)
 	e.trans = &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, Timeout: s.times.transport, Logger: log,
+			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: s.times.transport, Logger: log,
 		}),
 		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, ahead: e.ahead,
 		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has,
