@@ -49,9 +49,16 @@ func (c *checkedLog) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raf
 func (c *checkedLog) StoreLogs(entries []*raft.Log) error {
 	sealed := make([]raft.Log, len(entries))
 	pointers := make([]*raft.Log, len(entries))
+	size := 0
+	for _, entry := range entries {
+		size += len(entry.Extensions) + sumSize
+	}
+	sums := make([]byte, 0, size) // of all entries, each in a part of its own
 	for i, entry := range entries {
+		begun := len(sums)
+		sums = binary.LittleEndian.AppendUint32(append(sums, entry.Extensions...), sumOf(entry, entry.Extensions))
 		sealed[i] = *entry // the caller's is in a cache, and on its way to others
-		sealed[i].Extensions = binary.LittleEndian.AppendUint32(slices.Clip(entry.Extensions), sumOf(entry, entry.Extensions))
+		sealed[i].Extensions = slices.Clip(sums[begun:])
 		pointers[i] = &sealed[i]
 	}
 	return c.LogStore.StoreLogs(pointers)
