@@ -176,7 +176,8 @@ func (c checkedStable) GetUint64(key []byte) (uint64, error) {
 const (
 	formatChecked = 1 // entries have checksums
 	formatFronted = 2 // and the newest are in a journal
-	logFormat     = formatFronted
+	formatVoted   = 3 // and the last vote is one value; who reads two would forget it
+	logFormat     = formatVoted
 )
 
 func formatKey() []byte { return []byte("holdfast log format") }
@@ -197,7 +198,7 @@ var errNoChecksums = errors.New("it keeps no checksums: it was written by a vers
 func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 	format, err := checkedStable{bolt}.GetUint64(formatKey())
 	switch {
-	case err == nil && (format == formatChecked || format == formatFronted):
+	case err == nil && format >= formatChecked && format <= logFormat:
 		return format, nil
 	case err == nil:
 		return 0, fmt.Errorf("its format is %d, and this version reads up to %d: install the version that wrote it", format, logFormat)

@@ -323,7 +323,7 @@ func (e *engine) makeRaft() (err error) {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
-	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, steadyStable{e.stable, e.ended, e.disk.wrote}, e.snapshots, e.trans); err != nil {
+	if e.raft, err = raft.NewRaft(c, s.fsm, e.logs, &voteStable{StableStore: steadyStable{e.stable, e.ended, e.disk.wrote}}, e.snapshots, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	e.running.Store(e.raft)
