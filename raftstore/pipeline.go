@@ -128,12 +128,32 @@ func (d *pipeline) answered(fromRaft bool) {
 // AppendEntries implements raft.AppendPipeline; the future is nil, and there
 // will be no answer, when nothing had to be sent.
 func (d *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	future, err := d.send(args, resp)
+	future, repeats, err := d.send(args, resp)
 	d.nudge()
-	if err == nil {
+	switch {
+	case repeats:
+		d.linger()
+	case err == nil:
 		d.holdBack()
 	}
 	return future, err
+}
+
+// linger keeps Raft's sender for a moment when what it sends says nothing new and
+// an answer is awaited. Who hands over the leadership asks it to send again and
+// again until the follower has answered for everything, and would keep a
+// processor busy that the follower needs.
+func (d *pipeline) linger() {
+	if d.appends.Load() == 0 {
+		return
+	}
+	moment := time.NewTimer(time.Millisecond)
+	defer moment.Stop()
+	select {
+	case <-d.room:
+	case <-moment.C:
+	case <-d.done:
+	}
 }
 
 // holdBack has Raft's sender wait until few of its messages are without an answer, so
@@ -148,7 +168,8 @@ func (d *pipeline) holdBack() {
 	}
 }
 
-func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+// send sends, unless that would repeat the message before.
+func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (future raft.AppendFuture, repeats bool, err error) {
 	d.sending.Lock()
 	defer d.sending.Unlock()
 	last := entryID{args.PrevLogEntry, args.PrevLogTerm}
@@ -160,12 +181,13 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 	}
 	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {
-		return nil, nil
+		return nil, true, nil
 	}
 	d.header, d.last, d.sentAt = args.RPCHeader, last, now
 	d.told.Store(max(d.told.Load(), tells))
 	d.term.Store(args.Term)
-	return d.pass(args, resp, true)
+	future, err = d.pass(args, resp, true)
+	return future, false, err
 }
 
 // pass sends; the caller holds sending.

@@ -256,6 +256,26 @@ func TestPipelineHoldsRaftBackWhileMessagesAreUnderWay(t *testing.T) {
 	}
 }
 
+// A leader that hands over sends again and again until the follower has answered
+// for all entries; it must wait for that, and not longer than a moment.
+func TestPipelineTakesAMomentForARepetitionWhileAnAnswerIsAwaited(t *testing.T) {
+	w, d := newWirePipe(t)
+	raftSends(t, d, 1, 10, 10)
+	w.wants(t, "Raft's entry", 1, 9, 10)
+	start := time.Now()
+	for range 20 {
+		raftSends(t, d, 0, 10, 10)
+	}
+	if took := time.Since(start); took < 15*time.Millisecond {
+		t.Errorf("20 repetitions took %v: they kept a processor busy", took)
+	}
+	w.silent(t, "repetitions")
+	w.answers <- nil
+	<-d.Consumer()
+	raftSends(t, d, 1, 11, 10)
+	w.wants(t, "Raft's next entry", 1, 10, 10)
+}
+
 // A leader that lost its office still has its pipelines for a moment, and
 // applies what its successor commits: in other places of its log than where it
 // sent its own.
