@@ -132,18 +132,18 @@ func (d *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 	d.nudge()
 	switch {
 	case repeats:
-		d.linger()
+		d.rest()
 	case err == nil:
 		d.holdBack()
 	}
 	return future, err
 }
 
-// linger keeps Raft's sender for a moment when what it sends says nothing new and
+// rest keeps Raft's sender for a moment when what it sends says nothing new and
 // an answer is awaited. Who hands over the leadership asks it to send again and
 // again until the follower has answered for everything, and would keep a
 // processor busy that the follower needs.
-func (d *pipeline) linger() {
+func (d *pipeline) rest() {
 	if d.appends.Load() == 0 {
 		return
 	}
