@@ -109,8 +109,18 @@ func raftSends(t *testing.T, d *pipeline, entries int, last, commit uint64) {
 	for i := range entries {
 		r.Entries = append(r.Entries, &raft.Log{Index: r.PrevLogEntry + uint64(i) + 1, Term: 3})
 	}
-	if _, err := d.AppendEntries(r, nil); err != nil {
-		t.Fatal(err)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := d.AppendEntries(r, nil)
+		sent <- err
+	}()
+	select {
+	case err := <-sent:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Raft's sender is held back")
 	}
 }
 
