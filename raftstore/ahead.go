@@ -12,14 +12,14 @@ import (
 // What a leader has accepted and not written yet is bounded: beyond this it
 // writes before it sends, as a follower does before it answers.
 const (
-	aheadEntries = 4 * batchEntries
+	aheadEntries = 2048
 	aheadBytes   = 1 << 20
 	// Each call of StoreLogs can become a step of the commit index, and Raft's
 	// state machine takes 128 of those before Raft's own loop waits for it. That
 	// loop must not: it is there that a leader hears of its disk, and steps down.
 	aheadCalls = 64
 	// So much of it shares a write.
-	writeEntries = 2 * batchEntries
+	writeEntries = 1024
 	writeBytes   = 256 << 10
 )
 

@@ -335,6 +335,7 @@ func TestFollowersAreToldOfNoCommitBeyondTheLeadersDisk(t *testing.T) {
 	d.durable = a.durable
 	raftSends(t, d, 1, 11, 10)
 	w.wants(t, "while entry 10 is written", 1, 10, 9)
+	w.answers <- nil
 	leader := newPlainTransport(t)
 	leader.wire = func(string, func() error) error { return nil }
 	leader.ahead = a

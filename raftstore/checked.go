@@ -49,9 +49,16 @@ func (c *checkedLog) StoreLog(entry *raft.Log) error { return c.StoreLogs([]*raf
 func (c *checkedLog) StoreLogs(entries []*raft.Log) error {
 	sealed := make([]raft.Log, len(entries))
 	pointers := make([]*raft.Log, len(entries))
+	size := 0
+	for _, entry := range entries {
+		size += len(entry.Extensions) + sumSize
+	}
+	sums := make([]byte, 0, size) // of all entries, each in a part of its own
 	for i, entry := range entries {
+		begun := len(sums)
+		sums = binary.LittleEndian.AppendUint32(append(sums, entry.Extensions...), sumOf(entry, entry.Extensions))
 		sealed[i] = *entry // the caller's is in a cache, and on its way to others
-		sealed[i].Extensions = binary.LittleEndian.AppendUint32(slices.Clip(entry.Extensions), sumOf(entry, entry.Extensions))
+		sealed[i].Extensions = slices.Clip(sums[begun:])
 		pointers[i] = &sealed[i]
 	}
 	return c.LogStore.StoreLogs(pointers)
@@ -175,7 +182,8 @@ func (c checkedStable) GetUint64(key []byte) (uint64, error) {
 const (
 	formatChecked = 1 // entries have checksums
 	formatFronted = 2 // and the newest are in a journal
-	logFormat     = formatFronted
+	formatVoted   = 3 // and the last vote is one value; who reads two would forget it
+	logFormat     = formatVoted
 )
 
 func formatKey() []byte { return []byte("holdfast log format") }
@@ -196,7 +204,7 @@ var errNoChecksums = errors.New("it keeps no checksums: it was written by a vers
 func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 	format, err := checkedStable{bolt}.GetUint64(formatKey())
 	switch {
-	case err == nil && (format == formatChecked || format == formatFronted):
+	case err == nil && format >= formatChecked && format <= logFormat:
 		return format, nil
 	case err == nil:
 		return 0, fmt.Errorf("its format is %d, and this version reads up to %d: install the version that wrote it", format, logFormat)

@@ -145,13 +145,12 @@ func examineEntries(log *checkedLog, covered uint64) (term uint64, err error) {
 
 // examineVotes looks at hashicorp/raft's term and vote.
 func examineVotes(stable checkedStable, least uint64) error {
-	current, err := stable.GetUint64([]byte("CurrentTerm"))
+	current, err := stable.GetUint64([]byte(keyTerm))
 	if err == nil && current < least {
 		return fmt.Errorf("the votes: %w: the term is %d, and the log has entries of %d", ErrDamaged, current, least)
 	}
-	_, err2 := stable.GetUint64([]byte("LastVoteTerm"))
-	_, err3 := stable.Get([]byte("LastVoteCand"))
-	for _, err := range []error{err, err2, err3} { // what was never set is no damage
+	_, _, err2 := readVote(stable)
+	for _, err := range []error{err, err2} { // what was never set is no damage
 		if errors.Is(err, ErrDamaged) {
 			return fmt.Errorf("the votes: %w", err)
 		}

@@ -47,7 +47,7 @@ func writeLog(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	entries, term := written()
-	stable := checkedStable{bolt}
+	stable := &voteStable{StableStore: checkedStable{bolt}}
 	err = errors.Join((&checkedLog{LogStore: newest}).StoreLogs(entries), newest.Close(),
 		stable.SetUint64([]byte("CurrentTerm"), term), stable.SetUint64([]byte("LastVoteTerm"), term),
 		stable.Set([]byte("LastVoteCand"), []byte("10.1.0.1:8300")))
@@ -86,9 +86,8 @@ func reread(path string) (err error) {
 	first, _ := log.FirstIndex()
 	last, _ := log.LastIndex()
 	gotTerm, err := stable.GetUint64([]byte("CurrentTerm"))
-	voted, err2 := stable.GetUint64([]byte("LastVoteTerm"))
-	vote, err3 := stable.Get([]byte("LastVoteCand"))
-	if err := errors.Join(err, err2, err3); err != nil || gotTerm != term || voted != term || string(vote) != "10.1.0.1:8300" ||
+	voted, vote, err2 := readVote(stable)
+	if err := errors.Join(err, err2); err != nil || gotTerm != term || voted != term || string(vote) != "10.1.0.1:8300" ||
 		first != entries[0].Index || last != entries[len(entries)-1].Index {
 		return fmt.Errorf("UNNOTICED: term %d, voted %d for %q, entries %d to %d, %w", gotTerm, voted, vote, first, last, err)
 	}

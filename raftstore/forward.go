@@ -18,7 +18,7 @@ import (
 const (
 	batchesUnderWay = 4
 	batchBytes      = 256 << 10 // a longer command goes alone
-	batchCommands   = batchEntries
+	batchCommands   = 512       // what servers of all versions take
 )
 
 // forwarder brings this server's writes to the leader.

@@ -178,14 +178,17 @@ func (f *fsm) reached(index uint64) (done <-chan struct{}, forget func()) {
 	}
 }
 
-// wait blocks until the command at index is in the state.
-func (f *fsm) wait(ctx context.Context, index uint64) error {
+// wait blocks until the command at index is in the state, at most until ctx or
+// ending is done.
+func (f *fsm) wait(ctx, ending context.Context, index uint64) error {
 	done, forget := f.reached(index)
 	defer forget()
 	select {
 	case <-done:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-ending.Done():
+		return errStopping
 	}
 	if applied, err := f.progress(); applied < index {
 		return err

@@ -174,7 +174,7 @@ func (in *Inspection) readLog(path string, tail int, latest *raft.Configuration)
 		}
 	}
 	return soundly(func() error {
-		in.Term, err = stable.GetUint64([]byte("CurrentTerm"))
+		in.Term, err = stable.GetUint64([]byte(keyTerm))
 		if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
 			return err
 		}

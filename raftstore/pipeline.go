@@ -21,10 +21,12 @@ import (
 // afterwards. With room for some answers AppendEntries returns, and the sender
 // sees that its companion is gone.
 //
-// It tells the follower at once what is committed, if it waits for an answer of
-// the leader, and a moment later if not: by then the next entries may say it.
-// Raft itself does it after its commit time-out when nobody writes: that long
-// every write through a follower of a quiet cluster would take.
+// It tells the follower at once what is committed, if it waited for an answer of
+// the leader when that was known, and a moment later if not: by then the next
+// entries may say it. Raft itself does it after its commit time-out when nobody
+// writes: that long every write through a follower of a quiet cluster would take.
+// Who waits is told while its answer to the entries is under way, too: it takes
+// both up one after the other, and needs no answer of ours in between.
 //
 // It sends no message that repeats the one before, but now and then: Raft sends
 // one for every commit time-out.
@@ -36,8 +38,12 @@ type pipeline struct {
 	durable func(commit uint64) uint64 // see transport
 
 	pace    pace
+	room    chan struct{} // an answer to Raft came; for its sender
+	senders chan bool     // of each message without an answer: whether Raft sent it
+	appends atomic.Int64  // how many of these Raft sent
 	armed   atomic.Bool   // the follower will be told after a moment
 	owed    atomic.Uint64 // the entry up to which the follower should hear of the commit
+	urgent  atomic.Uint64 // up to which it waits for that
 	told    atomic.Uint64 // up to which entry it was told; changed while sending is held
 	term    atomic.Uint64 // of the leader that sends
 	pending atomic.Int64  // messages without an answer yet
@@ -60,12 +66,21 @@ type pace struct {
 // there (Raft's log matching).
 type entryID struct{ index, term uint64 }
 
+// underWay is how many messages Raft has without an answer, one more for the
+// moment in which it is sent: what comes meanwhile shares the next. Of commits
+// there is one beside these.
+const underWay = 1
+
+// rpcsInFlight is what raft.NetworkTransport must carry without blocking: those,
+// and some to spare.
+const rpcsInFlight = underWay + 7
+
 // spareAnswers is far more than the sender can have under way before it looks
 // whether its companion is still there.
 const spareAnswers = 128
 
 func newPipeline(p raft.AppendPipeline, pace pace, onClose func(*pipeline)) *pipeline {
-	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{}), pace: pace}
+	d := &pipeline{AppendPipeline: p, answers: make(chan raft.AppendFuture, spareAnswers), done: make(chan struct{}), pace: pace, room: make(chan struct{}, 1), senders: make(chan bool, rpcsInFlight)}
 	d.close = sync.OnceFunc(func() {
 		close(d.done)
 		onClose(d)
@@ -81,6 +96,12 @@ func (d *pipeline) forward() {
 		case answer := <-d.AppendPipeline.Consumer():
 			d.pending.Add(-1)
 			select {
+			case fromRaft := <-d.senders: // at once: it is noted when the message is sent
+				d.answered(fromRaft)
+			case <-d.done:
+				return
+			}
+			select {
 			case d.answers <- answer:
 			case <-d.done:
 				return
@@ -92,15 +113,63 @@ func (d *pipeline) forward() {
 	}
 }
 
+// answered makes room for Raft's next message.
+func (d *pipeline) answered(fromRaft bool) {
+	if !fromRaft {
+		return
+	}
+	d.appends.Add(-1)
+	select {
+	case d.room <- struct{}{}:
+	default:
+	}
+}
+
 // AppendEntries implements raft.AppendPipeline; the future is nil, and there
 // will be no answer, when nothing had to be sent.
 func (d *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	future, err := d.send(args, resp)
+	future, repeats, err := d.send(args, resp)
 	d.nudge()
+	switch {
+	case repeats:
+		d.rest()
+	case err == nil:
+		d.holdBack()
+	}
 	return future, err
 }
 
-func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+// rest keeps Raft's sender for a moment when what it sends says nothing new and
+// an answer is awaited. Who hands over the leadership asks it to send again and
+// again until the follower has answered for everything, and would keep a
+// processor busy that the follower needs.
+func (d *pipeline) rest() {
+	if d.appends.Load() == 0 {
+		return
+	}
+	moment := time.NewTimer(time.Millisecond)
+	defer moment.Stop()
+	select {
+	case <-d.room:
+	case <-moment.C:
+	case <-d.done:
+	}
+}
+
+// holdBack has Raft's sender wait until few of its messages are without an answer, so
+// that entries which come while the follower syncs share a message and a sync.
+func (d *pipeline) holdBack() {
+	for d.appends.Load() > underWay {
+		select {
+		case <-d.room:
+		case <-d.done:
+			return
+		}
+	}
+}
+
+// send sends, unless that would repeat the message before.
+func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (future raft.AppendFuture, repeats bool, err error) {
 	d.sending.Lock()
 	defer d.sending.Unlock()
 	last := entryID{args.PrevLogEntry, args.PrevLogTerm}
@@ -112,22 +181,31 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 	}
 	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {
-		return nil, nil
+		return nil, true, nil
 	}
 	d.header, d.last, d.sentAt = args.RPCHeader, last, now
 	d.told.Store(max(d.told.Load(), tells))
 	d.term.Store(args.Term)
-	return d.pass(args, resp)
+	future, err = d.pass(args, resp, true)
+	return future, false, err
 }
 
 // pass sends; the caller holds sending.
-func (d *pipeline) pass(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+func (d *pipeline) pass(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse, fromRaft bool) (raft.AppendFuture, error) {
 	d.pending.Add(1)
 	future, err := d.AppendPipeline.AppendEntries(args, resp)
 	if err != nil {
 		d.pending.Add(-1)
+		return nil, err
 	}
-	return future, err
+	if fromRaft {
+		d.appends.Add(1)
+	}
+	select {
+	case d.senders <- fromRaft:
+	case <-d.done:
+	}
+	return future, nil
 }
 
 // tell sees to it that the follower hears that an entry is committed. It never
@@ -138,18 +216,31 @@ func (d *pipeline) tell(c entryID) {
 	if c.term != d.term.Load() {
 		return
 	}
-	for {
-		owed := d.owed.Load()
-		if c.index <= owed || d.owed.CompareAndSwap(owed, c.index) {
-			break
-		}
+	raise(&d.owed, c.index)
+	if d.awaited() { // by the time it is told the leader may have answered it
+		raise(&d.urgent, c.index)
 	}
 	d.nudge()
 }
 
+func raise(to *atomic.Uint64, index uint64) {
+	for {
+		old := to.Load()
+		if index <= old || to.CompareAndSwap(old, index) {
+			return
+		}
+	}
+}
+
+// awaited tells whether the follower waits for an answer of ours.
+func (d *pipeline) awaited() bool { return d.pace.waits == nil || d.pace.waits() }
+
+// presses tells whether the follower waits for a commit that it was not told.
+func (d *pipeline) presses() bool { return d.urgent.Load() > d.told.Load() }
+
 // nudge settles now or in a moment.
 func (d *pipeline) nudge() {
-	if d.pace.waits == nil || d.pace.waits() {
+	if d.presses() || d.awaited() {
 		d.settle()
 		return
 	}
@@ -161,11 +252,12 @@ func (d *pipeline) nudge() {
 	}
 }
 
-// settle tells the follower what it should hear, unless a message is under way:
-// then that is done after its answer, or the next message says it. Who finds the
-// lock taken leaves it to its holder, who therefore looks again.
+// settle tells the follower what it should hear, unless a message is under way,
+// or more than one if the follower waits: then that is done after an answer, or
+// the next message says it. Who finds the lock taken leaves it to its holder, who
+// therefore looks again.
 func (d *pipeline) settle() {
-	for d.pending.Load() == 0 && d.sending.TryLock() {
+	for d.mayTell() && d.sending.TryLock() {
 		seen := d.pay()
 		d.sending.Unlock()
 		if d.owed.Load() == seen {
@@ -174,12 +266,17 @@ func (d *pipeline) settle() {
 	}
 }
 
-// pay sends what is owed, if nothing is under way, and returns up to which entry
+func (d *pipeline) mayTell() bool {
+	pending := d.pending.Load()
+	return pending == 0 || pending <= underWay && d.presses()
+}
+
+// pay sends what is owed, if it may be sent now, and returns up to which entry
 // that was; the caller holds sending. An error will meet Raft too, which then
 // begins anew with another pipeline.
 func (d *pipeline) pay() (owed uint64) {
 	owed = d.owed.Load()
-	if d.pending.Load() != 0 || owed <= d.told.Load() || owed > d.last.index {
+	if !d.mayTell() || owed <= d.told.Load() || owed > d.last.index {
 		return owed
 	}
 	d.told.Store(owed)
@@ -187,7 +284,7 @@ func (d *pipeline) pay() (owed uint64) {
 	_, _ = d.pass(&raft.AppendEntriesRequest{
 		RPCHeader: d.header, Term: d.term.Load(),
 		PrevLogEntry: d.last.index, PrevLogTerm: d.last.term, LeaderCommitIndex: owed,
-	}, new(raft.AppendEntriesResponse))
+	}, new(raft.AppendEntriesResponse), false)
 	return owed
 }
 

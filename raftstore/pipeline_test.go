@@ -26,7 +26,7 @@ func newPlainTransport(t *testing.T) *transport {
 		t.Fatal(err)
 	}
 	n := &transport{
-		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: plainLayer{l}, MaxPool: 1, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()}),
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: plainLayer{l}, MaxPool: 1, MaxRPCsInFlight: rpcsInFlight, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()}),
 		locate:           func(string) string { return "" },
 	}
 	t.Cleanup(func() {
@@ -109,8 +109,18 @@ func raftSends(t *testing.T, d *pipeline, entries int, last, commit uint64) {
 	for i := range entries {
 		r.Entries = append(r.Entries, &raft.Log{Index: r.PrevLogEntry + uint64(i) + 1, Term: 3})
 	}
-	if _, err := d.AppendEntries(r, nil); err != nil {
-		t.Fatal(err)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := d.AppendEntries(r, nil)
+		sent <- err
+	}()
+	select {
+	case err := <-sent:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Raft's sender is held back")
 	}
 }
 
@@ -141,13 +151,18 @@ func TestPipelineTellsACommitAtOnceAndNeverMoreThanTheLeaderSent(t *testing.T) {
 	w.silent(t, "before anything was sent")
 	raftSends(t, d, 2, 10, 7)
 	w.wants(t, "Raft's entries", 2, 8, 7)
+	d.tell(entryID{9, 3})
+	w.wants(t, "while the entries are not answered: it waits", 0, 10, 9)
 	d.tell(entryID{10, 3})
-	w.silent(t, "while the entries are not answered")
+	w.silent(t, "while that is not answered either")
 	w.answers <- nil
-	w.wants(t, "after the answer", 0, 10, 10)
-	w.answers <- nil
-	<-d.Consumer()
-	<-d.Consumer()
+	w.wants(t, "after an answer", 0, 10, 10)
+	for range 2 {
+		w.answers <- nil
+	}
+	for range 3 {
+		<-d.Consumer()
+	}
 	d.tell(entryID{10, 3})
 	w.silent(t, "the same again")
 	d.tell(entryID{12, 3})
@@ -190,6 +205,85 @@ func TestPipelineIsInAHurryOnlyForWhoWaits(t *testing.T) {
 	d.tell(entryID{12, 3})
 	answered()
 	w.wants(t, "a moment later", 0, 12, 12)
+}
+
+// The leader answers a follower's write when a majority has it, which may be
+// without that follower: it then has its own copy to write, and waits for the
+// commit, though for no answer any more.
+func TestPipelineIsInAHurryForWhoWasAnswered(t *testing.T) {
+	w := &wirePipe{sent: make(chan *raft.AppendEntriesRequest, 100), answers: make(chan raft.AppendFuture)}
+	var waits atomic.Bool
+	d := newPipeline(w, pace{repeat: time.Hour, linger: time.Hour, waits: waits.Load}, func(*pipeline) {})
+	t.Cleanup(func() { d.Close() })
+	raftSends(t, d, 1, 10, 9)
+	w.wants(t, "Raft's entry", 1, 9, 9)
+	waits.Store(true)
+	d.tell(entryID{10, 3})
+	w.wants(t, "its disk still writes", 0, 10, 10)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		raftSends(t, d, 1, 11, 10) // returns when the first is answered
+	}()
+	w.wants(t, "Raft's next entry", 1, 10, 10)
+	d.tell(entryID{11, 3})
+	waits.Store(false)
+	w.silent(t, "with three messages under way")
+	for range 2 {
+		w.answers <- nil
+		<-d.Consumer()
+	}
+	w.wants(t, "when there is room, though it is answered by now", 0, 11, 11)
+	select {
+	case <-done: // what tells of commits does not count against Raft
+	case <-time.After(10 * time.Second):
+		t.Fatal("Raft's sender waits with one message of its own under way")
+	}
+}
+
+// Raft's sender sends while one message is without an answer, and then waits, so
+// that entries which come meanwhile share the next message and its sync.
+func TestPipelineHoldsRaftBackWhileMessagesAreUnderWay(t *testing.T) {
+	w, d := newWirePipe(t)
+	raftSends(t, d, 1, 10, 9)
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		raftSends(t, d, 1, 11, 9)
+	}()
+	w.wants(t, "Raft's entry", 1, 9, 9)
+	w.wants(t, "another, while one is under way", 1, 10, 9)
+	select {
+	case <-returned:
+		t.Error("Raft is not held back with two messages under way")
+	case <-time.After(20 * time.Millisecond): // no more than this can be seen of what never happens
+	}
+	w.answers <- nil
+	select {
+	case <-returned:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Raft's sender still waits after an answer")
+	}
+}
+
+// A leader that hands over sends again and again until the follower has answered
+// for all entries; it must wait for that, and not longer than a moment.
+func TestPipelineTakesAMomentForARepetitionWhileAnAnswerIsAwaited(t *testing.T) {
+	w, d := newWirePipe(t)
+	raftSends(t, d, 1, 10, 10)
+	w.wants(t, "Raft's entry", 1, 9, 10)
+	start := time.Now()
+	for range 20 {
+		raftSends(t, d, 0, 10, 10)
+	}
+	if took := time.Since(start); took < 15*time.Millisecond {
+		t.Errorf("20 repetitions took %v: they kept a processor busy", took)
+	}
+	w.silent(t, "repetitions")
+	w.answers <- nil
+	<-d.Consumer()
+	raftSends(t, d, 1, 11, 10)
+	w.wants(t, "Raft's next entry", 1, 10, 10)
 }
 
 // A leader that lost its office still has its pipelines for a moment, and

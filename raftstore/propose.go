@@ -76,10 +76,7 @@ func (s *Store) waitApplied(ctx context.Context, index uint64) error {
 	if e == nil {
 		return errors.New("the store of this server stopped")
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(e.net.ending, cancel)()
-	return s.fsm.wait(ctx, index)
+	return s.fsm.wait(ctx, e.net.ending, index)
 }
 
 // request is something that only the leader can do.
@@ -215,8 +212,8 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (uint64, error)
 		}
 		done <- a
 	}()
-	ctx, cancel := context.WithTimeout(ctx, s.times.outcome)
-	defer cancel()
+	limit := time.NewTimer(s.times.outcome)
+	defer limit.Stop()
 	select {
 	case a := <-done:
 		if a.err != nil {
@@ -226,6 +223,8 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (uint64, error)
 		return a.index, r.err
 	case <-fails:
 		return 0, fmt.Errorf("%w: this server could not write to its disk", state.ErrUnknownOutcome)
+	case <-limit.C:
+		return 0, fmt.Errorf("%w: nothing came of it in %v", state.ErrUnknownOutcome, s.times.outcome)
 	case <-ctx.Done():
 		return 0, fmt.Errorf("%w: %w", state.ErrUnknownOutcome, ctx.Err())
 	}

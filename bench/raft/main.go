@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +38,7 @@ type contestant interface {
 	kill(node int) error                        // as a power cut of the process
 	revive(ctx context.Context, node int) error // returns when all nodes are up to date
 	transfer(ctx context.Context, to int) error
+	programs() []*program
 }
 
 func run(ctx context.Context) error {
@@ -45,6 +47,8 @@ func run(ctx context.Context) error {
 	kills := flag.Int("kills", 30, "leaders that are killed, and transfers")
 	rows := flag.String("rows", "writes,reads,failover,transfer", "what is measured")
 	only := flag.String("only", "holdfast,etcd", "which stores")
+	counts := flag.String("writers", "1,16,64,256", "how many writers or readers there are at a time")
+	profiles := flag.String("profiles", "", "a directory to write profiles of our nodes to, taken while writers write; none unless said")
 	binary := flag.String("binary", "build/holdfast", "the program")
 	dir := flag.String("dir", "", "where both keep their data; a temporary directory unless said")
 	out := flag.String("out", "build/bench/raft.json", "where the figures go")
@@ -61,6 +65,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	writers, err := numbers(*counts)
+	if err != nil {
+		return fmt.Errorf("-writers %q: %w", *counts, err)
+	}
 	var all []contestant
 	for _, name := range strings.Split(*only, ",") {
 		switch name {
@@ -76,7 +84,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("-only %q: must be of holdfast, etcd", name)
 		}
 	}
-	b := &benchmark{contestants: all, rounds: *rounds, during: *during, kills: *kills, found: bench.NewSamples()}
+	b := &benchmark{contestants: all, rounds: *rounds, during: *during, kills: *kills, writers: writers, profiles: *profiles, found: bench.NewSamples()}
 	for _, row := range strings.Split(*rows, ",") {
 		measure, ok := map[string]func(context.Context) error{"writes": b.writes, "reads": b.reads, "failover": b.failover, "transfer": b.transfers}[row]
 		if !ok {
@@ -90,6 +98,18 @@ func run(ctx context.Context) error {
 	return errors.Join(bench.Print(os.Stdout, results), bench.Save(*out, results))
 }
 
+// numbers reads a list of positive numbers.
+func numbers(list string) (all []int, err error) {
+	for _, text := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 10000 {
+			return nil, fmt.Errorf("%q: want a number from 1 to 10000", text)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
 const ours = "holdfast"
 
 // benchmark gathers samples.
@@ -98,6 +118,8 @@ type benchmark struct {
 	rounds      int
 	during      time.Duration
 	kills       int
+	writers     []int
+	profiles    string // "": none
 	found       *bench.Samples
 }
 

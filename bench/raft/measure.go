@@ -19,9 +19,6 @@ import (
 // valueSize is how long a value is, in bytes: about a service with its check.
 const valueSize = 256
 
-// writers of each measurement.
-func writers() []int { return []int{1, 16, 64, 256} }
-
 type writerKey struct{}
 
 // asWriter says which connection a writer has.
@@ -49,7 +46,7 @@ func (b *benchmark) writes(ctx context.Context) error {
 // reads are linearizable, each of a key of its reader's.
 func (b *benchmark) reads(ctx context.Context) error {
 	return b.each(ctx, "reads", b.rounds, func(ctx context.Context, c contestant) error {
-		for w := range slices.Max(writers()) {
+		for w := range slices.Max(b.writers) {
 			if err := write(c)(ctx, w, 0); err != nil {
 				return err
 			}
@@ -72,12 +69,12 @@ func write(c contestant) func(ctx context.Context, w, i int) error {
 // compare measures what few and many do. That the leadership changes meanwhile is
 // told: it explains the figures, and should never be.
 func (b *benchmark) compare(ctx context.Context, c contestant, what string, do func(ctx context.Context, w, i int) error) error {
-	for _, n := range writers() {
+	for _, n := range b.writers {
 		before, err := c.leader(ctx)
 		if err != nil {
 			return err
 		}
-		took, err := b.load(ctx, c, n, b.during, do)
+		took, cost, err := b.costing(ctx, c, n, before, what, do)
 		if err != nil {
 			return err
 		}
@@ -89,8 +86,28 @@ func (b *benchmark) compare(ctx context.Context, c contestant, what string, do f
 		b.found.Add(bench.Higher(what+"s"+by, "1/s"), c.name(), float64(len(took))/b.during.Seconds())
 		b.found.Add(bench.Lower("a "+what+", p50"+by, "ms"), c.name(), ms(took[len(took)/2]))
 		b.found.Add(bench.Lower("a "+what+", p99"+by, "ms"), c.name(), ms(took[len(took)*99/100]))
+		b.found.Add(bench.Lower("processor time of three nodes for a "+what+by, "µs"), c.name(), float64(cost.Microseconds())/float64(len(took)))
 	}
 	return nil
+}
+
+// costing is load that also gives the processor time that the nodes took.
+func (b *benchmark) costing(ctx context.Context, c contestant, n, leader int, what string, do func(ctx context.Context, w, i int) error) (took []time.Duration, cost time.Duration, err error) {
+	measure := func() (err error) {
+		begun, err := processor(c.programs())
+		if err == nil {
+			took, err = b.load(ctx, c, n, b.during, do)
+		}
+		ended, err2 := processor(c.programs())
+		cost = ended - begun
+		return errors.Join(err, err2)
+	}
+	if p, ok := c.(profiler); ok && b.profiles != "" {
+		err = profiled(ctx, b.profiles, fmt.Sprintf("%ss-%d", what, n), p, leader, b.during, measure)
+	} else {
+		err = measure()
+	}
+	return took, cost, err
 }
 
 // load has n of them do something for a while, spread over the nodes, and gives

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // The format. A file is a row of sectors of 512 bytes, the least that a disk
@@ -42,9 +43,8 @@ func damage(format string, args ...any) error {
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 func tagSum(generation uint32) uint32 {
-	var b [4]byte
-	binary.LittleEndian.PutUint32(b[:], generation)
-	return crc32.Update(crc32.Checksum([]byte(headMagic), castagnoli()), castagnoli(), b[:])
+	b := append(make([]byte, 0, len(headMagic)+4), headMagic...)
+	return crc32.Checksum(binary.LittleEndian.AppendUint32(b, generation), castagnoli())
 }
 
 func putTag(sector []byte, generation uint32) {
@@ -104,24 +104,37 @@ func appendBlank(to []byte, sectors int) []byte {
 func sectorsOf(length int) int { return (recordHead + length + room - 1) / room }
 
 func recordSum(generation uint32, number uint64, text []byte) uint32 {
-	var b [12]byte
-	binary.LittleEndian.PutUint32(b[0:], generation)
-	binary.LittleEndian.PutUint64(b[4:], number)
-	return crc32.Update(crc32.Checksum(b[:], castagnoli()), castagnoli(), text)
+	return crc32.Update(recordSumBegun(generation, number), castagnoli(), text)
+}
+
+// recordSumBegun is the checksum of what goes before a record's text.
+func recordSumBegun(generation uint32, number uint64) uint32 {
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 12), generation)
+	return crc32.Checksum(binary.LittleEndian.AppendUint64(b, number), castagnoli())
 }
 
 // encodeRecord appends a record as it stands on the disk.
 func encodeRecord(to []byte, generation uint32, number uint64, data []byte) []byte {
-	text := make([]byte, sectorsOf(len(data))*room) // what stands in the sectors behind their tags
-	binary.LittleEndian.PutUint32(text, uint32(len(data)))
-	binary.LittleEndian.PutUint64(text[8:], number)
-	copy(text[recordHead:], data)
-	binary.LittleEndian.PutUint32(text[4:], recordSum(generation, number, text[recordHead:])^uint32(len(data)))
-	var tag [tagSize]byte
-	putTag(tag[:], generation)
-	for at := 0; at < len(text); at += room {
-		to = append(append(to, tag[:]...), text[at:at+room]...)
+	begun, length := len(to), len(data)
+	to = slices.Grow(to, sectorsOf(length)*sectorSize)[:begun+sectorsOf(length)*sectorSize]
+	sum := recordSumBegun(generation, number)
+	putTag(to[begun:], generation)
+	for at := begun; at < len(to); at += sectorSize {
+		sector := to[at : at+sectorSize]
+		copy(sector, to[begun:begun+tagSize])
+		text := sector[tagSize:]
+		if at == begun {
+			text = text[recordHead:]
+		}
+		n := copy(text, data)
+		data = data[n:]
+		clear(text[n:])
+		sum = crc32.Update(sum, castagnoli(), text)
 	}
+	head := to[begun+tagSize:]
+	binary.LittleEndian.PutUint32(head, uint32(length))
+	binary.LittleEndian.PutUint32(head[4:], sum^uint32(length))
+	binary.LittleEndian.PutUint64(head[8:], number)
 	return to
 }
 
