@@ -176,7 +176,6 @@ func (f *filter) take(r journal.Record) bool {
 // render writes the line as it stands in its file, without its end.
 func (f *filter) render() {
 	f.out = f.rules.redact(f.line.appendFile(f.out[:0]), 0)
-	f.out = f.out[:len(f.out)-1]
 }
 
 func (f *filter) entry() *Entry {
