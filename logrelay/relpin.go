@@ -35,6 +35,7 @@ type relpConn struct {
 	source  netip.Addr
 	via     uint8
 	session relp.Server
+	cutter  relp.Cutter
 	buf     []byte // received and not taken apart
 	filled  bool   // by the last read, to its end
 	batch   journal.Batch
@@ -110,8 +111,8 @@ func (c *relpConn) take(ctx context.Context) error {
 	now := time.Now().UnixNano()
 	at := 0
 	for !c.closed {
-		f, n, err := relp.Parse(c.buf[at:])
-		if err == nil && n > 0 {
+		f, n, err := c.cutter.Next(c.buf[at:])
+		if err == nil && len(f.Command) > 0 {
 			err = c.step(f, now)
 		}
 		if err != nil {
@@ -128,7 +129,8 @@ func (c *relpConn) take(ctx context.Context) error {
 		}
 	}
 	c.buf = append(c.buf[:0], c.buf[at:]...)
-	if len(c.buf) > 0 && len(c.answers) == 0 {
+	c.s.metrics.input(c.via).cutLines(&c.cutter.Cut)
+	if (len(c.buf) > 0 || c.cutter.Amid()) && len(c.answers) == 0 {
 		// librelp sends a frame in pieces and waits, as Nagle's algorithm has
 		// it, until the first is acknowledged: no answer of ours does that now.
 		_ = sockopt.QuickAck(c.tcp()) // else it is only slow

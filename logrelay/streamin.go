@@ -53,6 +53,7 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 			batch.Add(journal.Record{Time: now, Source: source, Input: via, Data: buf[at:]}) // the last line lacks its end
 		}
 		buf = append(buf[:0], buf[at:]...)
+		s.metrics.input(via).cutLines(&framer.Cut)
 		if err := s.put(ctx, &batch, via); err != nil {
 			return err
 		}
