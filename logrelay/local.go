@@ -82,6 +82,8 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	source := s.ownAddress()
 	room, oob := make([]byte, maxLine), make([]byte, sockopt.CredentialsRoom())
 	var batch journal.Batch
+	promised := promises{lost: s.metrics.input(viaUnix).lost}
+	defer promised.end()
 	var line []byte
 	for {
 		n, control, _, _, err := conn.ReadMsgUnix(room, oob)
@@ -99,7 +101,7 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 		sender, _ := sockopt.SenderCredentials(oob[:control])
 		line = appendSocket(line[:0], room[:n], sender, now)
 		batch.Add(journal.Record{Time: now.UnixNano(), Source: source, Input: viaUnix, Data: line})
-		if err := s.put(ctx, &batch, viaUnix); err != nil {
+		if err := s.put(ctx, &batch, viaUnix, &promised); err != nil {
 			return err
 		}
 	}

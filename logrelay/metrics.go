@@ -27,7 +27,7 @@ type metrics struct {
 }
 
 // inputMetrics are those of one way in.
-type inputMetrics struct{ lines, bytes, connections, cut prometheus.Counter }
+type inputMetrics struct{ lines, bytes, connections, cut, lost prometheus.Counter }
 
 // cutLines counts lines that were too long, and sets their number to nought.
 func (m inputMetrics) cutLines(n *int) {
@@ -78,6 +78,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
 	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
 	cut := vector("holdfast_logs_cut_lines_total", "Lines of more than 128 KiB, which were cut, by input.", "input")
+	lost := vector("holdfast_logs_lost_lines_total", "Lines that the disk refused and no sender keeps, by input.", "input")
 	m := &metrics{
 		acked:      counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
 		shed:       counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
@@ -99,7 +100,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, cut, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
+		inLines, inBytes, conns, cut, lost, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
@@ -107,7 +108,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	for via := viaRELP; via <= viaLast; via++ {
 		name := inputName(via)
-		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name), cut.WithLabelValues(name)}
+		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name), cut.WithLabelValues(name), lost.WithLabelValues(name)}
 	}
 	return m, nil
 }

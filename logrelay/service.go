@@ -68,6 +68,7 @@ type Server struct {
 	metrics         *metrics
 	tls             [2]*tls.Config // server, client
 	gate            *gate
+	kept            atomic.Int64 // bytes of stream inputs that wait for the disk
 	space           func(dir string) (float64, error)
 	quiet           time.Duration                   // see quietFor and hearOutMost
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
