@@ -46,7 +46,8 @@ type relpConn struct {
 	held       journal.Batch
 	heldTxnrs  []uint32
 	heldHashes []uint64
-	resumed    bool     // some of them are, and are to be answered
+	resumed    bool // some of them are, and are to be answered
+	own        *visit
 	hashes     []uint64 // of the batch's lines
 }
 
@@ -64,6 +65,8 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
 			"client", conn.RemoteAddr().String(), "nodes", late)
 	}
+	c.own = s.recent.enter(c.source, time.Now().UnixNano())
+	defer s.recent.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
 	for {
 		if err := s.gate.wait(ctx); err != nil {
@@ -109,6 +112,7 @@ func (c *relpConn) receive() error {
 // take takes what was received apart, makes it durable and answers it.
 func (c *relpConn) take(ctx context.Context) error {
 	now := time.Now().UnixNano()
+	c.own.heard.Store(now)
 	at := 0
 	for !c.closed {
 		f, n, err := c.cutter.Next(c.buf[at:])
@@ -177,13 +181,16 @@ func (c *relpConn) judged(j judgement) {
 		return
 	}
 	count := len(c.heldTxnrs)
-	if j == again {
+	if j == again && c.s.recent.alone(c.source, c.own, time.Now().UnixNano()) {
 		c.resumed = true
 		c.s.metrics.again.Add(float64(count))
 	} else {
 		c.batch.Join(&c.held)
 		c.hashes = append(c.hashes, c.heldHashes...)
-		c.s.metrics.doubted.Add(float64(max(0, count-1)))
+		if j != again {
+			count = max(0, count-1) // the last is the one that does not fit
+		}
+		c.s.metrics.doubted.Add(float64(count))
 	}
 	for _, txnr := range c.heldTxnrs {
 		c.answers = relp.AppendOK(c.answers, txnr)
