@@ -31,8 +31,9 @@ type Entry struct {
 }
 
 // Frame is a part of a query's answer: a line, or that nothing older than Upto
-// follows but what comes late from another node. The answer to a query that
-// does not follow ends with Done; without it, lines are missing.
+// follows but what comes late from another node. One with nothing says that
+// the node is still looking. The answer to a query that does not follow ends
+// with Done; without it, lines are missing.
 type Frame struct {
 	Entry *Entry     `json:"entry,omitempty"`
 	Upto  *time.Time `json:"upto,omitempty"`
@@ -235,6 +236,7 @@ type search struct {
 	flush   func() error
 	now     func() time.Time
 	waiting byTime
+	told    time.Time // when something was last sent
 }
 
 func (q *search) run(ctx context.Context) error {
@@ -251,7 +253,7 @@ func (q *search) run(ctx context.Context) error {
 			return err
 		}
 		if ok && (q.follow || block.First < end) {
-			if err := q.take(ctx, block, from); err != nil {
+			if err := errors.Join(q.take(ctx, block, from), q.stillLooking()); err != nil {
 				return err
 			}
 			continue
@@ -285,6 +287,16 @@ func (q *search) take(ctx context.Context, block journal.Block, from uint64) (er
 		return err == nil
 	})
 	return errors.Join(err, failed, ctx.Err())
+}
+
+// stillLooking tells one who follows, now and then, that a journal is being read
+// though nothing in it fits: his lines of other nodes wait for that.
+func (q *search) stillLooking() error {
+	if !q.follow || q.now().Sub(q.told) < reorderTell {
+		return nil
+	}
+	q.told = q.now()
+	return errors.Join(q.send(Frame{}), q.flush())
 }
 
 // emit sends what waits and is older than a time; zero: all.

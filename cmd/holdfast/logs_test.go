@@ -129,4 +129,5 @@ func TestLogsOfAllServersAreOne(t *testing.T) {
 	}
 	list[2].done <- exitOK // for the clean-up
 	first.expect(t, exitDegraded, "what only fbservice3 has is missing", "logs", "grep", "--pki", pki)
+	first.expect(t, exitDegraded, "what only fbservice3 has is missing", "logs", "grep", "-n", "1", "--pki", pki)
 }
