@@ -8,15 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/cluster"
 	"holdfast/logrelay/journal"
 )
 
 // testNames knows one node and one relay.
 func testNames() *names {
-	n := &names{
-		nodes: map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"}, own: map[string]bool{"cn01": true},
-		relays: []netip.Prefix{netip.MustParsePrefix("10.1.0.9/32")}, node: "fb1", most: 100, known: map[string]bool{},
-	}
+	n := newNames(&cluster.File{}, "fb1", []netip.Prefix{netip.MustParsePrefix("10.1.0.9/32")}, 100)
+	n.table.Store(&table{nodes: map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"}, own: map[string]bool{"cn01": true}})
 	return n
 }
 

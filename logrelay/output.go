@@ -176,7 +176,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 }
 
 func (s *Server) names() *names {
-	return newNames(s.file, s.config.Node, s.settings.relays, s.settings.hosts)
+	return &names{table: &s.table, relays: s.settings.relays, node: s.config.Node, most: s.settings.hosts, known: map[string]bool{}}
 }
 
 // newRules makes the rules for one output.

@@ -131,7 +131,7 @@ func (s *Server) parseFilter(v url.Values) (*filter, error) {
 		f.rules.list = []rule{{program: program}}
 	}
 	if set := v.Get("nodes"); set != "" {
-		hosts, failed := expandHosts(s.file, set)
+		hosts, failed := expandHosts(s.table.Load().file, set)
 		err = errors.Join(err, failed)
 		f.hosts = hosts
 	}

@@ -62,7 +62,7 @@ type Server struct {
 	config          Config
 	deps            Deps
 	settings        settings
-	file            *cluster.File
+	table           atomic.Pointer[table] // who the nodes are
 	log             *slog.Logger
 	board           *health.Board
 	metrics         *metrics
@@ -112,13 +112,14 @@ func New(config Config, deps Deps) (*Server, error) {
 		set.dir = config.Dir
 	}
 	s := &Server{
-		config: config, deps: deps, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
+		config: config, deps: deps, settings: set, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
 		returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
 	}
+	s.SetFile(deps.File)
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
 	}
