@@ -23,6 +23,10 @@ type metrics struct {
 	replicated     prometheus.Counter
 	again, doubted prometheus.Counter
 	missing        prometheus.Counter
+	letGo          *prometheus.CounterVec
+	removed        *prometheus.CounterVec // put-away files, by reason
+	waitingLines   *prometheus.GaugeVec
+	waitingBytes   *prometheus.GaugeVec
 	silent         prometheus.Gauge
 }
 
@@ -71,6 +75,9 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	vector := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 	}
+	gauges := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"output"})
+	}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
@@ -92,15 +99,21 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
 		missing:    counter("holdfast_logs_missing_lines_total", "Lines that senders numbered (RFC 5424 sequenceId) and that did not come."),
-		silent:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
-		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
+		letGo:      vector("holdfast_logs_let_go_lines_total", "Lines that were kept for a target no more, though it had not taken them, by output.", "output"),
+		removed:    vector("holdfast_logs_removed_files_total", "Log files that were put away and then removed, by reason: count, or space.", "reason"),
+
+		waitingLines: gauges("holdfast_logs_waiting_lines", "Lines that an output has yet to take, by output."),
+		waitingBytes: gauges("holdfast_logs_waiting_bytes", "Bytes of the journal that are kept for an output, by output."),
+
+		silent: prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
+		failed: counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, cut, lost, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
+		inLines, inBytes, conns, cut, lost, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent, m.letGo, m.removed, m.waitingLines, m.waitingBytes,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)

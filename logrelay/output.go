@@ -25,7 +25,12 @@ type output struct {
 // outputState is what an admin sees of an output, and asks of it. Its methods
 // may be called from any goroutine.
 type outputState struct {
-	cursor *journal.Cursor
+	cursor  *journal.Cursor
+	backlog *backlog // of a target; nil: nothing is let go
+
+	// Only bound touches these: lines let go, and the end of the journal then,
+	// from which on the target has all again; 0: it has.
+	gone, goal uint64
 
 	mu    sync.Mutex
 	err   error     // why it does not take lines; nil: it does
@@ -138,7 +143,9 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
 			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
 		}
-		list = append(list, output{name: t.name, run: f.run, state: newOutputState(cursor)})
+		state := newOutputState(cursor)
+		state.backlog = &t.backlog
+		list = append(list, output{name: t.name, run: f.run, state: state})
 		keep = append(keep, "to-"+t.name)
 	}
 	if s.settings.replicas > 1 {
@@ -146,6 +153,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		if err != nil {
 			return nil, err
 		}
+		shipper.letGo = s.letsReplicaGo(j, shipper.cursor)
 		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
 	}
@@ -166,11 +174,13 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
+	rotator := newRotator(s.settings.dir, s.settings.rotate, s.log)
+	rotator.room = &room{board: s.board, removed: s.metrics.removed}
 	return &files{
 		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now,
-		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
+		rotator: rotator,
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }

@@ -70,6 +70,7 @@ type Server struct {
 	gate            *gate
 	kept            atomic.Int64 // bytes of stream inputs that wait for the disk
 	space           func(dir string) (float64, error)
+	short           atomic.Bool                     // so little is free that backlogs are let go
 	quiet           time.Duration                   // see quietFor and hearOutMost
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
@@ -183,6 +184,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	background := context.WithoutCancel(ctx)
 	writer := begin(background, func(ctx context.Context) { _ = j.Run(ctx) })
+	s.look() // before outputs look at what is free
 	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
 	watch := begin(background, s.watch)
 	keep := begin(background, s.keepHeld)
@@ -245,12 +247,16 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// look sets the gate by what is free on the journal's disk.
+// look sets the gate, and what is kept for targets, by what is free on the
+// journal's disk.
 func (s *Server) look() {
 	free, err := s.space(s.dir())
 	if err != nil {
 		s.log.Error("how full the disk is can't be seen", "dir", s.dir(), "error", err)
 		return
+	}
+	if j := s.current.Load(); j != nil {
+		s.bound(j, free)
 	}
 	switch full, shedding := s.gate.disk(100 - free); {
 	case shedding:
