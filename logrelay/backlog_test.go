@@ -20,14 +20,16 @@ import (
 type backlogged struct {
 	*Server
 	j   *journal.Journal
-	one int64 // bytes of a segment
+	dir string // of it
+	one int64  // bytes of a segment
 }
 
 const backlogLines = 10
 
 func newBacklogged(t *testing.T, targets map[string]backlog) *backlogged {
 	t.Helper()
-	j, err := journal.Open(journal.Config{Dir: t.TempDir(), Segment: 1})
+	dir := t.TempDir()
+	j, err := journal.Open(journal.Config{Dir: dir, Segment: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func newBacklogged(t *testing.T, targets map[string]backlog) *backlogged {
 		t.Fatal(err)
 	}
 	s.outputs["files"] = newOutputState(cursor)
-	return &backlogged{s, j, j.Bytes() / backlogLines}
+	return &backlogged{s, j, dir, j.Bytes() / backlogLines}
 }
 
 // condition is the message of one; "": it does not stand.

@@ -151,6 +151,18 @@ func expandHosts(file *cluster.File, set string) (map[string]bool, error) {
 	return hosts, nil
 }
 
+// aheadMost is how much the clock of another node, whose lines are here too,
+// may be ahead of this one's.
+const aheadMost = 10 * time.Minute
+
+// begin is where to read a journal from: what was written before is too old.
+func (f *filter) begin(j *journal.Journal) uint64 {
+	if f.since == 0 {
+		return 0
+	}
+	return j.Since(time.Unix(0, f.since).Add(-aheadMost))
+}
+
 // take judges a record; after true, line is it.
 func (f *filter) take(r journal.Record) bool {
 	if r.Input == viaMark || r.Time < f.since || f.until != 0 && r.Time >= f.until {
@@ -243,7 +255,7 @@ func (q *search) run(ctx context.Context) error {
 	end := q.journal.End()
 	from := end
 	if !q.follow || q.filter.since != 0 {
-		from = 0
+		from = q.filter.begin(q.journal)
 	}
 	reader := q.journal.Reader(from)
 	defer reader.Close()
@@ -341,14 +353,20 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
-	patience := func() { _ = control.SetWriteDeadline(time.Now().Add(queryWriteBy)) } // a recorder has none
+	due := time.Time{}
+	patience := func() { // at most ten times in it: it is asked at every line
+		if now := time.Now(); !now.Before(due) {
+			due = now.Add(queryWriteBy / 10)
+			_ = control.SetWriteDeadline(now.Add(queryWriteBy)) // a recorder has none
+		}
+	}
 	patience()
 	if err := control.Flush(); err != nil {
 		return
 	}
 	q := &search{
 		filter: f, journal: j, follow: values.Get("follow") != "", now: time.Now,
-		send:  func(frame Frame) error { return encoder.Encode(frame) },
+		send:  func(frame Frame) error { patience(); return encoder.Encode(frame) },
 		flush: func() error { patience(); return control.Flush() },
 	}
 	_ = q.run(r.Context()) // the one who asked may be gone; without Done he knows

@@ -3,6 +3,7 @@ package logrelay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -68,14 +69,21 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 	c.own = s.recent.enter(c.source, time.Now().UnixNano())
 	defer s.recent.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
+	opening := s.openWithin
 	for {
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
+		}
+		began := time.Now()
+		if !c.session.Opened() {
+			c.readBy(ctx, began.Add(opening))
 		}
 		if len(c.heldTxnrs) > 0 && ctx.Err() == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(decideWithin))
 		}
 		switch err := c.receive(); {
+		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !c.session.Opened():
+			return fmt.Errorf("relp: the client has not said open within %v", s.openWithin)
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			_ = conn.SetReadDeadline(time.Time{}) // nothing follows that would decide
 			c.judged(unseen)
@@ -86,12 +94,25 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		case err != nil:
 			return err
 		}
+		opening -= time.Since(began) // the gate's time is not the client's
+		unopened := !c.session.Opened()
 		if err := c.take(ctx); err != nil {
 			return err
 		}
 		if c.closed {
 			return c.hangUp()
 		}
+		if unopened && c.session.Opened() {
+			c.readBy(ctx, time.Time{})
+		}
+	}
+}
+
+// readBy sets the deadline for reads; an end that is under way has set its own.
+func (c *relpConn) readBy(ctx context.Context, at time.Time) {
+	_ = c.conn.SetReadDeadline(at)
+	if ctx.Err() != nil {
+		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 

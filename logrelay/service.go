@@ -75,6 +75,8 @@ type Server struct {
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
+	connections     int           // see maxConnections
+	openWithin      time.Duration // see the constant
 	returnAfter     time.Duration // see firstReturn
 	dialer          dialer
 	journalArgs     []string // of journalctl, in tests
@@ -115,7 +117,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	s := &Server{
 		config: config, deps: deps, settings: set, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
-		returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
+		connections: maxConnections, openWithin: openWithin, returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
