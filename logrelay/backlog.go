@@ -67,9 +67,7 @@ func (s *Server) bound(j *journal.Journal, free float64) {
 		if o.backlog != nil {
 			s.boundOne(j, name, o, min(kept, o.backlog.from(j, s.settings.replay, short)), short)
 		}
-		next, end := o.cursor.Next(), j.End()
-		s.metrics.waitingLines.WithLabelValues(name).Set(float64(end - min(next, end)))
-		s.metrics.waitingBytes.WithLabelValues(name).Set(float64(j.Behind(next)))
+		s.metrics.waitingBytes.WithLabelValues(name).Set(float64(j.Behind(o.cursor.Next())))
 	}
 }
 

@@ -126,8 +126,8 @@ func TestADeadTargetKeepsNoMoreThanItMay(t *testing.T) {
 			if (said != "") != (test.want > 0) || test.want > 0 && !strings.Contains(said, fmt.Sprintf(" %d of them", test.want)) {
 				t.Errorf("the condition says %q, want %d lines", said, test.want)
 			}
-			if got := testutil.ToFloat64(b.metrics.waitingLines.WithLabelValues("siem")); got != float64(backlogLines-test.want) {
-				t.Errorf("%v lines wait, want %d", got, backlogLines-test.want)
+			if got := testutil.ToFloat64(b.metrics.waitingBytes.WithLabelValues("siem")); got != float64(b.one)*float64(backlogLines-test.want) {
+				t.Errorf("%v bytes wait, want those of %d lines", got, backlogLines-test.want)
 			}
 		})
 	}

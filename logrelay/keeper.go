@@ -124,7 +124,7 @@ func (k *keeper) store(ctx context.Context, batch *journal.Batch) {
 			return
 		}
 		if last {
-			k.s.metrics.input(k.via).lost.Add(float64(batch.Len()))
+			k.s.metrics.lost[k.via].Add(float64(batch.Len()))
 			k.s.log.Error("lines that no sender keeps are lost: the relay ends and the disk refuses them",
 				"input", inputName(k.via), "lines", batch.Len(), "error", err)
 			return

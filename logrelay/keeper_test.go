@@ -71,8 +71,8 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 	if got := p.numbers("cn1"); len(got) != count || !slices.IsSorted(got) || got[0] != 0 || got[count-1] != count-1 {
 		t.Errorf("%d lines, sorted %v; want %d, each once", len(got), slices.IsSorted(got), count)
 	}
-	if s.kept.Load() != 0 || testutil.ToFloat64(s.metrics.input(viaTCP).lost) != 0 {
-		t.Errorf("%d bytes still wait, and %v lines were lost", s.kept.Load(), testutil.ToFloat64(s.metrics.input(viaTCP).lost))
+	if s.kept.Load() != 0 || testutil.ToFloat64(s.metrics.lost[viaTCP]) != 0 {
+		t.Errorf("%d bytes still wait, and %v lines were lost", s.kept.Load(), testutil.ToFloat64(s.metrics.lost[viaTCP]))
 	}
 }
 
@@ -102,7 +102,7 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 		if _, err := fmt.Fprint(udp, "<13>Nov 25 12:00:00 cn1 test: stored\n"); err != nil {
 			return err
 		}
-		if n := testutil.ToFloat64(s.metrics.input(viaUDP).lost); n != 1 {
+		if n := testutil.ToFloat64(s.metrics.lost[viaUDP]); n != 1 {
 			return fmt.Errorf("%v are counted", n)
 		}
 		return nil
@@ -111,7 +111,7 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 	tcp := refused("tcp")
 	defer tcp.Close()
 	stop()
-	if n := testutil.ToFloat64(s.metrics.input(viaTCP).lost); n != 1 {
+	if n := testutil.ToFloat64(s.metrics.lost[viaTCP]); n != 1 {
 		t.Errorf("%v lines by TCP are counted as lost, want 1", n)
 	}
 }

@@ -69,7 +69,7 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	defer stop()
 	room, oob := make([]byte, maxLine), make([]byte, sockopt.CredentialsRoom())
 	var batch journal.Batch
-	promised := promises{lost: s.metrics.input(viaUnix).lost}
+	promised := promises{lost: s.metrics.lost[viaUnix]}
 	defer promised.end()
 	var line []byte
 	for {

@@ -23,23 +23,12 @@ type metrics struct {
 	replicated     prometheus.Counter
 	again, doubted prometheus.Counter
 	missing        prometheus.Counter
-	letGo          *prometheus.CounterVec
-	removed        *prometheus.CounterVec // put-away files, by reason
-	waitingLines   *prometheus.GaugeVec
-	waitingBytes   *prometheus.GaugeVec
 	silent         prometheus.Gauge
+	losses
 }
 
 // inputMetrics are those of one way in.
-type inputMetrics struct{ lines, bytes, connections, cut, lost prometheus.Counter }
-
-// cutLines counts lines that were too long, and sets their number to nought.
-func (m inputMetrics) cutLines(n *int) {
-	if *n > 0 {
-		m.cut.Add(float64(*n))
-		*n = 0
-	}
-}
+type inputMetrics struct{ lines, bytes, connections prometheus.Counter }
 
 func (m inputMetrics) took(lines, bytes int) {
 	m.lines.Add(float64(lines))
@@ -75,17 +64,16 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	vector := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 	}
-	gauges := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"output"})
-	}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	lost, err := newLosses(reg)
+	if err != nil {
+		return nil, err
 	}
 	inLines := vector("holdfast_logs_received_lines_total", "Lines received, by input.", "input")
 	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
 	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
-	cut := vector("holdfast_logs_cut_lines_total", "Lines of more than 128 KiB, which were cut, by input.", "input")
-	lost := vector("holdfast_logs_lost_lines_total", "Lines that the disk refused and no sender keeps, by input.", "input")
 	m := &metrics{
 		acked:      counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
 		shed:       counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
@@ -99,21 +87,16 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
 		missing:    counter("holdfast_logs_missing_lines_total", "Lines that senders numbered (RFC 5424 sequenceId) and that did not come."),
-		letGo:      vector("holdfast_logs_let_go_lines_total", "Lines that were kept for a target no more, though it had not taken them, by output.", "output"),
-		removed:    vector("holdfast_logs_removed_files_total", "Log files that were put away and then removed, by reason: count, or space.", "reason"),
-
-		waitingLines: gauges("holdfast_logs_waiting_lines", "Lines that an output has yet to take, by output."),
-		waitingBytes: gauges("holdfast_logs_waiting_bytes", "Bytes of the journal that are kept for an output, by output."),
-
-		silent: prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
-		failed: counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
+		silent:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
+		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
+		losses: lost,
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, cut, lost, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent, m.letGo, m.removed, m.waitingLines, m.waitingBytes,
+		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
@@ -121,7 +104,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	for via := viaRELP; via <= viaLast; via++ {
 		name := inputName(via)
-		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name), cut.WithLabelValues(name), lost.WithLabelValues(name)}
+		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name)}
 	}
 	return m, nil
 }

@@ -133,6 +133,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 	if err != nil {
 		return nil, err
 	}
+	files.rotator.room = &room{board: s.board, removed: s.metrics.removed}
 	list := []output{{name: "files", run: files.run, helper: files.rotator.run, state: newOutputState(files.cursor)}}
 	for _, t := range s.settings.forward {
 		cursor, err := j.Cursor("to-"+t.name, true)
@@ -174,13 +175,11 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
-	rotator := newRotator(s.settings.dir, s.settings.rotate, s.log)
-	rotator.room = &room{board: s.board, removed: s.metrics.removed}
 	return &files{
 		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now,
-		rotator: rotator,
+		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }

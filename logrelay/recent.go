@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"holdfast/logrelay/journal"
@@ -18,8 +17,6 @@ import (
 // and they are the last that it stored of this client. So: where the beginning
 // of a session is the end of what is stored of the same sender, it is not stored
 // again. What fits only in part is stored: rather a line twice than one lost.
-// And while an address has another session, all is stored, and what fits is
-// counted as suspected.
 const (
 	maxSources   = 20_000
 	recentFor    = 15 * time.Minute
@@ -33,50 +30,6 @@ type recent struct {
 
 	mu      sync.Mutex
 	senders map[netip.Addr]*lastLines
-	here    map[netip.Addr]map[*visit]bool // those that are open
-}
-
-// visit is an open session of a sender.
-type visit struct{ heard atomic.Int64 }
-
-// aliveFor is how long after its last bytes an open session counts as one that
-// has a client: one whose cable was cut stays open until the kernel gives up.
-const aliveFor = 30 * time.Second
-
-// enter says that a session of an address begins; leave ends it.
-func (r *recent) enter(source netip.Addr, now int64) *visit {
-	own := &visit{}
-	own.heard.Store(now)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.here[source] == nil {
-		r.here[source] = map[*visit]bool{}
-	}
-	r.here[source][own] = true
-	return own
-}
-
-// alone tells whether the address has no other session with a client. With
-// another the last lines may be that one's, and which of the two a line that
-// comes again belongs to can't be told.
-func (r *recent) alone(source netip.Addr, own *visit, now int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for other := range r.here[source] {
-		if other != own && now-other.heard.Load() < int64(aliveFor) {
-			return false
-		}
-	}
-	return true
-}
-
-func (r *recent) leave(source netip.Addr, own *visit) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.here[source], own)
-	if len(r.here[source]) == 0 {
-		delete(r.here, source)
-	}
 }
 
 // lastLines are a window of hashes, the oldest at position at.
@@ -87,7 +40,7 @@ type lastLines struct {
 }
 
 func newRecent() *recent {
-	return &recent{seed: maphash.MakeSeed(), senders: map[netip.Addr]*lastLines{}, here: map[netip.Addr]map[*visit]bool{}}
+	return &recent{seed: maphash.MakeSeed(), senders: map[netip.Addr]*lastLines{}}
 }
 
 func (r *recent) hash(line []byte) uint64 { return maphash.Bytes(r.seed, line) }
@@ -100,11 +53,9 @@ func (r *recent) add(rec journal.Record) {
 	r.put(rec.Source.Unmap(), rec.Time, r.hash(rec.Data))
 }
 
-// put notes lines that became durable. None make nothing newer: what is known of
-// a sender is as old as its last line.
 func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
 	if len(hashes) == 0 {
-		return
+		return // what is known of a sender is as old as its last line
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -37,6 +37,7 @@ type relpConn struct {
 	via     uint8
 	session relp.Server
 	cutter  relp.Cutter
+	own     *visit
 	buf     []byte // received and not taken apart
 	filled  bool   // by the last read, to its end
 	batch   journal.Batch
@@ -47,8 +48,7 @@ type relpConn struct {
 	held       journal.Batch
 	heldTxnrs  []uint32
 	heldHashes []uint64
-	resumed    bool // some of them are, and are to be answered
-	own        *visit
+	resumed    bool     // some of them are, and are to be answered
 	hashes     []uint64 // of the batch's lines
 }
 
@@ -66,8 +66,8 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
 			"client", conn.RemoteAddr().String(), "nodes", late)
 	}
-	c.own = s.recent.enter(c.source, time.Now().UnixNano())
-	defer s.recent.leave(c.source, c.own)
+	c.own = s.visits.enter(c.source, time.Now().UnixNano())
+	defer s.visits.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
 	opening := s.openWithin
 	for {
@@ -138,6 +138,7 @@ func (c *relpConn) take(ctx context.Context) error {
 	for !c.closed {
 		f, n, err := c.cutter.Next(c.buf[at:])
 		if err == nil && len(f.Command) > 0 {
+			c.s.metrics.cutLines(c.via, &c.cutter.Cut)
 			err = c.step(f, now)
 		}
 		if err != nil {
@@ -153,9 +154,11 @@ func (c *relpConn) take(ctx context.Context) error {
 			}
 		}
 	}
+	if c.cutter.Amid() {
+		_ = sockopt.QuickAck(c.tcp()) // as below
+	}
 	c.buf = append(c.buf[:0], c.buf[at:]...)
-	c.s.metrics.input(c.via).cutLines(&c.cutter.Cut)
-	if (len(c.buf) > 0 || c.cutter.Amid()) && len(c.answers) == 0 {
+	if len(c.buf) > 0 && len(c.answers) == 0 {
 		// librelp sends a frame in pieces and waits, as Nagle's algorithm has
 		// it, until the first is acknowledged: no answer of ours does that now.
 		_ = sockopt.QuickAck(c.tcp()) // else it is only slow
@@ -193,7 +196,7 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 	c.held.Add(r)
 	c.heldTxnrs = append(c.heldTxnrs, txnr)
 	c.heldHashes = append(c.heldHashes, hash)
-	c.judged(c.resent.take(hash))
+	c.judged(c.unlessShared(c.resent.take(hash)))
 }
 
 // judged acts on what the session's first frames are.
@@ -202,16 +205,13 @@ func (c *relpConn) judged(j judgement) {
 		return
 	}
 	count := len(c.heldTxnrs)
-	if j == again && c.s.recent.alone(c.source, c.own, time.Now().UnixNano()) {
+	if j == again {
 		c.resumed = true
 		c.s.metrics.again.Add(float64(count))
 	} else {
 		c.batch.Join(&c.held)
 		c.hashes = append(c.hashes, c.heldHashes...)
-		if j != again {
-			count = max(0, count-1) // the last is the one that does not fit
-		}
-		c.s.metrics.doubted.Add(float64(count))
+		c.s.metrics.doubted.Add(float64(max(0, count-1)))
 	}
 	for _, txnr := range c.heldTxnrs {
 		c.answers = relp.AppendOK(c.answers, txnr)

@@ -69,6 +69,7 @@ type Server struct {
 	tls             [2]*tls.Config // server, client
 	gate            *gate
 	kept            atomic.Int64 // bytes of stream inputs that wait for the disk
+	visits          visits
 	space           func(dir string) (float64, error)
 	short           atomic.Bool                     // so little is free that backlogs are let go
 	quiet           time.Duration                   // see quietFor and hearOutMost

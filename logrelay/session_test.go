@@ -52,10 +52,10 @@ func TestALineOfAnotherSessionIsNoDouble(t *testing.T) {
 	}
 	_, _ = first.conn.Close(), second.conn.Close()
 	eventually(t, 10*time.Second, "both sessions are over", func() error {
-		s.recent.mu.Lock()
-		defer s.recent.mu.Unlock()
-		if len(s.recent.here) > 0 {
-			return fmt.Errorf("%d addresses have one", len(s.recent.here))
+		s.visits.mu.Lock()
+		defer s.visits.mu.Unlock()
+		if len(s.visits.here) > 0 {
+			return fmt.Errorf("%d addresses have one", len(s.visits.here))
 		}
 		return nil
 	})
@@ -84,22 +84,23 @@ func TestWhatIsKnownOfASenderGrowsOld(t *testing.T) {
 	if len(r.senders) != 1 {
 		t.Errorf("%d senders are known, of one that sent a line", len(r.senders))
 	}
-	first := r.enter(source, 0)
-	second := r.enter(source, 0)
+	var v visits
+	first := v.enter(source, 0)
+	second := v.enter(source, 0)
 	at := int64(aliveFor)
-	if r.alone(source, second, at-1) || !r.alone(source, second, at) {
+	if v.alone(source, second, at-1) || !v.alone(source, second, at) {
 		t.Errorf("a session that was not heard from for %v counts, or one that was does not", aliveFor)
 	}
 	first.heard.Store(at)
-	if r.alone(source, second, at) {
+	if v.alone(source, second, at) {
 		t.Error("a session that is heard from does not count")
 	}
-	r.leave(source, first)
-	if !r.alone(source, second, at) {
+	v.leave(source, first)
+	if !v.alone(source, second, at) {
 		t.Error("a session that is over counts")
 	}
-	r.leave(source, second)
-	if len(r.here) != 0 {
+	v.leave(source, second)
+	if len(v.here) != 0 {
 		t.Error("nothing is forgotten")
 	}
 }

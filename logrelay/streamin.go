@@ -55,7 +55,7 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 			batch.Add(journal.Record{Time: now, Source: source, Input: via, Data: buf[at:]}) // the last line lacks its end
 		}
 		buf = append(buf[:0], buf[at:]...)
-		s.metrics.input(via).cutLines(&framer.Cut)
+		s.metrics.cutLines(via, &framer.Cut)
 		keep.put(ctx, &batch)
 		switch {
 		case failed == nil:
@@ -116,7 +116,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var batch journal.Batch
-	promised := promises{lost: s.metrics.input(viaUDP).lost}
+	promised := promises{lost: s.metrics.lost[viaUDP]}
 	defer promised.end()
 	for {
 		n, err := packets.Receive()
