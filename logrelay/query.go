@@ -247,8 +247,8 @@ type search struct {
 	send    func(Frame) error
 	flush   func() error
 	now     func() time.Time
-	waiting byTime
 	told    time.Time // when something was last sent
+	waiting byTime
 }
 
 func (q *search) run(ctx context.Context) error {

@@ -110,6 +110,7 @@ type resent struct {
 	known  []uint64
 	starts []int // where in known the session may begin
 	frames int
+	shared func() bool // what is known may be of another session; nil: it is not
 }
 
 // judgement is about all frames up to this one.
@@ -130,6 +131,9 @@ func (r *resent) take(hash uint64) judgement {
 			continue
 		}
 		if at == len(r.known)-1 {
+			if r.shared != nil && r.shared() {
+				return unseen
+			}
 			return again
 		}
 		left = append(left, start)

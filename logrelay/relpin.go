@@ -3,7 +3,6 @@ package logrelay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -38,6 +37,7 @@ type relpConn struct {
 	session relp.Server
 	cutter  relp.Cutter
 	own     *visit
+	opening *opening
 	buf     []byte // received and not taken apart
 	filled  bool   // by the last read, to its end
 	batch   journal.Batch
@@ -69,21 +69,17 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 	c.own = s.visits.enter(c.source, time.Now().UnixNano())
 	defer s.visits.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
-	opening := s.openWithin
+	c.compareAlone()
+	c.opening = newOpening(s, conn)
+	defer c.opening.end()
 	for {
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
-		}
-		began := time.Now()
-		if !c.session.Opened() {
-			c.readBy(ctx, began.Add(opening))
 		}
 		if len(c.heldTxnrs) > 0 && ctx.Err() == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(decideWithin))
 		}
 		switch err := c.receive(); {
-		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !c.session.Opened():
-			return fmt.Errorf("relp: the client has not said open within %v", s.openWithin)
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			_ = conn.SetReadDeadline(time.Time{}) // nothing follows that would decide
 			c.judged(unseen)
@@ -94,25 +90,12 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		case err != nil:
 			return err
 		}
-		opening -= time.Since(began) // the gate's time is not the client's
-		unopened := !c.session.Opened()
 		if err := c.take(ctx); err != nil {
 			return err
 		}
 		if c.closed {
 			return c.hangUp()
 		}
-		if unopened && c.session.Opened() {
-			c.readBy(ctx, time.Time{})
-		}
-	}
-}
-
-// readBy sets the deadline for reads; an end that is under way has set its own.
-func (c *relpConn) readBy(ctx context.Context, at time.Time) {
-	_ = c.conn.SetReadDeadline(at)
-	if ctx.Err() != nil {
-		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -140,6 +123,7 @@ func (c *relpConn) take(ctx context.Context) error {
 		if err == nil && len(f.Command) > 0 {
 			c.s.metrics.cutLines(c.via, &c.cutter.Cut)
 			err = c.step(f, now)
+			c.opening.heard(&c.session)
 		}
 		if err != nil {
 			// What came before the mistake is stored and answered.
@@ -196,7 +180,7 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 	c.held.Add(r)
 	c.heldTxnrs = append(c.heldTxnrs, txnr)
 	c.heldHashes = append(c.heldHashes, hash)
-	c.judged(c.unlessShared(c.resent.take(hash)))
+	c.judged(c.resent.take(hash))
 }
 
 // judged acts on what the session's first frames are.

@@ -60,11 +60,17 @@ func (v *visits) leave(source netip.Addr, own *visit) {
 	}
 }
 
-// unlessShared is what is done about frames that were judged so.
-func (c *relpConn) unlessShared(j judgement) judgement {
-	if j != again || c.s.visits.alone(c.source, c.own, time.Now().UnixNano()) {
-		return j
+// compareAlone has frames that look sent again dropped only while the address
+// has no other session with a client; else they are stored, and counted.
+func (c *relpConn) compareAlone() {
+	if c.resent == nil {
+		return
 	}
-	c.s.metrics.doubted.Inc() // the last: judged counts those before it
-	return unseen
+	c.resent.shared = func() bool {
+		if c.s.visits.alone(c.source, c.own, time.Now().UnixNano()) {
+			return false
+		}
+		c.s.metrics.doubted.Inc() // the last: judged counts those before it
+		return true
+	}
 }
