@@ -16,6 +16,8 @@ import (
 // Limits of the inputs' connections.
 const (
 	maxConnections   = 20_000
+	maxReplicas      = 256              // connections of other nodes, which no number of senders keeps out
+	openWithin       = 30 * time.Second // a RELP client says open at once
 	handshakeWithin  = 10 * time.Second
 	acceptRetryAfter = 50 * time.Millisecond // out of files, mostly
 )
@@ -75,7 +77,7 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	defer cancel()
 	var group sync.WaitGroup
 	failed := make(chan error, len(listeners))
-	slots := make(chan struct{}, maxConnections)
+	senders, nodes := make(chan struct{}, s.connections), make(chan struct{}, maxReplicas)
 	for _, l := range listeners {
 		group.Go(func() {
 			var err error
@@ -84,8 +86,10 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 				err = s.serveUDP(ctx, l.udp)
 			case l.unix != nil:
 				err = s.serveUnix(ctx, l.unix)
+			case l.via == viaReplica:
+				err = s.acceptFrom(ctx, l, nodes)
 			default:
-				err = s.acceptFrom(ctx, l, slots)
+				err = s.acceptFrom(ctx, l, senders)
 			}
 			if err != nil {
 				failed <- err

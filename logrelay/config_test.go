@@ -66,6 +66,8 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		`{forward: {a: {tls: "h:1", ca: ca.pem}}}`:                               "no absolute path",
 		`{forward: {a: {tls: "h:1", ca: /c, key: {file: /k}}}}`:                  "want both",
 		`{forward: {a: {tcp: "h:1", format: json}}}`:                             "no format",
+		`{forward: {a: {tcp: "h:1", backlog_mib: -1}}}`:                          "logs.forward.a.backlog_mib: -1 is out of range: 0 to 1048576",
+		`{forward: {a: {tcp: "h:1", backlog_policy: keep}}}`:                     "want drop or wait",
 		`{forward: {replica: {tcp: "h:1"}}}`:                                     "can't name a target",
 		`{rules: [{if: "severity <"}]}`:                                          "logs.rules[0].if",
 		`{rules: [{if: "nonsense == 1"}]}`:                                       "unknown name nonsense",

@@ -213,7 +213,7 @@ func (o *files) put(f *hostFile) {
 		o.dirty = append(o.dirty, f)
 	}
 	before := len(f.buf)
-	f.buf = o.rules.redact(o.line.appendFile(f.buf), before)
+	f.buf = append(o.rules.redact(o.line.appendFile(f.buf), before), '\n')
 	o.buffered += len(f.buf) - before
 }
 

@@ -123,13 +123,14 @@ func (l *line) appendBody(dst []byte) []byte {
 	return appendClean(dst, l.Text)
 }
 
-// appendFile writes the line as Scibian's template has it:
+// appendFile writes the line as Scibian's template has it, without the line
+// feed that ends it in a file: patterns of secrets are of the line alone.
 // %TIMESTAMP:::date-rfc3339% %HOSTNAME% %pri-text% %syslogtag%%msg%.
 func (l *line) appendFile(dst []byte) []byte {
 	dst = append(l.appendTime(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
 	dst = append(l.AppendPriority(dst), ' ')
-	return append(l.appendBody(dst), '\n')
+	return l.appendBody(dst)
 }
 
 // appendForward writes the line for another relay, as rsyslog's

@@ -8,15 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/cluster"
 	"holdfast/logrelay/journal"
 )
 
 // testNames knows one node and one relay.
 func testNames() *names {
-	n := &names{
-		nodes: map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"}, own: map[string]bool{"cn01": true},
-		relays: []netip.Prefix{netip.MustParsePrefix("10.1.0.9/32")}, node: "fb1", most: 100, known: map[string]bool{},
-	}
+	n := newNames(&cluster.File{}, "fb1", []netip.Prefix{netip.MustParsePrefix("10.1.0.9/32")}, 100)
+	n.table.Store(&table{nodes: map[netip.Addr]string{netip.MustParseAddr("10.1.0.31"): "cn01"}, own: map[string]bool{"cn01": true}})
 	return n
 }
 
@@ -56,9 +55,9 @@ func TestForgedNamesMakeABoundedNumberOfFiles(t *testing.T) {
 func TestALineIsWrittenAsRsyslogDoes(t *testing.T) {
 	received := time.Date(2026, 11, 25, 12, 0, 0, 5000, time.UTC)
 	for in, want := range map[string]string{
-		"<30>2026-11-25T11:59:59.123456+01:00 cn01 sshd[12]: hello": "2026-11-25T11:59:59.123456+01:00 cn01 daemon.info sshd[12]: hello\n",
-		"<13>Nov 25 11:59:59 su: no\nhost\x00\x7f":                  "2026-11-25T11:59:59+00:00 fb1 user.notice su: no#012host#000#177\n",
-		"<165>1 2026-11-25T05:14:15Z h app 8 - - text":              "2026-11-25T05:14:15Z h local4.notice app[8]: text\n",
+		"<30>2026-11-25T11:59:59.123456+01:00 cn01 sshd[12]: hello": "2026-11-25T11:59:59.123456+01:00 cn01 daemon.info sshd[12]: hello",
+		"<13>Nov 25 11:59:59 su: no\nhost\x00\x7f":                  "2026-11-25T11:59:59+00:00 fb1 user.notice su: no#012host#000#177",
+		"<165>1 2026-11-25T05:14:15Z h app 8 - - text":              "2026-11-25T05:14:15Z h local4.notice app[8]: text",
 	} {
 		l := line{}
 		l.read(journal.Record{Time: received.UnixNano(), Data: []byte(in)}, testNames())
@@ -84,7 +83,7 @@ func FuzzLine(f *testing.F) {
 		whole := func() {
 			t.Helper()
 			out := l.appendFile(nil)
-			for _, c := range out[:len(out)-1] {
+			for _, c := range out {
 				if c < 0x20 || c == 0x7f {
 					t.Fatalf("%q has a control character", out)
 				}
@@ -122,7 +121,7 @@ func TestRulesDecideWhereALineGoes(t *testing.T) {
 	if r.judge(&l, "siem") != dropped || r.judge(&l, "files") != goes {
 		t.Error("the rule is about siem alone")
 	}
-	if got := string(r.redact(l.appendFile([]byte("before ")), 7)); strings.Contains(got, "hunter2") || !strings.HasPrefix(got, "before ") || !strings.HasSuffix(got, "[redacted] ok\n") {
+	if got := string(r.redact(l.appendFile([]byte("before ")), 7)); strings.Contains(got, "hunter2") || !strings.HasPrefix(got, "before ") || !strings.HasSuffix(got, "[redacted] ok") {
 		t.Errorf("%q", got)
 	}
 }

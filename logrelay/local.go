@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,17 +39,6 @@ func appendLocal(dst []byte, priority int, at time.Time, app, pid []byte, data s
 	return append(append(dst, "] "...), text...)
 }
 
-// ownAddress is this node's in the cluster file: a line of its own has it as
-// its source, so that other nodes know whose it is.
-func (s *Server) ownAddress() netip.Addr {
-	for _, node := range s.file.Nodes {
-		if node.Name == s.config.Node {
-			return node.Addresses[s.file.Main().Name]
-		}
-	}
-	return netip.Addr{}
-}
-
 // listenUnix opens a socket that every process may write to. One that a dead
 // process left is replaced.
 func listenUnix(ctx context.Context, path string) (*net.UnixConn, error) {
@@ -79,9 +67,10 @@ func listenUnix(ctx context.Context, path string) (*net.UnixConn, error) {
 func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	source := s.ownAddress()
 	room, oob := make([]byte, maxLine), make([]byte, sockopt.CredentialsRoom())
 	var batch journal.Batch
+	promised := promises{lost: s.metrics.lost[viaUnix]}
+	defer promised.end()
 	var line []byte
 	for {
 		n, control, _, _, err := conn.ReadMsgUnix(room, oob)
@@ -98,8 +87,8 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 		now := time.Now()
 		sender, _ := sockopt.SenderCredentials(oob[:control])
 		line = appendSocket(line[:0], room[:n], sender, now)
-		batch.Add(journal.Record{Time: now.UnixNano(), Source: source, Input: viaUnix, Data: line})
-		if err := s.put(ctx, &batch, viaUnix); err != nil {
+		batch.Add(journal.Record{Time: now.UnixNano(), Source: s.ownAddress(), Input: viaUnix, Data: line})
+		if err := s.put(ctx, &batch, viaUnix, &promised); err != nil {
 			return err
 		}
 	}
@@ -179,7 +168,6 @@ func (s *Server) readJournald(ctx context.Context, runner *command.Runner) error
 // takeEntries stores entries, and then how far it has come: after a crash
 // between the two, the lines of one write come twice.
 func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path string) error {
-	source := s.ownAddress()
 	var batch journal.Batch
 	var line []byte
 	for {
@@ -191,7 +179,7 @@ func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path strin
 			return err
 		}
 		line = e.append(line[:0])
-		batch.Add(journal.Record{Time: time.Now().UnixNano(), Source: source, Input: viaJournald, Data: line})
+		batch.Add(journal.Record{Time: time.Now().UnixNano(), Source: s.ownAddress(), Input: viaJournald, Data: line})
 		if from.Buffered() > 0 && batch.Size() < batchBytes {
 			continue
 		}

@@ -27,7 +27,12 @@ type stream struct {
 
 	head  *Entry
 	upto  time.Time // nothing older comes, but what is late
+	busy  time.Time // when it last said that it is looking for lines
 	ended bool
+	// Of one that is followed.
+	late  bool      // it is not waited for
+	told  time.Time // when somebody was told of that
+	broke bool      // somebody was told of its end
 }
 
 // Merge puts the answers of several nodes into one, in order of receipt, with
@@ -37,6 +42,10 @@ type stream struct {
 // has; broken has the nodes whose answer was not whole, and why. An error is
 // emit's, or ctx's.
 func Merge(ctx context.Context, from []Stream, emit func(node string, e *Entry) error) (broken map[string]error, err error) {
+	return merge(ctx, from, nil, emit)
+}
+
+func merge(ctx context.Context, from []Stream, f *follower, emit func(node string, e *Entry) error) (broken map[string]error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wake := make(chan struct{}, 1)
@@ -46,8 +55,11 @@ func Merge(ctx context.Context, from []Stream, emit func(node string, e *Entry) 
 		go list[i].read(ctx, f.Body, wake)
 	}
 	m := merger{list: list, known: map[key]*copies{}, seed: maphash.MakeSeed()}
+	patience := time.NewTimer(0)
+	defer patience.Stop()
 	for {
 		m.fill()
+		f.caughtUp(list)
 		for s := m.next(); s != nil; s = m.next() {
 			e := s.head
 			s.head = nil
@@ -57,12 +69,22 @@ func Merge(ctx context.Context, from []Stream, emit func(node string, e *Entry) 
 				}
 			}
 			m.fill()
+			f.emitted(list, e)
+		}
+		now := time.Now()
+		again := f.look(list, now)
+		if m.next() != nil {
+			continue
 		}
 		if broken, ended := m.ended(); ended {
 			return broken, nil
 		}
+		if !again.IsZero() {
+			patience.Reset(again.Sub(now))
+		}
 		select {
 		case <-wake:
+		case <-patience.C:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -83,7 +105,7 @@ func (s *stream) read(ctx context.Context, body io.Reader, wake chan<- struct{})
 	for {
 		var f Frame
 		if err := decoder.Decode(&f); err != nil {
-			s.failed = errors.Join(errors.New("the answer broke off: lines are missing"), err)
+			s.failed = errors.Join(errBroke, err)
 			return
 		}
 		if f.Done {
@@ -153,6 +175,8 @@ func (s *stream) poll() bool {
 			s.head = f.Entry
 		case f.Upto != nil:
 			s.upto = *f.Upto
+		default:
+			s.busy = time.Now()
 		}
 		return true
 	default:
@@ -162,21 +186,32 @@ func (s *stream) poll() bool {
 
 // next is the stream with the oldest line, if no other can have an older one.
 func (m *merger) next() *stream {
-	var least *stream
-	for _, s := range m.list {
+	if len(blocking(m.list)) > 0 {
+		return nil
+	}
+	return oldest(m.list)
+}
+
+// oldest is the stream that has the oldest line; nil: none has one.
+func oldest(list []*stream) (least *stream) {
+	for _, s := range list {
 		if s.head != nil && (least == nil || s.head.Time.Before(least.head.Time)) {
 			least = s
 		}
 	}
-	if least == nil {
-		return nil
-	}
-	for _, s := range m.list {
-		if s.head == nil && !s.ended && s.upto.Before(least.head.Time) {
-			return nil
+	return least
+}
+
+// blocking are the streams that may have an older line than the oldest that is
+// here.
+func blocking(list []*stream) (waiting []*stream) {
+	least := oldest(list)
+	for _, s := range list {
+		if least != nil && s.head == nil && !s.ended && !s.late && s.upto.Before(least.head.Time) {
+			waiting = append(waiting, s)
 		}
 	}
-	return least
+	return waiting
 }
 
 // seen tells whether a line was emitted already, from another node. A node that

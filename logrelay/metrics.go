@@ -24,6 +24,7 @@ type metrics struct {
 	again, doubted prometheus.Counter
 	missing        prometheus.Counter
 	silent         prometheus.Gauge
+	losses
 }
 
 // inputMetrics are those of one way in.
@@ -66,6 +67,10 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
+	lost, err := newLosses(reg)
+	if err != nil {
+		return nil, err
+	}
 	inLines := vector("holdfast_logs_received_lines_total", "Lines received, by input.", "input")
 	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
 	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
@@ -87,6 +92,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "holdfast_logs_commit_seconds", Help: "Time until lines are on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
 		}),
+		losses: lost,
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{

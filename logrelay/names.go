@@ -3,6 +3,7 @@ package logrelay
 import (
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"holdfast/cluster"
 )
@@ -14,28 +15,55 @@ const maxName = 128
 const overflow = "others"
 
 // names decides which host a line belongs to. Anybody can write any name into
-// a line; what counts is who sent it, unless the sender is a relay.
+// a line; what counts is who sent it, unless the sender is a relay. It belongs
+// to one goroutine, but for the table, which all have in common.
 type names struct {
-	nodes  map[netip.Addr]string // of the cluster file
-	own    map[string]bool       // their names, in files
-	relays []netip.Prefix        // whose word is taken
-	node   string                // this one
+	table  *atomic.Pointer[table]
+	relays []netip.Prefix // whose word is taken
+	node   string         // this one
 	most   int
 
 	known map[string]bool
 	over  int // lines of hosts beyond the most
 }
 
-func newNames(file *cluster.File, node string, relays []netip.Prefix, most int) *names {
-	n := &names{nodes: map[netip.Addr]string{}, own: map[string]bool{}, relays: relays, node: node, most: most, known: map[string]bool{}}
+// table is what the cluster file says of nodes. It is never changed: a reload
+// makes another.
+type table struct {
+	file  *cluster.File
+	nodes map[netip.Addr]string
+	own   map[string]bool // their names, in files
+	self  netip.Addr      // of this node: its own lines have it as their source, so that other nodes know whose they are
+}
+
+func newTable(file *cluster.File, node string) *table {
+	t := &table{file: file, nodes: map[netip.Addr]string{}, own: map[string]bool{}}
 	for _, member := range file.Nodes {
-		n.own[safeName(member.Name)] = true
+		t.own[safeName(member.Name)] = true
 		for _, addr := range member.Addresses {
-			n.nodes[addr.Unmap()] = member.Name
+			t.nodes[addr.Unmap()] = member.Name
+		}
+		if member.Name == node {
+			t.self = member.Addresses[file.Main().Name]
 		}
 	}
+	return t
+}
+
+func newNames(file *cluster.File, node string, relays []netip.Prefix, most int) *names {
+	n := &names{table: &atomic.Pointer[table]{}, relays: relays, node: node, most: most, known: map[string]bool{}}
+	n.table.Store(newTable(file, node))
 	return n
 }
+
+// SetFile takes over who the nodes are and which addresses they have, for the
+// lines that outputs and queries read from then on, whenever they came, and for
+// the node sets of queries. It does not block. The section `logs` itself takes
+// effect at the next start.
+func (s *Server) SetFile(file *cluster.File) { s.table.Store(newTable(file, s.config.Node)) }
+
+// ownAddress is this node's in the cluster file.
+func (s *Server) ownAddress() netip.Addr { return s.table.Load().self }
 
 // host is the host that a line of source, which claims to be of claimed,
 // belongs to: a name that is safe in a file's name.
@@ -49,7 +77,7 @@ func (n *names) admit(name string) string {
 		return name
 	}
 	// A node of the cluster that is a relay can name as many as a stranger.
-	if !n.own[name] && len(n.known) >= n.most {
+	if !n.table.Load().own[name] && len(n.known) >= n.most {
 		n.over++
 		return overflow
 	}
@@ -66,7 +94,7 @@ func (n *names) judge(source netip.Addr, claimed []byte) string {
 			return name
 		}
 	}
-	if name, ok := n.nodes[source]; ok {
+	if name, ok := n.table.Load().nodes[source]; ok {
 		return safeName(name)
 	}
 	return safeName(source.String())

@@ -25,7 +25,12 @@ type output struct {
 // outputState is what an admin sees of an output, and asks of it. Its methods
 // may be called from any goroutine.
 type outputState struct {
-	cursor *journal.Cursor
+	cursor  *journal.Cursor
+	backlog *backlog // of a target; nil: nothing is let go
+
+	// Only bound touches these: lines let go, and the end of the journal then,
+	// from which on the target has all again; 0: it has.
+	gone, goal uint64
 
 	mu    sync.Mutex
 	err   error     // why it does not take lines; nil: it does
@@ -128,6 +133,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 	if err != nil {
 		return nil, err
 	}
+	files.rotator.room = &room{board: s.board, removed: s.metrics.removed}
 	list := []output{{name: "files", run: files.run, helper: files.rotator.run, state: newOutputState(files.cursor)}}
 	for _, t := range s.settings.forward {
 		cursor, err := j.Cursor("to-"+t.name, true)
@@ -138,7 +144,9 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
 			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
 		}
-		list = append(list, output{name: t.name, run: f.run, state: newOutputState(cursor)})
+		state := newOutputState(cursor)
+		state.backlog = &t.backlog
+		list = append(list, output{name: t.name, run: f.run, state: state})
 		keep = append(keep, "to-"+t.name)
 	}
 	if s.settings.replicas > 1 {
@@ -146,6 +154,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		if err != nil {
 			return nil, err
 		}
+		shipper.letGo = s.letsReplicaGo(j, shipper.cursor)
 		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
 	}
@@ -176,7 +185,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 }
 
 func (s *Server) names() *names {
-	return newNames(s.file, s.config.Node, s.settings.relays, s.settings.hosts)
+	return &names{table: &s.table, relays: s.settings.relays, node: s.config.Node, most: s.settings.hosts, known: map[string]bool{}}
 }
 
 // newRules makes the rules for one output.

@@ -31,8 +31,9 @@ type Entry struct {
 }
 
 // Frame is a part of a query's answer: a line, or that nothing older than Upto
-// follows but what comes late from another node. The answer to a query that
-// does not follow ends with Done; without it, lines are missing.
+// follows but what comes late from another node. One with nothing says that
+// the node is still looking. The answer to a query that does not follow ends
+// with Done; without it, lines are missing.
 type Frame struct {
 	Entry *Entry     `json:"entry,omitempty"`
 	Upto  *time.Time `json:"upto,omitempty"`
@@ -130,7 +131,7 @@ func (s *Server) parseFilter(v url.Values) (*filter, error) {
 		f.rules.list = []rule{{program: program}}
 	}
 	if set := v.Get("nodes"); set != "" {
-		hosts, failed := expandHosts(s.file, set)
+		hosts, failed := expandHosts(s.table.Load().file, set)
 		err = errors.Join(err, failed)
 		f.hosts = hosts
 	}
@@ -148,6 +149,18 @@ func expandHosts(file *cluster.File, set string) (map[string]bool, error) {
 		hosts[safeName(name)] = true
 	}
 	return hosts, nil
+}
+
+// aheadMost is how much the clock of another node, whose lines are here too,
+// may be ahead of this one's.
+const aheadMost = 10 * time.Minute
+
+// begin is where to read a journal from: what was written before is too old.
+func (f *filter) begin(j *journal.Journal) uint64 {
+	if f.since == 0 {
+		return 0
+	}
+	return j.Since(time.Unix(0, f.since).Add(-aheadMost))
 }
 
 // take judges a record; after true, line is it.
@@ -176,7 +189,6 @@ func (f *filter) take(r journal.Record) bool {
 // render writes the line as it stands in its file, without its end.
 func (f *filter) render() {
 	f.out = f.rules.redact(f.line.appendFile(f.out[:0]), 0)
-	f.out = f.out[:len(f.out)-1]
 }
 
 func (f *filter) entry() *Entry {
@@ -235,6 +247,7 @@ type search struct {
 	send    func(Frame) error
 	flush   func() error
 	now     func() time.Time
+	told    time.Time // when something was last sent
 	waiting byTime
 }
 
@@ -242,7 +255,7 @@ func (q *search) run(ctx context.Context) error {
 	end := q.journal.End()
 	from := end
 	if !q.follow || q.filter.since != 0 {
-		from = 0
+		from = q.filter.begin(q.journal)
 	}
 	reader := q.journal.Reader(from)
 	defer reader.Close()
@@ -252,7 +265,7 @@ func (q *search) run(ctx context.Context) error {
 			return err
 		}
 		if ok && (q.follow || block.First < end) {
-			if err := q.take(ctx, block, from); err != nil {
+			if err := errors.Join(q.take(ctx, block, from), q.stillLooking()); err != nil {
 				return err
 			}
 			continue
@@ -286,6 +299,16 @@ func (q *search) take(ctx context.Context, block journal.Block, from uint64) (er
 		return err == nil
 	})
 	return errors.Join(err, failed, ctx.Err())
+}
+
+// stillLooking tells one who follows, now and then, that a journal is being read
+// though nothing in it fits: his lines of other nodes wait for that.
+func (q *search) stillLooking() error {
+	if !q.follow || q.now().Sub(q.told) < reorderTell {
+		return nil
+	}
+	q.told = q.now()
+	return errors.Join(q.send(Frame{}), q.flush())
 }
 
 // emit sends what waits and is older than a time; zero: all.
@@ -330,14 +353,20 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
-	patience := func() { _ = control.SetWriteDeadline(time.Now().Add(queryWriteBy)) } // a recorder has none
+	due := time.Time{}
+	patience := func() { // at most ten times in it: it is asked at every line
+		if now := time.Now(); !now.Before(due) {
+			due = now.Add(queryWriteBy / 10)
+			_ = control.SetWriteDeadline(now.Add(queryWriteBy)) // a recorder has none
+		}
+	}
 	patience()
 	if err := control.Flush(); err != nil {
 		return
 	}
 	q := &search{
 		filter: f, journal: j, follow: values.Get("follow") != "", now: time.Now,
-		send:  func(frame Frame) error { return encoder.Encode(frame) },
+		send:  func(frame Frame) error { patience(); return encoder.Encode(frame) },
 		flush: func() error { patience(); return control.Flush() },
 	}
 	_ = q.run(r.Context()) // the one who asked may be gone; without Done he knows

@@ -54,6 +54,9 @@ func (r *recent) add(rec journal.Record) {
 }
 
 func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
+	if len(hashes) == 0 {
+		return // what is known of a sender is as old as its last line
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.senders[source]
@@ -107,6 +110,7 @@ type resent struct {
 	known  []uint64
 	starts []int // where in known the session may begin
 	frames int
+	shared func() bool // what is known may be of another session; nil: it is not
 }
 
 // judgement is about all frames up to this one.
@@ -127,6 +131,9 @@ func (r *resent) take(hash uint64) judgement {
 			continue
 		}
 		if at == len(r.known)-1 {
+			if r.shared != nil && r.shared() {
+				return unseen
+			}
 			return again
 		}
 		left = append(left, start)

@@ -35,6 +35,9 @@ type relpConn struct {
 	source  netip.Addr
 	via     uint8
 	session relp.Server
+	cutter  relp.Cutter
+	own     *visit
+	opening *opening
 	buf     []byte // received and not taken apart
 	filled  bool   // by the last read, to its end
 	batch   journal.Batch
@@ -63,7 +66,12 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
 			"client", conn.RemoteAddr().String(), "nodes", late)
 	}
+	c.own = s.visits.enter(c.source, time.Now().UnixNano())
+	defer s.visits.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
+	c.compareAlone()
+	c.opening = newOpening(s, conn)
+	defer c.opening.end()
 	for {
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
@@ -108,11 +116,14 @@ func (c *relpConn) receive() error {
 // take takes what was received apart, makes it durable and answers it.
 func (c *relpConn) take(ctx context.Context) error {
 	now := time.Now().UnixNano()
+	c.own.heard.Store(now)
 	at := 0
 	for !c.closed {
-		f, n, err := relp.Parse(c.buf[at:])
-		if err == nil && n > 0 {
+		f, n, err := c.cutter.Next(c.buf[at:])
+		if err == nil && len(f.Command) > 0 {
+			c.s.metrics.cutLines(c.via, &c.cutter.Cut)
 			err = c.step(f, now)
+			c.opening.heard(&c.session)
 		}
 		if err != nil {
 			// What came before the mistake is stored and answered.
@@ -126,6 +137,9 @@ func (c *relpConn) take(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if c.cutter.Amid() {
+		_ = sockopt.QuickAck(c.tcp()) // as below
 	}
 	c.buf = append(c.buf[:0], c.buf[at:]...)
 	if len(c.buf) > 0 && len(c.answers) == 0 {

@@ -21,6 +21,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/logrelay/journal"
+	"holdfast/logrelay/relp"
 )
 
 // prepare makes a relay that does not run yet, with a board.
@@ -221,7 +222,7 @@ func TestTheGateFollowsTheWatermarks(t *testing.T) {
 	}
 }
 
-// TestLinesOfAnySizeAndBytes: 1 MB by TCP is cut, by RELP refused; one byte is
+// TestLinesOfAnySizeAndBytes: 1 MB is cut and what follows it taken; one byte is
 // a line; NUL, line feeds and what is no UTF-8 stay within their line.
 func TestLinesOfAnySizeAndBytes(t *testing.T) {
 	s, dir, _ := serve(t, nil)
@@ -237,12 +238,21 @@ func TestLinesOfAnySizeAndBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _, _ = fmt.Fprintf(big.conn, "2 syslog %d %s\n", 1<<20, strings.Repeat("b", 1<<20)) }() // breaks off
+	defer big.conn.Close()
 	_ = big.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if n, err := big.conn.Read(make([]byte, 100)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a RELP frame of 1 MB: %d bytes of an answer, %v", n, err)
+	out := big.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn2 test: "+strings.Repeat("b", 1<<20)))
+	out = big.session.AppendLine(out, []byte("<13>Nov 25 12:00:00 cn2 test: behind"))
+	if _, err := big.conn.Write(out); err != nil {
+		t.Fatal(err)
 	}
-	_ = big.conn.Close()
+	if err := big.read(0); err != nil || big.acked != 2 {
+		t.Fatalf("a RELP line of 1 MB and one behind it: %d are acknowledged, %v", big.acked, err)
+	}
+	has(t, dir, "cn2", "test: "+strings.Repeat("b", 1000))
+	has(t, dir, "cn2", "test: behind\n")
+	if info, err := os.Stat(filepath.Join(dir, "hosts", "cn2.log")); err != nil || info.Size() > relp.MaxData+300 {
+		t.Errorf("%v, want a line of %d bytes and a short one: %v", info, relp.MaxData, err)
+	}
 	small, err := dial(s.Addrs("relp")[0].String())
 	if err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ type rotator struct {
 	wake   chan struct{}
 	// space is what is free in the directory, in percent.
 	space func(dir string) (float64, error)
+	room  *room
 }
 
 const (
@@ -221,7 +222,10 @@ func (r *rotator) tidy() error {
 			continue
 		}
 		count[file]--
-		r.log.Info("removed a log file", "file", name, "too_many", tooMany)
+		r.room.took(r.log, name, tooMany)
+	}
+	if free, failed := r.space(r.dir); failed == nil {
+		r.room.look(r.dir, free, r.config.free)
 	}
 	return err
 }

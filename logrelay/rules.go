@@ -202,14 +202,16 @@ func factsOf(l *line) facts {
 	return f
 }
 
-// redact replaces what must not be written in a line that begins at from.
+// redact replaces what must not be written in a line that begins at from and
+// ends where b does, without a line feed: '$' is the line's end, and nothing
+// that fits takes its line feed away.
 func (r *rules) redact(b []byte, from int) []byte {
 	if r == nil {
 		return b
 	}
 	for _, secret := range r.secrets {
 		if secret.Match(b[from:]) {
-			b = append(b[:from:from], secret.ReplaceAll(b[from:], []byte("[redacted]"))...)
+			b = append(b[:from], secret.ReplaceAll(b[from:], []byte("[redacted]"))...) // a copy: b may be large
 		}
 	}
 	return b

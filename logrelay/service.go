@@ -62,17 +62,22 @@ type Server struct {
 	config          Config
 	deps            Deps
 	settings        settings
-	file            *cluster.File
+	table           atomic.Pointer[table] // who the nodes are
 	log             *slog.Logger
 	board           *health.Board
 	metrics         *metrics
 	tls             [2]*tls.Config // server, client
 	gate            *gate
+	kept            atomic.Int64 // bytes of stream inputs that wait for the disk
+	visits          visits
 	space           func(dir string) (float64, error)
+	short           atomic.Bool                     // so little is free that backlogs are let go
 	quiet           time.Duration                   // see quietFor and hearOutMost
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
+	connections     int           // see maxConnections
+	openWithin      time.Duration // see the constant
 	returnAfter     time.Duration // see firstReturn
 	dialer          dialer
 	journalArgs     []string // of journalctl, in tests
@@ -111,13 +116,14 @@ func New(config Config, deps Deps) (*Server, error) {
 		set.dir = config.Dir
 	}
 	s := &Server{
-		config: config, deps: deps, settings: set, file: deps.File, log: deps.Log.With("service", "logs"), board: deps.Board,
+		config: config, deps: deps, settings: set, log: deps.Log.With("service", "logs"), board: deps.Board,
 		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
-		returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
+		connections: maxConnections, openWithin: openWithin, returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
 	}
+	s.SetFile(deps.File)
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
 	}
@@ -181,6 +187,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	background := context.WithoutCancel(ctx)
 	writer := begin(background, func(ctx context.Context) { _ = j.Run(ctx) })
+	s.look() // before outputs look at what is free
 	readers := begin(background, func(ctx context.Context) { s.runOutputs(ctx, outputs) })
 	watch := begin(background, s.watch)
 	keep := begin(background, s.keepHeld)
@@ -243,12 +250,16 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// look sets the gate by what is free on the journal's disk.
+// look sets the gate, and what is kept for targets, by what is free on the
+// journal's disk.
 func (s *Server) look() {
 	free, err := s.space(s.dir())
 	if err != nil {
 		s.log.Error("how full the disk is can't be seen", "dir", s.dir(), "error", err)
 		return
+	}
+	if j := s.current.Load(); j != nil {
+		s.bound(j, free)
 	}
 	switch full, shedding := s.gate.disk(100 - free); {
 	case shedding:

@@ -26,6 +26,8 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 	framer := syslog.Framer{Max: maxLine}
 	buf := make([]byte, 0, firstBuffer)
 	var batch journal.Batch
+	keep := s.newKeeper(via)
+	defer keep.end()
 	for {
 		if s.gate.wait(ctx) != nil {
 			return nil
@@ -53,9 +55,8 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 			batch.Add(journal.Record{Time: now, Source: source, Input: via, Data: buf[at:]}) // the last line lacks its end
 		}
 		buf = append(buf[:0], buf[at:]...)
-		if err := s.put(ctx, &batch, via); err != nil {
-			return err
-		}
+		s.metrics.cutLines(via, &framer.Cut)
+		keep.put(ctx, &batch)
 		switch {
 		case failed == nil:
 		case errors.Is(failed, io.EOF), ctx.Err() != nil:
@@ -67,11 +68,14 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 }
 
 // put appends a batch that nobody waits for, and empties it.
-func (s *Server) put(ctx context.Context, batch *journal.Batch, via uint8) error {
+func (s *Server) put(ctx context.Context, batch *journal.Batch, via uint8, p *promises) error {
 	if batch.Len() == 0 {
 		return nil
 	}
-	_, err := s.journal.Append(context.WithoutCancel(ctx), batch)
+	commit, err := s.journal.Append(context.WithoutCancel(ctx), batch)
+	if err == nil {
+		p.add(commit, batch.Len())
+	}
 	s.metrics.input(via).took(batch.Len(), batch.Size())
 	batch.Reset()
 	return err
@@ -112,6 +116,8 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var batch journal.Batch
+	promised := promises{lost: s.metrics.lost[viaUDP]}
+	defer promised.end()
 	for {
 		n, err := packets.Receive()
 		if ctx.Err() != nil {
@@ -129,7 +135,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 			}
 			batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
 		}
-		if err := s.put(ctx, &batch, viaUDP); err != nil {
+		if err := s.put(ctx, &batch, viaUDP, &promised); err != nil {
 			return err
 		}
 	}

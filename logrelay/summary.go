@@ -96,7 +96,7 @@ const maxSummed = 20_000
 func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, by func(*line) string) (Summary, error) {
 	s := Summary{Node: node, Own: map[string]*Counts{}, Held: map[string]map[string]*Counts{}}
 	end := j.End()
-	reader := j.Reader(0)
+	reader := j.Reader(f.begin(j))
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()
@@ -176,5 +176,6 @@ func (s *Server) serveSummary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(found) // the one who asked may be gone
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(queryWriteBy)) // counting took a while, maybe
+	_ = json.NewEncoder(w).Encode(found)                                             // the one who asked may be gone
 }

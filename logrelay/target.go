@@ -36,6 +36,9 @@ type forwardSection struct {
 	Name    string      `yaml:"name"`
 	Cert    string      `yaml:"cert"`
 	Key     secretFile  `yaml:"key"`
+
+	BacklogMiB int    `yaml:"backlog_mib"`
+	Policy     string `yaml:"backlog_policy"`
 }
 
 // secretFile names a file: secrets don't stand in the cluster file.
@@ -50,6 +53,7 @@ type target struct {
 	addresses []string // the first that takes lines gets them
 	format    string
 	trust     foreign
+	backlog   backlog
 }
 
 // Formats of forwarded lines.
@@ -138,6 +142,7 @@ func (d *decoder) target(key string, f forwardSection) (t target, ok bool) {
 	} else if t.format != format3164 && t.format != format5424 {
 		d.errorf(key+".format", "%q is no format: want %s or %s", t.format, format3164, format5424)
 	}
+	t.backlog = d.backlog(key, f)
 	t.trust = foreign{ca: f.CA, name: f.Name, cert: f.Cert, key: f.Key.File}
 	if err := t.trust.validate(t.secure()); err != nil {
 		d.errorf(key, "%v", err)

@@ -175,17 +175,17 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	var logs []run.Task
-	var relay http.Handler
+	logs := &logService{setFile: func(*cluster.File) {}}
 	if c.Only != "" && slices.Contains(file.Role(base.self.Role).Run, "logs") {
-		relay = c.elsewhere(onlyLogs)
+		logs.handler = c.elsewhere(onlyLogs)
 	}
 	if c.Only == "" {
-		if logs, relay, err = c.newLogs(base, h.state, h.http.AdminGroups, nil); err != nil {
+		if logs, err = c.newLogs(base, h.state, h.http.AdminGroups, nil); err != nil {
 			return nil, err
 		}
 	}
-	if door, err = newAPI(base, h, reload, trees{vips, relay}, joins); err != nil {
+	reload.logs = logs.setFile
+	if door, err = newAPI(base, h, reload, trees{vips, logs.handler}, joins); err != nil {
 		return nil, err
 	}
 	source, err := c.newStateSource(base, h)
@@ -217,7 +217,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 		}
 		tasks = append(tasks, h.packages, socket)
 	}
-	tasks = append(tasks, logs...)
+	tasks = append(tasks, logs.tasks...)
 	// Last, so that it ends first: addresses are handed over while what they
 	// stand for still answers.
 	if net != nil {

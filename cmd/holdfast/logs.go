@@ -16,17 +16,24 @@ import (
 	"holdfast/logrelay"
 )
 
+// logService is the log relay and what belongs to it.
+type logService struct {
+	tasks   []run.Task // none: the node's role does not run it
+	handler http.Handler
+	setFile func(*cluster.File)
+}
+
 // newLogs makes the log relay and its admin socket, if the node's role runs it.
 // show adds to what its socket answers; nil adds nothing.
-func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32, show func(http.Handler) http.Handler) ([]run.Task, http.Handler, error) {
+func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint32, show func(http.Handler) http.Handler) (*logService, error) {
 	if !slices.Contains(base.source.Current().Role(base.self.Role).Run, "logs") {
-		return nil, nil, nil
+		return &logService{setFile: func(*cluster.File) {}}, nil
 	}
 	config := logrelay.Config{Node: base.self.Name, DataDir: c.DataDir, Dir: c.LogsDir}
 	if len(c.RELPListen) > 0 {
 		listen, err := addrPorts(c.RELPListen, 20514)
 		if err != nil {
-			return nil, nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
+			return nil, &exitError{exitUsage, fmt.Errorf("--relp-listen: %w", err)}
 		}
 		config.Listen = map[string][]netip.AddrPort{"relp": listen}
 	}
@@ -39,7 +46,7 @@ func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint
 	}
 	relay, err := logrelay.New(config, deps)
 	if err != nil {
-		return nil, nil, &exitError{exitUsage, err}
+		return nil, &exitError{exitUsage, err}
 	}
 	handler := relay.Handler()
 	if show != nil {
@@ -48,9 +55,9 @@ func (c *agentCmd) newLogs(base *foundation, replica *state.Store, groups []uint
 	socket, err := admin.New(admin.Config{Unit: "logs", Path: filepath.Join(c.RunDir, "logs.sock"), GIDs: groups},
 		admin.Deps{Handler: handler, Log: base.log, Metrics: base.registry})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return []run.Task{relay, socket}, relay.Handler(), nil
+	return &logService{[]run.Task{relay, socket}, relay.Handler(), relay.SetFile}, nil
 }
 
 // logPeers are all nodes that run logs, with where their API answers.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -106,6 +107,21 @@ func TestLogsOfAllServersAreOne(t *testing.T) {
 	first.expect(t, exitOK, "fbservice3", "logs", "queues", "--pki", pki)
 	first.expect(t, exitUsage, "no time", "logs", "grep", "--since", "yesterday")
 	first.expect(t, exitUsage, "missing closing", "logs", "grep", "(", "--pki", pki)
+	// A node that the cluster file names since a reload is one.
+	content, err := os.ReadFile(filepath.Join(first.dir, "cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.expect(t, exitUsage, "unknown role", "logs", "grep", "-w", "@compute", "--this", "--pki", pki)
+	prefix := first.addr[:strings.LastIndex(first.addr, ".")+1]
+	changed := strings.Replace(string(content), "roles: {", "roles: {compute: {}, ", 1)
+	changed = strings.Replace(changed, "nodes: {", fmt.Sprintf(`nodes: {cn00: {role: compute, addresses: {main: "%s99"}}, `, prefix), 1)
+	if err := os.WriteFile(filepath.Join(first.dir, "cluster.yaml"), []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first.expect(t, exitOK, "nodes", "config", "reload")
+	ask(t, "line-0 line-3 line-6", "grep", "-w", "@compute", "--this")
+
 	first.expect(t, exitOK, "all outputs have", "logs", "flush")
 	first.expect(t, exitUsage, "no target", "logs", "replay", "files", "--from", "1h")
 	first.expect(t, exitOK, "no more", "logs", "pause")
@@ -129,4 +145,5 @@ func TestLogsOfAllServersAreOne(t *testing.T) {
 	}
 	list[2].done <- exitOK // for the clean-up
 	first.expect(t, exitDegraded, "what only fbservice3 has is missing", "logs", "grep", "--pki", pki)
+	first.expect(t, exitDegraded, "what only fbservice3 has is missing", "logs", "grep", "-n", "1", "--pki", pki)
 }

@@ -147,7 +147,15 @@ func (c *logsSelect) lines(con *console, q logrelay.Query, most int) error {
 	encoder.SetEscapeHTML(false)
 	enough := errors.New("enough")
 	count := 0
-	broken, err := logrelay.Merge(ctx, from, func(node string, e *logrelay.Entry) error {
+	merge := logrelay.Merge
+	if q.Follow {
+		merge = func(ctx context.Context, from []logrelay.Stream, emit func(string, *logrelay.Entry) error) (map[string]error, error) {
+			return logrelay.Follow(ctx, from, func(node string, why error) {
+				fmt.Fprintf(con.err, "holdfast: %s: %s\n", node, printable(why.Error()))
+			}, emit)
+		}
+	}
+	broken, err := merge(ctx, from, func(node string, e *logrelay.Entry) error {
 		if count++; most > 0 && count > most {
 			return enough
 		}
@@ -167,8 +175,11 @@ func (c *logsSelect) lines(con *console, q logrelay.Query, most int) error {
 	for node, why := range broken {
 		missing = errors.Join(missing, absent(node, why))
 	}
-	if errors.Is(err, enough) || con.ctx.Err() != nil {
+	if con.ctx.Err() != nil {
 		return nil // the admin has seen enough
+	}
+	if errors.Is(err, enough) {
+		return missing // these many lines are not those of all nodes
 	}
 	if err != nil {
 		return err

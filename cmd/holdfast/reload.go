@@ -43,6 +43,7 @@ type reloader struct {
 	network  *network // nil: a unit of its own
 	clock    *ntpproxy.Server
 	packages *aptproxy.Server
+	logs     func(*cluster.File) // of a relay in this process
 	// certificates are looked at too; nil: this node has none.
 	certificates *certificates
 	// commands allows the programs that the file named at the start.
@@ -112,6 +113,7 @@ func (r *reloader) reload() (api.ReloadReport, error) {
 	r.names.SetFile(file)
 	r.clock.SetFile(file)
 	r.packages.SetFile(file)
+	r.logs(file)
 	r.members.SetConfigSum(file.Sum)
 	r.mu.Lock()
 	r.loaded = time.Now()

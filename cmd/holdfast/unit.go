@@ -158,11 +158,14 @@ func (c *agentCmd) newUnit(base *foundation, replica *stream.Replica) (*unit, er
 		socket, err := c.newNTPAdmin(base, unitHandler(base, replica, clock.Handler()), config.AdminGroups)
 		return &unit{[]run.Task{clock, socket}, clock.SetFile}, err
 	case onlyLogs:
-		tasks, _, err := c.newLogs(base, replica.Store(), config.AdminGroups, func(h http.Handler) http.Handler { return unitHandler(base, replica, h) })
-		if err == nil && tasks == nil {
-			err = fmt.Errorf("%s has role %s, which does not run logs", base.self.Name, base.self.Role)
+		logs, err := c.newLogs(base, replica.Store(), config.AdminGroups, func(h http.Handler) http.Handler { return unitHandler(base, replica, h) })
+		if err != nil {
+			return nil, err
 		}
-		return &unit{tasks, func(*cluster.File) {}}, err // who its peers are is read anew each time
+		if logs.tasks == nil {
+			return nil, fmt.Errorf("%s has role %s, which does not run logs", base.self.Name, base.self.Role)
+		}
+		return &unit{logs.tasks, logs.setFile}, nil
 	}
 	packages, err := c.newPackages(base, replica.Store(), replica)
 	if err != nil {

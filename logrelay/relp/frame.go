@@ -12,7 +12,8 @@ import (
 
 // Limits of the protocol and of librelp.
 const (
-	// MaxData is the greatest frame's data in bytes that librelp takes (128 KiB).
+	// MaxData is the greatest frame's data in bytes that librelp takes (128 KiB)
+	// unless told otherwise; of a longer line, a Cutter keeps so much.
 	MaxData = 128 << 10
 	// MaxTxnr is the greatest transaction number; behind it comes 1.
 	MaxTxnr = 999_999_999
@@ -44,40 +45,51 @@ func frameErrorf(format string, args ...any) error {
 // Parse reads the frame at the start of b and returns how long it is; 0 while
 // it is not whole. The frame's command and data are parts of b.
 func Parse(b []byte) (f Frame, size int, err error) {
-	at := 0
-	txnr, n, err := number(b, "transaction number", MaxTxnr)
-	if n == 0 || err != nil {
+	f, at, length, err := parseHead(b, MaxData)
+	// Some senders put the space there though there is no data.
+	if at == 0 || err != nil || len(b) <= at+length {
 		return Frame{}, 0, err
 	}
+	return f.with(b, at, length)
+}
+
+// parseHead reads a frame up to its data, of which it may say that there are
+// so many bytes; at is where the data begins, 0 while the head is not whole.
+func parseHead(b []byte, greatest int) (f Frame, at, length int, err error) {
+	txnr, n, err := number(b, "transaction number", MaxTxnr)
+	if n == 0 || err != nil {
+		return Frame{}, 0, 0, err
+	}
 	if b[n] != ' ' {
-		return Frame{}, 0, frameErrorf("byte %#x behind the transaction number, want a space", b[n])
+		return Frame{}, 0, 0, frameErrorf("byte %#x behind the transaction number, want a space", b[n])
 	}
 	at = n + 1
 	end := bytes.IndexAny(b[at:min(len(b), at+maxCommand+1)], " \n")
 	switch {
 	case end < 0 && len(b)-at > maxCommand:
-		return Frame{}, 0, frameErrorf("a command of more than %d bytes", maxCommand)
+		return Frame{}, 0, 0, frameErrorf("a command of more than %d bytes", maxCommand)
 	case end < 0:
-		return Frame{}, 0, nil
+		return Frame{}, 0, 0, nil
 	case end == 0 || b[at+end] == '\n':
-		return Frame{}, 0, frameErrorf("no command or no length in a frame")
+		return Frame{}, 0, 0, frameErrorf("no command or no length in a frame")
 	}
 	f = Frame{Txnr: uint32(txnr), Command: b[at : at+end]}
 	at += end + 1
-	length, n, err := number(b[at:], "length", MaxData)
+	length, n, err = number(b[at:], "length", greatest)
 	if n == 0 || err != nil {
-		return Frame{}, 0, err
+		return Frame{}, 0, 0, err
 	}
 	at += n
 	if b[at] == ' ' {
 		at++
 	} else if length > 0 {
-		return Frame{}, 0, frameErrorf("byte %#x behind the length, want a space", b[at])
+		return Frame{}, 0, 0, frameErrorf("byte %#x behind the length, want a space", b[at])
 	}
-	// Some senders put the space there though there is no data.
-	if len(b) <= at+length {
-		return Frame{}, 0, nil
-	}
+	return f, at, length, nil
+}
+
+// with is the frame with its data, which b has to the line feed behind it.
+func (f Frame) with(b []byte, at, length int) (Frame, int, error) {
 	if f.Data = b[at : at+length]; b[at+length] != '\n' {
 		return Frame{}, 0, frameErrorf("byte %#x behind the data, want a line feed: the length is wrong", b[at+length])
 	}

@@ -23,6 +23,9 @@ type Server struct {
 	last         uint32
 }
 
+// Opened tells whether the client said open.
+func (s *Server) Opened() bool { return s.open }
+
 // Step judges a frame. An error ends the session without an answer: the client
 // sends what was not answered once more.
 func (s *Server) Step(f Frame) (Verdict, error) {

@@ -1,0 +1,185 @@
+package logrelay
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/logrelay/journal"
+)
+
+// Bounds of what a stream input reads ahead of the disk.
+const (
+	keepAhead   = 1 << 20                // bytes of a connection that wait for the disk
+	keepMost    = 32 << 20               // of all of them; while there are more, each waits for its own
+	keepRelease = 16 << 10               // a connection that had more gives the memory back
+	firstRekeep = 100 * time.Millisecond // pause before a write is tried again
+	lastRekeep  = 5 * time.Second
+)
+
+// keeper has the lines of a connection by TCP or TLS until they are durable.
+// Its sender hears nothing of them and keeps none, so a write that the disk
+// refuses is tried again with the same lines, and meanwhile no more is read.
+// put and end belong to one goroutine.
+type keeper struct {
+	s   *Server
+	via uint8
+
+	room chan struct{} // told when less waits
+	// A goroutine writes while there is something to: 10,000 idle connections
+	// have none.
+	group sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting journal.Batch
+	writing journal.Batch // the writer's, but for its size
+	held    int           // bytes of both
+	running bool
+}
+
+func (s *Server) newKeeper(via uint8) *keeper {
+	return &keeper{s: s, via: via, room: make(chan struct{}, 1)}
+}
+
+// put takes a batch's lines and empties it. It blocks while too much waits for
+// the disk, or until ctx ends.
+func (k *keeper) put(ctx context.Context, batch *journal.Batch) {
+	if batch.Len() == 0 {
+		return
+	}
+	k.mu.Lock()
+	k.waiting.Join(batch)
+	k.held += batch.Size()
+	k.s.kept.Add(int64(batch.Size()))
+	if !k.running {
+		k.running = true
+		k.group.Go(func() { k.write(ctx) })
+	}
+	k.mu.Unlock()
+	batch.Reset()
+	for k.tooMuch() {
+		select {
+		case <-k.room:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (k *keeper) tooMuch() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.held > keepAhead || k.held > 0 && k.s.kept.Load() > keepMost
+}
+
+// end waits until all is durable, or is known not to be after the context of
+// put has ended.
+func (k *keeper) end() { k.group.Wait() }
+
+// write writes until nothing waits.
+func (k *keeper) write(ctx context.Context) {
+	most := 0
+	for {
+		k.mu.Lock()
+		k.writing, k.waiting = k.waiting, k.writing
+		size := k.writing.Size()
+		if most = max(most, size); size == 0 {
+			if k.running = false; most > keepRelease {
+				k.writing, k.waiting = journal.Batch{}, journal.Batch{}
+			}
+			k.mu.Unlock()
+			return
+		}
+		k.mu.Unlock()
+		k.store(ctx, &k.writing)
+		k.mu.Lock()
+		k.writing.Reset()
+		k.held -= size
+		k.mu.Unlock()
+		k.s.kept.Add(int64(-size))
+		select {
+		case k.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// store makes a batch durable. While the disk refuses it, it is tried again; an
+// end that is under way waits for one try more.
+func (k *keeper) store(ctx context.Context, batch *journal.Batch) {
+	waiting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(answerWithin, cancel) })
+	defer stop()
+	for pause := firstRekeep; ; pause = min(2*pause, lastRekeep) {
+		last := ctx.Err() != nil
+		commit, err := k.s.journal.Append(waiting, batch)
+		if err == nil {
+			err = commit.Wait(waiting)
+		}
+		if err == nil {
+			k.s.metrics.input(k.via).took(batch.Len(), batch.Size())
+			return
+		}
+		if last {
+			k.s.metrics.lost[k.via].Add(float64(batch.Len()))
+			k.s.log.Error("lines that no sender keeps are lost: the relay ends and the disk refuses them",
+				"input", inputName(k.via), "lines", batch.Len(), "error", err)
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// promises are writes that nobody waits for: of UDP and unix sockets, which
+// can't be held back. They count what the disk refused. They belong to one
+// goroutine.
+type promises struct {
+	lost prometheus.Counter
+	list []promise // few: all lines of one write of the journal are one
+}
+
+type promise struct {
+	commit journal.Commit
+	lines  int
+}
+
+// add notes lines that are on their way to the disk, and counts those before
+// that did not get there.
+func (p *promises) add(commit journal.Commit, lines int) {
+	if n := len(p.list); n > 0 && p.list[n-1].commit == commit {
+		p.list[n-1].lines += lines
+		return
+	}
+	p.settle()
+	p.list = append(p.list, promise{commit, lines})
+}
+
+// settle counts what is decided.
+func (p *promises) settle() {
+	for len(p.list) > 0 {
+		ended, err := p.list[0].commit.Done()
+		if !ended {
+			return
+		}
+		if err != nil {
+			p.lost.Add(float64(p.list[0].lines))
+		}
+		p.list = append(p.list[:0], p.list[1:]...)
+	}
+}
+
+// end waits for what is not decided, for a while.
+func (p *promises) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), lingerFor)
+	defer cancel()
+	for _, one := range p.list {
+		_ = one.commit.Wait(ctx) // settle looks at what became of it
+	}
+	p.settle()
+}
