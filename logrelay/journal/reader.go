@@ -55,6 +55,7 @@ type Reader struct {
 	at      int64
 	buf     []byte
 	skipped int64
+	hasty   bool // see Glance
 }
 
 // Reader reads from a record on, or from the oldest that is left.
@@ -111,7 +112,7 @@ func (r *Reader) TryNext() (Block, bool, error) {
 func (r *Reader) read() (Block, bool, error) {
 	b, whole, err := r.held.readBlock(r.file, r.at, r.buf)
 	r.buf = whole
-	if errors.Is(err, errBlock) {
+	if errors.Is(err, errBlock) || r.passable(err) {
 		return Block{}, false, r.pass()
 	}
 	if err != nil {
@@ -127,13 +128,14 @@ func (r *Reader) read() (Block, bool, error) {
 
 // pass goes to the next sound block behind a damaged one.
 func (r *Reader) pass() error {
-	offset, found, err := r.held.resync(r.file, r.at, r.held.end, r.next)
+	offset, found, _, err := r.held.resync(r.file, r.at, r.held.end, r.next)
 	if err != nil {
 		return err
 	}
 	if !found {
 		offset = r.held.end
 	}
+	r.j.lost(r.held.path, r.at, offset-r.at)
 	r.skipped += offset - r.at
 	r.at = offset
 	return nil
@@ -157,7 +159,8 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 		r.Close()
 		file, err := os.Open(h.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // trimmed meanwhile
+			r.j.missing(h.path) // unless it was trimmed meanwhile
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
@@ -186,7 +189,7 @@ func (r *Reader) wanted() (held, bool) {
 		}
 	}
 	for ; i < len(list); i++ {
-		if list[i].end > segmentHeader {
+		if list[i].end > segmentHeader && !list[i].gone {
 			return list[i], true
 		}
 	}
