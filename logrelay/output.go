@@ -169,7 +169,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	return &files{
 		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
-		metrics: s.metrics.output("files"), now: time.Now,
+		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
