@@ -98,7 +98,7 @@ func (o *outputState) status(name string, j *journal.Journal, end uint64) Output
 
 // timeOf is when a line was received, or the first that is left behind it.
 func timeOf(j *journal.Journal, number uint64) (at time.Time, found bool) {
-	reader := j.Reader(number)
+	reader := j.Glance(number)
 	defer reader.Close()
 	block, ok, err := reader.TryNext()
 	if err != nil || !ok {
@@ -211,7 +211,7 @@ func (s *Server) Replay(output string, since time.Time) (lines uint64, err error
 	if !slices.Contains(targets, output) {
 		return 0, fmt.Errorf("%q is no target of logs.forward: there is %q; files have every line once already", output, targets)
 	}
-	reader := j.Reader(0)
+	reader := j.Glance(0)
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()

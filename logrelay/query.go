@@ -244,7 +244,7 @@ func (q *search) run(ctx context.Context) error {
 	if !q.follow || q.filter.since != 0 {
 		from = 0
 	}
-	reader := q.journal.Reader(from)
+	reader := q.journal.Glance(from)
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()

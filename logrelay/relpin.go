@@ -222,7 +222,7 @@ func (c *relpConn) store(ctx context.Context) error {
 		return err
 	}
 	c.s.metrics.input(c.via).took(c.batch.Len(), c.batch.Size())
-	c.s.metrics.acked.Add(float64(c.batch.Len()))
+	c.s.metrics.input(c.via).acked.Add(float64(c.batch.Len()))
 	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
 	_, err = c.conn.Write(c.answers)
 	c.answers = c.answers[:0]

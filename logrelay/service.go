@@ -93,6 +93,7 @@ type Server struct {
 	silence  *silence
 	gaps     *gaps
 	flushing asked // of the files
+	ages     ages
 }
 
 // New makes a server from a cluster file that Parse accepted with
@@ -130,6 +131,9 @@ func New(config Config, deps Deps) (*Server, error) {
 		}
 		return 0
 	})
+	if err == nil {
+		err = deps.Metrics.Register(outlook{s})
+	}
 	return s, err
 }
 
@@ -167,10 +171,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if s.held, err = openReplicas(s.dir(), j, s.recent.add); err != nil {
 		return err
 	}
-	if n := j.Damaged(); n > 0 {
-		s.board.Raise(conditionDamaged, health.Error, fmt.Sprintf(
-			"%d bytes of acknowledged lines below %s can't be read: the disk lost them; look at its health", n, s.dir()))
-	}
+	s.tellDamage(j)
 	outputs, err := s.newOutputs(j)
 	if err != nil {
 		return err
@@ -233,8 +234,11 @@ const watchEvery = time.Second
 func (s *Server) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	s.beginAges()
 	for {
 		s.look()
+		s.tellDamage(s.journal)
+		s.noteAges()
 		select {
 		case <-ctx.Done():
 			return
