@@ -128,6 +128,7 @@ func (s *Server) Handler() http.Handler {
 		s.gate.pause(false)
 		s.log.Info("resumed by an admin")
 	})
+	mux.HandleFunc("POST "+LeavePath, s.serveLeave)
 	mux.HandleFunc("POST "+FlushPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := s.Flush(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -94,6 +94,9 @@ type Server struct {
 	gaps     *gaps
 	flushing asked // of the files
 	ages     ages
+	sessions sessions
+	// interfaces are this machine's addresses, with their prefixes.
+	interfaces func() ([]net.Addr, error)
 }
 
 // New makes a server from a cluster file that Parse accepted with
@@ -118,6 +121,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
+		interfaces: net.InterfaceAddrs,
 	}
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
@@ -239,6 +243,7 @@ func (s *Server) watch(ctx context.Context) {
 		s.look()
 		s.tellDamage(s.journal)
 		s.noteAges()
+		s.noteAddresses()
 		select {
 		case <-ctx.Done():
 			return
