@@ -140,7 +140,7 @@ func (s *Server) Handler() http.Handler {
 		if err != nil {
 			err = fmt.Errorf("from: %w", err)
 		} else {
-			lines, err = s.Replay(r.URL.Query().Get("output"), since)
+			lines, err = s.replay(r.URL.Query().Get("output"), r.URL.Query().Get("of"), since)
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)

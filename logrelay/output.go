@@ -123,7 +123,7 @@ const (
 
 // newOutputs makes the outputs with their cursors.
 func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
-	keep := []string{"files", "replicas"}
+	keep, losts := []string{"files", "replicas"}, map[string]*lostLines{}
 	files, err := s.newFiles(j)
 	if err != nil {
 		return nil, err
@@ -138,8 +138,13 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
 			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
 		}
-		list = append(list, output{name: t.name, run: f.run, state: newOutputState(cursor)})
-		keep = append(keep, "to-"+t.name)
+		lost, err := s.newLostLines(j, t)
+		if err != nil {
+			return nil, err
+		}
+		losts[t.name] = lost
+		list = append(list, output{name: t.name, run: f.run, helper: lost.run, state: newOutputState(cursor)})
+		keep = append(append(keep, "to-"+t.name), lost.keeps()...)
 	}
 	if s.settings.replicas > 1 {
 		shipper, err := s.newShipper(j)
@@ -150,7 +155,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		keep = append(keep, "replica")
 	}
 	s.mu.Lock()
-	s.outputs = map[string]*outputState{}
+	s.outputs, s.lost = map[string]*outputState{}, losts
 	for _, o := range list {
 		s.outputs[o.name] = o.state
 	}

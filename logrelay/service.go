@@ -89,6 +89,7 @@ type Server struct {
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
 	outputs map[string]*outputState
+	lost    map[string]*lostLines // by targets' names
 
 	silence  *silence
 	gaps     *gaps
