@@ -48,14 +48,13 @@ func (b Block) Each(f func(number uint64, r Record) bool) error {
 
 // Reader reads durable records in order. It belongs to one goroutine.
 type Reader struct {
-	j       *Journal
-	next    uint64 // number wanted
-	file    *os.File
-	held    held
-	at      int64
-	buf     []byte
-	skipped int64
-	hasty   bool // see Glance
+	j     *Journal
+	next  uint64 // number wanted
+	file  *os.File
+	held  held
+	at    int64
+	buf   []byte
+	hasty bool // see Glance
 }
 
 // Reader reads from a record on, or from the oldest that is left.
@@ -68,9 +67,6 @@ func (r *Reader) Close() {
 		r.file = nil
 	}
 }
-
-// Skipped is how many bytes the disk would not give back.
-func (r *Reader) Skipped() int64 { return r.skipped }
 
 // Next returns the next block, which may begin before the number that the
 // reader was made with. It blocks until there is one, or ctx ends.
@@ -136,7 +132,6 @@ func (r *Reader) pass() error {
 		offset = r.held.end
 	}
 	r.j.lost(r.held.path, r.at, offset-r.at)
-	r.skipped += offset - r.at
 	r.at = offset
 	return nil
 }
