@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/durable"
@@ -28,6 +29,7 @@ const (
 	replayPrefix    = "replay-"      // of the file that has the order, over restarts
 	replayCursor    = "re-"          // of its cursor
 	replayLook      = 200 * time.Millisecond
+	leastGrowth     = 256 << 20 // bytes by which the journal may grow for a target that refuses
 )
 
 // lostOrder is whose lines a target is to get.
@@ -47,7 +49,11 @@ type lostLines struct {
 	log     *slog.Logger
 	board   *health.Board
 	pause   time.Duration // between two tries
+	// tooMuch tells whether no more may be kept for a target that refuses.
+	tooMuch func() bool
 	wake    chan struct{}
+
+	began atomic.Int64 // bytes of the journal when the order was given, or the relay started
 
 	mu    sync.Mutex
 	order *lostOrder // under way; nil: none
@@ -65,6 +71,8 @@ func (s *Server) newLostLines(j *journal.Journal, t target) (*lostLines, error) 
 			}
 		},
 	}
+	l.tooMuch = func() bool { return s.gate.isFull() || j.Bytes() > l.began.Load()+max(s.settings.replay, leastGrowth) }
+	l.began.Store(j.Bytes())
 	b, err := os.ReadFile(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -151,7 +159,9 @@ func (l *lostLines) begin(of string, since time.Time) (lines uint64, err error) 
 		return 0, err
 	}
 	l.order = order
-	l.wake <- struct{}{} // nobody else fills it while there is no order
+	l.began.Store(l.journal.Bytes())
+	l.board.Clear(conditionReplay + l.target) // of one that was given up
+	l.wake <- struct{}{}                      // nobody else fills it while there is no order
 	return lines, nil
 }
 
@@ -216,6 +226,10 @@ func (l *lostLines) run(ctx context.Context) {
 				l.board.Clear(conditionReplay + l.target)
 				break
 			}
+			if l.tooMuch() {
+				l.giveUp(err)
+				break
+			}
 			l.board.Raise(conditionReplay+l.target, health.Warning, fmt.Sprintf(
 				"%s does not get the lines of %s that an admin ordered, which stay in the journal: %v", l.target, l.underWay().Of, err))
 			select {
@@ -253,16 +267,35 @@ func (l *lostLines) send(ctx context.Context, order *lostOrder) error {
 	stop()
 	<-ended // the target has what was meant
 	l.log.Info("the target has the lines of another node", "of", order.Of)
+	return l.end()
+}
+
+// end forgets the order.
+func (l *lostLines) end() error {
 	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := cursor.Remove(); err != nil {
+	cursor, err := l.journal.Cursor(replayCursor+l.target, true)
+	if err == nil {
+		err = cursor.Remove()
+	}
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.order = nil
 	return nil
+}
+
+// giveUp ends an order that the target refuses, since the journal has grown by
+// more than it keeps anyway.
+func (l *lostLines) giveUp(why error) {
+	of := l.underWay().Of
+	err := errors.Join(why, l.end())
+	l.board.Raise(conditionReplay+l.target, health.Error, fmt.Sprintf(
+		"%s did not get all lines of %s that an admin ordered, and they are kept for it no more: %v; type the replay again when it takes lines", l.target, of, err))
+	l.log.Error("the lines of another node are kept for the target no more", "of", of, "error", err)
 }
 
 // replay is ReplayOf, or Replay for this node's own lines.

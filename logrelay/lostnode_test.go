@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"holdfast/internal/health"
 	"holdfast/logrelay/journal"
 )
 
@@ -148,6 +150,25 @@ func TestATargetGetsTheLinesOfALostNodeFromTheOthersDisk(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(x.s.dir(), name)); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%s is left: %v", name, err)
 			}
+		}
+		// A target that never takes them does not keep the journal for ever.
+		up.Store(false)
+		x.s.lost["siem"].tooMuch = func() bool { return true }
+		if _, err := x.s.ReplayOf("siem", "fb3", since); err != nil {
+			t.Error(err)
+		}
+		<-time.After(2 * time.Minute)
+		synctest.Wait()
+		if order := x.s.lost["siem"].underWay(); order != nil {
+			t.Errorf("still under way: %v", order)
+		}
+		if list := x.s.board.Conditions(); !slices.ContainsFunc(list, func(c health.Condition) bool {
+			return c.Name == conditionReplay+"siem" && strings.Contains(c.Message, "no more")
+		}) {
+			t.Errorf("what was given up is not said: %v", list)
+		}
+		if _, err := os.Stat(filepath.Join(x.s.dir(), "cursor-re-siem")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the journal is still kept: %v", err)
 		}
 		endOutputs()
 	})
