@@ -166,6 +166,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, via uint8) {
 }
 
 func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
+	raw := conn
 	if via == viaTLS || via == viaRELPTLS || via == viaReplica {
 		config := s.tls[0]
 		if via == viaReplica {
@@ -187,6 +188,9 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		conn = s.tap(conn)
 	}
 	if via == viaRELP || via == viaRELPTLS {
+		ctx, left := s.sessions.enter(ctx, addrOf(conn.LocalAddr()))
+		defer left()
+		defer raw.Close() // who waits for the session's end takes its address away
 		return s.serveRELP(ctx, conn, via)
 	}
 	return s.serveStream(ctx, conn, via)

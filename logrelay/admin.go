@@ -98,7 +98,7 @@ func (o *outputState) status(name string, j *journal.Journal, end uint64) Output
 
 // timeOf is when a line was received, or the first that is left behind it.
 func timeOf(j *journal.Journal, number uint64) (at time.Time, found bool) {
-	reader := j.Reader(number)
+	reader := j.Glance(number)
 	defer reader.Close()
 	block, ok, err := reader.TryNext()
 	if err != nil || !ok {
@@ -128,6 +128,7 @@ func (s *Server) Handler() http.Handler {
 		s.gate.pause(false)
 		s.log.Info("resumed by an admin")
 	})
+	mux.HandleFunc("POST "+LeavePath, s.serveLeave)
 	mux.HandleFunc("POST "+FlushPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := s.Flush(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -139,7 +140,7 @@ func (s *Server) Handler() http.Handler {
 		if err != nil {
 			err = fmt.Errorf("from: %w", err)
 		} else {
-			lines, err = s.Replay(r.URL.Query().Get("output"), since)
+			lines, err = s.replay(r.URL.Query().Get("output"), r.URL.Query().Get("of"), since)
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -211,7 +212,7 @@ func (s *Server) Replay(output string, since time.Time) (lines uint64, err error
 	if !slices.Contains(targets, output) {
 		return 0, fmt.Errorf("%q is no target of logs.forward: there is %q; files have every line once already", output, targets)
 	}
-	reader := j.Reader(0)
+	reader := j.Glance(0)
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()

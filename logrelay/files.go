@@ -16,12 +16,11 @@ import (
 
 // Bounds of the files' output.
 const (
-	flushBytes   = 4 << 20 // buffered lines after which they are written
-	flushEvery   = 50 * time.Millisecond
-	syncBytes    = 256 << 20 // written bytes after which the cursor moves
-	syncEvery    = 10 * time.Second
-	maxOpenFiles = 4096
-	fileSuffix   = ".log"
+	flushBytes = 4 << 20 // buffered lines after which they are written
+	flushEvery = 50 * time.Millisecond
+	syncBytes  = 256 << 20 // written bytes after which the cursor moves
+	syncEvery  = 10 * time.Second
+	fileSuffix = ".log"
 )
 
 // filesConfig is where per-host files go, and when they are rotated.
@@ -52,7 +51,12 @@ type files struct {
 	open     map[string]*hostFile
 	dirty    []*hostFile // with buffered lines
 	buffered int
-	written  int64 // since the cursor moved
+	since    time.Time // something is buffered; zero: nobody looked
+	most     int       // files open at once
+	turn     uint64    // counts lines
+	births   map[string]time.Time
+	until    time.Time // the relay ends, and the files with it; zero: it does not
+	written  int64     // since the cursor moved
 	next     uint64
 	synced   time.Time
 	line     line
@@ -72,6 +76,7 @@ type hostFile struct {
 	unsynced bool
 	born     time.Time // when its first line was written
 	voice    *voice
+	used     uint64 // turn of its last line
 	rotate   bool
 }
 
@@ -86,6 +91,9 @@ func (o *files) run(ctx context.Context, well func()) error {
 	reader := o.journal.Reader(o.next)
 	defer reader.Close()
 	for {
+		if o.ending(ctx.Err() != nil) {
+			return o.checkpoint()
+		}
 		block, err := o.read(ctx, reader)
 		switch {
 		case err != nil && ctx.Err() != nil:
@@ -96,7 +104,7 @@ func (o *files) run(ctx context.Context, well func()) error {
 		if err := o.take(block); err != nil {
 			return err
 		}
-		if o.buffered >= flushBytes {
+		if o.due() {
 			if err := o.flush(); err != nil {
 				return err
 			}
@@ -152,7 +160,10 @@ func (o *files) begin() (err error) {
 	}
 	o.rules.begin()
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
-	o.next = o.cursor.Next()
+	o.since, o.until, o.next = time.Time{}, time.Time{}, o.cursor.Next()
+	if o.births, err = o.rotator.births(); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
 	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
@@ -238,50 +249,6 @@ func (o *files) announce() error {
 	return nil
 }
 
-// hostFile opens a host's file, or finds it open.
-func (o *files) hostFile(host string) (*hostFile, error) {
-	if f, ok := o.open[host]; ok {
-		return f, nil
-	}
-	if len(o.open) >= maxOpenFiles {
-		// The lines of the block that is being taken are flushed as well; the
-		// cursor moves to where the block began.
-		if err := o.flush(); err != nil {
-			return nil, err
-		}
-		if err := o.closeAll(); err != nil {
-			return nil, err
-		}
-	}
-	name := host + fileSuffix
-	file, info, err := o.access.open(o.root, name)
-	if err != nil {
-		return nil, fmt.Errorf("logrelay: files: %w", err)
-	}
-	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(host)}
-	if f.size > 0 {
-		f.born = o.rotator.born(name, info)
-	}
-	o.open[host] = f
-	return f, nil
-}
-
-// closeAll syncs and closes all files; the cursor stays.
-func (o *files) closeAll() error {
-	for host, f := range o.open {
-		if f.unsynced {
-			if err := f.file.Sync(); err != nil {
-				return fmt.Errorf("logrelay: files: %w", err)
-			}
-		}
-		if err := f.file.Close(); err != nil {
-			return fmt.Errorf("logrelay: files: %w", err)
-		}
-		delete(o.open, host)
-	}
-	return nil
-}
-
 // flush writes what is buffered.
 func (o *files) flush() error {
 	if len(o.dirty) == 0 {
@@ -309,7 +276,7 @@ func (o *files) flush() error {
 		rotate = rotate || f.rotate
 	}
 	o.metrics.bytes.Add(float64(o.buffered))
-	o.dirty, o.buffered = o.dirty[:0], 0
+	o.dirty, o.buffered, o.since = o.dirty[:0], 0, time.Time{}
 	o.well()
 	if rotate {
 		// Between blocks only: the cursor can't stand within one.
@@ -355,9 +322,11 @@ func (o *files) rotateDue() error {
 		if !f.rotate {
 			continue
 		}
-		if err := errors.Join(o.rotator.rotate(o.root, f.name, o.now()), f.file.Close()); err != nil {
+		now := o.now()
+		if err := errors.Join(o.rotator.rotate(o.root, f.name, now), f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
+		o.births[f.name] = now
 		delete(o.open, host)
 	}
 	return nil

@@ -41,6 +41,7 @@ type forward struct {
 	log     *slog.Logger
 	board   *health.Board
 	metrics *outputMetrics
+	lost    *lostOrder // only these lines, of another node; nil: this node's own
 
 	link      *link
 	probe     chan *link // where the first address's connection comes, or nil if it fails; nil: none is tried
@@ -206,9 +207,9 @@ func (f *forward) commit() error {
 // window is full.
 func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error) {
 	from := f.cursor.Next()
+	wants := f.wants(block)
 	failed := block.Each(func(number uint64, r journal.Record) bool {
-		// Other nodes forward what came to them.
-		if number < from || ctx.Err() != nil || r.Input == viaMark || r.Input&viaOther != 0 {
+		if number < from || ctx.Err() != nil || !wants(number, r) {
 			return true
 		}
 		f.line.read(r, f.names)

@@ -10,7 +10,6 @@ import (
 // metrics are what the README lists.
 type metrics struct {
 	inputs         [viaLast + 1]inputMetrics
-	acked          prometheus.Counter
 	shed           prometheus.Counter
 	refused        *prometheus.CounterVec
 	lines          *prometheus.CounterVec // of outputs
@@ -28,7 +27,10 @@ type metrics struct {
 }
 
 // inputMetrics are those of one way in.
-type inputMetrics struct{ lines, bytes, connections prometheus.Counter }
+type inputMetrics struct {
+	lines, bytes, connections prometheus.Counter
+	acked                     prometheus.Counter // of RELP alone
+}
 
 func (m inputMetrics) took(lines, bytes int) {
 	m.lines.Add(float64(lines))
@@ -74,8 +76,8 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	inLines := vector("holdfast_logs_received_lines_total", "Lines received, by input.", "input")
 	inBytes := vector("holdfast_logs_received_bytes_total", "Bytes of lines received, by input.", "input")
 	conns := vector("holdfast_logs_connections_total", "Connections accepted, by input.", "input")
+	acked := vector("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk; by input.", "input")
 	m := &metrics{
-		acked:      counter("holdfast_logs_acknowledged_lines_total", "Lines acknowledged by RELP: they are on the disk."),
 		shed:       counter("holdfast_logs_shed_lines_total", "UDP debug lines dropped because the disk was full."),
 		refused:    vector("holdfast_logs_broken_connections_total", "Connections that ended with an error, by input.", "input"),
 		lines:      vector("holdfast_logs_written_lines_total", "Lines that an output took, by output.", "output"),
@@ -96,7 +98,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, m.acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
+		inLines, inBytes, conns, acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)
@@ -104,7 +106,10 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	for via := viaRELP; via <= viaLast; via++ {
 		name := inputName(via)
-		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name)}
+		m.inputs[via] = inputMetrics{inLines.WithLabelValues(name), inBytes.WithLabelValues(name), conns.WithLabelValues(name), nil}
+	}
+	for _, via := range []uint8{viaRELP, viaRELPTLS} {
+		m.inputs[via].acked = acked.WithLabelValues(inputName(via))
 	}
 	return m, nil
 }

@@ -128,7 +128,7 @@ const (
 
 // newOutputs makes the outputs with their cursors.
 func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
-	keep := []string{"files", "replicas"}
+	keep, losts := []string{"files", "replicas"}, map[string]*lostLines{}
 	files, err := s.newFiles(j)
 	if err != nil {
 		return nil, err
@@ -144,10 +144,15 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
 			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
 		}
+		lost, err := s.newLostLines(j, t)
+		if err != nil {
+			return nil, err
+		}
+		losts[t.name] = lost
 		state := newOutputState(cursor)
 		state.backlog = &t.backlog
-		list = append(list, output{name: t.name, run: f.run, state: state})
-		keep = append(keep, "to-"+t.name)
+		list = append(list, output{name: t.name, run: f.run, helper: lost.run, state: state})
+		keep = append(append(keep, "to-"+t.name), lost.keeps()...)
 	}
 	if s.settings.replicas > 1 {
 		shipper, err := s.newShipper(j)
@@ -159,7 +164,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		keep = append(keep, "replica")
 	}
 	s.mu.Lock()
-	s.outputs = map[string]*outputState{}
+	s.outputs, s.lost = map[string]*outputState{}, losts
 	for _, o := range list {
 		s.outputs[o.name] = o.state
 	}
@@ -178,7 +183,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	return &files{
 		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
-		metrics: s.metrics.output("files"), now: time.Now,
+		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil

@@ -1,7 +1,6 @@
 package logrelay
 
 import (
-	"container/heap"
 	"context"
 	"encoding/json"
 	"errors"
@@ -249,6 +248,7 @@ type search struct {
 	now     func() time.Time
 	told    time.Time // when something was last sent
 	waiting byTime
+	bytes   int // of the lines in it
 }
 
 func (q *search) run(ctx context.Context) error {
@@ -257,7 +257,7 @@ func (q *search) run(ctx context.Context) error {
 	if !q.follow || q.filter.since != 0 {
 		from = q.filter.begin(q.journal)
 	}
-	reader := q.journal.Reader(from)
+	reader := q.journal.Glance(from)
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()
@@ -292,9 +292,9 @@ func (q *search) take(ctx context.Context, block journal.Block, from uint64) (er
 		if number < from || !q.filter.take(r) {
 			return true
 		}
-		heap.Push(&q.waiting, numbered{q.filter.entry(), number})
-		if len(q.waiting) > reorderMost {
-			err = q.send(Frame{Entry: heap.Pop(&q.waiting).(numbered).Entry})
+		q.wait(numbered{q.filter.entry(), number})
+		for q.tooMany() && err == nil {
+			err = q.send(Frame{Entry: q.oldest()})
 		}
 		return err == nil
 	})
@@ -314,7 +314,7 @@ func (q *search) stillLooking() error {
 // emit sends what waits and is older than a time; zero: all.
 func (q *search) emit(before time.Time) error {
 	for len(q.waiting) > 0 && (before.IsZero() || q.waiting[0].Time.Before(before)) {
-		if err := q.send(Frame{Entry: heap.Pop(&q.waiting).(numbered).Entry}); err != nil {
+		if err := q.send(Frame{Entry: q.oldest()}); err != nil {
 			return err
 		}
 	}

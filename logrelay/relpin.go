@@ -48,8 +48,10 @@ type relpConn struct {
 	held       journal.Batch
 	heldTxnrs  []uint32
 	heldHashes []uint64
-	resumed    bool     // some of them are, and are to be answered
-	hashes     []uint64 // of the batch's lines
+	decideBy   time.Time // when that is to be known
+	idleFrom   time.Time // when it was last set when an idle client gives back memory
+	resumed    bool      // some of them are, and are to be answered
+	hashes     []uint64  // of the batch's lines
 }
 
 // serveRELP serves a client until it leaves or ctx ends. Then what is durable
@@ -76,13 +78,10 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error 
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
 		}
-		if len(c.heldTxnrs) > 0 && ctx.Err() == nil {
-			_ = conn.SetReadDeadline(time.Now().Add(decideWithin))
-		}
+		c.deadline(ctx)
 		switch err := c.receive(); {
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
-			_ = conn.SetReadDeadline(time.Time{}) // nothing follows that would decide
-			c.judged(unseen)
+			c.quiet(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && ctx.Err() != nil:
 			return c.leave(ctx, woken)
 		case errors.Is(err, io.EOF):
@@ -180,7 +179,7 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 	c.held.Add(r)
 	c.heldTxnrs = append(c.heldTxnrs, txnr)
 	c.heldHashes = append(c.heldHashes, hash)
-	c.judged(c.resent.take(hash))
+	c.judged(c.bounded(c.resent.take(hash)))
 }
 
 // judged acts on what the session's first frames are.
@@ -236,7 +235,7 @@ func (c *relpConn) store(ctx context.Context) error {
 		return err
 	}
 	c.s.metrics.input(c.via).took(c.batch.Len(), c.batch.Size())
-	c.s.metrics.acked.Add(float64(c.batch.Len()))
+	c.s.metrics.input(c.via).acked.Add(float64(c.batch.Len()))
 	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
 	_, err = c.conn.Write(c.answers)
 	c.answers = c.answers[:0]

@@ -49,7 +49,7 @@ func openReplicas(dir string, j *journal.Journal, each func(journal.Record)) (*h
 	if h.cursor, err = j.Cursor("replicas", false); err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
-	reader := j.Reader(h.cursor.Next())
+	reader := j.Glance(h.cursor.Next())
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()

@@ -53,22 +53,6 @@ func newRotator(dir string, config rotateConfig, log *slog.Logger) *rotator {
 	return &rotator{dir: dir, config: config, log: log, wake: make(chan struct{}, 1), space: freePercent}
 }
 
-// born is when a file was begun: when the one before it was put away, or else
-// a guess.
-func (r *rotator) born(name string, info os.FileInfo) time.Time {
-	list, err := filepath.Glob(filepath.Join(r.dir, name+".*"))
-	if err != nil || len(list) == 0 {
-		return info.ModTime()
-	}
-	slices.Sort(list)
-	newest := strings.TrimPrefix(strings.TrimSuffix(filepath.Base(list[len(list)-1]), zstSuffix), name+".")
-	at, err := time.Parse(rotatedTime, newest)
-	if err != nil {
-		return info.ModTime()
-	}
-	return at
-}
-
 // rotate puts a file away. It is synced already.
 func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
 	if err := root.Rename(name, name+"."+now.UTC().Format(rotatedTime)); err != nil {
@@ -86,6 +70,9 @@ func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
 func (r *rotator) run(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	if err := r.sweep(); err != nil {
+		r.log.Error("what a crash left of compressed files is not removed", "dir", r.dir, "error", err)
+	}
 	for {
 		if err := errors.Join(r.compressAll(ctx), r.tidy()); err != nil && ctx.Err() == nil {
 			r.log.Error("files that were put away are not compressed or removed; tried again in a minute", "dir", r.dir, "error", err)

@@ -94,10 +94,15 @@ type Server struct {
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
 	outputs map[string]*outputState
+	lost    map[string]*lostLines // by targets' names
 
 	silence  *silence
 	gaps     *gaps
 	flushing asked // of the files
+	ages     ages
+	sessions sessions
+	// interfaces are this machine's addresses, with their prefixes.
+	interfaces func() ([]net.Addr, error)
 }
 
 // New makes a server from a cluster file that Parse accepted with
@@ -122,6 +127,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
+		interfaces: net.InterfaceAddrs,
 	}
 	s.SetFile(deps.File)
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
@@ -136,6 +142,9 @@ func New(config Config, deps Deps) (*Server, error) {
 		}
 		return 0
 	})
+	if err == nil {
+		err = deps.Metrics.Register(outlook{s})
+	}
 	return s, err
 }
 
@@ -173,10 +182,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if s.held, err = openReplicas(s.dir(), j, s.recent.add); err != nil {
 		return err
 	}
-	if n := j.Damaged(); n > 0 {
-		s.board.Raise(conditionDamaged, health.Error, fmt.Sprintf(
-			"%d bytes of acknowledged lines below %s can't be read: the disk lost them; look at its health", n, s.dir()))
-	}
+	s.tellDamage(j)
 	outputs, err := s.newOutputs(j)
 	if err != nil {
 		return err
@@ -240,8 +246,12 @@ const watchEvery = time.Second
 func (s *Server) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	s.beginAges()
 	for {
 		s.look()
+		s.tellDamage(s.journal)
+		s.noteAges()
+		s.noteAddresses()
 		select {
 		case <-ctx.Done():
 			return

@@ -96,7 +96,7 @@ const maxSummed = 20_000
 func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, by func(*line) string) (Summary, error) {
 	s := Summary{Node: node, Own: map[string]*Counts{}, Held: map[string]map[string]*Counts{}}
 	end := j.End()
-	reader := j.Reader(f.begin(j))
+	reader := j.Glance(f.begin(j))
 	defer reader.Close()
 	for {
 		block, ok, err := reader.TryNext()

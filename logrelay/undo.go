@@ -57,15 +57,27 @@ func openUndo(dir string, cursor uint64) (*undo, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.sizes = parseUndo(b)
+	sound := 0
+	if u.sizes, sound = parseUndo(b); sound < len(b) {
+		return u, u.cut(sound)
+	}
 	return u, nil
 }
 
+// cut takes a torn end away: an entry behind it would never be read.
+func (u *undo) cut(sound int) error {
+	file, err := os.OpenFile(u.path(), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Truncate(int64(sound)), file.Sync(), file.Close())
+}
+
 // parseUndo reads entries up to the end, or up to a torn one: what that undoes
-// was not written.
-func parseUndo(b []byte) map[string]int64 {
-	sizes := map[string]int64{}
-	for len(b) > 0 {
+// was not written. sound is how many bytes it read.
+func parseUndo(b []byte) (sizes map[string]int64, sound int) {
+	sizes = map[string]int64{}
+	for all := len(b); ; sound = all - len(b) {
 		length, n := binary.Uvarint(b)
 		if n <= 0 || length > maxName+16 || uint64(len(b)-n) < length+12 {
 			break
@@ -80,7 +92,7 @@ func parseUndo(b []byte) map[string]int64 {
 		}
 		b = b[end+4:]
 	}
-	return sizes
+	return sizes, sound
 }
 
 // apply cuts the files off where they ended.

@@ -207,10 +207,12 @@ type logsReplayCmd struct {
 	logsRelay
 	Output string `arg:"" help:"A target below logs.forward."`
 	From   string `required:"" help:"A time, or how long ago: 2026-11-25T12:00:00Z, 6h." placeholder:"TIME"`
+	Of     string `help:"Send the lines that this other node took, as far as they are here: one that is lost with its disk." placeholder:"NODE"`
 }
 
 func (*logsReplayCmd) Help() string {
-	return "Example: holdfast logs replay siem --from 6h\n\nThe target gets these lines once more, and then what comes. logs.replay_mib says how much the journal keeps."
+	return "Example: holdfast logs replay siem --from 6h\n\nThe target gets these lines once more, and then what comes. logs.replay_mib says how much the journal keeps.\n\n" +
+		"Example: holdfast logs replay siem --from 6h --of fbservice2\n\nThe target gets what fbservice2 took and this node has a copy of (logs.replicas: 2). Of a node that comes back with its disk it gets the lines anyway."
 }
 
 func (c *logsReplayCmd) Run(con *console) error {
@@ -218,7 +220,12 @@ func (c *logsReplayCmd) Run(con *console) error {
 	if err != nil {
 		return &exitError{exitUsage, fmt.Errorf("--from: %w", err)}
 	}
-	return c.act(con, "replay", url.Values{"output": {c.Output}, "from": {from.Format(time.RFC3339Nano)}}, c.Output+" gets the lines from then on once more")
+	args, done := url.Values{"output": {c.Output}, "from": {from.Format(time.RFC3339Nano)}}, c.Output+" gets the lines from then on once more"
+	if c.Of != "" {
+		args.Set("of", c.Of)
+		done = fmt.Sprintf("%s gets the lines from then on that %s took and this node has", c.Output, c.Of)
+	}
+	return c.act(con, "replay", args, done)
 }
 
 // instant reads a time: RFC 3339, the same without its zone or its time of day,

@@ -24,6 +24,7 @@ import (
 // behind them, and their admin socket.
 type network struct {
 	routers  *vrrp.Service
+	given    *handover // the routers, for who gives addresses away on purpose
 	balancer *lb.Service
 	socket   *admin.Server
 	admin    http.Handler // what net.sock and the API show of the addresses
@@ -31,8 +32,9 @@ type network struct {
 	commands *command.Runner
 }
 
-// tasks are stopped from the last: addresses move before their balancer ends.
-func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.balancer, n.routers} }
+// tasks are stopped from the last: the log relay's clients are heard out, then
+// addresses move, before their balancer ends.
+func (n *network) tasks() []run.Task { return []run.Task{n.socket, n.balancer, n.routers, n.given} }
 
 // newNetwork makes the virtual routers of this node.
 func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) {
@@ -58,7 +60,8 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 	if err != nil {
 		return nil, err
 	}
-	n.admin = newVIPAdmin(base, n.routers)
+	n.given = c.handsOver(base, n.routers)
+	n.admin = newVIPAdmin(base, n.given)
 	handler := n.handler(base)
 	if store.replica != nil {
 		handler = unitHandler(base, store.replica, handler)
@@ -70,7 +73,7 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 
 // standBack keeps the addresses away while the node is drained.
 func (n *network) standBack(base *foundation, store state.Reader) *standBack {
-	return &standBack{node: base.self.Name, state: store, routers: n.routers, log: base.log.With("service", "vrrp")}
+	return &standBack{node: base.self.Name, state: store, routers: n.given, log: base.log.With("service", "vrrp")}
 }
 
 // routers are what the file says about this node's virtual routers. A node

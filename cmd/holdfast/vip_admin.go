@@ -15,10 +15,13 @@ import (
 
 // newVIPAdmin makes the admin tree of the virtual addresses: what net.sock and
 // the API show below vrrp.AdminPath.
-func newVIPAdmin(base *foundation, routers vrrp.Routers) *vrrp.Admin {
+func newVIPAdmin(base *foundation, routers *handover) *vrrp.Admin {
 	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, Kernel: vrrp.LiveKernel{}}
 	if base.trust != nil && base.path != "" {
-		deps.Elsewhere = func(ctx context.Context, node, router string) error { return holdElsewhere(ctx, base, node, router) }
+		deps.Elsewhere = func(ctx context.Context, node, router string) error {
+			routers.before(ctx, router)
+			return holdElsewhere(ctx, base, node, router)
+		}
 	}
 	return vrrp.NewAdmin(deps)
 }

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +62,20 @@ func (j *Journal) Forget(except ...string) error {
 		}
 	}
 	return j.trim()
+}
+
+// Remove forgets the cursor, which is not used again: it keeps nothing any more.
+func (c *Cursor) Remove() error {
+	c.j.mu.Lock()
+	defer c.j.mu.Unlock()
+	if c.j.cursors[c.name] != c {
+		return nil // it was removed before
+	}
+	if err := os.Remove(filepath.Join(c.j.config.Dir, cursorPrefix+c.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("journal: remove cursor %s: %w", c.name, err)
+	}
+	delete(c.j.cursors, c.name)
+	return c.j.trim()
 }
 
 // Next is the number of the first record that the output does not have.

@@ -191,16 +191,18 @@ func unlessEOF(err error) error {
 }
 
 // resync looks for the next sound block behind a damaged one, from offset at
-// on, with records not before first.
-func (s segment) resync(file io.ReaderAt, at, size int64, first uint64) (offset int64, found bool, err error) {
+// on, with records not before first. bad: some of what was looked at could not be
+// read.
+func (s segment) resync(file io.ReaderAt, at, size int64, first uint64) (offset int64, found, bad bool, err error) {
 	const step = 1 << 20
 	window := make([]byte, min(step, max(0, size-at))+int64(len(blockMagic))-1)
 	var buf []byte
 	for ; at < size; at += step {
-		n, err := file.ReadAt(window, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return 0, false, fmt.Errorf("journal: read: %w", err)
+		n, holes, err := readAround(file, window, at)
+		if err != nil {
+			return 0, false, bad, err
 		}
+		bad = bad || holes
 		for from := 0; ; {
 			i := bytes.Index(window[from:n], blockMagic[:])
 			if i < 0 || from+i >= step {
@@ -210,26 +212,58 @@ func (s segment) resync(file io.ReaderAt, at, size int64, first uint64) (offset 
 			b, whole, err := s.readBlock(file, offset, buf)
 			buf = whole
 			if err == nil && b.first >= first {
-				return offset, true, nil
+				return offset, true, bad, nil
 			}
-			if err != nil && !errors.Is(err, errBlock) {
-				return 0, false, err
+			bad = bad || unreadable(err)
+			if err != nil && !errors.Is(err, errBlock) && !unreadable(err) {
+				return 0, false, bad, err
 			}
 			from += i + 1
 		}
 	}
-	return 0, false, nil
+	return 0, false, bad, nil
+}
+
+// readAround is ReadAt that has zeros where the disk refuses to read, in steps
+// of a page. The end of the file is no error.
+func readAround(file io.ReaderAt, b []byte, at int64) (n int, holes bool, err error) {
+	n, err = file.ReadAt(b, at)
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, false, nil
+	}
+	const page = 4096
+	for n = 0; n < len(b) && unreadable(err); {
+		// To the next boundary: of a page in which one byte is bad, all are.
+		part := b[n:min(len(b), n+page-int((at+int64(n))%page))]
+		got, failed := file.ReadAt(part, at+int64(n))
+		switch {
+		case errors.Is(failed, io.EOF):
+			return n + got, true, nil
+		case unreadable(failed):
+			clear(part)
+		case failed != nil:
+			err = failed
+			continue
+		}
+		n += len(part)
+	}
+	if !unreadable(err) {
+		return n, true, fmt.Errorf("journal: read: %w", err)
+	}
+	return n, true, nil
 }
 
 // extent is what a segment holds.
 type extent struct {
-	end     int64  // offset behind the last sound block
-	next    uint64 // number behind its last record
-	damaged int64  // bytes passed over between sound blocks
+	end        int64      // offset behind the last sound block
+	next       uint64     // number behind its last record
+	gaps       [][2]int64 // passed over between sound blocks: from, to
+	unreadable bool       // some of what follows the end can't be read
 }
 
 // scan finds where the sound blocks of a segment end. What follows the end was
-// never acknowledged: it is what a crash left of the last write.
+// never acknowledged: it is what a crash left of the last write; but if the disk
+// can't read it, nobody knows.
 func (s segment) scan(file io.ReaderAt, size int64) (extent, error) {
 	e := extent{end: segmentHeader, next: s.first}
 	var buf []byte
@@ -240,14 +274,16 @@ func (s segment) scan(file io.ReaderAt, size int64) (extent, error) {
 			e.end, e.next = e.end+b.size(), b.end()
 			continue
 		}
-		if err != nil && !errors.Is(err, errBlock) {
+		refused := unreadable(err)
+		if err != nil && !errors.Is(err, errBlock) && !refused {
 			return e, err
 		}
-		offset, found, err := s.resync(file, e.end, size, e.next)
+		offset, found, bad, err := s.resync(file, e.end, size, e.next)
 		if err != nil || !found {
+			e.unreadable = refused || bad
 			return e, err
 		}
-		e.damaged += offset - e.end
+		e.gaps = append(e.gaps, [2]int64{e.end, offset})
 		e.end = offset
 	}
 }

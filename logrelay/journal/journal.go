@@ -56,10 +56,16 @@ func (f osFile) Datasync() error {
 		for failed = syscall.Fdatasync(int(fd)); errors.Is(failed, syscall.EINTR); {
 			failed = syscall.Fdatasync(int(fd))
 		}
+		if failed = os.NewSyscallError("fdatasync", failed); failed == nil {
+			var s syscall.Stat_t
+			if failed = os.NewSyscallError("fstat", syscall.Fstat(int(fd), &s)); failed == nil {
+				failed = removedError(uint64(s.Nlink)) // nobody would find the lines
+			}
+		}
 	}); err != nil {
 		return err
 	}
-	return os.NewSyscallError("fdatasync", failed)
+	return failed
 }
 
 // Journal is a directory of segments. Its methods may be called from any
@@ -75,7 +81,7 @@ type Journal struct {
 	end      uint64        // number behind the last durable record
 	grown    chan struct{} // closed when end grows
 	cursors  map[string]*Cursor
-	damaged  int64
+	damage   damage
 	id       [16]byte // never changes
 
 	// Only Run touches these.
@@ -90,6 +96,7 @@ type held struct {
 	segment
 	path string
 	end  int64 // offset behind its last durable block
+	gone bool  // somebody removed it
 }
 
 // group is the lines that one write makes durable.
@@ -188,75 +195,6 @@ func Open(config Config) (*Journal, error) {
 		return nil, err
 	}
 	return j, nil
-}
-
-func (j *Journal) recover() error {
-	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+suffix))
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	slices.Sort(names) // by their first record: the names have a fixed width
-	for i, name := range names {
-		if err := j.recoverSegment(name, i == len(names)-1); err != nil {
-			return err
-		}
-	}
-	if err := j.readCursors(); err != nil {
-		return err
-	}
-	for _, c := range j.cursors {
-		// The disk forgot records that an output has: their numbers stay used.
-		j.end = max(j.end, c.next)
-	}
-	j.nextNumber = j.end
-	return nil
-}
-
-func (j *Journal) recoverSegment(path string, last bool) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	header := make([]byte, segmentHeader)
-	if _, err = file.ReadAt(header, 0); err != nil && !errors.Is(unlessEOF(err), errBlock) {
-		return fmt.Errorf("journal: %s: %w", path, err)
-	}
-	seg, err := parseSegment(header)
-	if err != nil {
-		if last && info.Size() <= segmentHeader {
-			return os.Remove(path) // it was being made; nothing is acknowledged before its header is durable
-		}
-		j.damaged += info.Size()
-		return os.Rename(path, path+".damaged")
-	}
-	e, err := seg.scan(file, info.Size())
-	if err != nil {
-		return fmt.Errorf("journal: %s: %w", path, err)
-	}
-	if e.end < info.Size() {
-		if !last {
-			j.damaged += info.Size() - e.end // it was closed: but for a failing disk, nothing of it is a torn write
-		} else if err := errors.Join(file.Truncate(e.end), file.Sync()); err != nil {
-			return fmt.Errorf("journal: %s: cut off the torn end: %w", path, err)
-		}
-	}
-	j.damaged += e.damaged
-	j.segments = append(j.segments, held{segment: seg, path: path, end: e.end})
-	j.end = max(j.end, e.next)
-	return nil
-}
-
-// Damaged is how many bytes of durable blocks could not be read when the
-// journal was opened: what a disk lost.
-func (j *Journal) Damaged() int64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.damaged
 }
 
 // End is the number that the next durable record gets at least.
@@ -451,7 +389,9 @@ func (j *Journal) trim() error {
 	gone := 0
 	for ; gone < passed && bytes > j.config.Keep; gone++ {
 		bytes -= j.segments[gone].end
-		err = errors.Join(err, os.Remove(j.segments[gone].path))
+		if failed := os.Remove(j.segments[gone].path); !errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, failed)
+		}
 	}
 	j.segments = slices.Delete(j.segments, 0, gone)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -149,7 +150,7 @@ func TestEveryTruncationRecoversTheWholeBlocksBeforeIt(t *testing.T) {
 			}
 		}
 		e, err := seg.scan(bytes.NewReader(data[:cut]), int64(cut))
-		if err != nil || int(e.end) != want || e.damaged != 0 {
+		if err != nil || int(e.end) != want || len(e.gaps) != 0 {
 			t.Fatalf("cut at %d: %+v, %v, want end %d", cut, e, err, want)
 		}
 	}
@@ -176,7 +177,7 @@ func TestEveryTornLastWriteRecoversWhatWasAcknowledged(t *testing.T) {
 		if whole {
 			want = len(data)
 		}
-		if err != nil || int(e.end) != want || e.damaged != 0 {
+		if err != nil || int(e.end) != want || len(e.gaps) != 0 {
 			t.Fatalf("%+v, %v, want end %d", e, err, want)
 		}
 	}
@@ -188,7 +189,7 @@ func TestADamagedBlockLosesItselfAlone(t *testing.T) {
 		broken := bytes.Clone(data)
 		broken[at] ^= 0x10
 		e, err := seg.scan(bytes.NewReader(broken), int64(len(broken)))
-		if err != nil || int(e.end) != len(data) || e.damaged != int64(ends[5]-ends[4]) {
+		if err != nil || int(e.end) != len(data) || !slices.Equal(e.gaps, [][2]int64{{int64(ends[4]), int64(ends[5])}}) {
 			t.Fatalf("byte %d: %+v, %v", at, e, err)
 		}
 	}

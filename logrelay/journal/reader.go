@@ -48,13 +48,13 @@ func (b Block) Each(f func(number uint64, r Record) bool) error {
 
 // Reader reads durable records in order. It belongs to one goroutine.
 type Reader struct {
-	j       *Journal
-	next    uint64 // number wanted
-	file    *os.File
-	held    held
-	at      int64
-	buf     []byte
-	skipped int64
+	j     *Journal
+	next  uint64 // number wanted
+	file  *os.File
+	held  held
+	at    int64
+	buf   []byte
+	hasty bool // see Glance
 }
 
 // Reader reads from a record on, or from the oldest that is left.
@@ -67,9 +67,6 @@ func (r *Reader) Close() {
 		r.file = nil
 	}
 }
-
-// Skipped is how many bytes the disk would not give back.
-func (r *Reader) Skipped() int64 { return r.skipped }
 
 // Next returns the next block, which may begin before the number that the
 // reader was made with. It blocks until there is one, or ctx ends.
@@ -111,7 +108,7 @@ func (r *Reader) TryNext() (Block, bool, error) {
 func (r *Reader) read() (Block, bool, error) {
 	b, whole, err := r.held.readBlock(r.file, r.at, r.buf)
 	r.buf = whole
-	if errors.Is(err, errBlock) {
+	if errors.Is(err, errBlock) || r.passable(err) {
 		return Block{}, false, r.pass()
 	}
 	if err != nil {
@@ -127,14 +124,14 @@ func (r *Reader) read() (Block, bool, error) {
 
 // pass goes to the next sound block behind a damaged one.
 func (r *Reader) pass() error {
-	offset, found, err := r.held.resync(r.file, r.at, r.held.end, r.next)
+	offset, found, _, err := r.held.resync(r.file, r.at, r.held.end, r.next)
 	if err != nil {
 		return err
 	}
 	if !found {
 		offset = r.held.end
 	}
-	r.skipped += offset - r.at
+	r.j.lost(r.held.path, r.at, offset-r.at)
 	r.at = offset
 	return nil
 }
@@ -157,7 +154,8 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 		r.Close()
 		file, err := os.Open(h.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // trimmed meanwhile
+			r.j.missing(h.path) // unless it was trimmed meanwhile
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
@@ -186,7 +184,7 @@ func (r *Reader) wanted() (held, bool) {
 		}
 	}
 	for ; i < len(list); i++ {
-		if list[i].end > segmentHeader {
+		if list[i].end > segmentHeader && !list[i].gone {
 			return list[i], true
 		}
 	}

@@ -1,0 +1,167 @@
+package logrelay
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var someAddress, otherAddress = netip.MustParseAddr("10.1.0.101"), netip.MustParseAddr("10.1.0.102")
+
+// TestANewSessionWaitsWhileItsAddressMayGo, in virtual time, and is served when
+// the address stayed; those at others begin at once, unless all may go.
+func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		enters := func(at netip.Addr) time.Duration {
+			began := time.Now()
+			_, left := s.enter(t.Context(), at)
+			left()
+			return time.Since(began)
+		}
+		s.leave(someAddress, time.Now().Add(holdFor))
+		if took := enters(otherAddress); took != 0 {
+			t.Errorf("at another address it waits for %v", took)
+		}
+		if took := enters(someAddress); took != holdFor {
+			t.Errorf("it waits for %v, want %v", took, holdFor)
+		}
+		if took := enters(someAddress); took != 0 {
+			t.Errorf("though the address stayed it waits for %v", took)
+		}
+		s.leave(netip.Addr{}, time.Now().Add(holdFor))
+		if took := enters(otherAddress); took != holdFor {
+			t.Errorf("when all may go it waits for %v", took)
+		}
+		s.leave(someAddress, time.Now().Add(holdFor))
+		ended, end := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, end)
+		began := time.Now()
+		ctx, left := s.enter(ended, someAddress)
+		if left(); time.Since(began) != time.Second || ctx.Err() == nil {
+			t.Errorf("at the relay's end it waits for %v", time.Since(began))
+		}
+		if s.some() || len(s.leaving) > 1 {
+			t.Errorf("left behind: %v, %v", s.open, s.leaving)
+		}
+	})
+}
+
+// TestSessionsEndWhenTheirAddressIsNoInterfacesAnyMore: not those at an address
+// that never was, since a route can make one local.
+func TestSessionsEndWhenTheirAddressIsNoInterfacesAnyMore(t *testing.T) {
+	var s sessions
+	on, left := s.enter(t.Context(), someAddress)
+	defer left()
+	routed, leftRouted := s.enter(t.Context(), otherAddress)
+	defer leftRouted()
+	s.gone(map[netip.Addr]bool{someAddress: true})
+	if on.Err() != nil || routed.Err() != nil {
+		t.Fatal("a session ended while its address is here")
+	}
+	if count := s.gone(nil); count[someAddress] != 1 || len(count) != 1 {
+		t.Errorf("ended: %v", count)
+	}
+	if on.Err() == nil {
+		t.Error("the session stays though its address has gone")
+	}
+	if routed.Err() != nil {
+		t.Error("a session ended at an address that no interface ever had")
+	}
+}
+
+// TestBeforeAnAddressGoesItsClientsHearOfAllTheySent: so they send none of it
+// again at the other node. A relay that just closes leaves lines unanswered that
+// it has stored.
+func TestBeforeAnAddressGoesItsClientsHearOfAllTheySent(t *testing.T) {
+	s, dir, stop := serve(t, nil)
+	const clients, count = 5, 100
+	var list []*sender
+	for n := range clients {
+		c, err := dial(s.Addrs("relp")[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.conn.Close()
+		list = append(list, c)
+		for k := range count {
+			if _, err := c.conn.Write(c.session.AppendLine(nil, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn%d test: seq=%d.", n, k))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	answer := httptest.NewRecorder()
+	s.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, LeavePath+"?address=10.9.9.9", nil))
+	if answer.Body.String() != "{\"sessions\":0}\n" {
+		t.Errorf("an address of nobody: %s", answer.Body)
+	}
+	answer = httptest.NewRecorder()
+	s.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, LeavePath+"?address=127.0.0.1", nil))
+	if answer.Body.String() != fmt.Sprintf("{\"sessions\":%d}\n", clients) {
+		t.Errorf("%s", answer.Body)
+	}
+	if s.sessions.some() {
+		t.Error("it returned while there are sessions")
+	}
+	for n, c := range list {
+		_ = c.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if err := c.read(0); err != nil || c.acked != count {
+			t.Errorf("client %d: %d of %d lines are answered: %v", n, c.acked, count, err)
+		}
+		if _, err := c.conn.Read(make([]byte, 1)); err == nil {
+			t.Errorf("client %d: its session has not ended", n)
+		} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+			t.Errorf("client %d: its session has not ended: %v", n, err)
+		}
+	}
+	stop()
+	p := process{t: t, dir: dir}
+	for n := range clients {
+		if got := p.numbers(fmt.Sprint("cn", n)); len(got) != count {
+			t.Errorf("client %d: %d lines are stored", n, len(got))
+		}
+	}
+}
+
+// TestTheRelayLooksWhetherItsAddressesAreStillHere: once a second, while it has
+// sessions.
+func TestTheRelayLooksWhetherItsAddressesAreStillHere(t *testing.T) {
+	s, _, _ := prepare(t)
+	var away atomic.Bool
+	looked := make(chan struct{}, 1)
+	s.interfaces = func() ([]net.Addr, error) {
+		if away.Load() {
+			return nil, nil
+		}
+		select {
+		case looked <- struct{}{}:
+		default:
+		}
+		return []net.Addr{&net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}, nil
+	}
+	run(t, s)
+	c, err := dial(s.Addrs("relp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	select {
+	case <-looked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nobody looks")
+	}
+	away.Store(true)
+	eventually(t, 20*time.Second, "the session ends", func() error {
+		if s.sessions.some() {
+			return fmt.Errorf("there is a session")
+		}
+		return nil
+	})
+}

@@ -1,0 +1,108 @@
+package journal
+
+import (
+	"errors"
+	"slices"
+	"time"
+)
+
+// Bounds of what is remembered of damage.
+const (
+	unreadableFor = time.Minute // a disk that refuses to read may be well again
+	mostSpots     = 10_000
+)
+
+// spot is where in a journal something is not as it was written.
+type spot struct {
+	path string
+	at   int64
+}
+
+// damage is what the disk lost, as far as somebody looked. It is guarded by the
+// journal's mu.
+type damage struct {
+	bytes    int64
+	known    map[spot]bool      // counted in bytes
+	refused  map[spot]time.Time // since when reading there fails
+	patience time.Duration      // unreadableFor, but in tests
+}
+
+// Damaged is how many bytes of durable blocks could not be read: what a disk
+// lost, or somebody removed. It grows when a reader comes to more.
+func (j *Journal) Damaged() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.damage.bytes
+}
+
+// lost counts what is missing at a spot, once for all who come there.
+func (j *Journal) lost(path string, at, bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lostLocked(path, at, bytes)
+}
+
+// lostLocked is lost with mu held.
+func (j *Journal) lostLocked(path string, at, bytes int64) {
+	where := spot{path, at}
+	if j.damage.known[where] {
+		return
+	}
+	if j.damage.known == nil || len(j.damage.known) >= mostSpots {
+		j.damage.known = map[spot]bool{} // some may count twice from then on
+	}
+	j.damage.known[where] = true
+	j.damage.bytes += bytes
+}
+
+// givenUp tells whether reading at a spot has failed for so long that it is
+// passed over.
+func (j *Journal) givenUp(path string, at int64, now time.Time) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	where := spot{path, at}
+	since, ok := j.damage.refused[where]
+	if !ok {
+		if j.damage.refused == nil || len(j.damage.refused) >= mostSpots {
+			j.damage.refused = map[spot]time.Time{}
+		}
+		since = now
+		j.damage.refused[where] = now
+	}
+	patience := j.damage.patience
+	if patience == 0 {
+		patience = unreadableFor
+	}
+	return now.Sub(since) >= patience
+}
+
+// missing says that a segment's file is not there. If it was not trimmed,
+// somebody removed it, and readers pass it over.
+func (j *Journal) missing(path string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i := slices.IndexFunc(j.segments, func(h held) bool { return h.path == path })
+	if i < 0 || j.segments[i].gone {
+		return
+	}
+	j.segments[i].gone = true
+	j.lostLocked(path, 0, j.segments[i].end)
+}
+
+// Glance is a Reader for who only looks, and keeps no account of what it has:
+// what the disk refuses to read is passed over at once.
+func (j *Journal) Glance(from uint64) *Reader { return &Reader{j: j, next: from, hasty: true} }
+
+// passable tells whether a reader goes on behind what it can't read, because it
+// is damaged or has been refused for long enough.
+func (r *Reader) passable(err error) bool {
+	return unreadable(err) && (r.hasty || r.j.givenUp(r.held.path, r.at, time.Now()))
+}
+
+// removedError is what a write to a file says that has no name any more.
+func removedError(links uint64) error {
+	if links > 0 {
+		return nil
+	}
+	return errors.New("the segment was removed while it was written")
+}

@@ -1,0 +1,181 @@
+package logrelay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Bounds of files that are open at once.
+const (
+	leastOpenFiles = 256
+	otherFiles     = 1000    // the journal's, targets', and what else the process has
+	mostOpenFiles  = 1 << 20 // though the kernel would allow more
+)
+
+// openFilesMost is how many of the hosts' files may be open at once: what the
+// inputs' connections leave of the files that this process may have, or a
+// quarter of those.
+func openFilesMost() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return leastOpenFiles
+	}
+	all := int(min(limit.Cur, mostOpenFiles))
+	return max(leastOpenFiles, all/4, all-maxConnections-otherFiles)
+}
+
+// hostFile opens a host's file, or finds it open.
+func (o *files) hostFile(host string) (*hostFile, error) {
+	o.turn++
+	if f, ok := o.open[host]; ok {
+		f.used = o.turn
+		return f, nil
+	}
+	if len(o.open) >= o.most {
+		if err := o.closeOldest(); err != nil {
+			return nil, err
+		}
+	}
+	name := host + fileSuffix
+	file, info, err := o.access.open(o.root, name)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: files: %w", err)
+	}
+	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(host), used: o.turn}
+	if f.size > 0 {
+		f.born = o.bornAt(name, info)
+	}
+	o.open[host] = f
+	return f, nil
+}
+
+// closeOldest closes the sixteenth of the files that had no line for the longest
+// time, so that those that are busy stay open. The lines of the block that is
+// being taken are flushed as well; the cursor moves to where the block began.
+func (o *files) closeOldest() error {
+	if err := o.flush(); err != nil {
+		return err
+	}
+	hosts := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
+	for _, host := range hosts[:max(1, len(hosts)/16)] {
+		f := o.open[host]
+		var err error
+		if f.unsynced {
+			err = f.file.Sync()
+		}
+		if err := errors.Join(err, f.file.Close()); err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		delete(o.open, host)
+	}
+	return nil
+}
+
+// bornAt is when a file was begun: when the one before it was put away, or else
+// a guess.
+func (o *files) bornAt(name string, info os.FileInfo) time.Time {
+	if at, ok := o.births[name]; ok {
+		return at
+	}
+	return info.ModTime()
+}
+
+// births are when files were last put away, by their names. It looks at all of
+// the folder, so it is asked once a begin and not once a file.
+func (r *rotator) births() (map[string]time.Time, error) {
+	dir, err := os.Open(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]string{}
+	for _, name := range names {
+		base := strings.TrimSuffix(name, zstSuffix)
+		i := strings.LastIndex(base, fileSuffix+".")
+		if i < 0 || len(base)-i != len(fileSuffix)+1+len(rotatedTime) {
+			continue
+		}
+		file, at := base[:i+len(fileSuffix)], base[i+len(fileSuffix)+1:]
+		if at > newest[file] {
+			newest[file] = at
+		}
+	}
+	births := make(map[string]time.Time, len(newest))
+	for file, text := range newest {
+		if at, err := time.Parse(rotatedTime, text); err == nil {
+			births[file] = at
+		}
+	}
+	return births, nil
+}
+
+// sweep removes what a crash left of files that were being compressed:
+// ".HOST.log.TIME.zst." and a number. Nobody else compresses.
+func (r *rotator) sweep() error {
+	entries, err := os.ReadDir(r.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was written yet
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, hidden := strings.CutPrefix(e.Name(), ".")
+		dot := strings.LastIndexByte(name, '.')
+		if !hidden || dot < 0 || !e.Type().IsRegular() || strings.Trim(name[dot+1:], "0123456789") != "" || !strings.HasSuffix(name[:dot], zstSuffix) {
+			continue
+		}
+		if _, _, ok := cutRotated(name[:dot]); !ok {
+			continue
+		}
+		if failed := os.Remove(r.dir + "/" + e.Name()); failed != nil {
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
+// When buffered lines are written.
+const (
+	flushLatest = 250 * time.Millisecond // after the first of them came, however many follow
+	// catchUpMost is for how long an output that is behind goes on when the relay
+	// ends: the rest is in the journal.
+	catchUpMost = 2 * time.Second
+)
+
+// due tells whether what is buffered is to be written now.
+func (o *files) due() bool {
+	switch {
+	case o.buffered == 0:
+		return false
+	case o.buffered >= flushBytes:
+		return true
+	case o.since.IsZero():
+		o.since = o.now()
+		return false
+	}
+	return o.now().Sub(o.since) >= flushLatest
+}
+
+// ending tells whether the output ends though the journal has more. stopped: the
+// relay ends.
+func (o *files) ending(stopped bool) bool {
+	if !stopped {
+		return false
+	}
+	if o.until.IsZero() {
+		o.until = o.now().Add(catchUpMost)
+	}
+	return !o.now().Before(o.until)
+}
