@@ -85,6 +85,7 @@ type Server struct {
 	held     *heldReplicas
 	arrivals *arrivals
 	replicas *replicas // nil: lines are acknowledged without
+	owed     sync.Pool // of *owed that were answered
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
