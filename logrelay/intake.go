@@ -170,16 +170,29 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 		return err
 	}
 	t.s.metrics.replicated.Add(float64(one.count))
-	// For the clients that send them again.
+	doubled := 0
 	if err := journal.BlockOf(one.first, one.count, one.payload).Each(func(_ uint64, r journal.Record) bool {
-		t.s.recent.add(r)
+		r.Input |= viaOther
+		doubled += t.s.recent.add(r) // for the clients that send them again
 		return true
 	}); err != nil {
 		return err
 	}
+	t.doubled(doubled)
 	t.s.held.set(t.from, one.end)
 	t.hears(-1)
 	return t.answer(one.end)
+}
+
+// doubled counts lines that are here twice, and says so.
+func (t *intake) doubled(lines int) {
+	if lines == 0 {
+		return
+	}
+	t.s.doubled.Add(uint64(lines))
+	t.s.metrics.doubled.Add(float64(lines))
+	t.s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
+		"node", t.from.node, "lines", lines)
 }
 
 // answer says that all before next are on this node's disk.

@@ -287,7 +287,7 @@ func (m *pairMachine) complete(t *testing.T, sent []int) {
 			t.Errorf("%s: client %d: %d lines stand behind younger ones", m.name, client, unordered)
 		}
 	}
-	t.Logf("%s: %d lines are in its files more than once", m.name, doubled)
+	t.Logf("%s: %d lines are in its files more than once; it counted %d", m.name, doubled, m.says.doubled())
 }
 
 // heard is what a process prints: of each kind of line the last, and how many
@@ -298,6 +298,7 @@ type heard struct {
 	state   pairState
 	known   bool
 	counts  map[string]int
+	before  uint64 // lines that processes before this counted as doubled
 	clients [pairClientCount]int // lines answered
 	ended   [pairClientCount]bool
 	changed chan struct{}
@@ -332,7 +333,7 @@ func (h *heard) line(text string) (err error) {
 	var client, count int
 	switch kind {
 	case pairStateLine:
-		_, err = fmt.Sscan(rest, &h.state.end, &h.state.replicated, &h.state.alone)
+		_, err = fmt.Sscan(rest, &h.state.end, &h.state.replicated, &h.state.alone, &h.state.doubled)
 		h.known = err == nil
 	case pairAnswer, pairEnd:
 		if _, err = fmt.Sscan(rest, &client, &count); err == nil {
@@ -346,7 +347,15 @@ func (h *heard) line(text string) (err error) {
 func (h *heard) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.rest, h.known = nil, false
+	h.before += h.state.doubled
+	h.rest, h.known, h.state = nil, false, pairState{}
+}
+
+// doubled is how many lines the relay counted as such, in all its lives.
+func (h *heard) doubled() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.before + h.state.doubled
 }
 
 func (h *heard) count(kind string) int {

@@ -40,16 +40,18 @@ const (
 
 // What the processes print, one line each, and what follows.
 const (
-	pairStateLine = "state"    // end of the journal, first line that the other lacks, whether lines are acknowledged without it
+	pairStateLine = "state"    // of pairState
 	pairAlone     = "alone"    // nothing: that begins
 	pairAnswer    = "answered" // client, lines
 	pairEnd       = "end"      // likewise; all are. It is also what ends the clients
 )
 
-// pairState is how a relay stands.
+// pairState is how a relay stands: the end of its journal, the first line that
+// the other one lacks, and whether lines are acknowledged without that.
 type pairState struct {
 	end, replicated uint64
 	alone           bool
+	doubled         uint64 // as the relay counts since it was started
 }
 
 const (
@@ -127,7 +129,7 @@ func tellPair(ctx context.Context, s *logrelay.Server, board *health.Board) {
 	for was := false; ; {
 		state := pairState{alone: slices.ContainsFunc(board.Conditions(), func(c health.Condition) bool { return c.Name == conditionAlone })}
 		status := s.Status()
-		state.end = status.End
+		state.end, state.doubled = status.End, status.Doubled
 		for _, o := range status.Outputs {
 			if o.Name == "replica" {
 				state.replicated = o.Next
@@ -137,7 +139,7 @@ func tellPair(ctx context.Context, s *logrelay.Server, board *health.Board) {
 			fmt.Println(pairAlone)
 		}
 		was = state.alone
-		fmt.Println(pairStateLine, state.end, state.replicated, state.alone)
+		fmt.Println(pairStateLine, state.end, state.replicated, state.alone, state.doubled)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
