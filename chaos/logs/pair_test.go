@@ -298,7 +298,7 @@ type heard struct {
 	state   pairState
 	known   bool
 	counts  map[string]int
-	before  uint64 // lines that processes before this counted as doubled
+	before  uint64               // lines that processes before this counted as doubled
 	clients [pairClientCount]int // lines answered
 	ended   [pairClientCount]bool
 	changed chan struct{}
