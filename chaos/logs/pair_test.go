@@ -24,6 +24,10 @@ const (
 	pairAnswered = 40              // lines that clients are answered between two cuts, at least
 	pairWithin   = 2 * time.Minute // for whatever is waited for
 	pairLater    = 2 * time.Second // when the power goes, at most
+	// pairFar is how long a packet is on its way to the other node. One to a
+	// client takes nothing of that: an answer that does not wait for the other
+	// node is with the client when the line is lost.
+	pairFar = 50 * time.Millisecond
 )
 
 // cutKinds are whose power is cut, in turn: of the node that clients send to,
@@ -153,7 +157,8 @@ func newPairSite(t *testing.T, seed uint64) *pairSite {
 		disk := vm.NewTestDisk(t, vm.DiskOptions{Size: 512 << 20, Survivors: rand.New(rand.NewPCG(seed, uint64(i+1)))})
 		s.nodes = append(s.nodes, &pairMachine{name: name, run: name + " /srv/data " + pki, binary: binary, disk: disk})
 		options = append(options, vm.Options{
-			Name: name, CPUs: 1, MemoryMB: 768, Modules: []string{"ext4"}, Disks: []*vm.Disk{disk}, Expose: []string{dir},
+			Name: name, CPUs: 1, MemoryMB: 768, Disks: []*vm.Disk{disk}, Expose: []string{dir},
+			Modules: []string{"ext4", "sch_netem", "sch_prio", "cls_u32"},
 			NICs: []vm.NIC{vm.On(wire, pairAddr(name).String()+"/24")},
 		})
 	}
@@ -201,18 +206,23 @@ func (m *pairMachine) shell(t *testing.T, script string) string {
 	return out
 }
 
+func (m *pairMachine) other() string {
+	return pairNames[1-slices.Index(pairNames, m.name)]
+}
+
 // serve starts the relay and waits until it serves.
 func (m *pairMachine) serve(t *testing.T) {
 	t.Helper()
 	m.shell(t, pairMount)
+	m.shell(t, fmt.Sprintf("tc qdisc add dev eth0 root handle 1: prio; tc qdisc add dev eth0 parent 1:3 netem delay %dms limit 10000; "+
+		"tc filter add dev eth0 parent 1: protocol ip prio 1 u32 match ip dst %s/32 flowid 1:3", pairFar.Milliseconds(), pairAddr(m.other())))
 	if m.says == nil {
 		m.says = newHeard()
 	}
 	m.says.forget()
 	var err error
-	if m.relay, err = m.Start(vm.Cmd{Args: []string{m.binary}, Env: []string{pairEnv + "=" + m.run}, Stdout: m.says}); err != nil {
-		t.Fatal(err)
-	}
+	m.relay, err = m.Start(vm.Cmd{Args: []string{m.binary}, Env: []string{pairEnv + "=" + m.run}, Stdout: m.says})
+	must(t, "start", err)
 	m.says.until(t, m.name+" serves", m.relay.Done(), func(state pairState, known bool) bool { return known })
 }
 
