@@ -30,6 +30,7 @@ type intake struct {
 	conn    replicaConn
 	taken   chan taken
 	buffers chan *bytes.Buffer // not in use
+	had     uint64             // all before it were here when the connection began
 
 	mu        sync.Mutex // also of what stream is told
 	stream    *arrivalStream
@@ -66,7 +67,8 @@ func newIntake(s *Server, from greeting, conn replicaConn) *intake {
 // ends reads and writes with ctx.
 func (t *intake) run(ctx context.Context) error {
 	defer t.stream.hears(false)
-	if err := t.answer(t.s.held.of(t.from)); err != nil {
+	t.had = t.s.held.of(t.from)
+	if err := t.answer(t.had); err != nil {
 		return err
 	}
 	var group sync.WaitGroup
@@ -170,6 +172,10 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 		return err
 	}
 	t.s.metrics.replicated.Add(float64(one.count))
+	if one.first < t.had {
+		t.s.recent.anew()
+		t.had = 0
+	}
 	doubled := 0
 	if err := journal.BlockOf(one.first, one.count, one.payload).Each(func(_ uint64, r journal.Record) bool {
 		r.Input |= viaOther

@@ -110,6 +110,15 @@ func (l *lastLines) keep(at int64, hashes ...uint64) {
 	}
 }
 
+// anew says that another node sends lines once more.
+func (r *recent) anew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.senders {
+		l.twice.anew = l.twice.away
+	}
+}
+
 // judge compares what comes with the lines that are known.
 func (l *lastLines) judge() *resent {
 	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])

@@ -13,6 +13,9 @@ import "holdfast/logrelay/relp"
 //     them; lines that it was answered may stand in front.
 //   - a client that was here is with another node. The first lines that come of
 //     it from there are the end of those that are here.
+//   - a node sends lines anew, with numbers that were here already: it lost its
+//     power while they were on their way to its disk, and came back before its
+//     clients went elsewhere. What they sent again is the end of what is here.
 //
 // twice counts the lines of one sender. The zero value is one that was nowhere.
 type twice struct {
@@ -21,6 +24,7 @@ type twice struct {
 	began  int64    // when the first of these was received
 	met    int      // how many of these came from another node as well
 	judged *resent  // what the first lines from there are; nil: that is decided
+	anew   bool     // the next line from there is the first once more
 }
 
 // here says that lines came to this node.
@@ -48,8 +52,8 @@ func (t *twice) elsewhere(at int64, hash uint64, known *lastLines) (doubled int,
 		}
 		return doubled, true
 	}
-	if !t.away {
-		t.away, t.judged = true, known.judge()
+	if !t.away || t.anew {
+		t.away, t.anew, t.judged = true, false, known.judge()
 	}
 	if t.judged == nil {
 		return 0, false

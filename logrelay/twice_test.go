@@ -16,7 +16,7 @@ import (
 
 // TestLinesThatAreHereTwiceAreCounted: what a node is told of a client's lines,
 // one word each, which is a line and "@" with when it was received; those with
-// "<" in front came to another node and from there.
+// "<" in front came to another node and from there, which sends them "anew".
 func TestLinesThatAreHereTwiceAreCounted(t *testing.T) {
 	window := func(from, to int, mark string, at int) (text string) {
 		for n := from; n < to; n++ {
@@ -44,12 +44,20 @@ func TestLinesThatAreHereTwiceAreCounted(t *testing.T) {
 		{"all of them are with the other", "a@1 b@1 c@2 <d@5 <e@6", 0},
 		{"a line that only looks so", "a@1 b@1 c@2 <b@5 <d@6", 0},
 		{"a window of its own", window(0, 300, "", 1) + window(172, 300, "<", 5) + " <next@6", 128},
+		// The other node was dead, and has its clients once more.
+		{"its last lines anew", "<a@1 <b@1 <c@1 anew <b@5 <c@5 <d@6", 2},
+		{"none of them", "<a@1 <b@1 anew <c@5 <d@5", 0},
+		{"a client that is here", "a@1 b@1 anew <b@5 <c@5", 1},
 		{"a client that moves, and again", "a@1 b@1 <c@2 <d@2 e@3 <f@4 g@5", 0},
 	} {
 		r := newRecent()
 		r.pairs = true
 		got := 0
 		for _, word := range strings.Fields(test.lines) {
+			if word == "anew" {
+				r.anew()
+				continue
+			}
 			rec := journal.Record{Source: netip.MustParseAddr("10.1.0.31"), Input: viaRELP}
 			text, other := strings.CutPrefix(word, "<")
 			if other {
