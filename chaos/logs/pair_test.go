@@ -27,7 +27,7 @@ const (
 	// pairFar is how long a packet is on its way to the other node. One to a
 	// client takes nothing of that: an answer that does not wait for the other
 	// node is with the client when the line is lost.
-	pairFar = 50 * time.Millisecond
+	pairFar = 200 * time.Millisecond
 )
 
 // cutKinds are whose power is cut, in turn: of the node that clients send to,

@@ -142,13 +142,22 @@ func TestWhatFollowsLinesThatFailedIsNotStored(t *testing.T) {
 		if _, err := add(t, j, second, "third", tells("third")); err == nil {
 			t.Error("what follows lines that failed is taken")
 		}
-		other, err := add(t, j, Commit{}, "other", tells("other"))
+		fourth, err := add(t, j, Commit{}, "fourth", tells("fourth"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
+		sync(nil) // of the header
+		other, err := add(t, j, Commit{}, "other", tells("other"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sync(syscall.EIO) // of the fourth
 		sync(nil)
 		sync(nil)
+		if err := fourth.Wait(t.Context()); err == nil {
+			t.Error("fourth is acknowledged")
+		}
 		if err := other.Wait(t.Context()); err != nil {
 			t.Error(err)
 		}

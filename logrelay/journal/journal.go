@@ -106,6 +106,10 @@ type group struct {
 	err   error         // guarded by the journal's mu; valid after done, as is
 	end   uint64        // the number behind its last line
 	then  []func()      // called once they are durable
+	// Guarded by mu. follows: some lines are to be durable only if those of the
+	// write before are, which was under way when they came. settled: how this
+	// one went is known.
+	follows, settled bool
 }
 
 func newGroup(buf []byte) *group {
@@ -313,6 +317,7 @@ func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then 
 		if g.count == 0 || len(g.buf)-blockHeader+len(b.buf) <= j.config.Pending {
 			g.buf = append(g.buf, b.buf...)
 			g.count += b.count
+			g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
 			if then != nil {
 				g.then = append(g.then, then)
 			}

@@ -70,16 +70,18 @@ func (j *Journal) commit() {
 	j.mu.Unlock()
 }
 
-// judge says how the write of a group went. If it failed, so does what was
-// appended behind it since: there are lines that may not be there without it.
+// judge says how the write of a group went. If it failed, so does what waits
+// for the next write, where there are lines that may not be there without it.
 func (j *Journal) judge(g *group, err error) (behind *group) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.writing = nil
-	if g.err = err; err == nil || j.group.count == 0 {
+	g.err, g.settled = err, true
+	if err == nil || !j.group.follows {
 		return nil
 	}
 	behind = j.group
+	behind.settled = true
 	behind.err = fmt.Errorf("behind lines that are not stored: %w", err)
 	j.group = newGroup(nil)
 	return behind
