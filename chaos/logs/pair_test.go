@@ -210,9 +210,35 @@ func (m *pairMachine) other() string {
 	return pairNames[1-slices.Index(pairNames, m.name)]
 }
 
+// soundClock boots a machine anew whose clock does not run as ours. Emulated ones
+// set it by a processor that others may have had meanwhile, and it then may run
+// thirty times as fast: five seconds of patience are none.
+func soundClock(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	uptime := func() (seconds float64) {
+		text, err := m.Run(t.Context(), "cat", "/proc/uptime")
+		must(t, "uptime", err)
+		_, err = fmt.Sscan(text, &seconds)
+		must(t, text, err)
+		return seconds
+	}
+	const tries = 5
+	for range tries {
+		began, from := time.Now(), uptime()
+		<-time.After(time.Second) // of which it is to have one as well
+		if rate := (uptime() - from) / time.Since(began).Seconds(); rate < 1.5 {
+			return
+		}
+		must(t, "power off", m.PowerOff())
+		must(t, "power on", m.PowerOn(t.Context()))
+	}
+	t.Fatalf("%s: its clock ran fast after each of %d boots: other work keeps the processors from it", m, tries)
+}
+
 // serve starts the relay and waits until it serves.
 func (m *pairMachine) serve(t *testing.T) {
 	t.Helper()
+	soundClock(t, m.Machine)
 	m.shell(t, pairMount)
 	m.shell(t, fmt.Sprintf("tc qdisc add dev eth0 root handle 1: prio; tc qdisc add dev eth0 parent 1:3 netem delay %dms limit 10000; "+
 		"tc filter add dev eth0 parent 1: protocol ip prio 1 u32 match ip dst %s/32 flowid 1:3", pairFar.Milliseconds(), pairAddr(m.other())))
@@ -409,6 +435,7 @@ type pairLoad struct {
 func newPairLoad(t *testing.T, m *vm.Machine, binary string) *pairLoad {
 	t.Helper()
 	r, w := io.Pipe()
+	soundClock(t, m)
 	l := &pairLoad{says: newHeard(), in: w}
 	t.Cleanup(func() { _ = w.Close() })
 	var err error
