@@ -159,7 +159,7 @@ func newPairSite(t *testing.T, seed uint64) *pairSite {
 		options = append(options, vm.Options{
 			Name: name, CPUs: 1, MemoryMB: 768, Disks: []*vm.Disk{disk}, Expose: []string{dir},
 			Modules: []string{"ext4", "sch_netem", "sch_prio", "cls_u32"},
-			NICs: []vm.NIC{vm.On(wire, pairAddr(name).String()+"/24")},
+			NICs:    []vm.NIC{vm.On(wire, pairAddr(name).String()+"/24")},
 		})
 	}
 	client := vm.Options{Name: "clients", CPUs: 1, MemoryMB: 512, Expose: []string{dir}, NICs: []vm.NIC{{Wire: wire}}}
