@@ -41,9 +41,9 @@ var cutKinds = [...]string{"holder", "both", "other"}
 // both nodes have every line that was acknowledged, and of each client the first
 // time in order. LOGS_CUTS says how often (3).
 //
-// It fails if lines are acknowledged before they are on the other node (a
-// client's younger lines then stand before its older ones), if the journal does
-// not sync, and if a node that comes back is not given what it lost.
+// It fails if lines are acknowledged before the other node has them (that is far
+// away: a client's younger lines then stand before its older ones), if the
+// journal does not sync, and if a node that comes back is not given what it lost.
 func TestPowerCutOfOneOrBothNodesLosesNoLineThatWasAcknowledged(t *testing.T) {
 	cuts := len(cutKinds)
 	if text := os.Getenv("LOGS_CUTS"); text != "" {
