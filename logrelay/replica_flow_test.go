@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/logrelay/journal"
 )
@@ -286,4 +292,79 @@ func TestANodesLinesComeByOneConnection(t *testing.T) {
 			t.Errorf("%d are left", len(h.takers))
 		}
 	})
+}
+
+// syncDisk is a journal's file whose syncs end as the test says.
+type syncDisk struct {
+	journal.File
+	ends chan error
+}
+
+func (d syncDisk) Datasync() error {
+	if err := <-d.ends; err != nil {
+		return err
+	}
+	return d.File.Datasync()
+}
+
+// TestAMarkDoesNotPassLinesThatTheDiskRefused: two shipments are on their way to
+// the disk when the sync of the first fails. It fails if the second is stored,
+// since its mark says that the first is there.
+func TestAMarkDoesNotPassLinesThatTheDiskRefused(t *testing.T) {
+	dir := t.TempDir()
+	from := greeting{[16]byte{1}, "fb1"}
+	synctest.Test(t, func(t *testing.T) {
+		ends := make(chan error)
+		j, err := journal.Open(journal.Config{Dir: dir, Wrap: func(f journal.File) journal.File { return syncDisk{f, ends} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Server{gate: newGate(), arrivals: newArrivals(), recent: newRecent(), journal: j, log: slog.New(slog.DiscardHandler)}
+		s.arrivals.reset(time.Now())
+		s.held, err = openReplicas(dir, j, func(journal.Record) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.metrics, err = newMetrics(prometheus.NewRegistry(), func() float64 { return 0 }); err != nil {
+			t.Fatal(err)
+		}
+		end := begin(t.Context(), func(ctx context.Context) { _ = j.Run(ctx) })
+		here, there := net.Pipe()
+		ended := make(chan error, 1)
+		go func() { ended <- newIntake(s, from, here).run(t.Context()) }()
+		var answer [8]byte
+		if _, err := io.ReadFull(there, answer[:]); err != nil {
+			t.Fatal(err)
+		}
+		for n := range uint64(2) {
+			var batch journal.Batch
+			batch.Add(journal.Record{Time: 1, Input: viaRELP, Data: []byte("<13>Nov 25 12:00:00 cn01 test: x")})
+			if _, err := there.Write(shipment{n, n + 1, 1, batch.Bytes()}.append(nil)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if n == 0 {
+				ends <- nil // of the segment's header
+				synctest.Wait()
+			}
+		}
+		ends <- syscall.EIO
+		if err := <-ended; !errors.Is(err, syscall.EIO) {
+			t.Errorf("%v", err)
+		}
+		close(ends)
+		end()
+		_ = there.Close()
+	})
+	j, err := journal.Open(journal.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := openReplicas(dir, j, func(journal.Record) { t.Error("a line is stored") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next := held.of(from); next != 0 {
+		t.Errorf("after a start all before %d are said to be here, and none is", next)
+	}
 }
