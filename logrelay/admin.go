@@ -37,6 +37,7 @@ type Status struct {
 	Outputs []OutputStatus `json:"outputs"`
 	Silent  []string       `json:"silent,omitempty"` // hosts that logged every minute and stopped
 	Gaps    []Gap          `json:"gaps,omitempty"`   // the newest
+	Doubled uint64         `json:"doubled"`          // lines that are here twice, of those that came since the start
 	Peers   []Peer         `json:"peers"`            // all nodes that run logs, this one too
 }
 
@@ -61,7 +62,7 @@ func (s *Status) Read(r io.Reader) error { return json.NewDecoder(r).Decode(s) }
 
 // Status tells how the relay stands. While it does not run, it has no outputs.
 func (s *Server) Status() Status {
-	status := Status{Node: s.config.Node, Journal: s.dir(), Held: s.gate.held(), Silent: s.silence.silent(), Gaps: s.gaps.newest()}
+	status := Status{Node: s.config.Node, Journal: s.dir(), Held: s.gate.held(), Silent: s.silence.silent(), Gaps: s.gaps.newest(), Doubled: s.doubled.Load()}
 	if s.deps.Peers != nil {
 		status.Peers = s.deps.Peers()
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/logrelay/journal"
+	"holdfast/logrelay/relp"
 )
 
 // TestALimitCountsInWindowsOfTheLinesTime: each word is a line, its second and
@@ -350,6 +351,68 @@ func TestATargetThatWasDownGetsWhatALimitWouldHaveLetOn(t *testing.T) {
 			t.Errorf("while it is up: %q", got[60*3:])
 		}
 	})
+}
+
+// TestATargetThatBreaksOffGetsWhatALimitLetOnOnceMore, in virtual time: it took
+// lines and answered none, so they are judged and sent anew. It fails if lines
+// of the first time count at the second.
+func TestATargetThatBreaksOffGetsWhatALimitLetOnOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{forward: {siem: {relp: "siem:20514"}}, rules: [{if: 'true', limit: {lines: 3, every: 24h}}]}`)
+		defer x.end()
+		r, sessions := &receiver{}, 0
+		x.s.dialer = func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			sessions++
+			if sessions == 1 {
+				x.group.Go(func() { breakOff(there) })
+			} else {
+				x.group.Go(func() { r.serve(there) })
+			}
+			return here, nil
+		}
+		outputs, err := x.s.newOutputs(x.j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.group.Go(func() { x.s.runOutputs(x.ctx, outputs) })
+		x.store(flood("cn1", 10)...)
+		<-time.After(2 * time.Minute)
+		synctest.Wait()
+		got := r.lines()
+		if sessions < 2 || len(got) != 4 || !strings.HasPrefix(got[0], "seq=0.") || !strings.HasPrefix(got[2], "seq=2.") || !strings.Contains(got[3], ": 7 lines left out, ") {
+			t.Errorf("in %d sessions it got %q, want three lines, and that 7 were left out", sessions, got)
+		}
+	})
+}
+
+// breakOff is a target that opens a session and breaks off at its first line.
+func breakOff(conn net.Conn) {
+	defer conn.Close()
+	var session relp.Server
+	var in []byte
+	room := make([]byte, 4096)
+	for {
+		n, err := conn.Read(room)
+		if err != nil {
+			return
+		}
+		in = append(in, room[:n]...)
+		f, size, err := relp.Parse(in)
+		if err != nil {
+			return
+		}
+		if size == 0 {
+			continue
+		}
+		if verdict, err := session.Step(f); err != nil || verdict != relp.Reply {
+			return
+		}
+		if _, err := conn.Write(relp.AppendReply(nil, f)); err != nil {
+			return
+		}
+		in = in[size:]
+	}
 }
 
 // TestWhatALimitLeavesOutWasAcknowledgedAndIsInTheJournal: it is about outputs

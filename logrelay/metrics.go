@@ -21,6 +21,7 @@ type metrics struct {
 	failed         prometheus.Counter
 	replicated     prometheus.Counter
 	again, doubted prometheus.Counter
+	doubled        prometheus.Counter
 	missing        prometheus.Counter
 	silent         prometheus.Gauge
 	losses
@@ -88,6 +89,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		replicated: counter("holdfast_logs_replicated_lines_total", "Lines of other nodes that are on this disk."),
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
+		doubled:    counter("holdfast_logs_doubled_lines_total", "RELP lines that are on this node twice: clients sent them again to one node, and another one that was dead had them."),
 		missing:    counter("holdfast_logs_missing_lines_total", "Lines that senders numbered (RFC 5424 sequenceId) and that did not come."),
 		silent:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
 		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),
@@ -98,7 +100,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 	}
 	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "holdfast_logs_journal_bytes", Help: "Bytes of the journal on the disk."}, journalBytes)
 	for _, c := range []prometheus.Collector{
-		inLines, inBytes, conns, acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.missing, m.silent,
+		inLines, inBytes, conns, acked, m.shed, m.refused, m.lines, m.bytes, m.dropped, m.limited, m.misfits, m.failed, m.commits, size, m.replicated, m.again, m.doubted, m.doubled, m.missing, m.silent,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("logrelay: register metrics: %w", err)

@@ -26,7 +26,8 @@ const (
 // recent knows the last lines that are durable of each sender. Its methods may
 // be called from any goroutine.
 type recent struct {
-	seed maphash.Seed
+	seed  maphash.Seed
+	pairs bool // other nodes' lines come here as well
 
 	mu      sync.Mutex
 	senders map[netip.Addr]*lastLines
@@ -37,6 +38,7 @@ type lastLines struct {
 	hashes []uint64
 	at     int
 	time   int64 // of the newest, when it was received
+	twice  twice
 }
 
 func newRecent() *recent {
@@ -45,20 +47,38 @@ func newRecent() *recent {
 
 func (r *recent) hash(line []byte) uint64 { return maphash.Bytes(r.seed, line) }
 
-// add says that a line is durable.
-func (r *recent) add(rec journal.Record) {
+// add says that a line is durable, which may have come to another node. doubled
+// is how many lines turn out by it to be here twice.
+func (r *recent) add(rec journal.Record) (doubled int) {
 	if via := rec.Input &^ viaOther; via != viaRELP && via != viaRELPTLS {
-		return
+		return 0
 	}
-	r.put(rec.Source.Unmap(), rec.Time, r.hash(rec.Data))
+	hash := r.hash(rec.Data)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.of(rec.Source.Unmap())
+	if rec.Input&viaOther == 0 {
+		l.came(r.pairs, rec.Time, hash)
+		return 0
+	}
+	doubled, late := l.twice.elsewhere(rec.Time, hash, l)
+	if !late {
+		l.keep(rec.Time, hash)
+	}
+	return doubled
 }
 
+// put says that lines are durable which came to this node.
 func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
 	if len(hashes) == 0 {
 		return // what is known of a sender is as old as its last line
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.of(source).came(r.pairs, at, hashes...)
+}
+
+func (r *recent) of(source netip.Addr) *lastLines {
 	l := r.senders[source]
 	if l == nil {
 		for source := range r.senders {
@@ -70,6 +90,18 @@ func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
 		l = &lastLines{}
 		r.senders[source] = l
 	}
+	return l
+}
+
+// came adds lines that came to this node.
+func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) {
+	if pairs {
+		l.twice.here(at, hashes)
+	}
+	l.keep(at, hashes...)
+}
+
+func (l *lastLines) keep(at int64, hashes ...uint64) {
 	l.time = at
 	for _, h := range hashes {
 		if len(l.hashes) < relp.Window {
@@ -81,10 +113,33 @@ func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
 	}
 }
 
+// anew says that another node sends lines once more.
+func (r *recent) anew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.senders {
+		l.twice.anew = l.twice.away
+	}
+}
+
+// judge compares what comes with the lines that are known.
+func (l *lastLines) judge() *resent {
+	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])
+	starts := make([]int, len(known))
+	for i := range starts {
+		starts[i] = i
+	}
+	return &resent{known: known, starts: starts}
+}
+
 // forget says that a client has heard all.
 func (r *recent) forget(source netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if l := r.senders[source]; l != nil && r.pairs {
+		l.hashes, l.at = nil, 0 // what may come of it from another node is counted still
+		return
+	}
 	delete(r.senders, source)
 }
 
@@ -94,15 +149,10 @@ func (r *recent) resent(source netip.Addr, now int64) *resent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.senders[source]
-	if l == nil || now-l.time > int64(recentFor) {
+	if l == nil || len(l.hashes) == 0 || now-l.time > int64(recentFor) {
 		return nil
 	}
-	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])
-	starts := make([]int, len(known))
-	for i := range starts {
-		starts[i] = i
-	}
-	return &resent{known: known, starts: starts}
+	return l.judge()
 }
 
 // resent compares the frames of a session's beginning with what is known.

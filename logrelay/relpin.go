@@ -26,9 +26,12 @@ const (
 	// one that never is for so long at most.
 	quietFor    = 100 * time.Millisecond
 	hearOutMost = time.Second
+	// busyLines are so many lines at once that the client has more.
+	busyLines = 8
 )
 
-// relpConn is a client's connection. It belongs to one goroutine.
+// relpConn is a client's connection. It belongs to one goroutine, but for what
+// waits for answers.
 type relpConn struct {
 	s       *Server
 	conn    net.Conn
@@ -41,7 +44,10 @@ type relpConn struct {
 	buf     []byte // received and not taken apart
 	filled  bool   // by the last read, to its end
 	batch   journal.Batch
-	answers []byte
+	owed    *owed          // for the frames that were taken apart and not stored; nil: there are none
+	busy    bool           // the client has more to send than it may
+	last    journal.Commit // of the lines before
+	waiting waiting
 	closed  bool // the client said close
 	// The session's first frames, while it is not known whether they are here.
 	resent     *resent
@@ -50,20 +56,25 @@ type relpConn struct {
 	heldHashes []uint64
 	decideBy   time.Time // when that is to be known
 	idleFrom   time.Time // when it was last set when an idle client gives back memory
-	resumed    bool      // some of them are, and are to be answered
-	hashes     []uint64  // of the batch's lines
 }
 
 // serveRELP serves a client until it leaves or ctx ends. Then what is durable
 // is acknowledged, and the connection closed so that the client hears of it.
-func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
+func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) (err error) {
 	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
+	c.waiting.turn.L = &c.waiting.mu
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
+	defer func() {
+		// It ended the connection, so the rest is what comes of that.
+		if failed := c.settle(0); failed != nil {
+			err = failed
+		}
+	}()
 	if late := s.arrivals.wait(ctx, s.awaitable()); len(late) > 0 && s.arrivals.tell(time.Now()) {
 		s.log.Warn("clients begin though lines of other nodes are still on their way here: their older ones may stand behind the next",
 			"client", conn.RemoteAddr().String(), "nodes", late)
@@ -141,12 +152,24 @@ func (c *relpConn) take(ctx context.Context) error {
 		_ = sockopt.QuickAck(c.tcp()) // as below
 	}
 	c.buf = append(c.buf[:0], c.buf[at:]...)
-	if len(c.buf) > 0 && len(c.answers) == 0 {
-		// librelp sends a frame in pieces and waits, as Nagle's algorithm has
-		// it, until the first is acknowledged: no answer of ours does that now.
+	busy := c.batch.Len() >= busyLines || c.pending()
+	if err := c.store(ctx); err != nil {
+		return err
+	}
+	// librelp sends as Nagle's algorithm has it: a frame's second piece, and the
+	// frames behind, wait until what it sent is acknowledged. Our answer does
+	// that, but it waits for the disks; so those that could wait with this one,
+	// and a frame that is not whole, are asked for.
+	if len(c.buf) > 0 || busy || c.busy {
 		_ = sockopt.QuickAck(c.tcp()) // else it is only slow
 	}
-	return c.store(ctx)
+	c.busy = busy
+	if c.s.replicas == nil {
+		// There is one disk, whose next sync nothing shortens: what comes until
+		// this one ends is read at once then, and is fewer appends.
+		return c.settle(0)
+	}
+	return nil
 }
 
 func (c *relpConn) step(f relp.Frame, now int64) error {
@@ -156,12 +179,14 @@ func (c *relpConn) step(f relp.Frame, now int64) error {
 	}
 	switch verdict {
 	case relp.Reply:
-		c.answers = relp.AppendReply(c.answers, f)
+		o := c.owe()
+		o.answers = relp.AppendReply(o.answers, f)
 	case relp.Store:
 		c.line(journal.Record{Time: now, Source: c.source, Input: c.via, Data: f.Data}, f.Txnr)
 	case relp.Close:
 		c.judged(unseen)
-		c.answers = relp.AppendClosed(c.answers, f)
+		o := c.owe()
+		o.answers = relp.AppendClosed(o.answers, f)
 		c.closed = true
 	}
 	return nil
@@ -172,8 +197,7 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 	hash := c.s.recent.hash(r.Data)
 	if c.resent == nil {
 		c.batch.Add(r)
-		c.hashes = append(c.hashes, hash)
-		c.answers = relp.AppendOK(c.answers, txnr)
+		c.owe().line(txnr, hash)
 		return
 	}
 	c.held.Add(r)
@@ -187,70 +211,50 @@ func (c *relpConn) judged(j judgement) {
 	if j == open || c.resent == nil {
 		return
 	}
-	count := len(c.heldTxnrs)
+	count, o := len(c.heldTxnrs), c.owe()
 	if j == again {
-		c.resumed = true
+		o.resumed = true
 		c.s.metrics.again.Add(float64(count))
 	} else {
 		c.batch.Join(&c.held)
-		c.hashes = append(c.hashes, c.heldHashes...)
+		o.hashes = append(o.hashes, c.heldHashes...)
 		c.s.metrics.doubted.Add(float64(max(0, count-1)))
 	}
 	for _, txnr := range c.heldTxnrs {
-		c.answers = relp.AppendOK(c.answers, txnr)
+		o.answers = relp.AppendOK(o.answers, txnr)
 	}
 	c.resent, c.heldTxnrs, c.heldHashes = nil, nil, nil
 	c.held.Reset()
 }
 
-// store makes the lines durable and then sends the answers. It waits for the
-// disk though ctx has ended: what is under way is brought to its end.
+// store gives the lines to the journal; the answers follow once they are
+// durable. It waits for room though ctx has ended: what is under way is brought
+// to its end.
 func (c *relpConn) store(ctx context.Context) error {
-	if len(c.answers) == 0 {
+	if c.owed == nil {
 		return nil
 	}
-	defer func() {
-		c.batch.Reset()
-		c.hashes = c.hashes[:0]
-	}()
-	ended := ctx
-	ctx = context.WithoutCancel(ctx)
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	if err := c.settle(mostWaiting); err != nil {
+		return err
+	}
+	appending, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
 	defer cancel()
-	commit, err := c.s.journal.Append(ctx, &c.batch)
-	if err == nil {
-		err = commit.Wait(ctx)
-	}
-	if err == nil {
+	o := c.owed
+	o.lines, o.bytes = c.batch.Len(), c.batch.Size()
+	commit, err := c.s.journal.AppendAfter(appending, c.last, &c.batch, func() {
 		// Before the answer: it may get lost, and then they come again.
-		c.s.recent.put(c.source, time.Now().UnixNano(), c.hashes...)
-		end := commit.End()
-		if c.resumed {
-			end = c.s.journal.End()
-			c.resumed = false
-		}
-		err = c.reach(ended, end)
-	}
+		c.s.recent.put(c.source, time.Now().UnixNano(), o.hashes...)
+	})
 	if err != nil {
 		return err
 	}
-	c.s.metrics.input(c.via).took(c.batch.Len(), c.batch.Size())
-	c.s.metrics.input(c.via).acked.Add(float64(c.batch.Len()))
-	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
-	_, err = c.conn.Write(c.answers)
-	c.answers = c.answers[:0]
-	return err
-}
-
-// reach waits until another node has the lines, if one must. An end that is
-// under way does not wait for a node that does not come: what is not answered
-// then comes again.
-func (c *relpConn) reach(ctx context.Context, end uint64) error {
-	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lingerFor, cancel) })
-	defer stop()
-	return c.s.replicas.reach(waiting, end)
+	if o.commit = commit; o.lines > 0 {
+		c.last = commit
+	}
+	c.owed = nil
+	c.batch.Reset()
+	c.await(ctx, o)
+	return nil
 }
 
 // leave ends the session from our side. The client is heard out first:
@@ -262,7 +266,11 @@ func (c *relpConn) reach(ctx context.Context, end uint64) error {
 // of the stream will do: at both it loses the line in its hand (seen with
 // Debian 12's).
 func (c *relpConn) leave(ctx context.Context, woken <-chan struct{}) error {
-	if err := c.hearOut(ctx, woken); err != nil || c.closed {
+	err := c.hearOut(ctx, woken)
+	if err == nil {
+		err = c.settle(0)
+	}
+	if err != nil || c.closed {
 		return err
 	}
 	<-time.After(answersRead)
@@ -282,6 +290,9 @@ func (c *relpConn) hearOut(ctx context.Context, woken <-chan struct{}) error {
 		if err := c.take(ctx); err != nil {
 			return err
 		}
+		if err := c.settle(0); err != nil { // a client that waits for answers is not quiet
+			return err
+		}
 		_ = c.conn.SetReadDeadline(time.Now().Add(c.s.quiet))
 		switch err := c.receive(); {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
@@ -295,6 +306,9 @@ func (c *relpConn) hearOut(ctx context.Context, woken <-chan struct{}) error {
 
 // hangUp closes our half after the client said close, and waits for its own.
 func (c *relpConn) hangUp() error {
+	if err := c.settle(0); err != nil {
+		return err
+	}
 	c.s.recent.forget(c.source)
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		if err := half.CloseWrite(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/health"
@@ -122,8 +123,8 @@ func (r *replicas) tell() {
 	r.changed = make(chan struct{})
 }
 
-// shipper sends every line that came to this node to another one. It belongs
-// to one goroutine.
+// shipper sends every line that came to this node to another one, while the
+// line is on its way to this node's disk. It belongs to one goroutine.
 type shipper struct {
 	node     string
 	others   func() []Other // best first
@@ -135,6 +136,12 @@ type shipper struct {
 	log      *slog.Logger
 	// letGo tells whether the disk is too full to keep lines for another node.
 	letGo func() bool
+	// base is the journal's end as it was opened. What another node says that it
+	// has from there on may be lines that this node sent, and then lost with its
+	// power before they were on its disk: their numbers are those of other lines
+	// now. agreed are the nodes that have stored lines since, and say so.
+	base   uint64
+	agreed map[string]bool
 }
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
@@ -179,34 +186,46 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		return err
 	}
 	_ = conn.SetDeadline(time.Time{})
-	from := s.cursor.Next()
-	if next := binary.LittleEndian.Uint64(answer[:]); next > from && next <= s.journal.End() {
-		from = next
-	}
+	from := s.begins(other.Name, binary.LittleEndian.Uint64(answer[:]))
 	well()
-	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.End()-from)
+	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.End()-min(from, s.journal.End()))
 	sent := make(chan error, 1)
 	sending, end := context.WithCancel(ctx)
 	defer end()
+	first := new(atomic.Uint64)
 	go func() {
-		err := s.send(sending, conn, from)
+		err := s.send(sending, conn, from, first)
 		_ = conn.Close() // ends the answers
 		sent <- err
 	}()
-	err = s.answers(conn, from)
+	err = s.answers(conn, from, func(next uint64) {
+		if n := first.Load(); n > 0 && next >= n && !s.agreed[other.Name] {
+			s.agreed[other.Name] = true
+		}
+	})
 	end()
 	_ = conn.Close()
 	return errors.Join(<-sent, err)
 }
 
-// send ships blocks as they become durable here.
-func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
+// begins is the first line to send to another node, which says that it has all
+// before next.
+func (s *shipper) begins(node string, next uint64) uint64 {
+	if !s.agreed[node] {
+		next = min(next, s.base)
+	}
+	return max(next, s.cursor.Next())
+}
+
+// send ships blocks as this node's disk gets them: both disks sync at the same
+// time. first becomes the end of the first shipment with lines in it.
+func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64, first *atomic.Uint64) error {
 	reader := s.journal.Reader(from)
 	defer reader.Close()
 	var batch journal.Batch
 	var out []byte
 	for end := from; ; {
-		block, more, err := reader.TryNext()
+		block, more, err := reader.TryEarly()
 		if err == nil && !more {
 			out = shipment{first: end, end: end}.append(out)
 		}
@@ -217,7 +236,7 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
 			}
 		}
 		if err == nil && !more {
-			block, err = reader.Next(ctx)
+			block, err = reader.NextEarly(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -234,13 +253,15 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64) error {
 		}); err != nil {
 			return err
 		}
-		end = block.End()
+		if end = block.End(); batch.Len() > 0 {
+			first.CompareAndSwap(0, end)
+		}
 		out = shipment{max(block.First, from), end, batch.Len(), batch.Bytes()}.append(out[:0])
 	}
 }
 
-// answers hears how far the other node has come.
-func (s *shipper) answers(conn net.Conn, from uint64) error {
+// answers hears how far the other node has come, and passes that on to heard.
+func (s *shipper) answers(conn net.Conn, from uint64, heard func(next uint64)) error {
 	s.replicas.has(from, true)
 	committed := time.Now()
 	var answer [8]byte
@@ -254,19 +275,29 @@ func (s *shipper) answers(conn net.Conn, from uint64) error {
 		_, err := io.ReadFull(conn, answer[:])
 		var timeout net.Error
 		if idle := errors.As(err, &timeout) && timeout.Timeout() && !owed; err != nil && !idle {
-			return errors.Join(err, s.cursor.Commit(next))
+			return errors.Join(err, s.leave(next))
 		}
 		if err == nil {
 			next = binary.LittleEndian.Uint64(answer[:])
+			heard(next)
 			s.replicas.has(next, false)
 		}
 		if now := time.Now(); now.Sub(committed) >= replicaCommit && next > s.cursor.Next() {
 			committed = now
-			if err := s.cursor.Commit(next); err != nil {
+			if err := s.leave(next); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// leave lets the journal go of what another node has. That may be more than is
+// on this node's disk, and what is not is no record that the cursor can pass.
+func (s *shipper) leave(next uint64) error {
+	if next = min(next, s.journal.End()); next <= s.cursor.Next() {
+		return nil
+	}
+	return s.cursor.Commit(next)
 }
 
 // newShipper makes what sends this node's lines to another, and what waits for it.
@@ -281,6 +312,6 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	}
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.gate.isFull,
+		replicas: s.replicas, log: s.log, letGo: s.gate.isFull, base: j.End(), agreed: map[string]bool{},
 	}, nil
 }

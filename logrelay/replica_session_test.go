@@ -88,7 +88,7 @@ func (s *session) hear(from uint64) (answer func(next uint64), hangUp func(), en
 	ended = make(chan error, 1)
 	s.group.Go(func() {
 		defer here.Close()
-		ended <- s.answers(here, from)
+		ended <- s.answers(here, from, func(uint64) {})
 	})
 	synctest.Wait()
 	answer = func(next uint64) {

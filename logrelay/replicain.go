@@ -1,10 +1,8 @@
 package logrelay
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,9 +26,16 @@ type heldReplicas struct {
 	path   string
 	cursor *journal.Cursor
 
-	mu    sync.Mutex
-	nodes map[string]progress
-	dirty bool
+	mu     sync.Mutex
+	nodes  map[string]progress
+	dirty  bool
+	takers map[string]*taker
+}
+
+// taker takes a node's lines from one connection.
+type taker struct {
+	end  context.CancelFunc
+	done chan struct{}
 }
 
 const replicasFile = "replicas.json"
@@ -38,7 +43,7 @@ const replicasFile = "replicas.json"
 // openReplicas reads the file, and what the journal has behind it: every
 // record is given to each.
 func openReplicas(dir string, j *journal.Journal, each func(journal.Record)) (*heldReplicas, error) {
-	h := &heldReplicas{path: filepath.Join(dir, replicasFile), nodes: map[string]progress{}}
+	h := &heldReplicas{path: filepath.Join(dir, replicasFile), nodes: map[string]progress{}, takers: map[string]*taker{}}
 	b, err := os.ReadFile(h.path)
 	if err == nil {
 		err = json.Unmarshal(b, &h.nodes)
@@ -89,6 +94,32 @@ func (h *heldReplicas) set(g greeting, next uint64) {
 	h.dirty = true
 }
 
+// alone ends the connection by which a node's lines came until now, and waits
+// until nothing of it is under way: what it still had to say may be of before
+// the node lost its power, and is not to be stored behind what it says now.
+// release says that this one is over.
+func (h *heldReplicas) alone(ctx context.Context, node string) (taking context.Context, release func()) {
+	taking, end := context.WithCancel(ctx)
+	t := &taker{end, make(chan struct{})}
+	h.mu.Lock()
+	before := h.takers[node]
+	h.takers[node] = t
+	h.mu.Unlock()
+	if before != nil {
+		before.end()
+		<-before.done
+	}
+	return taking, func() {
+		end()
+		h.mu.Lock()
+		if h.takers[node] == t {
+			delete(h.takers, node)
+		}
+		h.mu.Unlock()
+		close(t.done)
+	}
+}
+
 // save makes the progress durable without the marks before the journal's end
 // as it was when this was called. end is that.
 func (h *heldReplicas) save(end uint64) error {
@@ -115,89 +146,24 @@ func (h *heldReplicas) save(end uint64) error {
 // serveReplica takes another node's lines until it leaves or ctx ends. They are
 // in this node's journal, and so in its files, before the answer goes out.
 func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err := s.takeReplica(ctx, conn)
-	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-func (s *Server) takeReplica(ctx context.Context, conn *tls.Conn) error {
 	_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
 	g, err := readGreeting(conn)
 	if err != nil {
 		return err
 	}
-	_ = conn.SetReadDeadline(time.Time{})
 	if id, err := peer.PeerIdentity(conn.ConnectionState()); err != nil || safeName(id.Name) != g.node {
 		return fmt.Errorf("%v says that it is %s: %w", id, g.node, errors.Join(err))
 	}
-	var buf bytes.Buffer
-	var batch journal.Batch
-	var answer [8]byte
-	next := s.held.of(g)
-	stream := s.arrivals.stream(g.node)
-	defer stream.hears(false)
-	for all := false; ; {
-		if !all {
-			binary.LittleEndian.PutUint64(answer[:], next)
-			_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-			if _, err := conn.Write(answer[:]); err != nil {
-				return err
-			}
-		}
-		shipped, err := readShipment(conn, &buf)
-		if err != nil {
-			return err
-		}
-		if all = shipped.all(); all {
-			stream.hears(false)
-			continue
-		}
-		stream.hears(true)
-		if err := s.gate.wait(ctx); err != nil {
-			return err
-		}
-		if err := s.storeReplica(ctx, g, shipped, &batch); err != nil {
-			return err
-		}
-		next = shipped.end
-		s.held.set(g, next)
-	}
-}
-
-// storeReplica makes a shipment durable, with the mark that says so.
-func (s *Server) storeReplica(ctx context.Context, g greeting, shipped shipment, batch *journal.Batch) error {
-	if shipped.count == 0 {
+	_ = conn.SetReadDeadline(time.Time{})
+	taking, release := s.held.alone(ctx, g.node)
+	defer release()
+	stop := context.AfterFunc(taking, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = newIntake(s, g, conn).run(taking)
+	if taking.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	batch.Reset()
-	err := journal.BlockOf(shipped.first, shipped.count, shipped.payload).Each(func(_ uint64, r journal.Record) bool {
-		r.Input = r.Input&^viaOther | viaOther
-		batch.Add(r)
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	if batch.Len() != shipped.count {
-		return fmt.Errorf("%d lines in a shipment of %d", batch.Len(), shipped.count)
-	}
-	batch.Add(journal.Record{Time: time.Now().UnixNano(), Input: viaMark, Data: appendMark(nil, g.node, progress{g.journal, shipped.end})})
-	commit, err := s.journal.Append(ctx, batch)
-	if err == nil {
-		err = commit.Wait(context.WithoutCancel(ctx))
-	}
-	if err != nil {
-		return err
-	}
-	s.metrics.replicated.Add(float64(shipped.count))
-	return journal.BlockOf(shipped.first, shipped.count, shipped.payload).Each(func(_ uint64, r journal.Record) bool {
-		s.recent.add(r)
-		return true
-	})
+	return err
 }
 
 // heldEvery is how often the marks in the journal are written down.

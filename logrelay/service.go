@@ -90,6 +90,8 @@ type Server struct {
 	held     *heldReplicas
 	arrivals *arrivals
 	replicas *replicas // nil: lines are acknowledged without
+	owed     sync.Pool // of *owed that were answered
+	doubled  atomic.Uint64
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -178,8 +180,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	s.journal = j
 	s.current.Store(j)
 	s.recent = newRecent()
+	s.recent.pairs = s.settings.replicas > 1
 	s.arrivals.reset(time.Now())
-	if s.held, err = openReplicas(s.dir(), j, s.recent.add); err != nil {
+	if s.held, err = openReplicas(s.dir(), j, func(r journal.Record) { s.recent.add(r) }); err != nil {
 		return err
 	}
 	s.tellDamage(j)

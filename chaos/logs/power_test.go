@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for env, f := range map[string]func(string) error{loadEnv: load, verifyEnv: verify} {
+	for env, f := range map[string]func(string) error{loadEnv: load, verifyEnv: verify, pairEnv: pairNode, pairClientsEnv: pairClients} {
 		if what := os.Getenv(env); what != "" {
 			if err := f(what); err != nil {
 				fmt.Fprintln(os.Stderr, err)

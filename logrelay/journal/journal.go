@@ -5,20 +5,15 @@ package journal
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"holdfast/internal/durable"
 )
 
 // Config is what a Journal is told. Zero values mean the defaults.
@@ -80,6 +75,8 @@ type Journal struct {
 	segments []held
 	end      uint64        // number behind the last durable record
 	grown    chan struct{} // closed when end grows
+	writing  *writing      // what is on its way to the disk; nil: nothing
+	begun    chan struct{} // closed when a write begins
 	cursors  map[string]*Cursor
 	damage   damage
 	id       [16]byte // never changes
@@ -99,14 +96,27 @@ type held struct {
 	gone bool  // somebody removed it
 }
 
+// writing is a block on its way to the disk.
+type writing struct {
+	*group
+	first uint64
+	path  string // of its segment
+	at    int64  // its offset there
+}
+
 // group is the lines that one write makes durable.
 type group struct {
 	buf   []byte // with room for the block's header in front
 	count int
 	taken chan struct{} // closed when the write begins
 	done  chan struct{} // closed when it ended
-	err   error         // valid after done, as is
+	err   error         // guarded by the journal's mu; valid after done, as is
 	end   uint64        // the number behind its last line
+	then  []func()      // called once they are durable
+	// Guarded by mu. follows: some lines are to be durable only if those of the
+	// write before are, which was under way when they came. settled: how this
+	// one went is known.
+	follows, settled bool
 }
 
 func newGroup(buf []byte) *group {
@@ -163,6 +173,9 @@ func (c Commit) Wait(ctx context.Context) error {
 	}
 }
 
+// Together tells whether one write makes both durable.
+func (c Commit) Together(other Commit) bool { return c.group == other.group }
+
 // End is the number behind the lines, or a greater one: who has all before it
 // has them. It is valid after a Wait that returned nil; 0 if there are no lines.
 func (c Commit) End() uint64 {
@@ -186,7 +199,7 @@ func Open(config Config) (*Journal, error) {
 	config.Pending = min(config.Pending, MaxBlock)
 	j := &Journal{
 		config: config, kick: make(chan struct{}, 1), group: newGroup(nil),
-		grown: make(chan struct{}), cursors: map[string]*Cursor{},
+		grown: make(chan struct{}), begun: make(chan struct{}), cursors: map[string]*Cursor{},
 	}
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
@@ -217,6 +230,15 @@ func (j *Journal) Bytes() (sum int64) {
 // Append queues the batch's lines. It blocks while more bytes wait for the
 // disk than may, until ctx ends. The batch may be used again at once.
 func (j *Journal) Append(ctx context.Context, b *Batch) (Commit, error) {
+	return j.AppendAfter(ctx, Commit{}, b, nil)
+}
+
+// AppendAfter is Append for lines that may be durable only if those of another
+// Append are, which need not be waited for. Its error is ctx's end, or that
+// those are known not to be. Once the lines are durable, before anybody hears of
+// it and in the order of the appends, then is called: by what writes to the
+// disk, which waits for it. It may be nil.
+func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then func()) (Commit, error) {
 	if b.count == 0 {
 		return Commit{}, nil
 	}
@@ -225,10 +247,18 @@ func (j *Journal) Append(ctx context.Context, b *Batch) (Commit, error) {
 	}
 	for {
 		j.mu.Lock()
+		if after.group != nil && after.group.err != nil {
+			defer j.mu.Unlock()
+			return Commit{}, after.group.err
+		}
 		g := j.group
 		if g.count == 0 || len(g.buf)-blockHeader+len(b.buf) <= j.config.Pending {
 			g.buf = append(g.buf, b.buf...)
 			g.count += b.count
+			g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
+			if then != nil {
+				g.then = append(g.then, then)
+			}
 			j.mu.Unlock()
 			select {
 			case j.kick <- struct{}{}:
@@ -243,131 +273,6 @@ func (j *Journal) Append(ctx context.Context, b *Batch) (Commit, error) {
 			return Commit{}, ctx.Err()
 		}
 	}
-}
-
-// Run writes to the disk until ctx ends; what was appended by then is written.
-// It returns nil: a write that fails is told to those who wait for it and to
-// Committed, and the next is tried in a new segment.
-func (j *Journal) Run(ctx context.Context) error {
-	defer j.abandon()
-	for {
-		select {
-		case <-ctx.Done():
-			j.commit()
-			return nil
-		case <-j.kick:
-			j.commit()
-		}
-	}
-}
-
-// commit makes durable what waits.
-func (j *Journal) commit() {
-	j.mu.Lock()
-	g := j.group
-	if g.count == 0 {
-		j.mu.Unlock()
-		return
-	}
-	j.group = newGroup(j.spare)
-	j.spare = nil
-	j.mu.Unlock()
-	close(g.taken)
-
-	began := time.Now()
-	g.err = j.write(g)
-	if j.config.Committed != nil {
-		j.config.Committed(g.count, len(g.buf), time.Since(began), g.err)
-	}
-	close(g.done)
-	j.mu.Lock()
-	if cap(g.buf) <= 2*j.config.Pending {
-		j.spare = g.buf
-	}
-	j.mu.Unlock()
-}
-
-func (j *Journal) write(g *group) error {
-	if j.active == nil || j.activeEnd >= j.config.Segment {
-		if err := j.roll(); err != nil {
-			return err
-		}
-	}
-	first := j.nextNumber
-	// Used up even if this fails: a torn block must not share numbers with a good one.
-	j.nextNumber += uint64(g.count)
-	j.activeSeg.seal(g.buf, first, g.count)
-	_, err := j.active.WriteAt(g.buf, j.activeEnd)
-	if err == nil {
-		err = j.active.Datasync()
-	}
-	if err != nil {
-		// After a failed fdatasync the kernel may call pages clean that are
-		// not on the disk: this segment is written no more.
-		_ = j.active.Truncate(j.activeEnd)
-		j.abandon()
-		return fmt.Errorf("journal: write to %s: %w", j.config.Dir, err)
-	}
-	j.activeEnd += int64(len(g.buf))
-	g.end = j.nextNumber
-	j.publish(j.nextNumber)
-	return nil
-}
-
-// publish lets the readers see what is durable.
-func (j *Journal) publish(end uint64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.segments[len(j.segments)-1].end = j.activeEnd
-	j.end = end
-	close(j.grown)
-	j.grown = make(chan struct{})
-}
-
-func (j *Journal) abandon() {
-	if j.active != nil {
-		_ = j.active.Close() // what was acknowledged is synced
-		j.active = nil
-	}
-}
-
-// roll begins a new segment, whose header and name are durable before a block is.
-func (j *Journal) roll() error {
-	j.abandon()
-	var salt [8]byte
-	_, _ = rand.Read(salt[:]) // never fails
-	seg := segment{first: j.nextNumber, salt: binary.LittleEndian.Uint64(salt[:])}
-	path := filepath.Join(j.config.Dir, fmt.Sprintf("%020d%s", seg.first, suffix))
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) { // one that failed before its first block
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
-		file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	var f File = osFile{file}
-	if j.config.Wrap != nil {
-		f = j.config.Wrap(f)
-	}
-	_, err = f.WriteAt(seg.header(), 0)
-	if err == nil {
-		err = f.Datasync()
-	}
-	if err == nil {
-		err = durable.SyncDir(j.config.Dir)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("journal: begin %s: %w", path, err), f.Close(), os.Remove(path))
-	}
-	j.active, j.activeSeg, j.activeEnd = f, seg, segmentHeader
-	j.mu.Lock()
-	j.segments = slices.DeleteFunc(j.segments, func(h held) bool { return h.path == path })
-	j.segments = append(j.segments, held{segment: seg, path: path, end: segmentHeader})
-	j.mu.Unlock()
-	return nil
 }
 
 // trim removes the segments that every cursor has passed, but for the newest

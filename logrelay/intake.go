@@ -1,0 +1,209 @@
+package logrelay
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"holdfast/logrelay/journal"
+)
+
+// Bounds of what comes from another node.
+const (
+	// intakeAhead is how many shipments are on their way to the disk at most:
+	// the next are read while it syncs, and share its next sync.
+	intakeAhead = 8
+	// intakeBuffer is the greatest buffer in bytes that is used again.
+	intakeBuffer = 256 << 10
+)
+
+// intake takes one connection's shipments. Two goroutines share it: one reads
+// them and appends their lines, the other waits for the disk and answers, in
+// order.
+type intake struct {
+	s       *Server
+	from    greeting
+	conn    replicaConn
+	taken   chan taken
+	buffers chan *bytes.Buffer // not in use
+	had     uint64             // all before it were here when the connection began
+
+	mu        sync.Mutex // also of what stream is told
+	stream    *arrivalStream
+	unsettled int // shipments that were read and are not known to be stored
+}
+
+// replicaConn is a connection of another node.
+type replicaConn interface {
+	io.ReadWriter
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// taken is a shipment on its way to the disk.
+type taken struct {
+	shipment
+	commit journal.Commit
+	buf    *bytes.Buffer // has its payload
+}
+
+func newIntake(s *Server, from greeting, conn replicaConn) *intake {
+	t := &intake{
+		s: s, from: from, conn: conn, stream: s.arrivals.stream(from.node),
+		// One buffer more is being read into, and one is of what is settled.
+		taken: make(chan taken, intakeAhead), buffers: make(chan *bytes.Buffer, intakeAhead+2),
+	}
+	for range cap(t.buffers) {
+		t.buffers <- new(bytes.Buffer)
+	}
+	return t
+}
+
+// run returns when the node leaves, or breaks the rules, or ctx ends. The caller
+// ends reads and writes with ctx.
+func (t *intake) run(ctx context.Context) error {
+	defer t.stream.hears(false)
+	t.had = t.s.held.of(t.from)
+	if err := t.answer(t.had); err != nil {
+		return err
+	}
+	var group sync.WaitGroup
+	var failed error
+	group.Go(func() {
+		for one := range t.taken {
+			if failed == nil {
+				if failed = t.settle(ctx, one); failed != nil {
+					_ = t.conn.SetReadDeadline(time.Unix(1, 0)) // no more is read
+				}
+			}
+			if one.buf.Cap() > intakeBuffer {
+				one.buf = new(bytes.Buffer)
+			}
+			t.buffers <- one.buf
+		}
+	})
+	err := t.read(ctx)
+	close(t.taken)
+	group.Wait()
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+// read appends shipments to the journal, each with the mark that says so.
+func (t *intake) read(ctx context.Context) error {
+	var batch journal.Batch
+	var before journal.Commit
+	for {
+		buf := <-t.buffers
+		shipped, err := readShipment(t.conn, buf)
+		if err != nil {
+			return err
+		}
+		one := taken{shipment: shipped, buf: buf}
+		if !one.all() {
+			t.hears(1)
+			if err := t.s.gate.wait(ctx); err != nil {
+				return err
+			}
+			if err := t.fill(&batch, shipped); err != nil {
+				return err
+			}
+			// Its mark says that all before it is there as well.
+			if one.commit, err = t.s.journal.AppendAfter(ctx, before, &batch, nil); err != nil {
+				return err
+			}
+			if batch.Len() > 0 {
+				before = one.commit
+			}
+		}
+		t.taken <- one
+	}
+}
+
+// hears says that a shipment came, or (-1) is stored, or (0) that it was said
+// that there are no more: that holds unless one came since.
+func (t *intake) hears(shipments int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unsettled += shipments
+	if shipments != 0 {
+		t.stream.hears(true)
+	} else if t.unsettled == 0 {
+		t.stream.hears(false)
+	}
+}
+
+// fill makes a batch of a shipment's lines as this node stores them; where there
+// are none, there is no mark.
+func (t *intake) fill(batch *journal.Batch, shipped shipment) error {
+	batch.Reset()
+	if shipped.count == 0 {
+		return nil
+	}
+	err := journal.BlockOf(shipped.first, shipped.count, shipped.payload).Each(func(_ uint64, r journal.Record) bool {
+		r.Input = r.Input&^viaOther | viaOther
+		batch.Add(r)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if batch.Len() != shipped.count {
+		return fmt.Errorf("%d lines in a shipment of %d", batch.Len(), shipped.count)
+	}
+	mark := appendMark(nil, t.from.node, progress{t.from.journal, shipped.end})
+	batch.Add(journal.Record{Time: time.Now().UnixNano(), Input: viaMark, Data: mark})
+	return nil
+}
+
+// settle waits until a shipment is durable, notes that and answers it.
+func (t *intake) settle(ctx context.Context, one taken) error {
+	if one.all() {
+		t.hears(0)
+		return nil
+	}
+	if err := one.commit.Wait(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	t.s.metrics.replicated.Add(float64(one.count))
+	if one.first < t.had {
+		t.s.recent.anew()
+		t.had = 0
+	}
+	doubled := 0
+	if err := journal.BlockOf(one.first, one.count, one.payload).Each(func(_ uint64, r journal.Record) bool {
+		r.Input |= viaOther
+		doubled += t.s.recent.add(r) // for the clients that send them again
+		return true
+	}); err != nil {
+		return err
+	}
+	t.doubled(doubled)
+	t.s.held.set(t.from, one.end)
+	t.hears(-1)
+	return t.answer(one.end)
+}
+
+// doubled counts lines that are here twice, and says so.
+func (t *intake) doubled(lines int) {
+	if lines == 0 {
+		return
+	}
+	t.s.doubled.Add(uint64(lines))
+	t.s.metrics.doubled.Add(float64(lines))
+	t.s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
+		"node", t.from.node, "lines", lines)
+}
+
+// answer says that all before next are on this node's disk.
+func (t *intake) answer(next uint64) error {
+	_ = t.conn.SetWriteDeadline(time.Now().Add(replicaSilence))
+	_, err := t.conn.Write(binary.LittleEndian.AppendUint64(nil, next))
+	return err
+}
