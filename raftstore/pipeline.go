@@ -172,10 +172,7 @@ func (d *pipeline) holdBack() {
 func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (future raft.AppendFuture, repeats bool, err error) {
 	d.sending.Lock()
 	defer d.sending.Unlock()
-	last := entryID{args.PrevLogEntry, args.PrevLogTerm}
-	if n := len(args.Entries); n > 0 {
-		last = entryID{args.Entries[n-1].Index, args.Entries[n-1].Term}
-	}
+	last := lastOf(args)
 	if d.durable != nil {
 		args.LeaderCommitIndex = d.durable(args.LeaderCommitIndex)
 	}
@@ -221,6 +218,37 @@ func (d *pipeline) tell(c entryID) {
 		raise(&d.urgent, c.index)
 	}
 	d.nudge()
+}
+
+// begin has a new pipeline go on behind a message that the follower has taken
+// before there was one.
+func (d *pipeline) begin(taken *raft.AppendEntriesRequest) {
+	if taken == nil {
+		return
+	}
+	d.sending.Lock()
+	defer d.sending.Unlock()
+	d.header, d.last, d.sentAt = taken.RPCHeader, lastOf(taken), time.Now()
+	d.told.Store(min(taken.LeaderCommitIndex, d.last.index))
+	d.term.Store(taken.Term)
+}
+
+// catchUp tells the follower at once of what was committed before there was the
+// pipeline: it may wait for that, and nobody else tells it before Raft's commit
+// time-out.
+func (d *pipeline) catchUp(c entryID) {
+	if c.term == d.term.Load() {
+		raise(&d.urgent, c.index)
+	}
+	d.tell(c)
+}
+
+// lastOf names the last entry of a message, or that before what it has.
+func lastOf(args *raft.AppendEntriesRequest) entryID {
+	if n := len(args.Entries); n > 0 {
+		return entryID{args.Entries[n-1].Index, args.Entries[n-1].Term}
+	}
+	return entryID{args.PrevLogEntry, args.PrevLogTerm}
 }
 
 func raise(to *atomic.Uint64, index uint64) {
@@ -299,17 +327,41 @@ func (d *pipeline) Close() error {
 
 // pipelines are those that are open.
 type pipelines struct {
-	mu   sync.Mutex
-	open map[*pipeline]struct{}
+	mu     sync.Mutex
+	open   map[*pipeline]struct{}
+	newest entryID                                      // the last that was told
+	taken  map[raft.ServerID]*raft.AppendEntriesRequest // the last message outside of a pipeline, without its entries
 }
 
-func (p *pipelines) add(d *pipeline) {
+// add gives the last commit that was told to the others.
+func (p *pipelines) add(d *pipeline) entryID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open == nil {
 		p.open = map[*pipeline]struct{}{}
 	}
 	p.open[d] = struct{}{}
+	return p.newest
+}
+
+// note remembers a message that a follower has taken outside of a pipeline.
+func (p *pipelines) note(id raft.ServerID, args *raft.AppendEntriesRequest) {
+	last := lastOf(args)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken == nil {
+		p.taken = map[raft.ServerID]*raft.AppendEntriesRequest{}
+	}
+	p.taken[id] = &raft.AppendEntriesRequest{RPCHeader: args.RPCHeader, Term: args.Term, PrevLogEntry: last.index, PrevLogTerm: last.term, LeaderCommitIndex: args.LeaderCommitIndex}
+}
+
+// answered gives what note remembers, and forgets it.
+func (p *pipelines) answered(id raft.ServerID) *raft.AppendEntriesRequest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.taken[id]
+	delete(p.taken, id)
+	return taken
 }
 
 func (p *pipelines) remove(d *pipeline) {
@@ -333,6 +385,7 @@ func (p *pipelines) settle(id raft.ServerID) {
 // tell tells all followers that an entry is committed.
 func (p *pipelines) tell(c entryID) {
 	p.mu.Lock()
+	p.newest = c
 	list := slices.Collect(maps.Keys(p.open))
 	p.mu.Unlock()
 	for _, d := range list {

@@ -286,6 +286,72 @@ func TestPipelineTakesAMomentForARepetitionWhileAnAnswerIsAwaited(t *testing.T) 
 	w.wants(t, "Raft's next entry", 1, 10, 10)
 }
 
+// Raft sends message by message until a follower has answered, and opens the
+// pipeline then. What is committed in between nobody has told it.
+func TestNewPipelineTellsWhatWasCommittedBeforeItWasThere(t *testing.T) {
+	leader, follower := newPlainTransport(t), newPlainTransport(t)
+	leader.pace = pace{repeat: time.Hour, linger: time.Hour, waits: func() bool { return false }}
+	leader.expects = func(string) bool { return false } // it was answered
+	got := make(chan *raft.AppendEntriesRequest, 10)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case rpc := <-follower.Consumer():
+				got <- rpc.Command.(*raft.AppendEntriesRequest)
+				rpc.Respond(&raft.AppendEntriesResponse{Term: 3, Success: true}, nil)
+			case <-done:
+				return
+			}
+		}
+	}()
+	for name, c := range map[string]struct {
+		commit entryID
+		told   bool
+	}{
+		"of its term":                {entryID{11, 3}, true},
+		"of another term":            {entryID{11, 4}, false},
+		"not sent to this follower":  {entryID{20, 3}, false},
+		"told by the message itself": {entryID{10, 3}, false},
+	} {
+		args := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 10, PrevLogTerm: 2, LeaderCommitIndex: 10, Entries: []*raft.Log{{Index: 11, Term: 3}}}
+		if err := leader.AppendEntries("id", follower.LocalAddr(), args, new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+		<-got
+		leader.pipes.tell(c.commit)
+		p, err := leader.AppendEntriesPipeline("id", follower.LocalAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.told {
+			select {
+			case r := <-got:
+				if r.Term != 3 || r.PrevLogEntry != 11 || r.PrevLogTerm != 3 || r.LeaderCommitIndex != 11 || len(r.Entries) != 0 {
+					t.Errorf("commit %s: told %+v", name, r)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("commit %s: not told", name)
+			}
+		}
+		// What Raft sends next is the next to arrive, if nothing was told.
+		next := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 11, PrevLogTerm: 3, LeaderCommitIndex: 10, Entries: []*raft.Log{{Index: 12, Term: 3}}}
+		if _, err := p.AppendEntries(next, new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+		if r := <-got; len(r.Entries) != 1 {
+			t.Errorf("commit %s: told %d", name, r.LeaderCommitIndex)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for len(got) > 0 {
+			<-got
+		}
+	}
+}
+
 // A leader that lost its office still has its pipelines for a moment, and
 // applies what its successor commits: in other places of its log than where it
 // sent its own.

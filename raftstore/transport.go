@@ -74,7 +74,8 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if t.ahead != nil {
 		d.durable = t.ahead.durable
 	}
-	t.pipes.add(d)
+	d.begin(t.pipes.answered(id))
+	d.catchUp(t.pipes.add(d))
 	return d, nil
 }
 
@@ -90,6 +91,9 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		err := t.wire.carry(string(id), func() error {
 			return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
 		})
+		if err == nil && resp.Success && !isHeartbeat(args) {
+			t.pipes.note(id, args)
+		}
 		if _, unreached := errors.AsType[*dialError](err); !unreached || isHeartbeat(args) {
 			return err
 		}
