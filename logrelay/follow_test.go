@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 type followed struct {
 	t    *testing.T
 	into map[string]net.Conn
+	mu   sync.Mutex // of both below: the clock has no order of its own for the race detector
 	got  []string
 	told []string
 	end  func()
@@ -37,8 +39,12 @@ func follow(t *testing.T) *followed {
 	go func() {
 		defer close(ended)
 		_, _ = Follow(ctx, streams, func(node string, why error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.told = append(f.told, node+": "+why.Error())
 		}, func(_ string, e *Entry) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.got = append(f.got, e.Line)
 			return nil
 		})
@@ -66,9 +72,16 @@ func (f *followed) says(node, words string) {
 func (f *followed) are(when, want string) {
 	f.t.Helper()
 	synctest.Wait()
-	if got := strings.Join(f.got, " "); got != want {
+	if got := strings.Join(f.copied(&f.got), " "); got != want {
 		f.t.Errorf("%s: %q, want %q", when, got, want)
 	}
+}
+
+// copied is got or told as it is now.
+func (f *followed) copied(list *[]string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(*list)
 }
 
 func after(d time.Duration) {
@@ -92,8 +105,8 @@ func TestTailGoesOnWithoutANodeThatFallsSilent(t *testing.T) {
 		f.are("b has said nothing for two seconds", "4 5 6")
 		f.says("a", "7 8 ^8")
 		f.are("b is still silent", "4 5 6 7 8")
-		if len(f.told) != 1 || !strings.HasPrefix(f.told[0], "b: ") {
-			t.Errorf("told %q, want once that b is late", f.told)
+		if len(f.copied(&f.told)) != 1 || !strings.HasPrefix(f.copied(&f.told)[0], "b: ") {
+			t.Errorf("told %q, want once that b is late", f.copied(&f.told))
 		}
 		f.says("b", "3 ^8")
 		f.are("b is back with an old line", "4 5 6 7 8 3")
@@ -101,13 +114,13 @@ func TestTailGoesOnWithoutANodeThatFallsSilent(t *testing.T) {
 		f.are("b is back and waited for", "4 5 6 7 8 3")
 		f.says("b", "9 ^10")
 		f.are("b has come as far", "4 5 6 7 8 3 9 10")
-		if len(f.told) != 1 {
-			t.Errorf("told %q", f.told)
+		if len(f.copied(&f.told)) != 1 {
+			t.Errorf("told %q", f.copied(&f.told))
 		}
 		_ = f.into["b"].Close()
 		synctest.Wait()
-		if len(f.told) != 2 || !strings.Contains(f.told[1], "broke off") {
-			t.Errorf("told %q, want that b broke off", f.told)
+		if len(f.copied(&f.told)) != 2 || !strings.Contains(f.copied(&f.told)[1], "broke off") {
+			t.Errorf("told %q, want that b broke off", f.copied(&f.told))
 		}
 	})
 }
@@ -126,8 +139,8 @@ func TestTailGoesOnWithANodeWhoseClockIsBehind(t *testing.T) {
 		f.are("b is a quarter of an hour behind", "1000 1001 1002 1003 1004 1005 1006 1007 1008 1009")
 		f.says("b", "20")
 		f.are("b has a line", "1000 1001 1002 1003 1004 1005 1006 1007 1008 1009 20")
-		if len(f.told) != 1 || !strings.Contains(f.told[0], "its clock is") {
-			t.Errorf("told %q", f.told)
+		if len(f.copied(&f.told)) != 1 || !strings.Contains(f.copied(&f.told)[0], "its clock is") {
+			t.Errorf("told %q", f.copied(&f.told))
 		}
 	})
 }
@@ -148,8 +161,8 @@ func TestANodeThatIsStillLookingIsWaitedFor(t *testing.T) {
 		f.are("b is looking", "")
 		f.says("b", "2 ^6")
 		f.are("b has found one", "2 5 6")
-		if len(f.told) != 0 {
-			t.Errorf("told %q", f.told)
+		if len(f.copied(&f.told)) != 0 {
+			t.Errorf("told %q", f.copied(&f.told))
 		}
 	})
 }
