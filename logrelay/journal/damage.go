@@ -76,6 +76,14 @@ func (j *Journal) givenUp(path string, at int64, now time.Time) bool {
 	return now.Sub(since) >= patience
 }
 
+// readable says that reading at a spot went well: if it fails once more, the
+// disk is given all its time again.
+func (j *Journal) readable(path string, at int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.damage.refused, spot{path, at})
+}
+
 // missing says that a segment's file is not there. If it was not trimmed,
 // somebody removed it, and readers pass it over.
 func (j *Journal) missing(path string) {

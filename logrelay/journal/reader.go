@@ -53,6 +53,7 @@ type Reader struct {
 	file  *os.File
 	held  held
 	at    int64
+	seen  uint64 // number behind the last record that it came to in the segment
 	buf   []byte
 	hasty bool // see Glance
 }
@@ -114,7 +115,9 @@ func (r *Reader) read() (Block, bool, error) {
 	if err != nil {
 		return Block{}, false, err
 	}
+	r.j.readable(r.held.path, r.at)
 	r.at += b.size()
+	r.seen = b.end()
 	if b.end() <= r.next {
 		return Block{}, false, nil
 	}
@@ -122,9 +125,10 @@ func (r *Reader) read() (Block, bool, error) {
 	return Block{First: b.first, Count: b.count, payload: whole[blockHeader:]}, true, nil
 }
 
-// pass goes to the next sound block behind a damaged one.
+// pass goes to the next sound block behind a damaged one, though it be before
+// the number wanted, or have it amid: only what lies between is lost.
 func (r *Reader) pass() error {
-	offset, found, _, err := r.held.resync(r.file, r.at, r.held.end, r.next)
+	offset, found, _, err := r.held.resync(r.file, r.at, r.held.end, r.seen)
 	if err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
-		r.file, r.held, r.at = file, h, segmentHeader
+		r.file, r.held, r.at, r.seen = file, h, segmentHeader, h.first
 		return nil, nil
 	}
 }

@@ -136,7 +136,8 @@ func (j *Journal) recoverEnd(h held, file *os.File, newest bool) (end int64, err
 // setAside takes a segment of that many bytes out of the journal.
 func (j *Journal) setAside(path string, size int64) error {
 	j.lost(path, 0, max(size, 1))
-	if first, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), suffix), 10, 64); err == nil {
+	first, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), suffix), 10, 64)
+	if err == nil && len(j.segments) == 0 { // else a younger one begins behind all that it had
 		j.nextNumber = max(j.nextNumber, first+uint64(size)/leastRecord)
 	}
 	if err := os.Rename(path, path+".damaged"); err != nil {
