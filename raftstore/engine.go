@@ -306,7 +306,8 @@ func (e *engine) openSnapshots() error {
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
-	e.snapshots = snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
+	snapshots := snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
+	e.snapshots, e.front.covered = snapshots, snapshots.covers // before anybody writes
 	return nil
 }
 
