@@ -146,10 +146,8 @@ func (e *engine) missLog() error {
 // process out.
 func (e *engine) openLog(ctx context.Context) (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
-	err = e.patiently(ctx, func() (err error) {
-		e.bolt, err = openBolt(path)
-		return err
-	})
+	read := func(do func() error) error { return e.patiently(ctx, do) }
+	e.bolt, err = openBoltWith(path, boltOptions(), read)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
 	}
@@ -159,10 +157,7 @@ func (e *engine) openLog(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	err = e.patiently(ctx, func() (err error) {
-		e.front, err = openLogOver(e.store.config.dir(), e.bolt)
-		return err
-	})
+	e.front, err = openLogReading(e.store.config.dir(), e.bolt, read)
 	switch {
 	case errors.Is(err, ErrDamaged):
 		return e.refuse(err)

@@ -55,15 +55,20 @@ type front struct {
 }
 
 // openFront takes up the journal in dir and moves what it has to bolt. fresh:
-// there is none yet.
-func openFront(dir string, bolt raft.LogStore, fresh bool) (*front, error) {
+// there is none yet. The journal is read by read.
+func openFront(dir string, bolt raft.LogStore, fresh bool, read reading) (*front, error) {
 	paths := frontPaths(dir)
 	if fresh {
 		if err := journal.Create(paths, frontSize); err != nil {
 			return nil, fmt.Errorf("make the journal: %w", err)
 		}
 	}
-	j, records, err := journal.Open(paths)
+	var j *journal.Journal
+	var records [][]byte
+	err := read(func() (err error) {
+		j, records, err = journal.Open(paths)
+		return err
+	})
 	if err != nil {
 		return nil, frontError(err)
 	}
