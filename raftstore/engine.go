@@ -173,7 +173,7 @@ func (e *engine) openLog(ctx context.Context) (err error) {
 		e.checked.LogStore = e.store.disk(e.front)
 	}
 	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote, ended: e.ended}
-	e.ahead = newAheadLog(&suffixLog{LogStore: guarded, stale: e.disk.stands}, e.appends, e.writeSomething, e.ended)
+	e.ahead = newAheadLog(&suffixLog{LogStore: guarded, stale: e.stands}, e.appends, e.writeSomething, e.ended)
 	e.logs, err = raft.NewLogCache(logCache, e.ahead)
 	return err
 }
