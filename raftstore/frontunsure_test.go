@@ -4,8 +4,11 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"holdfast/internal/state"
 )
 
 // lyingBolt has what it says that it could not write.
@@ -136,8 +139,9 @@ func TestEntriesBehindAGapAreRefusedWithoutASnapshot(t *testing.T) {
 	f.holds(t, "with a gap", append(want, next...))
 }
 
-// A server that was started knows by which snapshots a gap is covered.
-func TestRunningServerRefusesEntriesBehindAGap(t *testing.T) {
+// A server that was started knows by which snapshots a gap is covered, and begins
+// anew when Raft leaves one.
+func TestRunningServerRefusesEntriesBehindAGapAndBeginsAnew(t *testing.T) {
 	h := newHosts(t, 1, 1)
 	one := h.all["fb1"].start()
 	h.leader()
@@ -147,9 +151,19 @@ func TestRunningServerRefusesEntriesBehindAGap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.front.StoreLogs(entriesOf(last+1000, last+1000, 9)); !errors.Is(err, errGap) {
+	log := suffixLog{LogStore: &watchdog{LogStore: e.checked, limit: time.Minute, onFail: e.disk.wrote}, stale: e.stands}
+	if err := log.StoreLogs(entriesOf(last+1000, last+1000, 9)); !errors.Is(err, errGap) {
 		t.Errorf("behind a gap: %v", err)
 	}
+	select { // Raft does not know where the log ends; that is no fault of the disk
+	case err := <-one.done:
+		if !errors.Is(err, errGap) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on with a log that it does not know")
+	}
+	one.down(state.Failed)
 }
 
 // What a program before this one left so is set right by the journal.

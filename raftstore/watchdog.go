@@ -65,7 +65,7 @@ func (w *watchdog) StoreLogs(entries []*raft.Log) error {
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		if err != nil && w.onFail != nil {
+		if err != nil && w.onFail != nil && !errors.Is(err, errGap) { // no fault of the disk
 			w.onFail(err)
 		}
 		return err
