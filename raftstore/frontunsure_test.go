@@ -155,7 +155,10 @@ func TestRunningServerRefusesEntriesBehindAGapAndBeginsAnew(t *testing.T) {
 	if err := log.StoreLogs(entriesOf(last+1000, last+1000, 9)); !errors.Is(err, errGap) {
 		t.Errorf("behind a gap: %v", err)
 	}
-	select { // Raft does not know where the log ends; that is no fault of the disk
+	if f, why := e.disk.fitness(); f == diskSick {
+		t.Errorf("it is taken for a fault of the disk: %s", why)
+	}
+	select { // Raft does not know where the log ends
 	case err := <-one.done:
 		if !errors.Is(err, errGap) {
 			t.Errorf("Run: %v", err)
