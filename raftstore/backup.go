@@ -79,17 +79,27 @@ func (c Config) parseBackup(name string) (backup, bool) {
 	return backup{name, at}, err == nil
 }
 
+// tempName is what a snapshot of this server is called while it is written, but for
+// a number behind it. No '@' can stand in a name, so that it is nobody else's.
+func (c Config) tempName() string { return backupTemp + c.Cluster + "@" + c.Node + "@" }
+
 // halfWritten tells whether a file is a snapshot that a crash of this server left.
-// Those of earlier versions, with a number behind the prefix, do not say whose they
-// are: another server may be writing one, for less than a day.
+// Those of earlier versions, with a number behind the prefix, or behind the node's
+// name, do not say for certain whose they are: another server may be writing one,
+// for less than a day.
 func (c Config) halfWritten(f fs.DirEntry, now time.Time) bool {
+	if number, ours := strings.CutPrefix(f.Name(), c.tempName()); ours {
+		return isNumber(number)
+	}
 	rest, ok := strings.CutPrefix(f.Name(), backupTemp)
-	if !ok || strings.HasPrefix(rest, c.Node+"-") {
-		return ok
+	if !ok || !isNumber(strings.TrimPrefix(rest, c.Node+"-")) {
+		return false
 	}
 	st, err := f.Info()
-	return err == nil && strings.Trim(rest, "0123456789") == "" && now.Sub(st.ModTime()) > 24*time.Hour
+	return err == nil && now.Sub(st.ModTime()) > 24*time.Hour
 }
+
+func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
 // due tells whether a snapshot is called for. What was made in the future, by a
 // clock that was wrong, does not count.
@@ -212,7 +222,7 @@ func (s *Store) writeBackup(ctx context.Context, snap *state.Snapshot, now time.
 	if err != nil {
 		return backup{}, err
 	}
-	tmp, err := os.CreateTemp(dir, backupTemp+s.config.Node+"-")
+	tmp, err := os.CreateTemp(dir, s.config.tempName())
 	if err != nil {
 		return backup{}, err
 	}

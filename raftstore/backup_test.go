@@ -163,7 +163,7 @@ func TestScheduledSnapshotsAreSealedVerifiedAndKeptForADay(t *testing.T) {
 		}
 		return nil
 	})
-	if err := os.WriteFile(filepath.Join(dir, backupTemp+"fb1-cut"), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.WriteFile(filepath.Join(dir, o.store.config.tempName()+"77"), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	now := time.Now()

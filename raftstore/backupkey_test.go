@@ -140,15 +140,22 @@ func TestServersShareADirectoryOfSnapshots(t *testing.T) {
 	}
 	old := backupPrefix + "foobar-" + now.Format(backupTime) + backupSuffix // of an earlier version
 	foreign := backupPrefix + "quux-fb1-" + now.Format(backupTime) + backupSuffix
-	keeps := []string{one.backupName(now), other.backupName(now), old, foreign, backupTemp + "fb2-77", backupTemp + "123"}
-	for _, name := range append(slices.Clone(keeps), backupTemp+"fb1-77", backupTemp+"456") {
+	longer, elsewhere := Config{Cluster: "foobar", Node: "fb1-ib"}, Config{Cluster: "quux", Node: "fb1"} // names like ours
+	keeps := []string{one.backupName(now), other.backupName(now), old, foreign,
+		other.tempName() + "77", longer.tempName() + "77", elsewhere.tempName() + "77", one.tempName() + "x",
+		backupTemp + "fb1-77", backupTemp + "fb1-ib-77", backupTemp + "fb2-77", backupTemp + "123"} // of earlier versions
+	for _, name := range append(slices.Clone(keeps), one.tempName()+"77", backupTemp+"fb1-78", backupTemp+"456") {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Chtimes(filepath.Join(dir, backupTemp+"456"), now, now.Add(-25*time.Hour)),
-		os.Chtimes(filepath.Join(dir, backupTemp+"123"), now, now.Add(-time.Hour))); err != nil {
-		t.Fatal(err)
+	for name, age := range map[string]time.Duration{
+		backupTemp + "456": 25 * time.Hour, backupTemp + "123": time.Hour, backupTemp + "fb1-78": 25 * time.Hour, backupTemp + "fb1-77": time.Hour,
+		backupTemp + "fb1-ib-77": 25 * time.Hour, backupTemp + "fb2-77": 25 * time.Hour, longer.tempName() + "77": 25 * time.Hour, elsewhere.tempName() + "77": 25 * time.Hour,
+	} {
+		if err := os.Chtimes(filepath.Join(dir, name), now, now.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	there, err := one.listBackups(now)
 	if err != nil || len(there) != 2 {

@@ -224,11 +224,20 @@ func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 // openLogOver takes up the journal before a log in dir, or makes one for a log
 // that has none, and notes that.
 func openLogOver(dir string, bolt *raftboltdb.BoltStore) (*front, error) {
-	format, err := readFormat(bolt)
+	return openLogReading(dir, bolt, once)
+}
+
+// openLogReading is openLogOver; what only reads is done by read.
+func openLogReading(dir string, bolt *raftboltdb.BoltStore, read reading) (*front, error) {
+	var format uint64
+	err := read(func() (err error) {
+		format, err = readFormat(bolt)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFront(dir, bolt, format < formatFronted)
+	f, err := openFront(dir, bolt, format < formatFronted, read)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func soundly(do func() error) (err error) {
 
 // openBolt opens the log's file.
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
-	return openBoltWith(path, boltOptions())
+	return openBoltWith(path, boltOptions(), once)
 }
 
 // boltOptions are ours: with bolt's defaults a log that once was large makes
@@ -77,8 +77,9 @@ func boltOptions() *bbolt.Options {
 	return &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
 }
 
-func openBoltWith(path string, options *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
-	if err := checkLogFile(path); err != nil {
+// openBoltWith reads the whole file by read first. To open it then is a write, too.
+func openBoltWith(path string, options *bbolt.Options, read reading) (bolt *raftboltdb.BoltStore, err error) {
+	if err := read(func() error { return checkLogFile(path) }); err != nil {
 		return nil, err
 	}
 	err = soundly(func() error {

@@ -52,6 +52,17 @@ func (d *diskHealth) anew() error {
 	return d.stale
 }
 
+// stands implements suffixLog.stale. A damage ends the store at once: who waits
+// for the disk to be well would wait for ever, since what can't be written for it
+// is tried again and again.
+func (e *engine) stands(stale error) {
+	if errors.Is(stale, ErrDamaged) {
+		e.damaged(stale)
+		return
+	}
+	e.disk.stands(stale)
+}
+
 // fitness is how fit the disk is, and why it is no better.
 func (d *diskHealth) fitness() (fitness, string) {
 	d.mu.Lock()

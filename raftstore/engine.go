@@ -146,10 +146,8 @@ func (e *engine) missLog() error {
 // process out.
 func (e *engine) openLog(ctx context.Context) (err error) {
 	path := filepath.Join(e.store.config.dir(), logName)
-	err = e.patiently(ctx, func() (err error) {
-		e.bolt, err = openBolt(path)
-		return err
-	})
+	read := func(do func() error) error { return e.patiently(ctx, do) }
+	e.bolt, err = openBoltWith(path, boltOptions(), read)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("open %s: another process has it open", path)
 	}
@@ -159,10 +157,7 @@ func (e *engine) openLog(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	err = e.patiently(ctx, func() (err error) {
-		e.front, err = openLogOver(e.store.config.dir(), e.bolt)
-		return err
-	})
+	e.front, err = openLogReading(e.store.config.dir(), e.bolt, read)
 	switch {
 	case errors.Is(err, ErrDamaged):
 		return e.refuse(err)
@@ -178,7 +173,7 @@ func (e *engine) openLog(ctx context.Context) (err error) {
 		e.checked.LogStore = e.store.disk(e.front)
 	}
 	guarded := &watchdog{LogStore: timedLog{e.checked, e.store.stalled}, limit: e.store.times.disk, onHung: e.diskHung, onAnswer: e.diskAnswers, onFail: e.disk.wrote, ended: e.ended}
-	e.ahead = newAheadLog(&suffixLog{LogStore: guarded, stale: e.disk.stands}, e.appends, e.writeSomething, e.ended)
+	e.ahead = newAheadLog(&suffixLog{LogStore: guarded, stale: e.stands}, e.appends, e.writeSomething, e.ended)
 	e.logs, err = raft.NewLogCache(logCache, e.ahead)
 	return err
 }
@@ -306,7 +301,8 @@ func (e *engine) openSnapshots() error {
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
-	e.snapshots = snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
+	snapshots := snapshotStore{files, filepath.Join(e.store.config.dir(), snapshotsDir)}
+	e.snapshots, e.front.covered = snapshots, snapshots.covers // before anybody writes
 	return nil
 }
 

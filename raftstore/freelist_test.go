@@ -31,7 +31,7 @@ func BenchmarkLogWriteAfterABurst(b *testing.B) {
 		{"ours", *boltOptions()},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			bolt, err := openBoltWith(filepath.Join(b.TempDir(), logName), &c.options)
+			bolt, err := openBoltWith(filepath.Join(b.TempDir(), logName), &c.options, once)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -43,6 +43,7 @@ type front struct {
 	writing sync.Mutex // held by who appends or takes back
 	buffer  []byte
 	unsure  []*raft.Log // entries that may be in bolt though it erred
+	covered covered     // nil: any gap is taken
 
 	moving sync.Mutex // held by who moves; after writing
 
@@ -54,15 +55,20 @@ type front struct {
 }
 
 // openFront takes up the journal in dir and moves what it has to bolt. fresh:
-// there is none yet.
-func openFront(dir string, bolt raft.LogStore, fresh bool) (*front, error) {
+// there is none yet. The journal is read by read.
+func openFront(dir string, bolt raft.LogStore, fresh bool, read reading) (*front, error) {
 	paths := frontPaths(dir)
 	if fresh {
 		if err := journal.Create(paths, frontSize); err != nil {
 			return nil, fmt.Errorf("make the journal: %w", err)
 		}
 	}
-	j, records, err := journal.Open(paths)
+	var j *journal.Journal
+	var records [][]byte
+	err := read(func() (err error) {
+		j, records, err = journal.Open(paths)
+		return err
+	})
 	if err != nil {
 		return nil, frontError(err)
 	}
@@ -148,6 +154,9 @@ func (f *front) StoreLogs(entries []*raft.Log) error {
 		return nil
 	}
 	if err := f.makeSure(); err != nil {
+		return err
+	}
+	if err := f.refuseGap(entries[0].Index); err != nil {
 		return err
 	}
 	if f.journal.Broken() != nil || f.troubled() {
@@ -328,9 +337,15 @@ func (f *front) LastIndex() (uint64, error) {
 	return f.last, nil
 }
 
-// GetLog implements raft.LogStore. It never waits for who writes.
+// GetLog implements raft.LogStore. It never waits for who writes. What bolt has
+// behind the last entry is what a write that failed left: Raft would take it for
+// written, and tell the leader so.
 func (f *front) GetLog(index uint64, entry *raft.Log) error {
 	f.mu.RLock()
+	if index > f.last {
+		f.mu.RUnlock()
+		return raft.ErrLogNotFound
+	}
 	if len(f.tail) > 0 && index >= f.tail[0].Index {
 		defer f.mu.RUnlock()
 		i := index - f.tail[0].Index
@@ -373,12 +388,15 @@ func (f *front) DeleteRange(first, last uint64) error {
 }
 
 // Close moves everything to bolt, if that can be done, and closes the journal.
-// bolt stays open.
+// bolt stays open. What a write that failed may have left is removed: who opens
+// the log in this process again would take it for written. The error says, too,
+// that this could not be done.
 func (f *front) Close() error {
 	close(f.stopped)
 	f.done.Wait()
 	f.writing.Lock()
 	defer f.writing.Unlock()
+	err := f.makeSure()
 	_ = f.settle() // the next start does it
-	return f.journal.Close()
+	return errors.Join(err, f.journal.Close())
 }

@@ -28,6 +28,34 @@ func (f *front) makeSure() error {
 	return nil
 }
 
+// errGap: entries would stand behind a gap that no snapshot covers, so that Raft
+// and the log disagree about where the log ends.
+var errGap = errors.New("the log does not go so far")
+
+// covered is the last entry that this server's snapshots have; 0 without one. It
+// may read the disk.
+type covered func() (uint64, error)
+
+// refuseGap refuses an entry that does not follow the log, unless a snapshot has
+// what is between them, as one does that another server sent. The caller holds
+// writing.
+func (f *front) refuseGap(first uint64) error {
+	f.mu.RLock()
+	last := f.last
+	f.mu.RUnlock()
+	if last == 0 || first <= last+1 || f.covered == nil {
+		return nil
+	}
+	snapshot, err := f.covered()
+	if err != nil {
+		return fmt.Errorf("write log entry %d behind %d: %w", first, last, err)
+	}
+	if first > snapshot+1 {
+		return fmt.Errorf("write log entry %d: %w: it ends with %d, and the newest snapshot with %d", first, errGap, last, snapshot)
+	}
+	return nil
+}
+
 // preferJournal removes from bolt what others of the same places in the journal
 // replaced. Whatever bolt has is in it before the journal goes on, so that another
 // entry there is what a failed write left, of this program or one before, and so

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"holdfast/internal/state"
 )
 
 // lyingBolt has what it says that it could not write.
@@ -54,11 +57,21 @@ func TestWriteThatFailedAndIsThereIsRemoved(t *testing.T) {
 	if err := f.StoreLogs(long); !errors.Is(err, errTest) {
 		t.Fatalf("a write that bolt refuses: %v", err)
 	}
+	hidden := func() {
+		t.Helper()
+		for index := uint64(101); index <= 110; index++ { // or Raft takes it for written
+			if err := f.GetLog(index, new(raft.Log)); !errors.Is(err, raft.ErrLogNotFound) {
+				t.Errorf("entry %d, whose write failed: %v", index, err)
+			}
+		}
+	}
+	hidden()
 	bolt.lie, bolt.refuse = false, true
 	next := entriesOf(101, 101, 6)
 	if err := f.StoreLogs(next); !errors.Is(err, errTest) {
 		t.Errorf("what bolt may have can't be removed, and is written over: %v", err)
 	}
+	hidden()
 	bolt.refuse = false
 	if err := f.StoreLogs(next); err != nil {
 		t.Fatal(err)
@@ -67,6 +80,93 @@ func TestWriteThatFailedAndIsThereIsRemoved(t *testing.T) {
 	f.holds(t, "afterwards", want)
 	crashed, _ := openTestFront(t, asAfterACrash(t, dir))
 	crashed.holds(t, "after a crash", want)
+}
+
+// A store that begins anew in this process does not take what a failed write left
+// in the system's cache for written.
+func TestWriteThatFailedIsNotThereForWhoOpensTheLogAgain(t *testing.T) {
+	dir := t.TempDir()
+	f, closeAll := openTestFront(t, dir)
+	before := entriesOf(1, 100, 5)
+	if err := f.StoreLogs(before); err != nil {
+		t.Fatal(err)
+	}
+	f.writing.Lock()
+	err := f.settle()
+	f.writing.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.bolt = &lyingBolt{LogStore: f.bolt, lie: true}
+	f.writing.Lock()
+	err = f.storeDirectly(entriesOf(101, 110, 5))
+	f.writing.Unlock()
+	if !errors.Is(err, errTest) {
+		t.Fatalf("a write that bolt refuses: %v", err)
+	}
+	if err := closeAll(); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := openTestFront(t, dir)
+	again.holds(t, "opened again", before)
+}
+
+// Entries behind a gap are only taken if a snapshot has what is missing: otherwise
+// Raft believes that this server has what it has not.
+func TestEntriesBehindAGapAreRefusedWithoutASnapshot(t *testing.T) {
+	f, _ := openTestFront(t, t.TempDir())
+	want := entriesOf(1, 100, 5)
+	if err := f.StoreLogs(want); err != nil {
+		t.Fatal(err)
+	}
+	snapshot, unreadable := uint64(0), error(nil)
+	f.covered = func() (uint64, error) { return snapshot, unreadable }
+	for _, snapshot = range []uint64{0, 90, 109} {
+		if err := f.StoreLogs(entriesOf(111, 112, 5)); !errors.Is(err, errGap) {
+			t.Errorf("behind a gap, with a snapshot up to %d: %v", snapshot, err)
+		}
+	}
+	snapshot, unreadable = 110, errTest
+	if err := f.StoreLogs(entriesOf(111, 112, 5)); !errors.Is(err, errTest) {
+		t.Errorf("the snapshots can't be listed: %v", err)
+	}
+	f.holds(t, "after what was refused", want)
+	unreadable = nil
+	next := entriesOf(111, 112, 5)
+	if err := f.StoreLogs(next); err != nil {
+		t.Errorf("behind a snapshot: %v", err)
+	}
+	f.holds(t, "with a gap", append(want, next...))
+}
+
+// A server that was started knows by which snapshots a gap is covered, and begins
+// anew when Raft leaves one.
+func TestRunningServerRefusesEntriesBehindAGapAndBeginsAnew(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	one := h.all["fb1"].start()
+	h.leader()
+	one.put("k", "1")
+	e := one.store.engine.Load()
+	last, err := e.front.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := suffixLog{LogStore: &watchdog{LogStore: e.checked, limit: time.Minute, onFail: e.disk.wrote}, stale: e.stands}
+	if err := log.StoreLogs(entriesOf(last+1000, last+1000, 9)); !errors.Is(err, errGap) {
+		t.Errorf("behind a gap: %v", err)
+	}
+	if f, why := e.disk.fitness(); f == diskSick {
+		t.Errorf("it is taken for a fault of the disk: %s", why)
+	}
+	select { // Raft does not know where the log ends
+	case err := <-one.done:
+		if !errors.Is(err, errGap) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on with a log that it does not know")
+	}
+	one.down(state.Failed)
 }
 
 // What a program before this one left so is set right by the journal.

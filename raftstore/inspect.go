@@ -157,7 +157,7 @@ func (in *Inspection) readLog(path string, tail int, latest *raft.Configuration)
 	if _, err := os.Stat(path); err != nil { // bolt would make a new log
 		return err
 	}
-	bolt, err := openBoltWith(path, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
+	bolt, err := openBoltWith(path, &bbolt.Options{Timeout: time.Second, ReadOnly: true}, once)
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return errors.New("an agent has it open: ask that (holdfast raft list-peers), or stop it first")
 	}

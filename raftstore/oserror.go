@@ -27,10 +27,16 @@ func asDamage(err error) error {
 // lost.
 const readTries = 3
 
+// reading does what reads the disk, once or more often; its error is the last one.
+type reading func(read func() error) error
+
+// once reads as whoever is not patient.
+func once(read func() error) error { return read() }
+
 // patiently repeats what the disk could not read (EIO), since a cable, a
 // controller or the other end of a network may be at fault, and says meanwhile
 // that the disk is sick. What can't be read at last is a damage: the others
-// have it. It blocks for (readTries-1) times the limit of a hung disk at most.
+// have it. A write is not for it: who can't write has all that it had. It blocks for (readTries-1) times the limit of a hung disk at most.
 func (e *engine) patiently(ctx context.Context, read func() error) error {
 	for try := 1; ; try++ {
 		err := read()

@@ -331,6 +331,7 @@ type pipelines struct {
 	open   map[*pipeline]struct{}
 	newest entryID                                      // the last that was told
 	taken  map[raft.ServerID]*raft.AppendEntriesRequest // the last message outside of a pipeline, without its entries
+	term   uint64                                       // the highest of these
 }
 
 // add gives the last commit that was told to the others.
@@ -344,23 +345,32 @@ func (p *pipelines) add(d *pipeline) entryID {
 	return p.newest
 }
 
-// note remembers a message that a follower has taken outside of a pipeline.
+// note remembers a message that a follower has taken outside of a pipeline. One of
+// an earlier leadership, whose sender is late, is not: a pipeline would go on
+// behind it in its term, and to be refused for that term costs the office.
 func (p *pipelines) note(id raft.ServerID, args *raft.AppendEntriesRequest) {
 	last := lastOf(args)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if args.Term < p.term {
+		return
+	}
+	p.term = args.Term
 	if p.taken == nil {
 		p.taken = map[raft.ServerID]*raft.AppendEntriesRequest{}
 	}
 	p.taken[id] = &raft.AppendEntriesRequest{RPCHeader: args.RPCHeader, Term: args.Term, PrevLogEntry: last.index, PrevLogTerm: last.term, LeaderCommitIndex: args.LeaderCommitIndex}
 }
 
-// answered gives what note remembers, and forgets it.
+// answered gives what note remembers of the newest leadership, and forgets it.
 func (p *pipelines) answered(id raft.ServerID) *raft.AppendEntriesRequest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	taken := p.taken[id]
 	delete(p.taken, id)
+	if taken != nil && taken.Term < p.term {
+		return nil
+	}
 	return taken
 }
 

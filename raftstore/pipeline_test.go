@@ -429,3 +429,35 @@ func TestPipelineOwesNothingInTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// A sender of an earlier leadership may be late: what it brought must not be what
+// the next one goes on behind, in a term that is over.
+func TestPipelineGoesOnBehindNoMessageOfAnEarlierTerm(t *testing.T) {
+	var p pipelines
+	message := func(term, index uint64) *raft.AppendEntriesRequest {
+		return &raft.AppendEntriesRequest{Term: term, Entries: []*raft.Log{{Index: index, Term: term}}}
+	}
+	is := func(what string, id raft.ServerID, term, index uint64) {
+		t.Helper()
+		got := p.answered(id)
+		switch {
+		case got == nil && term != 0:
+			t.Errorf("%s: nothing, want entry %d of term %d", what, index, term)
+		case got != nil && (got.Term != term || got.PrevLogEntry != index):
+			t.Errorf("%s: entry %d of term %d, want %d of %d", what, got.PrevLogEntry, got.Term, index, term)
+		}
+	}
+	p.note("a", message(5, 10))
+	p.note("b", message(5, 10))
+	p.note("a", message(5, 11))
+	is("one leadership", "a", 5, 11)
+	is("it is forgotten", "a", 0, 0)
+	p.note("a", message(7, 20))
+	is("of the earlier term, to another", "b", 0, 0)
+	p.note("a", message(5, 12)) // late
+	is("one is late", "a", 7, 20)
+	p.note("a", message(5, 13))
+	is("one is late, when nothing else is there", "a", 0, 0)
+	p.note("b", message(7, 21))
+	is("the newer term", "b", 7, 21)
+}

@@ -55,6 +55,19 @@ func (s snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, 
 	return sink, nil
 }
 
+// covers is the last entry that the newest snapshot has; 0 without one. It reads
+// the disk.
+func (s snapshotStore) covers() (uint64, error) {
+	list, err := s.List()
+	if err != nil {
+		return 0, fmt.Errorf("list the snapshots: %w", err)
+	}
+	if len(list) == 0 {
+		return 0, nil
+	}
+	return list[0].Index, nil
+}
+
 // Open implements raft.SnapshotStore. ErrDamaged: something of the snapshot is
 // not what was written.
 func (s snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {

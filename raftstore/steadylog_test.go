@@ -13,10 +13,18 @@ import (
 	"holdfast/internal/state"
 )
 
-// flippedLog gives back entries with a flipped bit when it is told to.
+// flippedLog gives back entries with a flipped bit when it is told to: from its next
+// write on, which is that of a new leader.
 type flippedLog struct {
 	raft.LogStore
-	lies atomic.Bool
+	begin, lies atomic.Bool
+}
+
+func (l *flippedLog) StoreLogs(entries []*raft.Log) error {
+	if l.begin.Load() {
+		l.lies.Store(true)
+	}
+	return l.LogStore.StoreLogs(entries)
 }
 
 func (l *flippedLog) GetLog(index uint64, entry *raft.Log) error {
@@ -40,8 +48,8 @@ func TestDamageThatRaftMeetsEndsTheStoreAlone(t *testing.T) {
 		disk.LogStore = l
 		return disk
 	}
+	disk.begin.Store(true) // it is read soundly; then Raft leads, and applies it
 	one.start()
-	disk.lies.Store(true) // it was read soundly; now Raft leads soon, and applies it
 	select {
 	case err := <-one.done:
 		if !errors.Is(err, ErrDamaged) {
@@ -51,6 +59,7 @@ func TestDamageThatRaftMeetsEndsTheStoreAlone(t *testing.T) {
 		t.Fatalf("it goes on: %s", stacks())
 	}
 	one.down(state.Failed)
+	disk.begin.Store(false)
 	disk.lies.Store(false)
 	one.start()
 	h.leader()

@@ -33,7 +33,8 @@ func (s *suffixLog) StoreLogs(entries []*raft.Log) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case errors.Is(err, ErrDamaged): // of bolt, while it moves what is in the journal
+	case errors.Is(err, ErrDamaged), // of bolt, while it moves what is in the journal
+		errors.Is(err, errGap):
 		s.cut = true
 		s.stale(err)
 	case !s.cut:

@@ -1,7 +1,10 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,5 +112,58 @@ func TestFollowerThatWasCutBeginsAnew(t *testing.T) {
 	victim.down(state.Failed)
 	victim.start()
 	h.leader().put("k", "1")
+	h.everywhere("k", "1")
+}
+
+// senselessLog is a log whose bolt meets a page that makes no sense when it is
+// told to.
+type senselessLog struct {
+	raft.LogStore
+	met atomic.Bool
+}
+
+func (l *senselessLog) StoreLogs(entries []*raft.Log) error {
+	if l.met.Load() {
+		return soundLog{panicking{}}.StoreLogs(entries)
+	}
+	return l.LogStore.StoreLogs(entries)
+}
+
+// A damage that a leader's write meets ends its store, though what is pending is
+// written again and again, so that its disk is never well.
+func TestDamageThatALeadersWriteMeetsEndsItsStore(t *testing.T) {
+	h := newHosts(t, 1, 1)
+	one, log := h.all["fb1"], &senselessLog{}
+	one.disk = func(l raft.LogStore) raft.LogStore {
+		log.LogStore = l
+		return log
+	}
+	one.start()
+	h.leader()
+	one.put("k", "1")
+	log.met.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	store, written := one.store, make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = store.Propose(ctx, state.KV{Verb: state.Set, Entry: state.Entry{Key: "k", Value: []byte("2")}}) // its outcome is unknown
+	}()
+	defer func() {
+		cancel()
+		<-written
+	}()
+	select {
+	case err := <-one.done:
+		if !errors.Is(err, ErrDamaged) || strings.Contains(err.Error(), "nothing is lost") {
+			t.Errorf("Run: %v", err)
+		}
+	case <-ctx.Done():
+		t.Fatalf("it goes on: %s", stacks())
+	}
+	one.down(state.Failed)
+	log.met.Store(false)
+	one.start()
+	h.leader()
 	h.everywhere("k", "1")
 }

@@ -31,6 +31,21 @@ type watchdog struct {
 
 	mu   sync.Mutex
 	late bool
+	// The entries of the late write; while it is late they are not there.
+	first, last uint64
+}
+
+// GetLog implements raft.LogStore. Entries of a late write are not found, also
+// when they have reached the disk: they will be removed, and who took them for
+// written would write behind them.
+func (w *watchdog) GetLog(index uint64, entry *raft.Log) error {
+	w.mu.Lock()
+	gone := w.late && index >= w.first && index <= w.last
+	w.mu.Unlock()
+	if gone {
+		return raft.ErrLogNotFound
+	}
+	return w.LogStore.GetLog(index, entry)
 }
 
 // StoreLog implements raft.LogStore.
@@ -50,18 +65,19 @@ func (w *watchdog) StoreLogs(entries []*raft.Log) error {
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		if err != nil && w.onFail != nil {
+		if err != nil && w.onFail != nil && !errors.Is(err, errGap) { // no fault of the disk
 			w.onFail(err)
 		}
 		return err
 	case <-timer.C:
 	}
+	first, last := entries[0].Index, entries[len(entries)-1].Index
 	w.mu.Lock()
-	w.late = true
+	w.late, w.first, w.last = true, first, last
 	w.mu.Unlock()
 	w.onHung()
-	go w.takeBack(done, entries[0].Index, entries[len(entries)-1].Index)
-	return fmt.Errorf("write log entries %d to %d: %w for %v", entries[0].Index, entries[len(entries)-1].Index, errHung, w.limit)
+	go w.takeBack(done, first, last)
+	return fmt.Errorf("write log entries %d to %d: %w for %v", first, last, errHung, w.limit)
 }
 
 // DeleteRange implements raft.LogStore.

@@ -81,3 +81,45 @@ func TestTakingBackEndsWithRaft(t *testing.T) {
 		close(ended)
 	})
 }
+
+// Between the moment in which a late write reaches the disk and the one in which
+// it is removed, Raft must not find its entries: it would write behind them.
+func TestEntriesOfALateWriteAreNotFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &fullLog{stuckLog: stuckLog{LogStore: raft.NewInmemStore()}}
+		var answered atomic.Bool
+		ended := make(chan struct{})
+		defer close(ended)
+		w := &watchdog{LogStore: disk, limit: 2 * time.Second, onHung: func() {}, onAnswer: func() { answered.Store(true) }, ended: ended}
+		if err := w.StoreLogs(entries(1, 3, 1)); err != nil {
+			t.Fatal(err)
+		}
+		disk.refuse.Store(10)
+		hang := make(chan struct{})
+		disk.set(hang)
+		if err := w.StoreLogs(entries(4, 6, 1)); !errors.Is(err, errHung) {
+			t.Fatal(err)
+		}
+		disk.set(nil)
+		close(hang)
+		synctest.Wait()
+		if last, _ := disk.LastIndex(); last != 6 || answered.Load() {
+			t.Fatalf("the disk has entries up to %d; the late ones should be there still", last)
+		}
+		for index, want := range map[uint64]error{3: nil, 4: raft.ErrLogNotFound, 5: raft.ErrLogNotFound, 6: raft.ErrLogNotFound} {
+			if err := w.GetLog(index, new(raft.Log)); !errors.Is(err, want) {
+				t.Errorf("entry %d: %v, want %v", index, err, want)
+			}
+		}
+		for begun := time.Now(); !answered.Load() && time.Since(begun) < time.Minute; {
+			time.Sleep(retryTakeBack)
+		}
+		if err := w.StoreLogs(entries(4, 4, 2)); err != nil {
+			t.Fatal(err)
+		}
+		var got raft.Log
+		if err := w.GetLog(4, &got); err != nil || got.Term != 2 {
+			t.Errorf("what replaced it: term %d, %v", got.Term, err)
+		}
+	})
+}
