@@ -89,7 +89,9 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		case entry.Type == raft.LogCommand:
 			cmd, err := f.decode(entry)
 			if err != nil {
-				b.apply(f.state) // what was committed before it is in the state
+				// Who waits for an entry before it hears of that one, not of this.
+				b.apply(f.state)
+				f.advance(applied)
 				halted = f.stop(entry.Index, err)
 				results[i] = result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted)}
 				continue

@@ -114,7 +114,6 @@ func (s *Store) run(batch []Batched) *run {
 
 func (r *run) carryOut(b *Batched) {
 	t := &r.tx
-	before := t.graves
 	t.index, t.writes, t.outcomes = b.Index, 0, nil
 	clear(t.touched)
 	clear(t.tags)
@@ -127,7 +126,7 @@ func (r *run) carryOut(b *Batched) {
 		b.changed, b.outcomes = len(t.changed) > 0, t.outcomes
 	}
 	if !b.changed {
-		t.graves, r.spoiled = before, t.writes > 0
+		r.spoiled = t.writes > 0 // without a write no tombstone was counted either
 		return
 	}
 	t.finish()
