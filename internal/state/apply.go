@@ -131,7 +131,7 @@ func (t *tx) kv(c KV) error {
 		}
 		return nil
 	}
-	old := first[Entry](t.txn, string(TableKV), "id", entryKey(&e))
+	old := t.entry(e.Key)
 	var at uint64
 	if old != nil {
 		at = old.ModifyIndex

@@ -95,6 +95,8 @@ func (s *Store) run(batch []Batched) *run {
 	r := &run{tx: tx{
 		txn:     s.db.Txn(true),
 		graves:  s.graves,
+		base:    s.view.Load().snapshot.txn,
+		entries: map[string]*Entry{},
 		touched: map[subject]struct{}{},
 		tags:    map[string][]string{},
 	}}

@@ -297,8 +297,9 @@ func TestBatchIsOneTransaction(t *testing.T) {
 	}
 }
 
-// A batch of 32 puts allocates at most 7 tenths of what they do alone. It would
-// fail if each opened a transaction of its own.
+// A batch of 32 puts allocates less than half of what they do alone: 30 % when it
+// was measured. It would fail if each opened a transaction of its own, or read in
+// it, which makes go-memdb copy nodes again (56 %).
 func TestBatchAllocatesLess(t *testing.T) {
 	measure := func(size uint64) float64 {
 		s := New()
@@ -313,7 +314,7 @@ func TestBatchAllocatesLess(t *testing.T) {
 		})
 	}
 	alone, together := measure(1), measure(32)
-	if t.Logf("%.0f and %.0f allocations", alone, together); together > 0.7*alone {
+	if t.Logf("%.0f and %.0f allocations", alone, together); together > 0.45*alone {
 		t.Errorf("32 puts allocate %.0f times together, %.0f alone", together, alone)
 	}
 }

@@ -16,6 +16,10 @@ type tx struct {
 	txn     *memdb.Txn
 	index   uint64
 	writes  int // rows written or removed
+	// base is the state before the transaction, and entries the keys that were
+	// written since, nil for a removed one: see entry.
+	base    *memdb.Txn
+	entries map[string]*Entry
 	graves  graves
 	changed map[Key]struct{}     // for Since
 	touched map[subject]struct{} // answers that changed
@@ -30,12 +34,27 @@ type tx struct {
 // writes go through them, so that it is known whether it made any.
 func (t *tx) insert(table string, row any) {
 	t.writes++
+	if e, ok := row.(*Entry); ok {
+		t.entries[e.Key] = e
+	}
 	must(t.txn.Insert(table, row))
 }
 
 func (t *tx) delete(table string, row any) {
 	t.writes++
+	if e, ok := row.(*Entry); ok {
+		t.entries[e.Key] = nil
+	}
 	must(t.txn.Delete(table, row))
+}
+
+// entry finds a key as it is now. To ask the transaction would make go-memdb copy
+// the nodes anew that it has copied for the commands before.
+func (t *tx) entry(key string) *Entry {
+	if e, written := t.entries[key]; written {
+		return e
+	}
+	return first[Entry](t.base, string(TableKV), "id", []byte(key))
 }
 
 func (t *tx) node(name string) *Node {
