@@ -63,7 +63,8 @@ type result struct{ err error }
 func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
 
 // ApplyBatch implements raft.BatchingFSM: entries that were committed together
-// are told to the followers, and those who wait for them are woken, once.
+// go into the state together, are told to the followers, and those who wait for
+// them are woken, once.
 func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	last := entries[len(entries)-1]
 	if run := f.run.Load(); run != nil {
@@ -78,6 +79,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	halted, applied := f.halted, f.applied
 	f.mu.Unlock()
 	results := make([]any, len(entries))
+	b := batch{results: results, cmds: make([]state.Batched, 0, len(entries)), at: make([]int, 0, len(entries))}
 	for i, entry := range entries {
 		switch {
 		case halted != nil:
@@ -85,15 +87,59 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		case entry.Index <= applied:
 			results[i] = result{}
 		case entry.Type == raft.LogCommand:
-			var err error
-			if err, halted = f.apply(entry); halted == nil {
-				applied = entry.Index
+			cmd, err := f.decode(entry)
+			if err != nil {
+				// Who waits for an entry before it hears of that one, not of this.
+				b.apply(f.state)
+				f.advance(applied)
+				halted = f.stop(entry.Index, err)
+				results[i] = result{fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted)}
+				continue
 			}
-			results[i] = result{err}
+			applied, results[i] = entry.Index, result{}
+			if cmd != nil {
+				f.add(&b, i, entry, cmd)
+			}
 		}
 	}
+	b.apply(f.state)
 	f.advance(applied)
 	return results
+}
+
+// applyBytes is how large a batch may be before it is applied: of larger ones
+// memory would hold the entries, the commands and the rows at once.
+const applyBytes = 1 << 20
+
+// batch is the commands of entries that go into the state together.
+type batch struct {
+	cmds    []state.Batched
+	at      []int // where in results each one's goes
+	results []any
+	bytes   int
+}
+
+func (b *batch) apply(s *state.Store) {
+	s.ApplyBatch(b.cmds)
+	for i := range b.cmds {
+		b.results[b.at[i]] = result{b.cmds[i].Err}
+	}
+	clear(b.cmds)
+	b.cmds, b.at, b.bytes = b.cmds[:0], b.at[:0], 0
+}
+
+// add puts the command of entry i into the batch, and ends the batch where the
+// state is asked for as it is behind exactly this entry.
+func (f *fsm) add(b *batch, i int, entry *raft.Log, cmd state.Command) {
+	b.cmds = append(b.cmds, state.Batched{Index: entry.Index, Cmd: cmd})
+	b.at, b.bytes = append(b.at, i), b.bytes+len(entry.Data)
+	mark := f.mark != nil && isVerifyMark(cmd)
+	if mark || b.bytes >= applyBytes {
+		b.apply(f.state)
+	}
+	if mark {
+		f.mark(entry.Index, f.state.Snapshot())
+	}
 }
 
 func (f *fsm) isCut() bool {
@@ -115,23 +161,15 @@ func (f *fsm) leaveOut(entries int) []any {
 	return results
 }
 
-// apply carries out one command, and gives what came of it. What halts the store
-// is given twice.
-func (f *fsm) apply(entry *raft.Log) (err, halted error) {
+// decode reads the command of an entry; nil when it is one that may be skipped.
+// An error halts the store.
+func (f *fsm) decode(entry *raft.Log) (state.Command, error) {
 	cmd, err := state.Decode(entry.Data)
 	if unknown, ok := errors.AsType[*state.UnknownCommandError](err); ok && unknown.Skippable {
 		f.log.Info("an entry of a newer program was skipped, as it allows", "index", entry.Index, "kind", unknown.Kind)
 		return nil, nil
 	}
-	if err != nil {
-		halted = f.stop(entry.Index, err)
-		return fmt.Errorf("%w: %w", state.ErrUnknownOutcome, halted), halted
-	}
-	err = f.state.Apply(entry.Index, cmd)
-	if f.mark != nil && isVerifyMark(cmd) {
-		f.mark(entry.Index, f.state.Snapshot())
-	}
-	return err, nil
+	return cmd, err
 }
 
 // stop halts the store: nothing is applied past this entry.

@@ -11,38 +11,9 @@ import (
 // with an error has changed nothing but Snapshot.Index. Apply never reads a
 // clock. It keeps cmd for a while (Committed): nobody may change it any more.
 func (s *Store) Apply(index uint64, cmd Command) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	snap := *s.Snapshot()
-	if index <= snap.index {
-		panic(fmt.Sprintf("state: entry %d applied after entry %d", index, snap.index))
-	}
-	snap.index = index
-	t := s.begin(index)
-	if err := t.apply(cmd); err != nil {
-		t.txn.Abort()
-		s.committed.pass(index)
-		s.publish(snap, nil)
-		return err
-	}
-	if t.outcomes != nil {
-		s.outcomes.keep(index, t.outcomes)
-	}
-	if len(t.changed) == 0 {
-		t.txn.Abort()
-		s.committed.pass(index)
-		s.publish(snap, nil)
-		return nil
-	}
-	t.finish()
-	s.swap.Lock()
-	defer s.swap.Unlock()
-	t.txn.Commit()
-	s.committed.keep(index, cmd)
-	s.graves = t.graves
-	snap.graves, snap.txn = t.graves, s.db.Txn(false)
-	s.publish(snap, t.changed)
-	return nil
+	one := [1]Batched{{Index: index, Cmd: cmd}}
+	s.ApplyBatch(one[:])
+	return one[0].Err
 }
 
 func (t *tx) apply(cmd Command) error {
@@ -160,7 +131,7 @@ func (t *tx) kv(c KV) error {
 		}
 		return nil
 	}
-	old := first[Entry](t.txn, string(TableKV), "id", entryKey(&e))
+	old := t.entry(e.Key)
 	var at uint64
 	if old != nil {
 		at = old.ModifyIndex
@@ -265,7 +236,7 @@ func (t *tx) cluster(c SetCluster) error {
 		}
 		next.Name, next.CreateIndex = old.Name, old.CreateIndex
 	}
-	must(t.txn.Insert(string(TableCluster), &next))
+	t.insert(string(TableCluster), &next)
 	t.mark(TableCluster, "")
 	return nil
 }

@@ -35,7 +35,7 @@ func (t *tx) createSession(c CreateSession) error {
 	}
 	s.Node = node.Name
 	s.CreateIndex, s.ModifyIndex, s.RenewIndex = t.index, t.index, t.index
-	must(t.txn.Insert(string(TableSession), s))
+	t.insert(string(TableSession), s)
 	t.touchSession(s)
 	return nil
 }
@@ -64,14 +64,14 @@ func (t *tx) renewSession(c RenewSession) error {
 	}
 	renewed := *s
 	renewed.RenewIndex = t.index
-	must(t.txn.Insert(string(TableSession), &renewed))
+	t.insert(string(TableSession), &renewed)
 	t.mark(TableSession, s.ID)
 	return nil
 }
 
 func (t *tx) endDelay(c EndDelay) error {
 	if d := t.delay(c.Key); d != nil && d.Index == c.Index {
-		must(t.txn.Delete(string(TableDelay), d))
+		t.delete(string(TableDelay), d)
 		t.mark(TableDelay, c.Key)
 	}
 	return nil
@@ -80,11 +80,11 @@ func (t *tx) endDelay(c EndDelay) error {
 // endSession removes a session, frees its keys or deletes them, and puts them
 // under its lock-delay.
 func (t *tx) endSession(s *Session) {
-	must(t.txn.Delete(string(TableSession), s))
+	t.delete(string(TableSession), s)
 	t.touchSession(s)
 	for _, e := range list[Entry](t.txn, string(TableKV), "session", key(s.ID)) {
 		if s.LockDelay >= MinLockDelay {
-			must(t.txn.Insert(string(TableDelay), &LockDelay{Key: e.Key, Delay: s.LockDelay, Index: t.index}))
+			t.insert(string(TableDelay), &LockDelay{Key: e.Key, Delay: s.LockDelay, Index: t.index})
 			t.mark(TableDelay, e.Key)
 		}
 		if s.Behavior == BehaviorDelete {
@@ -93,7 +93,7 @@ func (t *tx) endSession(s *Session) {
 		}
 		free := *e
 		free.Session, free.ModifyIndex = "", t.index
-		must(t.txn.Insert(string(TableKV), &free))
+		t.insert(string(TableKV), &free)
 		t.mark(TableKV, e.Key)
 	}
 }

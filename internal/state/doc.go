@@ -9,13 +9,15 @@
 // # How it hangs together
 //
 // A Store is a go-memdb database behind an atomic pointer to the latest
-// Snapshot. A writer (Apply, Restore, SetMembers, Touch; one at a time) makes
-// the next Snapshot, notes in a journal which keys changed, swaps the pointer and
-// closes the channel of the one before. A reader never waits for a writer.
+// Snapshot. A writer (Apply, ApplyBatch, Restore, SetMembers, Touch; one at a
+// time) makes the next Snapshot, notes in a journal which keys changed, swaps the
+// pointer and closes the channel of the one before. A reader never waits for a
+// writer.
 //
 //	model.go, command.go  what there is, and what can be done to it
 //	state.go, raft.go     the types that consumers share
 //	apply.go, tables.go   a command, and the rows it writes
+//	batch.go              commands that are published together
 //	valid.go              what a row may be
 //	index.go              the index of each answer; tombstones and their end
 //	query.go, gossip.go   what a Snapshot answers

@@ -25,7 +25,7 @@ func (t *tx) row(s subject) *indexRow {
 // bump records that the answer about s changed with this command.
 func (t *tx) bump(s subject) {
 	t.arrive(s)
-	must(t.txn.Insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index}))
+	t.insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index})
 }
 
 // arrive accounts for a subject that is about to get a live row.
@@ -47,7 +47,7 @@ func (t *tx) bury(s subject) {
 	if row == nil || !row.Dead {
 		t.graves[s.aspect].count++
 	}
-	must(t.txn.Insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index, Dead: true}))
+	t.insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index, Dead: true})
 }
 
 // entomb makes the row of a subject that this command did not touch a
@@ -60,7 +60,7 @@ func (t *tx) entomb(s subject) {
 	}
 	dead := *row
 	dead.Dead = true
-	must(t.txn.Insert(tableIndex, &dead))
+	t.insert(tableIndex, &dead)
 	t.graves[s.aspect].count++
 }
 
@@ -69,13 +69,13 @@ func (t *tx) unbury(s subject) {
 	delete(t.touched, s) // deleted earlier in the same command
 	t.arrive(s)
 	if row := t.row(s); row != nil {
-		must(t.txn.Delete(tableIndex, row))
+		t.delete(tableIndex, row)
 	}
 }
 
 // wakeAbsent wakes who watches for a subject that had no row.
 func (t *tx) wakeAbsent(s subject) {
-	must(t.txn.Insert(tableAbsence, &absence{s.aspect, bucketOf(s.name)}))
+	t.insert(tableAbsence, &absence{s.aspect, bucketOf(s.name)})
 }
 
 // reap removes the oldest tombstones beyond maxGraves. Which ones they are
@@ -89,7 +89,7 @@ func (t *tx) reap(a aspect) {
 	must(err)
 	for ; g.count > maxGraves; g.count-- {
 		row := it.Next().(*indexRow)
-		must(t.txn.Delete(tableIndex, row))
+		t.delete(tableIndex, row)
 		g.floorIndex = max(g.floorIndex, row.Index)
 	}
 }

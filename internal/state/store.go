@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,7 +12,7 @@ import (
 )
 
 // Store is one replica of the state. All methods may be called from any
-// goroutine; Apply and Restore from one at a time.
+// goroutine; Apply, ApplyBatch and Restore from one at a time.
 type Store struct {
 	view atomic.Pointer[view]
 	// swap is held by a writer from the moment its watches fire until readers
@@ -166,17 +167,22 @@ func (j *journal) since(version uint64) ([]Key, bool) {
 	if version < j.floor || version > j.version {
 		return nil, false
 	}
-	var keys []Key
-	seen := map[Key]struct{}{}
-	for i := range j.ring {
-		c := j.ring[(j.next+i)%len(j.ring)]
-		if c.version <= version {
-			continue
-		}
-		if _, dup := seen[c.key]; !dup {
-			seen[c.key] = struct{}{}
-			keys = append(keys, c.key)
+	// The versions in the ring only grow: those the caller has are skipped at once.
+	from := sort.Search(len(j.ring), func(i int) bool { return j.at(i).version > version })
+	if from == len(j.ring) {
+		return nil, true
+	}
+	keys := make([]Key, 0, len(j.ring)-from)
+	seen := make(map[Key]struct{}, len(j.ring)-from)
+	for i := from; i < len(j.ring); i++ {
+		k := j.at(i).key
+		if _, dup := seen[k]; !dup {
+			seen[k] = struct{}{}
+			keys = append(keys, k)
 		}
 	}
 	return keys, true
 }
+
+// at is the change at place i of the ring, the oldest at 0.
+func (j *journal) at(i int) change { return j.ring[(j.next+i)%len(j.ring)] }

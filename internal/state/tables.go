@@ -10,10 +10,16 @@ import (
 	"github.com/hashicorp/go-memdb"
 )
 
-// tx is one command under way: the rows it writes, and what it touches.
+// tx is one command under way: the rows it writes, and what it touches. The
+// transaction of the database is shared with other commands of a batch.
 type tx struct {
 	txn     *memdb.Txn
 	index   uint64
+	writes  int // rows written or removed
+	// base is the state before the transaction, and entries the keys that were
+	// written since, nil for a removed one: see entry.
+	base    *memdb.Txn
+	entries map[string]*Entry
 	graves  graves
 	changed map[Key]struct{}     // for Since
 	touched map[subject]struct{} // answers that changed
@@ -24,15 +30,31 @@ type tx struct {
 	outcomes []Outcome // of a transaction
 }
 
-func (s *Store) begin(index uint64) *tx {
-	return &tx{
-		txn:     s.db.Txn(true),
-		index:   index,
-		graves:  s.graves,
-		changed: map[Key]struct{}{},
-		touched: map[subject]struct{}{},
-		tags:    map[string][]string{},
+// insert writes a row, and delete removes one that is there. All of a command's
+// writes go through them, so that it is known whether it made any.
+func (t *tx) insert(table string, row any) {
+	t.writes++
+	if e, ok := row.(*Entry); ok {
+		t.entries[e.Key] = e
 	}
+	must(t.txn.Insert(table, row))
+}
+
+func (t *tx) delete(table string, row any) {
+	t.writes++
+	if e, ok := row.(*Entry); ok {
+		t.entries[e.Key] = nil
+	}
+	must(t.txn.Delete(table, row))
+}
+
+// entry finds a key as it is now. To ask the transaction would make go-memdb copy
+// the nodes anew that it has copied for the commands before.
+func (t *tx) entry(key string) *Entry {
+	if e, written := t.entries[key]; written {
+		return e
+	}
+	return first[Entry](t.base, string(TableKV), "id", []byte(key))
 }
 
 func (t *tx) node(name string) *Node {
@@ -81,7 +103,7 @@ func (t *tx) putNode(n *Node) *Node {
 	n.CreateIndex, n.ModifyIndex = t.index, t.index
 	old := t.node(n.Name)
 	if old == nil {
-		must(t.txn.Insert(string(TableNode), n))
+		t.insert(string(TableNode), n)
 		t.unbury(subject{ofNode, Fold(n.Name)})
 		t.touch(ofNodeServices, Fold(n.Name))
 		t.touch(ofNodeChecks, Fold(n.Name))
@@ -93,7 +115,7 @@ func (t *tx) putNode(n *Node) *Node {
 	if equalNode(old, n) {
 		return old
 	}
-	must(t.txn.Insert(string(TableNode), n))
+	t.insert(string(TableNode), n)
 	t.touchNode(n.Name)
 	return n
 }
@@ -105,7 +127,7 @@ func (t *tx) deleteNode(n *Node) {
 	for _, chk := range list[Check](t.txn, string(TableCheck), "id", nodeKey(n)) {
 		t.deleteCheck(chk)
 	}
-	must(t.txn.Delete(string(TableNode), n))
+	t.delete(string(TableNode), n)
 	t.endSessionsOf(n.Name)
 	t.touchNode(n.Name)
 	t.touch(ofNode, Fold(n.Name))
@@ -126,7 +148,7 @@ func (t *tx) putService(s *Service) {
 		t.touchService(old)
 	}
 	t.rememberTags(s.Name)
-	must(t.txn.Insert(string(TableService), s))
+	t.insert(string(TableService), s)
 	t.touchService(s)
 }
 
@@ -171,7 +193,7 @@ func (t *tx) deleteService(s *Service) {
 	for _, chk := range checksOf(t.txn, Fold(s.Node), s.ID) {
 		t.deleteCheck(chk)
 	}
-	must(t.txn.Delete(string(TableService), s))
+	t.delete(string(TableService), s)
 }
 
 func (t *tx) putCheck(c *Check) error {
@@ -196,7 +218,7 @@ func (t *tx) writeCheck(old, c *Check) {
 		c.CreateIndex = old.CreateIndex
 		t.touchCheck(old)
 	}
-	must(t.txn.Insert(string(TableCheck), c))
+	t.insert(string(TableCheck), c)
 	t.touchCheck(c)
 	if c.Status == Critical {
 		t.endSessionsWith(c)
@@ -205,7 +227,7 @@ func (t *tx) writeCheck(old, c *Check) {
 
 func (t *tx) deleteCheck(c *Check) {
 	t.touchCheck(c)
-	must(t.txn.Delete(string(TableCheck), c))
+	t.delete(string(TableCheck), c)
 	t.endSessionsWith(c)
 }
 
@@ -248,7 +270,7 @@ func (t *tx) storeEntry(old, e *Entry) {
 		t.unbury(subject{ofEntry, e.Key})
 		t.fillDirectories(e.Key)
 	}
-	must(t.txn.Insert(string(TableKV), e))
+	t.insert(string(TableKV), e)
 	t.mark(TableKV, e.Key)
 }
 
@@ -266,7 +288,7 @@ func (t *tx) fillDirectories(key string) {
 }
 
 func (t *tx) deleteEntry(e *Entry) {
-	must(t.txn.Delete(string(TableKV), e))
+	t.delete(string(TableKV), e)
 	t.touch(ofEntry, e.Key)
 	t.mark(TableKV, e.Key)
 }
@@ -281,12 +303,12 @@ func (t *tx) putDocument(old, d *Document, always bool) {
 	} else {
 		t.unbury(d.subject())
 	}
-	must(t.txn.Insert(string(TableDocument), d))
+	t.insert(string(TableDocument), d)
 	t.touchDocument(d)
 }
 
 func (t *tx) deleteDocument(d *Document) {
-	must(t.txn.Delete(string(TableDocument), d))
+	t.delete(string(TableDocument), d)
 	t.touch(ofDocument, d.subject().name)
 	t.touchDocument(d)
 }

@@ -57,7 +57,7 @@ func (t *tx) transact(c Transact) error {
 }
 
 func (t *tx) operate(op KV) ([]*Entry, error) {
-	stored := func() *Entry { return first[Entry](t.txn, string(TableKV), "id", []byte(op.Entry.Key)) }
+	stored := func() *Entry { return t.entry(op.Entry.Key) }
 	what := fmt.Sprintf("key %q", op.Entry.Key)
 	switch e := stored(); op.Verb {
 	case Get, GetOrEmpty:
