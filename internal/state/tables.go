@@ -13,9 +13,9 @@ import (
 // tx is one command under way: the rows it writes, and what it touches. The
 // transaction of the database is shared with other commands of a batch.
 type tx struct {
-	txn     *memdb.Txn
-	index   uint64
-	writes  int // rows written or removed
+	txn    *memdb.Txn
+	index  uint64
+	writes int // rows written or removed
 	// base is the state before the transaction, and entries the keys that were
 	// written since, nil for a removed one: see entry.
 	base    *memdb.Txn
