@@ -80,7 +80,7 @@ func (k *keeper) follow(set *settings) {
 			taken[j] = true
 			k.addrs[i], k.last[i], k.looked[i] = addrs[j], last[j], looked[j]
 			if l := leads[j]; l != nil {
-				*k.lead(i) = lead{found: l.found, silent: l.silent, tried: l.tried, shun: l.shun, again: l.again} // who is on the way is not heard any more
+				*k.lead(i) = lead{found: l.found, silent: l.silent, tried: l.tried, shun: l.shun, denied: l.denied, again: l.again} // who is on the way is not heard any more
 			}
 			break
 		}

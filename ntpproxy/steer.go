@@ -63,8 +63,8 @@ type heard struct {
 	err        error
 
 	lookup bool
-	found  []netip.AddrPort
-	raw    time.Duration // when the look-up began
+	found  []netip.AddrPort // by that
+	raw    time.Duration    // when the request was sent, or the look-up began
 }
 
 // keeper disciplines the clock. It belongs to one goroutine.
@@ -252,7 +252,7 @@ func (k *keeper) hear(h heard) {
 		k.server.log.Warn("a source wants to be asked more rarely", "source", k.names[h.source], "error", h.err)
 		return
 	case h.err != nil:
-		k.unanswered(h.source)
+		k.unanswered(h.source, h.raw)
 		k.server.log.Debug("a source does not answer", "source", k.names[h.source], "error", h.err)
 		return
 	}
@@ -269,7 +269,7 @@ const lookAgain = 24 * time.Hour
 
 // where is the address to ask a source at; zero: its name is to be looked up.
 func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
-	if raw-k.looked[i] >= lookAgain-time.Duration(i)*lookApart {
+	if raw-k.looked[i] >= lookAfter(i) {
 		k.addrs[i] = netip.AddrPort{}
 	}
 	if !k.addrs[i].IsValid() {
