@@ -95,7 +95,7 @@ func (c *Core) slewOn(now Reading, a *Actions) {
 		c.fast = false // somebody set the clock; the next sample says so
 		return
 	}
-	if a.Adjust == nil && a.Err == nil && half(now.Clock) != c.told && !c.atLeap(now.Raw) {
+	if a.Adjust == nil && half(now.Clock) != c.told && !c.atLeap(now.Raw) {
 		a.Adjust = c.adjust(now, false)
 	}
 	// A slewed clock may need a little longer.
