@@ -17,8 +17,10 @@ func (c *Core) Reconfigure(config Config, raw time.Duration) (later bool) {
 	if changed := config.Leap != old.Leap || config.Shape != old.Shape; changed && c.leapIsNear(raw) {
 		config.Leap, config.Shape, later = old.Leap, old.Shape, true
 	}
+	sourced := c.at != 0 && c.phase == Sourced && c.led()
 	c.config = config
 	c.replaceSources(old.Sources, raw)
+	c.vacant = sourced && c.leading < 0
 	return later
 }
 
