@@ -161,6 +161,53 @@ func TestModeChangesWhenTheSmearIsOver(t *testing.T) {
 	}
 }
 
+// In the morning of the day another mode is chosen: it makes of the leap second
+// what it would have made of it all along.
+func TestModeThatIsChosenBeforeTheNoonIsThatOfTheLeapSecond(t *testing.T) {
+	for name, test := range map[string]struct {
+		from, to LeapMode
+		server   func() *server
+		want     func(now float64) float64
+	}{
+		"left to the sources": {LeapKernel, LeapUpstream, func() *server { return smearing(lan(), LeapInsert) },
+			func(now float64) float64 { return ideal(now, LeapInsert, Linear) }},
+		"smeared": {LeapKernel, LeapSmear, func() *server { return honest(lan(), LeapInsert) },
+			func(now float64) float64 { return ideal(now, LeapInsert, Linear) }},
+		"the kernel's": {LeapSmear, LeapKernel, func() *server { return honest(lan(), LeapInsert) }, func(now float64) float64 {
+			if now >= midnight {
+				return -1
+			}
+			return 0
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, test.server(), test.server(), test.server())
+			w.now = midnight - 20*hour
+			w.start(Config{Leap: test.from})
+			w.core.Leaps([]LeapSecond{{leapDay, LeapInsert}}) // sources that smear announce none
+			w.run(midnight - 13*hour)
+			if w.core.Leaping().Kind != LeapInsert {
+				t.Fatal("no leap second is known of: this test is of a change after that")
+			}
+			config := w.core.config
+			config.Leap = test.to
+			if later := w.reconfigure(config, w.servers...); later {
+				t.Error("the change waits")
+			}
+			most := 0.0
+			w.each = func() {
+				if math.Abs(w.now-midnight) > 3 {
+					most = max(most, math.Abs(w.clock-test.want(w.now)))
+				}
+			}
+			w.run(midnight + 14*hour)
+			if most > 30e-3 || len(w.steps) > 0 {
+				t.Errorf("off by up to %v s, steps %v", most, w.steps)
+			}
+		})
+	}
+}
+
 // Whoever steers no more leaves a clock that runs as its oscillator needs it.
 func TestRateOfASmearIsTakenBackAtTheEnd(t *testing.T) {
 	w := newWorld(t, 1, honest(lan(), LeapInsert), honest(lan(), LeapInsert), honest(lan(), LeapInsert))
