@@ -19,7 +19,10 @@ type nodes struct {
 
 const sourcesEach = 2
 
-func newNodes(t testing.TB, n int, seed uint64) *nodes {
+func newNodes(t testing.TB, n int, seed uint64) *nodes { return newNodesAt(t, n, seed, 0) }
+
+// newNodesAt is a cluster that starts at a time.
+func newNodesAt(t testing.TB, n int, seed uint64, now float64) *nodes {
 	c := &nodes{dead: make([]bool, n), cut: make([]func(float64) bool, n)}
 	for i := range n {
 		var servers []*server
@@ -39,7 +42,7 @@ func newNodes(t testing.TB, n int, seed uint64) *nodes {
 		c.list = append(c.list, w)
 	}
 	for i, w := range c.list {
-		w.clock = float64(i) * 10e-3
+		w.clock, w.now = float64(i)*10e-3, now
 		w.start(Config{Orphan: 10})
 	}
 	return c
