@@ -35,7 +35,7 @@ func TestSlewIsToldOfAndHandedOverAtTheEnd(t *testing.T) {
 		"the file gives it to another": func(f *fixture, _ func()) { f.server.SetFile(keptFile(t, "  keep: serve\n", source)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newFakeClock(t, -60*time.Millisecond, 0)
+			c := newFakeClock(t, -40*time.Millisecond, 0)
 			f := keeping(t, c, keepDiscipline, source)
 			var slow atomic.Bool
 			f.server.kernel = func() (clock.State, error) {
