@@ -35,7 +35,7 @@ func TestSlewIsToldOfAndHandedOverAtTheEnd(t *testing.T) {
 		"the file gives it to another": func(f *fixture, _ func()) { f.server.SetFile(keptFile(t, "  keep: serve\n", source)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newFakeClock(t, -40*time.Millisecond, 0)
+			c := newFakeClock(t, -80*time.Millisecond, 0)
 			f := keeping(t, c, keepDiscipline, source)
 			var slow atomic.Bool
 			f.server.kernel = func() (clock.State, error) {
@@ -49,7 +49,7 @@ func TestSlewIsToldOfAndHandedOverAtTheEnd(t *testing.T) {
 			defer cancel()
 			ended := make(chan error, 1)
 			go func() { ended <- f.server.Run(ctx, func() {}) }()
-			// At 10 ms a second.
+			// 50 ms at 10 a second.
 			eventually(t, "the clock is slewed, and most of it is done", 20*time.Second, func() bool {
 				k := f.server.Kept()
 				return k != nil && k.Slew > 5e-3 && c.off(t).Abs() < 30*time.Millisecond
