@@ -80,7 +80,7 @@ func (k *keeper) follow(set *settings) {
 			taken[j] = true
 			k.addrs[i], k.last[i], k.looked[i] = addrs[j], last[j], looked[j]
 			if l := leads[j]; l != nil {
-				*k.lead(i) = lead{found: l.found, silent: l.silent, tried: l.tried, shun: l.shun, again: l.again} // who is on the way is not heard any more
+				*k.lead(i) = lead{found: l.found, silent: l.silent, tried: l.tried, shun: l.shun, denied: l.denied, again: l.again} // who is on the way is not heard any more
 			}
 			break
 		}
@@ -99,12 +99,11 @@ func (k *keeper) bridge(report *Kept) {
 // leave is what is done last, unless the clock is another's: the kernel is left
 // at what the oscillator needs, and that is remembered.
 func (k *keeper) leave() {
-	now, err := k.server.clock.Now()
-	if err != nil || k.told == nil {
+	if k.told == nil {
 		return
 	}
-	if a := k.core.Leave(discipline.Reading(now)); a != nil {
-		if err := k.apply(*a); err != nil {
+	if k.core.Smeared() {
+		if err := k.handOver(inKernel(k.core.Frequency()), k.core.Leave); err != nil {
 			k.server.log.Warn("the clock is left at the rate of a smear", "error", err)
 		}
 	}

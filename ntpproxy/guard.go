@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"time"
 
 	"holdfast/internal/ntp"
 )
@@ -41,8 +42,8 @@ func (k *keeper) beside(ctx context.Context, h heard, f func(*heard) error) {
 }
 
 // goAsk asks a source at an address beside the loop.
-func (k *keeper) goAsk(ctx context.Context, i int, at netip.AddrPort) {
-	k.beside(ctx, heard{source: i, generation: k.generation, at: at}, func(h *heard) (err error) {
+func (k *keeper) goAsk(ctx context.Context, i int, at netip.AddrPort, raw time.Duration) {
+	k.beside(ctx, heard{source: i, generation: k.generation, at: at, raw: raw}, func(h *heard) (err error) {
 		h.sample, h.packet, h.from, err = exchange(ctx, at.String())
 		return err
 	})
@@ -62,12 +63,12 @@ func (k *keeper) take(ctx context.Context, h heard) {
 		return // it was given up for another meanwhile
 	}
 	if h.err == nil {
-		k.answered(h.source)
+		k.answered(h.source, h.at)
 	}
 	k.hear(h)
 	if kiss, ok := errors.AsType[*ntp.KissError](h.err); ok && kiss.Code != ntp.KissRate {
-		k.giveUp(h.source, h.at) // not this one; another of its name may serve us
-		if k.addrs[h.source].IsValid() {
+		fresh := k.refusedBy(h.source, h.at, h.raw) // another of its name may serve us
+		if fresh && k.addrs[h.source].IsValid() {
 			k.core.Forget(h.source) // soon: it never refused us
 		}
 	}

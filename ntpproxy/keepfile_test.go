@@ -7,8 +7,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/internal/kernel/clock"
 )
 
 // A disk on which nothing is ever written to its end holds up neither the
@@ -42,6 +45,43 @@ func TestHungDiskHoldsUpNeitherTheSteeringNorItsEnd(t *testing.T) {
 	}
 	if d, err := readDrift(path); err != nil || d.skew == 0 {
 		t.Errorf("when the disk is back the drift is %+v, %v", d, err)
+	}
+}
+
+// A list of leap seconds that can't be read to its end, as of a disk that died,
+// holds up neither what is served nor the end of the server.
+func TestListThatIsNeverReadHoldsUpNeitherServingNorItsEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "leap-seconds.list")
+	if err := os.WriteFile(path, []byte("#@ 3960057600\n3644697600 36\n3692217600 37\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, testCluster(t, "ntp:\n", "ntp:\n  leap: {list: "+path+"}\n"), "127.0.0.1:0")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o600); err != nil { // to be opened when there is somebody who writes
+		t.Fatal(err)
+	}
+	f.server.leapsAt = -leapsEvery
+	t.Run("serving", func(t *testing.T) {
+		f.serve(t) // fails the test unless Run ends in 10 s
+		lost := clock.State{}
+		f.kernel.Store(&lost)
+		eventually(t, "clients are told what the kernel says now", 10*time.Second, func() bool { return f.server.Standing().Stratum == 0 })
+	})
+	if f.server.reads.wait(0) == nil {
+		t.Error("the list is not being read: this test is of that")
+	}
+	writer, err := os.OpenFile(path, os.O_WRONLY, 0) // blocks until it is being read
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close()
+	if err := f.server.reads.wait(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if !raised(f.board, conditionLeapList) {
+		t.Error("a list that is empty is nothing to speak of")
 	}
 }
 

@@ -150,13 +150,14 @@ func parseLeapList(text []byte) (list []discipline.LeapSecond, expires time.Time
 const smearFile = "ntp.smear"
 
 // loadLeaps reads what is known of leap seconds: the file's, the list's, and
-// the one that was begun before a restart.
+// the one that was begun before a restart. It blocks as long as the disk does;
+// of two at a time the one counts that began later, with the later settings.
 func (s *Server) loadLeaps(now time.Time) {
+	load := s.loads.Add(1)
 	set := s.settings.Load().leap
 	var list []discipline.LeapSecond
-	if set.list == "" {
-		s.board.Clear(conditionLeapList)
-	} else {
+	wrong := ""
+	if set.list != "" {
 		text, err := os.ReadFile(set.list)
 		var expires time.Time
 		if err == nil {
@@ -164,11 +165,9 @@ func (s *Server) loadLeaps(now time.Time) {
 		}
 		switch {
 		case err != nil:
-			s.board.Raise(conditionLeapList, health.Warning, fmt.Sprintf("ntp.leap.list: read %s: %v", set.list, err))
+			wrong = fmt.Sprintf("ntp.leap.list: read %s: %v", set.list, err)
 		case now.After(expires):
-			s.board.Raise(conditionLeapList, health.Warning, fmt.Sprintf("ntp.leap.list: %s expired on %s: update it (Debian: tzdata)", set.list, expires.Format(time.DateOnly)))
-		default:
-			s.board.Clear(conditionLeapList)
+			wrong = fmt.Sprintf("ntp.leap.list: %s expired on %s: update it (Debian: tzdata)", set.list, expires.Format(time.DateOnly))
 		}
 	}
 	if set.second.Kind != discipline.LeapNone {
@@ -178,7 +177,17 @@ func (s *Server) loadLeaps(now time.Time) {
 	if begun, ok := s.begunSmear(); ok && !slices.ContainsFunc(list, func(l discipline.LeapSecond) bool { return l.At.Equal(begun.At) }) {
 		list = append(list, begun)
 	}
+	s.loaded.Lock()
+	defer s.loaded.Unlock()
+	if load != s.loads.Load() {
+		return
+	}
 	s.leaps.Store(&list)
+	if wrong == "" {
+		s.board.Clear(conditionLeapList)
+		return
+	}
+	s.board.Raise(conditionLeapList, health.Warning, wrong)
 }
 
 // begunSmear is the leap second whose smear this node had begun.

@@ -24,6 +24,9 @@ const (
 	// leave unanswered until another of its name is tried: one lost datagram
 	// is no reason to leave a server whose oscillator is known.
 	patience = 3
+	// deniedFor is how long an address that denies us is passed over: who has no
+	// other is asked again every 2^10 s (discipline.Core.Refused), 4 s later.
+	deniedFor = 17 * time.Minute
 )
 
 // errNoAddress: a name that has none.
@@ -35,9 +38,21 @@ type lead struct {
 	silent  int              // requests in a row that the present address left unanswered
 	tried   int              // addresses in a row that were given up
 	shun    netip.AddrPort   // the last of those
+	denied  []denial         // addresses that want none of us
 	looking bool             // a look-up is under way
 	owed    bool             // a request waits for it
 	again   time.Duration    // raw time before which no other begins
+}
+
+// denial is an address that denied us (DENY, RSTR).
+type denial struct {
+	at    netip.AddrPort
+	until time.Duration // raw time to which it is passed over
+}
+
+// denies tells whether an address is to be passed over at a raw time.
+func (l *lead) denies(at netip.AddrPort, raw time.Duration) bool {
+	return slices.ContainsFunc(l.denied, func(d denial) bool { return d.at == at && raw < d.until })
 }
 
 // lead is where a source's name leads.
@@ -61,26 +76,31 @@ func (k *keeper) send(ctx context.Context, i int, raw time.Duration) {
 		}
 	}
 	if at.IsValid() {
-		k.goAsk(ctx, i, at)
+		k.goAsk(ctx, i, at, raw)
 		return
 	}
 	if !l.looking && raw >= l.again {
 		l.looking = true
 		k.goLook(ctx, i, raw)
 	}
-	if good := k.good(i); good.IsValid() && good != l.shun {
-		k.goAsk(ctx, i, good)
+	if good := k.good(i, raw); good.IsValid() && good != l.shun {
+		k.goAsk(ctx, i, good, raw)
 		return
 	}
 	l.owed = true
 }
 
-// good is the address at which a source answered last; zero: nowhere yet.
-func (k *keeper) good(i int) netip.AddrPort {
+// good is the address at which a source answered last; zero: nowhere yet, or it
+// denied us there.
+func (k *keeper) good(i int, raw time.Duration) netip.AddrPort {
 	if !k.last[i].IsValid() {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(k.last[i], portOf(k.names[i]))
+	at := netip.AddrPortFrom(k.last[i], portOf(k.names[i]))
+	if k.lead(i).denies(at, raw) {
+		return netip.AddrPort{}
+	}
+	return at
 }
 
 // portOf is the port of a host:port that the configuration accepted.
@@ -148,22 +168,26 @@ func inTurn(addrs []netip.Addr) (list []netip.Addr) {
 	return list
 }
 
+// lookAfter is how long the address of a source's name is taken for good.
+func lookAfter(i int) time.Duration { return lookAgain - time.Duration(i)*lookApart }
+
 // located takes what a look-up found. The address that answered stays while its
 // name leads there; when nothing was found, what was known before is as good as
 // it was.
 func (k *keeper) located(ctx context.Context, h heard) {
 	i, l := h.source, k.lead(h.source)
 	l.looking = false
-	good := k.good(i)
+	good := k.good(i, h.raw)
 	switch {
 	case h.err == nil:
 		l.found, l.tried, l.silent = h.found, 0, 0
-		k.addrs[i] = choose(l.found, good, l.shun)
+		k.addrs[i] = l.choose(good, h.raw)
 	case good.IsValid():
-		k.addrs[i], k.looked[i] = good, h.raw-lookAgain+lookRetry
-	case len(l.found) > 0:
-		k.addrs[i] = l.found[0]
+		k.addrs[i], k.looked[i] = good, h.raw-lookAfter(i)+lookRetry
 	default:
+		k.addrs[i] = l.choose(good, h.raw)
+	}
+	if h.err != nil && !k.addrs[i].IsValid() {
 		l.again = h.raw + lookPause
 	}
 	if h.err != nil {
@@ -171,26 +195,32 @@ func (k *keeper) located(ctx context.Context, h heard) {
 	}
 	if l.owed && k.addrs[i].IsValid() {
 		l.owed = false
-		k.goAsk(ctx, i, k.addrs[i])
+		k.goAsk(ctx, i, k.addrs[i], h.raw)
 	}
 }
 
 // choose is the address of a name to be asked: the one that answered, unless it
-// fell silent and there is another.
-func choose(found []netip.AddrPort, good, shun netip.AddrPort) netip.AddrPort {
-	if good != shun && slices.Contains(found, good) {
+// fell silent and there is another. It is zero when all deny us, or none is
+// known.
+func (l *lead) choose(good netip.AddrPort, raw time.Duration) (at netip.AddrPort) {
+	if good.IsValid() && good != l.shun && slices.Contains(l.found, good) {
 		return good
 	}
-	for _, a := range found {
-		if a != shun {
+	for _, a := range l.found {
+		switch {
+		case l.denies(a, raw):
+		case a != l.shun:
 			return a
+		default:
+			at = a
 		}
 	}
-	return found[0]
+	return at
 }
 
-// unanswered notes that the present address left a request unanswered.
-func (k *keeper) unanswered(i int) {
+// unanswered notes that the present address left a request unanswered, by a raw
+// time.
+func (k *keeper) unanswered(i int, raw time.Duration) {
 	at := k.addrs[i]
 	if !at.IsValid() {
 		return // a look-up decides
@@ -199,24 +229,43 @@ func (k *keeper) unanswered(i int) {
 	if l.silent++; k.last[i] == at.Addr() && l.silent < patience {
 		return
 	}
-	k.giveUp(i, at)
+	l.tried++
+	k.giveUp(i, at, raw)
+}
+
+// refusedBy notes that an address denies us. fresh: that is news.
+func (k *keeper) refusedBy(i int, at netip.AddrPort, raw time.Duration) (fresh bool) {
+	l := k.lead(i)
+	fresh = !l.denies(at, raw)
+	l.denied = slices.DeleteFunc(l.denied, func(d denial) bool { return d.at == at || raw >= d.until })
+	l.denied = append(l.denied, denial{at, raw + deniedFor})
+	k.giveUp(i, at, raw)
+	return fresh
 }
 
 // giveUp has another address of the name asked than this one, and when all were
-// tried, the name looked up again.
-func (k *keeper) giveUp(i int, at netip.AddrPort) {
+// tried, the name looked up again. Those that deny us are passed over: who
+// answered nothing yet would else be believed to be news again and again.
+func (k *keeper) giveUp(i int, at netip.AddrPort, raw time.Duration) {
 	l := k.lead(i)
-	l.silent, l.tried, l.shun = 0, l.tried+1, at
-	if l.tried >= len(l.found) {
+	l.silent, l.shun = 0, at
+	from, n := slices.Index(l.found, at)+1, len(l.found)
+	var left []netip.AddrPort
+	for j := range n {
+		if a := l.found[(from+j)%n]; !l.denies(a, raw) {
+			left = append(left, a)
+		}
+	}
+	if l.tried >= len(left) {
 		k.addrs[i], l.tried = netip.AddrPort{}, 0
 		return
 	}
-	next := slices.Index(l.found, at) + 1
-	k.addrs[i] = l.found[next%len(l.found)]
+	k.addrs[i] = left[0]
 }
 
-// answered notes that the present address answered.
-func (k *keeper) answered(i int) {
+// answered notes that an address answered.
+func (k *keeper) answered(i int, at netip.AddrPort) {
 	l := k.lead(i)
 	l.silent, l.tried, l.shun = 0, 0, netip.AddrPort{}
+	l.denied = slices.DeleteFunc(l.denied, func(d denial) bool { return d.at == at })
 }

@@ -125,6 +125,25 @@ func TestAddressThatAnsweredStaysWhenTheLookUpFails(t *testing.T) {
 	k.want(t, "it was taken out of its name", "192.0.2.7")
 }
 
+// The look-ups of a list's names are apart by design, and so are those that are
+// tried again.
+func TestLookUpOfAnyNameThatFailsIsTriedAgainAfterAnHour(t *testing.T) {
+	for _, i := range []int{0, 1, 2, 15} {
+		k := resolving(t)
+		k.names, k.addrs = slices.Repeat(k.names, 16), make([]netip.AddrPort, 16)
+		k.last, k.looked = make([]netip.Addr, 16), make([]time.Duration, 16)
+		k.last[i] = netip.MustParseAddr("192.0.2.1")
+		day := raw5 + lookAgain
+		if k.where(i, day).IsValid() {
+			t.Fatalf("source %d: the name is not looked up after a day", i)
+		}
+		k.take(ended(t), heard{source: i, lookup: true, raw: day, err: errors.New("no resolver answers")})
+		if !k.where(i, day+lookRetry-1).IsValid() || k.where(i, day+lookRetry).IsValid() {
+			t.Errorf("source %d: the next look-up is not an hour later", i)
+		}
+	}
+}
+
 // Who denies us is not asked again while its name leads elsewhere too.
 func TestAnotherAddressIsAskedWhenOneDeniesUs(t *testing.T) {
 	k := resolving(t)

@@ -73,6 +73,7 @@ type Server struct {
 	ask     func(ctx context.Context, server string) (ntp.Answer, error)
 	started time.Time
 	files   saver
+	reads   saver // likewise, of what the loop has read again
 	// What a test puts its own in the place of: the resolver, who waits between
 	// attempts to steer, and whether the kernel lets us.
 	resolve     func(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -88,6 +89,8 @@ type Server struct {
 
 	leaps    atomic.Pointer[[]discipline.LeapSecond] // that are known without a source
 	begun    atomic.Pointer[discipline.LeapSecond]   // whose smear was remembered
+	loads    atomic.Uint64                           // of leaps, that have begun
+	loaded   sync.Mutex                              // held while one takes effect
 	leapsAt  time.Duration                           // by elapsed, when they were looked up; the watcher's
 	spreader spreader                                // the watcher's
 
@@ -104,7 +107,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		now: deps.Now, clock: deps.Clock, stepNow: make(chan bool, 1), kernel: deps.Kernel, state: deps.State, chrony: deps.Chrony, ask: ntp.Query, started: time.Now(),
 		resolve: net.DefaultResolver.LookupNetIP, pause: pause, permitted: func() error { return nil }, catalogWait: catalogWait,
 	}
-	s.files.log = s.log
+	s.files.log, s.reads.log = s.log, s.log
 	if !s.chrony.IsValid() {
 		s.chrony = chronyAddr
 	}
@@ -273,6 +276,9 @@ func (s *Server) work(ctx context.Context, workers []*worker, ready func()) erro
 	if err := s.files.wait(saveGrace); err != nil {
 		s.log.Warn("the end does not wait for the disk", "error", err)
 	}
+	if s.reads.wait(saveGrace) != nil {
+		s.log.Warn("the end does not wait for a list of leap seconds, which the disk does not give", "path", s.settings.Load().leap.list)
+	}
 	close(failed)
 	return <-failed
 }
@@ -306,7 +312,9 @@ func (s *Server) observe() {
 	now := s.now()
 	k, err := s.kernel()
 	if elapsed := s.elapsed(); elapsed-s.leapsAt >= leapsEvery {
-		s.loadLeaps(now)
+		s.reads.save("leap seconds", func() error {
+			return s.guard("reading what is known of leap seconds", func() error { s.loadLeaps(now); return nil })
+		})
 		s.leapsAt = elapsed
 	}
 	standing, smear := unsynchronised(now), (*smearing)(nil)

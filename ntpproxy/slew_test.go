@@ -2,6 +2,7 @@ package ntpproxy
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,37 +26,68 @@ func (c *fakeClock) orders() []clock.Steering {
 	return append([]clock.Steering(nil), c.told...)
 }
 
+// What a slew has left is handed over by who ends, and by who gives the clock to
+// another. The disk and the kernel may take as long for that as they like.
 func TestSlewIsToldOfAndHandedOverAtTheEnd(t *testing.T) {
 	source := newFixture(t, testCluster(t), "127.0.0.1:0").serve(t).String()
-	c := newFakeClock(t, -80*time.Millisecond, 0)
-	f := keeping(t, c, keepDiscipline, source)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- f.server.Run(ctx, func() {}) }()
-	// 70 ms of 80, at 10 a second.
-	eventually(t, "the clock is slewed, and most of it is done", 20*time.Second, func() bool {
-		k := f.server.Kept()
-		return k != nil && k.Slew > 5e-3 && c.off(t).Abs() < 30*time.Millisecond
-	})
-	if tracking := f.server.Tracking(); tracking.Slew < 1000 || tracking.Slew > 10_001 || tracking.Offset < time.Millisecond {
-		t.Errorf("`ntp tracking` says %.0f ppm, and %v to be corrected", tracking.Slew, tracking.Offset)
+	for name, end := range map[string]func(f *fixture, cancel func()){
+		"the process ends":             func(_ *fixture, cancel func()) { cancel() },
+		"the file gives it to another": func(f *fixture, _ func()) { f.server.SetFile(keptFile(t, "  keep: serve\n", source)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newFakeClock(t, -80*time.Millisecond, 0)
+			f := keeping(t, c, keepDiscipline, source)
+			var slow atomic.Bool
+			f.server.kernel = func() (clock.State, error) {
+				if slow.Load() { // into the clock's next second
+					now, _ := c.Now()
+					time.Sleep(now.Clock.Truncate(time.Second).Add(1100 * time.Millisecond).Sub(now.Clock))
+				}
+				return c.State()
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- f.server.Run(ctx, func() {}) }()
+			// 50 ms at 10 a second.
+			eventually(t, "the clock is slewed, and most of it is done", 20*time.Second, func() bool {
+				k := f.server.Kept()
+				return k != nil && k.Slew > 5e-3 && c.off(t).Abs() < 30*time.Millisecond
+			})
+			if tracking := f.server.Tracking(); tracking.Slew < 1000 || tracking.Slew > 10_001 || tracking.Offset < time.Millisecond {
+				t.Errorf("`ntp tracking` says %.0f ppm, and %v to be corrected", tracking.Slew, tracking.Offset)
+			}
+			for name, least := range map[string]float64{"holdfast_ntp_slew_ratio": 1e-3, "holdfast_ntp_offset_seconds": 1e-3} {
+				if got := f.gauge(t, name); got < least {
+					t.Errorf("%s is %v", name, got)
+				}
+			}
+			end(f, cancel)
+			slow.Store(true)
+			eventually(t, "the clock is steered no more", 10*time.Second, func() bool { return f.server.Kept() == nil })
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if off := c.ends(t); off.Abs() > 2*time.Millisecond || len(c.stepped()) > 0 {
+				t.Errorf("the clock ends %v off, steps %v: want what was left handed over, and no more", off, c.stepped())
+			}
+			for _, s := range c.orders() {
+				if s.Fast.Abs() > time.Duration(4*discipline.DefaultSlew*float64(time.Second)) {
+					t.Errorf("told to slew %v a quarter each second: above the limit", s.Fast)
+				}
+			}
+		})
 	}
-	for name, least := range map[string]float64{"holdfast_ntp_slew_ratio": 1e-3, "holdfast_ntp_offset_seconds": 1e-3} {
-		if got := f.gauge(t, name); got < least {
-			t.Errorf("%s is %v", name, got)
-		}
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if off := c.ends(t); off.Abs() > 2*time.Millisecond || len(c.stepped()) > 0 {
-		t.Errorf("the clock ends %v off, steps %v: want what was left handed over, and no more", off, c.stepped())
-	}
-	for _, s := range c.orders() {
-		if s.Fast.Abs() > time.Duration(4*discipline.DefaultSlew*float64(time.Second)) {
-			t.Errorf("told to slew %v a quarter each second: above the limit", s.Fast)
+}
+
+func TestNothingIsHandedOverWhereTheClocksSecondsMeet(t *testing.T) {
+	for in, want := range map[time.Duration]time.Duration{
+		0: 20 * time.Millisecond, 19 * time.Millisecond: time.Millisecond, 20 * time.Millisecond: 0, 500 * time.Millisecond: 0,
+		949 * time.Millisecond: 0, 950 * time.Millisecond: 70 * time.Millisecond, 999 * time.Millisecond: 21 * time.Millisecond,
+	} {
+		if got := untilEarly(start.Add(in)); got != want {
+			t.Errorf("%v into a second %v is waited, want %v", in, got, want)
 		}
 	}
 }

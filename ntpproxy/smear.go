@@ -114,7 +114,7 @@ func (s *spreader) lay(wall time.Time, late bool) {
 func (s *Server) spread(standing Standing, k clock.State, now time.Time) (Standing, *smearing) {
 	set := s.settings.Load().leap
 	if set.mode != discipline.LeapSmear && (s.spreader.current == nil || s.spreader.failed) { // what has begun is gone through with
-		s.spreader = spreader{}
+		s.spreader = spreader{looked: true} // a smear that a changed file begins is caught up with
 		s.board.Clear(conditionLeapDaemon)
 		return standing, nil
 	}

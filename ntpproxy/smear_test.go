@@ -92,6 +92,37 @@ func TestSmearThatIsHeardOfLateIsCaughtUpWithSlowly(t *testing.T) {
 	}
 }
 
+// The file has leap seconds smeared from now on, in the middle of one: what is
+// served goes there slowly.
+func TestSmearThatAChangedFileBeginsIsCaughtUpWithSlowly(t *testing.T) {
+	for name, from := range map[string]float64{"before midnight": 30000.5, "after it": 50000.5} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, testCluster(t))
+			f.server.leaps.Store(&[]discipline.LeapSecond{{At: newYear, Kind: discipline.LeapInsert}})
+			d := &dayAround{midnight: newYear, kind: discipline.LeapInsert, told: true}
+			served := func(elapsed float64) float64 {
+				wall, k := d.at(elapsed)
+				_, smear := f.server.spread(Standing{Stratum: 2}, k, wall)
+				ns, _ := smear.shift(wall)
+				return wall.Add(time.Duration(ns)).Sub(newYear.Add(-12 * time.Hour)).Seconds()
+			}
+			last := served(from)
+			f.server.SetFile(testCluster(t, "ntp:\n", "ntp:\n  leap: {mode: smear}\n"))
+			f.server.leaps.Store(&[]discipline.LeapSecond{{At: newYear, Kind: discipline.LeapInsert}})
+			for elapsed := from + 1; elapsed < from+1500; elapsed++ {
+				now := served(elapsed)
+				if step := now - last; math.Abs(step-1) > 515e-6 { // and the smear itself
+					t.Fatalf("%v s after the change: %v s in a second", elapsed-from, step)
+				}
+				last = now
+			}
+			if want := (from + 1499) * (1 - 1/86401.0); math.Abs(last-want) > 1e-6 {
+				t.Errorf("served %v, want %v", last, want)
+			}
+		})
+	}
+}
+
 func TestSmearGoesOnAfterARestart(t *testing.T) {
 	for _, elapsed := range []float64{30000, 50000} {
 		d := &dayAround{midnight: newYear, kind: discipline.LeapInsert, told: true}

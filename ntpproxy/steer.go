@@ -63,8 +63,8 @@ type heard struct {
 	err        error
 
 	lookup bool
-	found  []netip.AddrPort
-	raw    time.Duration // when the look-up began
+	found  []netip.AddrPort // by that
+	raw    time.Duration    // when the request was sent, or the look-up began
 }
 
 // keeper disciplines the clock. It belongs to one goroutine.
@@ -119,16 +119,14 @@ func (s *Server) keep(ctx context.Context, set *settings) string {
 	for {
 		select {
 		case <-ctx.Done():
-			k.release()
-			k.leave()
-			return ""
 		case h := <-k.heard:
 			k.take(asking, h)
 		case forced := <-s.stepNow:
 			k.core.AllowStep(forced)
 		case <-timer.C:
 		}
-		if !k.adopt(s.settings.Load()) {
+		if ctx.Err() != nil || !k.adopt(s.settings.Load()) {
+			k.release()
 			k.leave()
 			return ""
 		}
@@ -207,6 +205,22 @@ var errInterference = errors.New("somebody else steers this clock too")
 
 // apply tells the kernel, unless another did since we last told it.
 func (k *keeper) apply(a discipline.Adjustment) error {
+	ppm := inKernel(a.Frequency)
+	if err := k.prepare(ppm); err != nil {
+		return err
+	}
+	return k.order(a, ppm)
+}
+
+// inKernel is a frequency in ppm, as the kernel takes it: else told is not what
+// it has.
+func inKernel(ratio float64) float64 {
+	return max(-clock.MaxFrequency, min(clock.MaxFrequency, ratio*1e6))
+}
+
+// prepare is what takes its time before the kernel is told a frequency, in ppm.
+// It fails if another told it something since we did.
+func (k *keeper) prepare(ppm float64) error {
 	s := k.server
 	state, err := s.kernel()
 	if err != nil {
@@ -220,14 +234,19 @@ func (k *keeper) apply(a discipline.Adjustment) error {
 		s.unmark()
 		return fmt.Errorf("%w: its tick is %d µs, and this node leaves it at %d", errInterference, state.Tick, clock.NominalTick)
 	}
-	if a.Step != 0 {
-		s.log.Warn("stepping the clock", "by", a.Step)
-	}
-	ppm := max(-clock.MaxFrequency, min(clock.MaxFrequency, a.Frequency*1e6)) // else told is not what the kernel has
 	if err := s.mark(ppm, state.Frequency); err != nil {
 		s.log.Warn("a restart will take this clock for another daemon's", "error", err)
 	}
-	err = s.clock.Steer(clock.Steering{
+	return nil
+}
+
+// order tells the kernel at once. The frequency is what prepare was told.
+func (k *keeper) order(a discipline.Adjustment, ppm float64) error {
+	s := k.server
+	if a.Step != 0 {
+		s.log.Warn("stepping the clock", "by", a.Step)
+	}
+	err := s.clock.Steer(clock.Steering{
 		Frequency: ppm, Slew: a.Slew, Fast: a.Fast, Step: a.Step, MaxError: a.MaxError, EstError: a.EstError,
 		Insert: a.Leap == discipline.LeapInsert, Delete: a.Leap == discipline.LeapDelete,
 	})
@@ -252,7 +271,7 @@ func (k *keeper) hear(h heard) {
 		k.server.log.Warn("a source wants to be asked more rarely", "source", k.names[h.source], "error", h.err)
 		return
 	case h.err != nil:
-		k.unanswered(h.source)
+		k.unanswered(h.source, h.raw)
 		k.server.log.Debug("a source does not answer", "source", k.names[h.source], "error", h.err)
 		return
 	}
@@ -269,7 +288,7 @@ const lookAgain = 24 * time.Hour
 
 // where is the address to ask a source at; zero: its name is to be looked up.
 func (k *keeper) where(i int, raw time.Duration) netip.AddrPort {
-	if raw-k.looked[i] >= lookAgain-time.Duration(i)*lookApart {
+	if raw-k.looked[i] >= lookAfter(i) {
 		k.addrs[i] = netip.AddrPort{}
 	}
 	if !k.addrs[i].IsValid() {

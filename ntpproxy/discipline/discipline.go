@@ -86,6 +86,7 @@ type Core struct {
 	at        time.Duration // raw time of the last update; 0 none
 	target    line          // true time over the oscillator, as of the last update
 	leading   int           // -1 none
+	vacant    bool          // the source that led was taken out, and no other does yet
 	rootDelay time.Duration
 	rootDisp  time.Duration // at `at`
 	leap      leaping
@@ -294,7 +295,7 @@ func (c *Core) update(now Reading, survivors []candidate) (*Adjustment, error) {
 	c.at = now.Raw
 	c.updates++
 	best := c.sources[survivors[0].index]
-	c.leading = survivors[0].index
+	c.leading, c.vacant = survivors[0].index, false
 	c.rootDelay = best.last.RootDelay + best.register.line.leastWay
 	c.rootDisp = best.last.Dispersion + seconds(combined.deviation+best.register.line.residual) + best.last.Precision
 	return c.adjust(now, step), nil

@@ -13,6 +13,10 @@ var (
 	midnight = leapDay.Sub(birth).Seconds()
 )
 
+// dayBefore is when most of these tests begin: a day before the smear, in which
+// sources come to be asked as rarely as they ever are.
+var dayBefore = midnight - 36*hour
+
 // moment is when it happens.
 func moment(kind Leap) float64 { return leapSecondOf(kind).moment().Sub(birth).Seconds() }
 
@@ -116,6 +120,7 @@ func TestKernelMakesTheLeapSecondAndTheClockDoesNotSwing(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1, honest(lan(), kind), honest(lan(), kind), honest(lan(), kind))
+			w.now = dayBefore
 			w.start(Config{})
 			w.run(midnight - 23.5*hour)
 			if w.leap != LeapNone {
@@ -185,13 +190,14 @@ func TestClientsAreLedThroughASmearedLeapSecondWithoutAStep(t *testing.T) {
 		for _, shape := range []Shape{Linear, Cosine} {
 			t.Run(name+" "+shape.String(), func(t *testing.T) {
 				w := newWorld(t, 1, honest(lan(), kind), honest(lan(), kind), honest(lan(), kind))
+				w.now = dayBefore
 				w.start(Config{Leap: LeapSmear, Shape: shape})
 				node := map[int]float64{} // its clock, less UTC that goes through
 				most, fastest := 0.0, 0.0
 				w.each = func() {
 					second := int(math.Round(w.now))
 					node[second] = w.clock
-					if w.now > hour {
+					if w.now > dayBefore+hour {
 						most = max(most, math.Abs(w.clock-ideal(w.now, kind, shape)))
 						fastest = max(fastest, math.Abs(w.clock-node[second-1]))
 					}
@@ -229,10 +235,11 @@ func TestClientsAreLedThroughASmearedLeapSecondWithoutAStep(t *testing.T) {
 						servers = append(servers, s)
 					}
 					c := newWorld(t, 2, servers...)
+					c.now = dayBefore
 					c.start(Config{})
 					off := 0.0
 					c.each = func() {
-						if c.now > hour {
+						if c.now > dayBefore+hour {
 							off = max(off, math.Abs(c.clock-ideal(c.now, kind, shape)))
 						}
 					}
@@ -271,6 +278,7 @@ func TestSourcesThatSmearAreNotMixedWithThoseThatDoNot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1, test.servers()...)
+			w.now = dayBefore
 			w.start(Config{Leap: test.mode})
 			w.run(midnight - 11*hour)
 			most := 0.0
@@ -342,6 +350,7 @@ func TestOnlyAMajorityOrAListMakesALeapSecond(t *testing.T) {
 			servers = append(servers, s)
 		}
 		w := newWorld(t, 1, servers...)
+		w.now = dayBefore
 		w.start(Config{})
 		w.core.Leaps(test.known)
 		w.run(midnight - 25*hour)
@@ -377,7 +386,7 @@ func TestNodeThatWakesUpInASmearJoinsIt(t *testing.T) {
 }
 
 func TestNodesWithoutUpstreamSmearTogether(t *testing.T) {
-	c := newNodes(t, 4, 1)
+	c := newNodesAt(t, 4, 1, dayBefore)
 	for i, w := range c.list {
 		w.core.config.Leap = LeapSmear
 		w.core.Leaps([]LeapSecond{{leapDay, LeapInsert}})

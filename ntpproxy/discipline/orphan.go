@@ -120,7 +120,7 @@ func (c *Core) orient(now Reading, a *Actions) {
 	// Home slowly: who follows us, or whom we followed, walks beside us.
 	c.healing = phase == Sourced && c.at != 0 && c.config.Orphan != 0
 	c.walkAt = 0
-	c.phase, c.fresh, c.panicked = phase, true, false
+	c.phase, c.fresh, c.panicked, c.vacant = phase, true, false, false
 }
 
 // find is the first phase that the node can be in.
@@ -194,9 +194,11 @@ func (c *Core) enough(phase Phase) int {
 }
 
 // led tells whether what the clock was last set by belongs to the phase. It does
-// not while those of a new phase have yet to agree, or are too far off.
+// not while those of a new phase have yet to agree, or are too far off. The
+// source that led may be none of ours any more: as long as the phase lasts, what
+// it said is still what the clock stands on.
 func (c *Core) led() bool {
-	if c.phase.ownTime() {
+	if c.phase.ownTime() || c.vacant {
 		return true
 	}
 	return c.leading >= 0 && c.sources[c.leading].config.Peer == (c.phase != Sourced) && (c.phase != Orphan || c.leading == c.leader)

@@ -19,7 +19,10 @@ type nodes struct {
 
 const sourcesEach = 2
 
-func newNodes(t testing.TB, n int, seed uint64) *nodes {
+func newNodes(t testing.TB, n int, seed uint64) *nodes { return newNodesAt(t, n, seed, 0) }
+
+// newNodesAt is a cluster that starts at a time.
+func newNodesAt(t testing.TB, n int, seed uint64, now float64) *nodes {
 	c := &nodes{dead: make([]bool, n), cut: make([]func(float64) bool, n)}
 	for i := range n {
 		var servers []*server
@@ -39,7 +42,7 @@ func newNodes(t testing.TB, n int, seed uint64) *nodes {
 		c.list = append(c.list, w)
 	}
 	for i, w := range c.list {
-		w.clock = float64(i) * 10e-3
+		w.clock, w.now = float64(i)*10e-3, now
 		w.start(Config{Orphan: 10})
 	}
 	return c
@@ -247,6 +250,33 @@ func TestClusterThatWakesUpWithoutUpstreamAgreesOnItsLeadersTime(t *testing.T) {
 	c.run(3 * hour)
 	if len(c.list[1].steps) > 0 || len(c.list[1].errs) == 0 {
 		t.Errorf("sources come back 3,000 s away: steps %v, errors %d; want an admin asked", c.list[1].steps, len(c.list[1].errs))
+	}
+}
+
+// What is too far off is said at each look, and the kernel is told of a fast slew
+// each second all the same: else it swings from one side to the other.
+func TestASlewEndsWhileAnAdminIsAsked(t *testing.T) {
+	c := newNodes(t, 4, 9)
+	for i := range c.cut {
+		c.cut[i] = func(now float64) bool { return now < 2*hour }
+		c.list[i].clock = -3000
+	}
+	c.lead(1)
+	c.run(3 * hour)
+	c.want(t, Orphan, OrphanLeader, Orphan, Orphan)
+	before := c.list[0].clock
+	for _, i := range []int{0, 1} { // somebody moves the leader's clock, and a follower's
+		w := c.list[i]
+		w.clock += 5e-3
+		w.each = func() { w.wake = w.now } // a node turns its loop each second
+	}
+	c.run(c.list[0].now + 300) // a follower took the moved leader's word for it
+	c.most = 0
+	c.run(c.list[0].now + 60)
+	for i, w := range c.list {
+		if off := w.clock - before; len(w.errs) == 0 || math.Abs(off) > 1e-3 || math.Abs(w.running) > 1e-3 || c.most > 1e-3 {
+			t.Errorf("node %d, six minutes later: %.2f ms from where it was, slewing at %.0f ppm, errors %d; up to %.2f ms apart", i, off*1e3, w.running*1e6, len(w.errs), c.most*1e3)
+		}
 	}
 }
 

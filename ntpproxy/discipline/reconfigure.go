@@ -16,9 +16,13 @@ func (c *Core) Reconfigure(config Config, raw time.Duration) (later bool) {
 	config.StepUpdates, config.Panic, config.Frequency, config.Skew = old.StepUpdates, old.Panic, old.Frequency, old.Skew
 	if changed := config.Leap != old.Leap || config.Shape != old.Shape; changed && c.leapIsNear(raw) {
 		config.Leap, config.Shape, later = old.Leap, old.Shape, true
+	} else if changed {
+		c.leap.second, c.leap.passed = LeapSecond{}, false // the new mode finds its own, or none
 	}
+	sourced := c.at != 0 && c.phase == Sourced && c.led()
 	c.config = config
 	c.replaceSources(old.Sources, raw)
+	c.vacant = sourced && c.leading < 0
 	return later
 }
 

@@ -76,6 +76,50 @@ func TestAnotherSourceLeadsWhenTheOneThatDidIsTakenOut(t *testing.T) {
 	}
 }
 
+// All sources are others, at all nodes of a cluster at once: until these were
+// heard clients are told what they were told before, and nobody is called an
+// orphan. When they don't answer, it is said.
+func TestNodeWhoseSourcesAreAllReplacedIsNoOrphanBeforeTheyHadTheirChance(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer bool
+		want   Phase
+	}{"they answer": {true, Sourced}, "they are dead": {false, Alone}} {
+		w := newWorld(t, 1, lan(), lan())
+		w.start(Config{Agreeing: 2, Orphan: 10})
+		w.run(4000)
+		began, waited := w.now, 0
+		phase := func() Phase { return w.core.Tracking(w.reading()).Phase }
+		var others []*server
+		for _, name := range []string{"c", "d"} {
+			s := lan()
+			s.config = SourceConfig{Name: name, MinPoll: 6, MaxPoll: 10, Burst: true}
+			s.cut = func(float64) bool { return !test.answer }
+			others = append(others, s)
+		}
+		w.each = func() {
+			k := w.core.Tracking(w.reading())
+			if w.now < began+5 || test.answer {
+				if k.Phase != Sourced || k.Stratum == aloneStratum || !k.Synchronised {
+					t.Errorf("%s: %.0f s after the change: %v, stratum %d", name, w.now-began, k.Phase, k.Stratum)
+				}
+			}
+			if k.Leading < 0 {
+				waited++
+			}
+		}
+		w.reconfigure(w.core.config, others...)
+		w.core.Step(w.reading())
+		w.reconfigure(w.core.config, others...) // another change before they were heard
+		w.run(began + 60)
+		if waited == 0 {
+			t.Errorf("%s: another source led at once: this test is of the time before", name)
+		}
+		if got := phase(); got != test.want || test.answer && w.core.leading < 0 {
+			t.Errorf("%s: a minute after the change: %v, source %d leads", name, got, w.core.leading)
+		}
+	}
+}
+
 func TestSettingsAreTakenOver(t *testing.T) {
 	a := lan()
 	w := newWorld(t, 1, a, lan())
@@ -114,6 +158,53 @@ func TestModeChangesWhenTheSmearIsOver(t *testing.T) {
 	w.run(midnight + 13*hour)
 	if later := w.reconfigure(config, w.servers...); later || w.core.LeapMode() != LeapKernel {
 		t.Errorf("after the smear in use %v, to be called again %v", w.core.LeapMode(), later)
+	}
+}
+
+// In the morning of the day another mode is chosen: it makes of the leap second
+// what it would have made of it all along.
+func TestModeThatIsChosenBeforeTheNoonIsThatOfTheLeapSecond(t *testing.T) {
+	for name, test := range map[string]struct {
+		from, to LeapMode
+		server   func() *server
+		want     func(now float64) float64
+	}{
+		"left to the sources": {LeapKernel, LeapUpstream, func() *server { return smearing(lan(), LeapInsert) },
+			func(now float64) float64 { return ideal(now, LeapInsert, Linear) }},
+		"smeared": {LeapKernel, LeapSmear, func() *server { return honest(lan(), LeapInsert) },
+			func(now float64) float64 { return ideal(now, LeapInsert, Linear) }},
+		"the kernel's": {LeapSmear, LeapKernel, func() *server { return honest(lan(), LeapInsert) }, func(now float64) float64 {
+			if now >= midnight {
+				return -1
+			}
+			return 0
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, test.server(), test.server(), test.server())
+			w.now = midnight - 20*hour
+			w.start(Config{Leap: test.from})
+			w.core.Leaps([]LeapSecond{{leapDay, LeapInsert}}) // sources that smear announce none
+			w.run(midnight - 13*hour)
+			if w.core.Leaping().Kind != LeapInsert {
+				t.Fatal("no leap second is known of: this test is of a change after that")
+			}
+			config := w.core.config
+			config.Leap = test.to
+			if later := w.reconfigure(config, w.servers...); later {
+				t.Error("the change waits")
+			}
+			most := 0.0
+			w.each = func() {
+				if math.Abs(w.now-midnight) > 3 {
+					most = max(most, math.Abs(w.clock-test.want(w.now)))
+				}
+			}
+			w.run(midnight + 14*hour)
+			if most > 30e-3 || len(w.steps) > 0 {
+				t.Errorf("off by up to %v s, steps %v", most, w.steps)
+			}
+		})
 	}
 }
 

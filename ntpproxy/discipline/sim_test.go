@@ -80,7 +80,7 @@ func (w *world) start(config Config) {
 func (w *world) pass(until float64) {
 	whole := math.Floor(until) > math.Floor(w.now)
 	for w.now < until {
-		drift, was := w.drift, at(w.now+w.clock)
+		drift, was := w.drift, w.now+w.clock
 		if w.heat != nil {
 			drift += w.heat(w.now)
 		}
@@ -96,7 +96,9 @@ func (w *world) pass(until float64) {
 		if math.Floor(w.now+w.clock) != second {
 			w.overflow()
 		}
-		w.makeLeap(was, at(w.now+w.clock))
+		if w.leap != LeapNone {
+			w.makeLeap(at(was), at(w.now+w.clock))
+		}
 	}
 	if whole {
 		w.drift += w.wander * w.rand.NormFloat64()
@@ -120,7 +122,7 @@ func (w *world) makeLeap(before, after time.Time) {
 	if w.leap == LeapDelete {
 		ahead = time.Second // the last second of the day is left out
 	}
-	if midnight := after.Add(ahead).Truncate(24 * time.Hour); w.leap != LeapNone && before.Add(ahead).Before(midnight) {
+	if midnight := after.Add(ahead).Truncate(24 * time.Hour); before.Add(ahead).Before(midnight) {
 		w.clock -= float64(w.leap)
 		w.leap = LeapNone
 	}

@@ -95,7 +95,7 @@ func (c *Core) slewOn(now Reading, a *Actions) {
 		c.fast = false // somebody set the clock; the next sample says so
 		return
 	}
-	if a.Adjust == nil && a.Err == nil && half(now.Clock) != c.told && !c.atLeap(now.Raw) {
+	if a.Adjust == nil && half(now.Clock) != c.told && !c.atLeap(now.Raw) {
 		a.Adjust = c.adjust(now, false)
 	}
 	// A slewed clock may need a little longer.
@@ -103,10 +103,14 @@ func (c *Core) slewOn(now Reading, a *Actions) {
 	a.Next = min(a.Next, now.Raw+wait+wait/32+time.Millisecond)
 }
 
+// Slewing tells whether the kernel was told more than is to be worked off, which
+// Release takes back.
+func (c *Core) Slewing() bool { return c.fast && c.at != 0 }
+
 // Release is what the kernel is to be told by who ends: what is left of a fast
 // slew, and no more. It is nil when there is none.
 func (c *Core) Release(now Reading) *Adjustment {
-	if !c.fast || c.at == 0 || c.atLeap(now.Raw) {
+	if !c.Slewing() || c.atLeap(now.Raw) {
 		return nil
 	}
 	a := c.adjust(now, false)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package discipline
+
+const raceEnabled = false
