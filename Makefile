@@ -41,11 +41,13 @@ test: deps lint build ## everything that CI runs: lint, then all tests with the 
 	@# The destructive tests measure times: they run when nothing else does. The
 	@# race detector has memory of its own: without it, what a service takes.
 	@# They start the built program, of which go's cache of results knows nothing.
+	@# The clock's simulator runs one seed under it, and all without.
 	@# What fails first keeps the rest from nothing: one run tells all.
 	@status=0; \
 	$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)')) || status=1; \
 	$(call gotest,-count 1 -p 1 ./chaos/...) || status=1; \
 	go test -vet=off -run TakesLittleMemory ./dns || status=1; \
+	go test -vet=off ./ntpproxy/discipline || status=1; \
 	exit $$status
 	@echo "== all tests passed"
 
