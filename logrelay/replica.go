@@ -31,6 +31,7 @@ const (
 	replicaRetry    = time.Second
 	replicaSilence  = 20 * time.Second // of a receiver that owes an answer
 	replicaCommit   = time.Second
+	replicaLastWord = time.Second // to say at the end that all is on this node's disk
 	conditionAlone  = "logs.replica"
 )
 
@@ -175,7 +176,10 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		_ = conn.SetWriteDeadline(time.Now().Add(replicaLastWord))
+	})
 	defer stop()
 	_ = conn.SetDeadline(time.Now().Add(replicaSilence))
 	if _, err := conn.Write(greeting{s.journal.ID(), s.node}.append(nil)); err != nil {
@@ -203,8 +207,11 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 			s.agreed[other.Name] = true
 		}
 	})
-	end()
-	_ = conn.Close()
+	if end(); ctx.Err() == nil {
+		_ = conn.Close()
+	} else {
+		_ = conn.SetWriteDeadline(time.Now().Add(replicaLastWord))
+	}
 	return errors.Join(<-sent, err)
 }
 
@@ -219,30 +226,46 @@ func (s *shipper) begins(node string, next uint64) uint64 {
 
 // send ships blocks as this node's disk gets them: both disks sync at the same
 // time. first becomes the end of the first shipment with lines in it.
+//
+// Whatever follows a shipment says that it is on this node's disk: there is one
+// write at a time, that there is no more is said when all is there, and after a
+// write that failed nothing is said by this connection any more.
 func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64, first *atomic.Uint64) error {
 	reader := s.journal.Reader(from)
 	defer reader.Close()
+	failed := s.journal.Failed()
+	say := func(b []byte) error {
+		if s.journal.Failed() != failed {
+			return errors.New("the last lines may not be on this node's disk, whose write failed")
+		}
+		within := replicaSilence
+		if ctx.Err() != nil {
+			within = replicaLastWord
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(within))
+		_, err := conn.Write(b)
+		return err
+	}
+	end, said := from, false // that there is no more
+	news := func() bool { return s.journal.Failed() != failed || !said && s.journal.End() >= end }
 	var batch journal.Batch
 	var out []byte
-	for end := from; ; {
-		block, more, err := reader.TryEarly()
-		if err == nil && !more {
-			out = shipment{first: end, end: end}.append(out)
-		}
-		if len(out) > 0 {
-			_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-			if _, err := conn.Write(out); err != nil {
+	for {
+		block, more, err := reader.NextEarlyOr(ctx, news)
+		switch {
+		case ctx.Err() != nil:
+			if !said && s.journal.End() == end { // else it would not know that it has all
+				return say(shipment{first: end, end: end}.append(out[:0]))
+			}
+			return nil
+		case err != nil:
+			return err
+		case !more:
+			out, said = shipment{first: end, end: end}.append(out[:0]), true
+			if err := say(out); err != nil {
 				return err
 			}
-		}
-		if err == nil && !more {
-			block, err = reader.NextEarly(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
+			continue
 		}
 		batch.Reset()
 		if err := block.Each(func(number uint64, r journal.Record) bool {
@@ -253,10 +276,13 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64, first *a
 		}); err != nil {
 			return err
 		}
-		if end = block.End(); batch.Len() > 0 {
+		if end, said = block.End(), false; batch.Len() > 0 {
 			first.CompareAndSwap(0, end)
 		}
 		out = shipment{max(block.First, from), end, batch.Len(), batch.Bytes()}.append(out[:0])
+		if err := say(out); err != nil {
+			return err
+		}
 	}
 }
 
