@@ -49,6 +49,7 @@ type replicas struct {
 	alone   bool   // lines are acknowledged without
 	raised  bool
 	goal    uint64 // what another node must have for that to change; 0: not set
+	gone    uint64 // numbers of lines that it never gets since then
 	changed chan struct{}
 }
 
@@ -114,9 +115,22 @@ func (r *replicas) has(next uint64, begins bool) {
 	if r.raised && !r.alone && r.next >= r.goal {
 		r.raised, r.goal = false, 0
 		r.board.Clear(conditionAlone)
-		r.log.Info("another node has all lines again", "next", next)
+		if r.gone > 0 {
+			r.log.Warn("another node has all lines again, but for those that were kept for it no more: they are on this node's disk alone",
+				"next", next, "without", r.gone)
+		} else {
+			r.log.Info("another node has all lines again", "next", next)
+		}
+		r.gone = 0
 	}
 	r.tell()
+}
+
+// lacks says that so many lines are kept for another node no more.
+func (r *replicas) lacks(lines uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone += lines
 }
 
 func (r *replicas) tell() {
@@ -135,8 +149,9 @@ type shipper struct {
 	cursor   *journal.Cursor
 	replicas *replicas
 	log      *slog.Logger
-	// letGo tells whether the disk is too full to keep lines for another node.
-	letGo func() bool
+	// letGo is the first line that is still kept for another node, for which the
+	// disk may be too full.
+	letGo func() uint64
 	// base is the journal's end as it was opened. What another node says that it
 	// has from there on may be lines that this node sent, and then lost with its
 	// power before they were on its disk: their numbers are those of other lines
@@ -147,11 +162,12 @@ type shipper struct {
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
 func (s *shipper) run(ctx context.Context, well func()) error {
-	if s.letGo() && !s.replicas.wait {
-		s.log.Warn("the disk is nearly full: the lines that no other node has are kept for it no more", "from", s.cursor.Next())
-		if err := s.cursor.Commit(s.journal.End()); err != nil {
+	if from, next := s.letGo(), s.cursor.Next(); from > next && !s.replicas.wait {
+		s.log.Warn("too little of the disk is free: lines that no other node has are kept for it no more", "from", next, "to", from)
+		if err := s.cursor.Commit(from); err != nil {
 			return err
 		}
+		s.replicas.lacks(from - next)
 	}
 	failed := errors.New("there is no other node that runs logs and is alive")
 	for i, other := range s.others() {
@@ -338,6 +354,6 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	}
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.gate.isFull, base: j.End(), agreed: map[string]bool{},
+		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), base: j.End(), agreed: map[string]bool{},
 	}, nil
 }

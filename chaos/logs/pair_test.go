@@ -28,6 +28,9 @@ const (
 	// client takes nothing of that: an answer that does not wait for the other
 	// node is with the client when the line is lost.
 	pairFar = 200 * time.Millisecond
+	// pairNear is that where the power of the node goes that clients send to: what
+	// it sends to the other while its own disk syncs is to get there before.
+	pairNear = 0
 )
 
 // cutKinds are whose power is cut, in turn: of the node that clients send to,
@@ -43,7 +46,8 @@ var cutKinds = [...]string{"holder", "both", "other"}
 //
 // It fails if lines are acknowledged before the other node has them (that is far
 // away: a client's younger lines then stand before its older ones), if the
-// journal does not sync, and if a node that comes back is not given what it lost.
+// journal does not sync, if a node that comes back is not given what it lost, and
+// if the other takes for stored on both what was on its way to this one's disk.
 func TestPowerCutOfOneOrBothNodesLosesNoLineThatWasAcknowledged(t *testing.T) {
 	cuts := len(cutKinds)
 	if text := os.Getenv("LOGS_CUTS"); text != "" {
@@ -70,6 +74,13 @@ func TestPowerCutOfOneOrBothNodesLosesNoLineThatWasAcknowledged(t *testing.T) {
 			n.caughtUp(t)
 		}
 		kind, began := cutKinds[cut%len(cutKinds)], time.Now()
+		far := pairFar
+		if kind == "holder" {
+			far = pairNear
+		}
+		for _, n := range s.nodes {
+			n.away(t, far)
+		}
 		<-time.After(time.Duration(dice.Int64N(int64(pairLater)))) // when the power goes
 		switch kind {
 		case "holder":
@@ -250,6 +261,12 @@ func (m *pairMachine) serve(t *testing.T) {
 	m.relay, err = m.Start(vm.Cmd{Args: []string{m.binary}, Env: []string{pairEnv + "=" + m.run}, Stdout: m.says})
 	must(t, "start", err)
 	m.says.until(t, m.name+" serves", m.relay.Done(), func(state pairState, known bool) bool { return known })
+}
+
+// away says how long a packet is on its way from it to the other node.
+func (m *pairMachine) away(t *testing.T, far time.Duration) {
+	t.Helper()
+	m.shell(t, fmt.Sprintf("tc qdisc replace dev eth0 parent 1:3 netem delay %dms limit 10000", far.Milliseconds()))
 }
 
 // cut cuts its power when its disk is next asked for a flush.
