@@ -226,6 +226,9 @@ func TestAnotherNodesBacklogGoesBeforeFilesToo(t *testing.T) {
 func TestNoReplayBeginsBeforeWhatIsKept(t *testing.T) {
 	b := newBacklogged(t, map[string]backlog{"siem": {}})
 	siem := b.outputs["siem"]
+	if _, err := b.j.Cursor("other", false); err != nil { // nothing is removed
+		t.Fatal(err)
+	}
 	if err := siem.cursor.Commit(backlogLines); err != nil {
 		t.Fatal(err)
 	}
