@@ -226,7 +226,8 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 	if end(); ctx.Err() == nil {
 		_ = conn.Close()
 	} else {
-		_ = conn.SetWriteDeadline(time.Now().Add(replicaLastWord))
+		last := time.AfterFunc(replicaLastWord, func() { _ = conn.Close() })
+		defer last.Stop()
 	}
 	return errors.Join(<-sent, err)
 }
