@@ -3,7 +3,6 @@ package logs
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -440,71 +439,4 @@ func (h *heard) until(t *testing.T, what string, done <-chan struct{}, fits func
 			t.Fatalf("%s: not within %v: %+v", what, pairWithin, state)
 		}
 	}
-}
-
-// pairLoad is the clients, in a process on their machine.
-type pairLoad struct {
-	proc *vm.Proc
-	says *heard
-	in   *io.PipeWriter
-}
-
-func newPairLoad(t *testing.T, m *vm.Machine, binary string) *pairLoad {
-	t.Helper()
-	r, w := io.Pipe()
-	soundClock(t, m)
-	l := &pairLoad{says: newHeard(), in: w}
-	t.Cleanup(func() { _ = w.Close() })
-	var err error
-	l.proc, err = m.Start(vm.Cmd{Args: []string{binary}, Env: []string{pairClientsEnv + "=yes"}, Stdin: r, Stdout: l.says})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// send has the clients send to a node from now on.
-func (l *pairLoad) send(t *testing.T, to *pairMachine) {
-	t.Helper()
-	if _, err := fmt.Fprintln(l.in, pairAddr(to.name)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (l *pairLoad) total() (sum int) {
-	l.says.mu.Lock()
-	defer l.says.mu.Unlock()
-	for _, n := range l.says.clients {
-		sum += n
-	}
-	return sum
-}
-
-// answered waits until each client has been answered so many more lines.
-func (l *pairLoad) answered(t *testing.T, more int) {
-	t.Helper()
-	l.says.mu.Lock()
-	before := l.says.clients
-	l.says.mu.Unlock()
-	l.says.until(t, "clients are answered", l.proc.Done(), func(pairState, bool) bool {
-		for i, n := range l.says.clients {
-			if n < before[i]+more {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// end has the clients send no more, waits until all that they sent is answered,
-// and returns how many lines that is of each.
-func (l *pairLoad) end(t *testing.T) (sent []int) {
-	t.Helper()
-	if _, err := fmt.Fprintln(l.in, pairEnd); err != nil {
-		t.Fatal(err)
-	}
-	l.says.until(t, "all lines are answered", nil, func(pairState, bool) bool { return !slices.Contains(l.says.ended[:], false) })
-	l.says.mu.Lock()
-	defer l.says.mu.Unlock()
-	return slices.Clone(l.says.clients[:])
 }
