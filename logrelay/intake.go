@@ -187,7 +187,7 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 		t.s.recent.anew()
 		t.had = 0
 	}
-	t.newest = &shipped{end: one.end}
+	t.newest = &shipped{end: one.end, lines: make([]shippedLine, 0, one.count)} // fill counted them
 	if err := journal.BlockOf(one.first, one.count, one.payload).Each(func(_ uint64, r journal.Record) bool {
 		t.newest.add(t.s.recent, r) // for the clients that send them again
 		return true

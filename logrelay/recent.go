@@ -23,8 +23,8 @@ const (
 	decideWithin = time.Second // frames held back while what follows is not there
 )
 
-// recent knows the last lines that are durable of each sender. Its methods may
-// be called from any goroutine.
+// recent knows the last lines of each sender that are durable: on both disks, where
+// they came from another node. Its methods may be called from any goroutine.
 type recent struct {
 	seed  maphash.Seed
 	pairs bool // other nodes' lines come here as well
