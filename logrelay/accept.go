@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -188,10 +189,17 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		conn = s.tap(conn)
 	}
 	if via == viaRELP || via == viaRELPTLS {
-		ctx, left := s.sessions.enter(ctx, addrOf(conn.LocalAddr()))
+		c := s.newRELP(conn, via)
+		ctx, left, ok, err := s.enter(ctx, c, addrOf(conn.LocalAddr()))
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil || !ok:
+			return err
+		}
 		defer left()
 		defer raw.Close() // who waits for the session's end takes its address away
-		return s.serveRELP(ctx, conn, via)
+		return c.serve(ctx)
 	}
 	return s.serveStream(ctx, conn, via)
 }

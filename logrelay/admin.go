@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -201,14 +202,15 @@ func (s *Server) Replay(output string, since time.Time) (lines uint64, err error
 		return 0, errors.New("the log relay is not running yet")
 	}
 	s.mu.Lock()
-	o := s.outputs[output]
+	outputs := maps.Clone(s.outputs)
+	s.mu.Unlock()
+	o := outputs[output]
 	var targets []string
-	for name := range s.outputs {
+	for name := range outputs {
 		if name != "files" && name != "replica" {
 			targets = append(targets, name)
 		}
 	}
-	s.mu.Unlock()
 	slices.Sort(targets)
 	if !slices.Contains(targets, output) {
 		return 0, fmt.Errorf("%q is no target of logs.forward: there is %q; files have every line once already", output, targets)
@@ -231,6 +233,9 @@ func (s *Server) Replay(output string, since time.Time) (lines uint64, err error
 			return 0, err
 		}
 		if found {
+			if err := s.mayReplay(j, o, outputs, from); err != nil {
+				return 0, fmt.Errorf("%s: %w", output, err)
+			}
 			o.replay(from)
 			s.log.Info("an admin has a target get lines once more", "output", output, "from", from, "end", j.End())
 			return j.End() - from, nil

@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"holdfast/internal/health"
@@ -54,21 +55,44 @@ func (s *Server) bound(j *journal.Journal, free float64) {
 	short := free < s.shortBelow()
 	s.short.Store(short)
 	s.mu.Lock()
-	outputs := make(map[string]*outputState, len(s.outputs))
-	kept := j.End()
-	for name, o := range s.outputs {
-		outputs[name] = o
-		if o.backlog == nil || o.backlog.wait && o.backlog.most == 0 {
-			kept = min(kept, o.cursor.Next())
-		}
-	}
+	outputs := maps.Clone(s.outputs)
 	s.mu.Unlock()
+	kept := keptAnyway(j, outputs)
 	for name, o := range outputs {
 		if o.backlog != nil {
 			s.boundOne(j, name, o, min(kept, o.backlog.from(j, s.settings.replay, short)), short)
 		}
 		s.metrics.waitingBytes.WithLabelValues(name).Set(float64(j.Behind(o.cursor.Next())))
 	}
+}
+
+// keptAnyway is the first record that the journal keeps for an output of which
+// nothing is let go.
+func keptAnyway(j *journal.Journal, outputs map[string]*outputState) uint64 {
+	kept := j.End()
+	for _, o := range outputs {
+		if o.backlog == nil || o.backlog.wait && o.backlog.most == 0 {
+			kept = min(kept, o.cursor.Next())
+		}
+	}
+	return kept
+}
+
+// mayReplay tells why lines from a record on can't be sent to a target once more:
+// bound would let them go at once.
+func (s *Server) mayReplay(j *journal.Journal, o *outputState, outputs map[string]*outputState, from uint64) error {
+	if o.backlog == nil {
+		return nil
+	}
+	least := min(keptAnyway(j, outputs), o.backlog.from(j, s.settings.replay, s.short.Load()))
+	if from >= least {
+		return nil
+	}
+	since := "the last lines"
+	if at, ok := timeOf(j, least); ok {
+		since = at.Format(time.RFC3339Nano)
+	}
+	return fmt.Errorf("lines before %s are kept for no target now (logs.replay_mib, backlog_mib, and what is free on the disk): ask for those from then on, or make room", since)
 }
 
 // from is the first record that is kept for a target.
@@ -113,10 +137,17 @@ func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from 
 	s.log.Error("lines that a target has not taken are kept for it no more", "target", name, "lines", from-next, "before", last, "why", why)
 }
 
-// letsReplicaGo tells whether the lines that another node has not taken are to
-// be let go: no acknowledged line that is in the files is to go for them.
-func (s *Server) letsReplicaGo(j *journal.Journal, cursor *journal.Cursor) func() bool {
-	return func() bool {
-		return s.gate.isFull() || s.short.Load() && j.Behind(cursor.Next()) > s.settings.replay
+// letsReplicaGo is the first of the lines that are still kept for another node,
+// which has not taken them: no acknowledged line that is in the files is to go for
+// the others. The newest replay_mib stay, but on a disk that is nearly full.
+func (s *Server) letsReplicaGo(j *journal.Journal, cursor *journal.Cursor) func() uint64 {
+	return func() uint64 {
+		switch {
+		case s.gate.isFull():
+			return j.End()
+		case s.short.Load() && j.Behind(cursor.Next()) > s.settings.replay:
+			return j.Newest(s.settings.replay)
+		}
+		return 0
 	}
 }

@@ -196,7 +196,7 @@ func TestADeadTargetCostsNoFile(t *testing.T) {
 }
 
 // TestAnotherNodesBacklogGoesBeforeFilesToo: but for what the journal keeps
-// anyway.
+// anyway, unless the disk is nearly full. It fails if all of it goes.
 func TestAnotherNodesBacklogGoesBeforeFilesToo(t *testing.T) {
 	b := newBacklogged(t, map[string]backlog{"siem": {wait: true}}) // it keeps all in the journal
 	cursor, err := b.j.Cursor("replica", true)
@@ -208,15 +208,52 @@ func TestAnotherNodesBacklogGoesBeforeFilesToo(t *testing.T) {
 	for _, test := range []struct {
 		next uint64
 		free float64
-		want bool
-	}{{0, 50, false}, {0, 11, true}, {7, 11, false}, {6, 11, true}, {7, 4, true}} {
+		want uint64
+	}{{0, 50, 0}, {0, 11, 7}, {7, 11, 0}, {6, 11, 7}, {7, 4, backlogLines}} {
 		if err := cursor.Commit(test.next); err != nil {
 			t.Fatal(err)
 		}
 		b.gate.disk(100 - test.free)
 		b.bound(b.j, test.free)
 		if got := lets(); got != test.want {
-			t.Errorf("at %d with %v %% free: %v, want %v", test.next, test.free, got, test.want)
+			t.Errorf("at %d with %v %% free: those from %d on are kept, want %d", test.next, test.free, got, test.want)
+		}
+	}
+}
+
+// TestNoReplayBeginsBeforeWhatIsKept: it would be let go within a second, and an
+// Error would say that the target does not take its lines.
+func TestNoReplayBeginsBeforeWhatIsKept(t *testing.T) {
+	b := newBacklogged(t, map[string]backlog{"siem": {}})
+	siem := b.outputs["siem"]
+	if _, err := b.j.Cursor("other", false); err != nil { // nothing is removed
+		t.Fatal(err)
+	}
+	if err := siem.cursor.Commit(backlogLines); err != nil {
+		t.Fatal(err)
+	}
+	b.settings.replay = 3 * b.one
+	for _, test := range []struct {
+		free  float64
+		since int64
+		want  bool
+	}{{50, 0, true}, {11, 0, false}, {11, 6, false}, {11, 7, true}} {
+		b.bound(b.j, test.free)
+		_, err := b.Replay("siem", time.Unix(0, test.since))
+		if (err == nil) != test.want {
+			t.Errorf("with %v %% free, from line %d on: %v", test.free, test.since, err)
+		}
+		if _, end, err := siem.begin(t.Context()); err != nil { // as its run does
+			t.Fatal(err)
+		} else {
+			end()
+		}
+		b.bound(b.j, test.free)
+		if said := b.condition(conditionBacklog + "siem"); said != "" {
+			t.Errorf("with %v %% free, from line %d on: %s", test.free, test.since, said)
+		}
+		if err := siem.cursor.Commit(backlogLines); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -8,26 +8,33 @@ import (
 
 // Watermarks of the journal's file system, in percent used. At the first, RELP
 // and TCP are read no more: their senders keep the lines. At the second, UDP
-// debug lines are dropped, since nobody keeps those.
+// debug lines are dropped, since nobody keeps those, and the lines of other nodes
+// are taken no more. That is later than senders are held back, so that a node
+// gets rid of what it keeps for another: two full ones would wait for each other.
 const (
 	stopReadingAt = 95.0
 	shedDebugAt   = 99.0
 	reopenAt      = 93.0
+	stopNodesAt   = shedDebugAt
+	reopenNodesAt = 98.0
 )
 
 // gate holds senders back while the disk is nearly full or an admin says so.
 type gate struct {
-	shedding atomic.Bool
-	mu       sync.Mutex
-	full     bool
-	paused   bool
-	open     chan struct{} // closed while lines may come
+	shedding  atomic.Bool
+	mu        sync.Mutex
+	full      bool
+	nodesFull bool // for lines of other nodes
+	paused    bool
+	open      chan struct{} // closed while lines may come
+	openNodes chan struct{} // closed while those of other nodes may
 }
 
 func newGate() *gate {
-	open := make(chan struct{})
-	close(open)
-	return &gate{open: open}
+	g := &gate{open: make(chan struct{}), openNodes: make(chan struct{})}
+	close(g.open)
+	close(g.openNodes)
+	return g
 }
 
 // wait blocks while lines may not come, or until ctx ends.
@@ -35,6 +42,18 @@ func (g *gate) wait(ctx context.Context) error {
 	g.mu.Lock()
 	open := g.open
 	g.mu.Unlock()
+	return waitFor(ctx, open)
+}
+
+// waitForNode is wait for lines of another node.
+func (g *gate) waitForNode(ctx context.Context) error {
+	g.mu.Lock()
+	open := g.openNodes
+	g.mu.Unlock()
+	return waitFor(ctx, open)
+}
+
+func waitFor(ctx context.Context, open <-chan struct{}) error {
 	select {
 	case <-open:
 		return ctx.Err()
@@ -52,11 +71,8 @@ func (g *gate) disk(used float64) (full, shedding bool) {
 	g.shedding.Store(used >= shedDebugAt)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if used >= stopReadingAt {
-		g.full = true
-	} else if used < reopenAt {
-		g.full = false
-	}
+	g.full = passes(g.full, used, stopReadingAt, reopenAt)
+	g.nodesFull = passes(g.nodesFull, used, stopNodesAt, reopenNodesAt)
 	g.turn()
 	return g.full, g.shedding.Load()
 }
@@ -70,17 +86,29 @@ func (g *gate) pause(paused bool) {
 }
 
 func (g *gate) turn() {
-	closed := g.full || g.paused
+	g.open = turned(g.open, g.full || g.paused)
+	g.openNodes = turned(g.openNodes, g.nodesFull || g.paused)
+}
+
+// turned is a gate's channel that is closed while it is open.
+func turned(open chan struct{}, shut bool) chan struct{} {
 	select {
-	case <-g.open:
-		if closed {
-			g.open = make(chan struct{})
+	case <-open:
+		if shut {
+			return make(chan struct{})
 		}
 	default:
-		if !closed {
-			close(g.open)
+		if !shut {
+			close(open)
 		}
 	}
+	return open
+}
+
+// passes tells whether a mark is passed, which was or not, and is until what is
+// used falls below another.
+func passes(passed bool, used, mark, below float64) bool {
+	return used >= mark || passed && used >= below
 }
 
 // isFull tells whether senders are held back since the disk is nearly full.

@@ -13,7 +13,7 @@ import (
 // Before an address goes to another node, the sessions of the clients that came
 // to it end as at the relay's own end: what they sent is stored and answered, so
 // that they send nothing of it again there. New ones wait until the address is
-// gone. Afterwards the packets of both would go to the other node.
+// gone (hold.go). Afterwards the packets of both would go to the other node.
 const (
 	// LeavePath has sessions end: POST, with address=A for each.
 	LeavePath = Root + "leave"
@@ -21,7 +21,7 @@ const (
 	// all the time is heard out for hearOutMost, and then its answers are read.
 	leaveMost = 2500 * time.Millisecond
 	// holdFor is how long a new session waits for the address to go. It may not
-	// go, since nobody takes it. librelp waits 90 s for an answer.
+	// go, since nobody takes it.
 	holdFor = 5 * time.Second
 )
 
@@ -32,6 +32,8 @@ type sessions struct {
 	open    map[netip.Addr]map[*guest]bool
 	listed  map[netip.Addr]bool      // was an interface's while it had sessions
 	leaving map[netip.Addr]time.Time // until when it may go; the zero Addr: every one
+	// leftLocal are addresses that were an interface's when they were about to go.
+	leftLocal map[netip.Addr]bool
 }
 
 // guest is a client's connection.
@@ -40,16 +42,10 @@ type guest struct {
 	left chan struct{}
 }
 
-// enter begins a session with a client that came to an address, when that is not
-// about to go. Its context ends when the session is to; left says that it has.
-func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context, left func()) {
-	for {
-		s.mu.Lock()
-		wait := s.held(at, time.Now())
-		if wait <= 0 || ctx.Err() != nil {
-			break
-		}
-		s.mu.Unlock()
+// await blocks while a session at an address may not begin, since that is about
+// to go, or until ctx ends.
+func (s *sessions) await(ctx context.Context, at netip.Addr) {
+	for wait := s.wait(at); wait > 0 && ctx.Err() == nil; wait = s.wait(at) {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -57,7 +53,24 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 		}
 		timer.Stop()
 	}
+}
+
+// wait is for how long a session at an address may not begin.
+func (s *sessions) wait(at netip.Addr) time.Duration {
+	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.held(at, time.Now())
+}
+
+// enter begins a session with a client that came to an address; ok is false if
+// that is about to go. Its context ends when the session is to; left says that it
+// has.
+func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context, left func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held(at, time.Now()) > 0 {
+		return nil, nil, false
+	}
 	ctx, end := context.WithCancel(ctx)
 	own := &guest{end, make(chan struct{})}
 	if s.open == nil {
@@ -76,7 +89,40 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 			delete(s.open, at)
 			delete(s.listed, at)
 		}
+	}, true
+}
+
+// sawLocal says which addresses are an interface's, now that one or (the zero
+// Addr) all are about to go.
+func (s *sessions) sawLocal(at netip.Addr, local map[netip.Addr]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leftLocal == nil {
+		s.leftLocal = map[netip.Addr]bool{}
 	}
+	for address := range local {
+		if !at.IsValid() || address == at {
+			s.leftLocal[address] = true
+		}
+	}
+}
+
+// wasLocal tells whether an address was an interface's when it was last about to
+// go.
+func (s *sessions) wasLocal(at netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leftLocal[at]
+}
+
+// stays says that an address was about to go, and is an interface's still.
+func (s *sessions) stays(at netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listed == nil {
+		s.listed = map[netip.Addr]bool{}
+	}
+	s.listed[at] = true
 }
 
 // held is for how long a new session at an address waits. s.mu is held.
@@ -159,8 +205,13 @@ func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
 	if len(addrs) == 0 {
 		addrs = []netip.Addr{{}}
 	}
+	local, err := s.localAddresses()
+	if err != nil {
+		s.log.Error("which addresses this machine has can't be seen", "error", err)
+	}
 	var ended []*guest
 	for _, at := range addrs {
+		s.sessions.sawLocal(at.Unmap(), local)
 		ended = append(ended, s.sessions.leave(at.Unmap(), until)...)
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveMost)
@@ -190,10 +241,21 @@ func (s *Server) noteAddresses() {
 	if !s.sessions.some() {
 		return
 	}
-	list, err := s.interfaces()
+	local, err := s.localAddresses()
 	if err != nil {
 		s.log.Error("which addresses this machine has can't be seen", "error", err)
 		return
+	}
+	for at, n := range s.sessions.gone(local) {
+		s.log.Info("sessions end: their address has gone from this machine", "address", at, "sessions", n)
+	}
+}
+
+// localAddresses are the addresses of this machine's interfaces.
+func (s *Server) localAddresses() (map[netip.Addr]bool, error) {
+	list, err := s.interfaces()
+	if err != nil {
+		return nil, err
 	}
 	local := map[netip.Addr]bool{}
 	for _, a := range list {
@@ -201,9 +263,7 @@ func (s *Server) noteAddresses() {
 			local[p.Addr().Unmap()] = true
 		}
 	}
-	for at, n := range s.sessions.gone(local) {
-		s.log.Info("sessions end: their address has gone from this machine", "address", at, "sessions", n)
-	}
+	return local, nil
 }
 
 // serveLeave answers LeavePath with how many sessions there were.

@@ -22,11 +22,18 @@ func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
 		var s sessions
 		enters := func(at netip.Addr) time.Duration {
 			began := time.Now()
-			_, left := s.enter(t.Context(), at)
+			s.await(t.Context(), at)
+			_, left, ok := s.enter(t.Context(), at)
+			if !ok {
+				t.Fatal("it does not begin though its address stays")
+			}
 			left()
 			return time.Since(began)
 		}
 		s.leave(someAddress, time.Now().Add(holdFor))
+		if _, _, ok := s.enter(t.Context(), someAddress); ok {
+			t.Error("it begins though its address may go")
+		}
 		if took := enters(otherAddress); took != 0 {
 			t.Errorf("at another address it waits for %v", took)
 		}
@@ -44,8 +51,7 @@ func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
 		ended, end := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, end)
 		began := time.Now()
-		ctx, left := s.enter(ended, someAddress)
-		if left(); time.Since(began) != time.Second || ctx.Err() == nil {
+		if s.await(ended, someAddress); time.Since(began) != time.Second {
 			t.Errorf("at the relay's end it waits for %v", time.Since(began))
 		}
 		if s.some() || len(s.leaving) > 1 {
@@ -58,9 +64,9 @@ func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
 // that never was, since a route can make one local.
 func TestSessionsEndWhenTheirAddressIsNoInterfacesAnyMore(t *testing.T) {
 	var s sessions
-	on, left := s.enter(t.Context(), someAddress)
+	on, left, _ := s.enter(t.Context(), someAddress)
 	defer left()
-	routed, leftRouted := s.enter(t.Context(), otherAddress)
+	routed, leftRouted, _ := s.enter(t.Context(), otherAddress)
 	defer leftRouted()
 	s.gone(map[netip.Addr]bool{someAddress: true})
 	if on.Err() != nil || routed.Err() != nil {
@@ -107,9 +113,13 @@ func TestBeforeAnAddressGoesItsClientsHearOfAllTheySent(t *testing.T) {
 	if answer.Body.String() != fmt.Sprintf("{\"sessions\":%d}\n", clients) {
 		t.Errorf("%s", answer.Body)
 	}
-	if s.sessions.some() {
-		t.Error("it returned while there are sessions")
-	}
+	// Leave waits for them, but not for ever.
+	eventually(t, 20*time.Second, "the sessions end", func() error {
+		if s.sessions.some() {
+			return fmt.Errorf("there are some")
+		}
+		return nil
+	})
 	for n, c := range list {
 		_ = c.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if err := c.read(0); err != nil || c.acked != count {

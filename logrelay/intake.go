@@ -31,6 +31,8 @@ type intake struct {
 	taken   chan taken
 	buffers chan *bytes.Buffer // not in use
 	had     uint64             // all before it were here when the connection began
+	begun   bool               // a shipment with lines was read
+	newest  *shipped           // durable here, and not known to be there; nil: none
 
 	mu        sync.Mutex // also of what stream is told
 	stream    *arrivalStream
@@ -67,6 +69,7 @@ func newIntake(s *Server, from greeting, conn replicaConn) *intake {
 // ends reads and writes with ctx.
 func (t *intake) run(ctx context.Context) error {
 	defer t.stream.hears(false)
+	defer func() { t.newest.over() }()
 	t.had = t.s.held.of(t.from)
 	if err := t.answer(t.had); err != nil {
 		return err
@@ -108,7 +111,7 @@ func (t *intake) read(ctx context.Context) error {
 		one := taken{shipment: shipped, buf: buf}
 		if !one.all() {
 			t.hears(1)
-			if err := t.s.gate.wait(ctx); err != nil {
+			if err := t.s.gate.waitForNode(ctx); err != nil {
 				return err
 			}
 			if err := t.fill(&batch, shipped); err != nil {
@@ -157,13 +160,21 @@ func (t *intake) fill(batch *journal.Batch, shipped shipment) error {
 	if batch.Len() != shipped.count {
 		return fmt.Errorf("%d lines in a shipment of %d", batch.Len(), shipped.count)
 	}
-	mark := appendMark(nil, t.from.node, progress{t.from.journal, shipped.end})
-	batch.Add(journal.Record{Time: time.Now().UnixNano(), Input: viaMark, Data: mark})
+	mark := markOf(t.from.node, progress{t.from.journal, shipped.end}, !t.begun)
+	mark.Time = time.Now().UnixNano()
+	batch.Add(mark)
+	t.begun = true
 	return nil
 }
 
 // settle waits until a shipment is durable, notes that and answers it.
 func (t *intake) settle(ctx context.Context, one taken) error {
+	// Whatever comes behind a shipment says that it is on the sender's disk.
+	if t.newest != nil && one.first >= t.newest.end {
+		t.doubled(t.s.recent.confirm(t.newest))
+	}
+	t.newest.over()
+	t.newest = nil
 	if one.all() {
 		t.hears(0)
 		return nil
@@ -176,34 +187,36 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 		t.s.recent.anew()
 		t.had = 0
 	}
-	doubled := 0
+	t.newest = &shipped{end: one.end, lines: make([]shippedLine, 0, one.count)} // fill counted them
 	if err := journal.BlockOf(one.first, one.count, one.payload).Each(func(_ uint64, r journal.Record) bool {
-		r.Input |= viaOther
-		doubled += t.s.recent.add(r) // for the clients that send them again
+		t.newest.add(t.s.recent, r) // for the clients that send them again
 		return true
 	}); err != nil {
 		return err
 	}
-	t.doubled(doubled)
+	t.doubled(t.s.recent.doubt(t.newest))
 	t.s.held.set(t.from, one.end)
 	t.hears(-1)
 	return t.answer(one.end)
 }
 
-// doubled counts lines that are here twice, and says so.
-func (t *intake) doubled(lines int) {
-	if lines == 0 {
-		return
-	}
-	t.s.doubled.Add(uint64(lines))
-	t.s.metrics.doubled.Add(float64(lines))
-	t.s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
-		"node", t.from.node, "lines", lines)
-}
+// doubled counts lines that are here twice.
+func (t *intake) doubled(lines int) { t.s.tellDoubled(lines, "node", t.from.node) }
 
 // answer says that all before next are on this node's disk.
 func (t *intake) answer(next uint64) error {
 	_ = t.conn.SetWriteDeadline(time.Now().Add(replicaSilence))
 	_, err := t.conn.Write(binary.LittleEndian.AppendUint64(nil, next))
 	return err
+}
+
+// tellDoubled counts lines that are here twice, and says so, and of whom.
+func (s *Server) tellDoubled(lines int, of string, name any) {
+	if lines == 0 {
+		return
+	}
+	s.doubled.Add(uint64(lines))
+	s.metrics.doubled.Add(float64(lines))
+	s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
+		of, name, "lines", lines)
 }

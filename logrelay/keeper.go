@@ -13,7 +13,7 @@ import (
 // Bounds of what a stream input reads ahead of the disk.
 const (
 	keepAhead   = 1 << 20                // bytes of a connection that wait for the disk
-	keepMost    = 32 << 20               // of all of them; while there are more, each waits for its own
+	keepMost    = 32 << 20               // of all of them; while there are more, each waits for its own, with what it read at once beside it
 	keepRelease = 16 << 10               // a connection that had more gives the memory back
 	firstRekeep = 100 * time.Millisecond // pause before a write is tried again
 	lastRekeep  = 5 * time.Second

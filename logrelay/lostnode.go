@@ -29,7 +29,8 @@ const (
 	replayPrefix    = "replay-"      // of the file that has the order, over restarts
 	replayCursor    = "re-"          // of its cursor
 	replayLook      = 200 * time.Millisecond
-	leastGrowth     = 256 << 20 // bytes by which the journal may grow for a target that refuses
+	gaveUpFor       = 24 * time.Hour // for which it is said that an order was given up
+	leastGrowth     = 256 << 20      // bytes by which the journal may grow for a target that refuses
 )
 
 // lostOrder is whose lines a target is to get.
@@ -211,9 +212,14 @@ func (f *forward) wants(block journal.Block) func(number uint64, r journal.Recor
 // run does what is ordered until ctx ends; what is under way then goes on at the
 // next start.
 func (l *lostLines) run(ctx context.Context) {
+	var told <-chan time.Time // long enough that an order was given up; nil: none was
 	for {
 		select {
 		case <-l.wake:
+			told = nil
+		case <-told:
+			l.board.Clear(conditionReplay + l.target)
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -227,7 +233,10 @@ func (l *lostLines) run(ctx context.Context) {
 				break
 			}
 			if l.tooMuch() {
-				l.giveUp(err)
+				if !l.giveUp(ctx, err) {
+					return
+				}
+				told = time.After(gaveUpFor)
 				break
 			}
 			l.board.Raise(conditionReplay+l.target, health.Warning, fmt.Sprintf(
@@ -289,13 +298,27 @@ func (l *lostLines) end() error {
 }
 
 // giveUp ends an order that the target refuses, since the journal has grown by
-// more than it keeps anyway.
-func (l *lostLines) giveUp(why error) {
+// more than it keeps anyway. While the disk refuses that, it is tried again; false:
+// ctx ended meanwhile.
+func (l *lostLines) giveUp(ctx context.Context, why error) bool {
 	of := l.underWay().Of
-	err := errors.Join(why, l.end())
+	for {
+		err := l.end()
+		if err == nil {
+			break
+		}
+		l.board.Raise(conditionReplay+l.target, health.Error, fmt.Sprintf(
+			"%s does not get all lines of %s that an admin ordered (%v), and the order can't be ended: %v; tried again", l.target, of, why, err))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(l.pause):
+		}
+	}
 	l.board.Raise(conditionReplay+l.target, health.Error, fmt.Sprintf(
-		"%s did not get all lines of %s that an admin ordered, and they are kept for it no more: %v; type the replay again when it takes lines", l.target, of, err))
-	l.log.Error("the lines of another node are kept for the target no more", "of", of, "error", err)
+		"%s did not get all lines of %s that an admin ordered, and they are kept for it no more: %v; type the replay again when it takes lines", l.target, of, why))
+	l.log.Error("the lines of another node are kept for the target no more", "of", of, "error", why)
+	return true
 }
 
 // replay is ReplayOf, or Replay for this node's own lines.

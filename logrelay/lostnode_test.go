@@ -173,3 +173,56 @@ func TestATargetGetsTheLinesOfALostNodeFromTheOthersDisk(t *testing.T) {
 		endOutputs()
 	})
 }
+
+// TestAnOrderThatIsGivenUpEnds, in virtual time, though the disk refuses that at
+// first, and a day later nobody speaks of it any more. It fails if the order stands
+// until a restart, so that no other can be given.
+func TestAnOrderThatIsGivenUpEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{forward: {siem: {relp: ["10.1.0.77:20514"]}}}`)
+		defer x.end()
+		x.s.dialer = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") }
+		l, err := x.s.newLostLines(x.j, x.s.settings.forward[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.tooMuch = func() bool { return true }
+		x.held("fb2", "fb2 1")
+		if _, err := l.begin("fb2", time.Now().Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		// A folder that is not empty can't be removed as a file is.
+		if err := errors.Join(os.Remove(l.path), os.MkdirAll(filepath.Join(l.path, "x"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(x.ctx)
+		x.group.Go(func() { l.run(ctx) })
+		defer end()
+		says := func(what, want string) {
+			t.Helper()
+			synctest.Wait()
+			got := ""
+			for _, c := range x.s.board.Conditions() {
+				got += c.Message
+			}
+			if (want == "") != (got == "") || !strings.Contains(got, want) {
+				t.Errorf("%s: %q, want %q", what, got, want)
+			}
+		}
+		<-time.After(time.Minute)
+		says("the disk refuses", "tried again")
+		if err := os.RemoveAll(l.path); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Minute)
+		says("it does not any more", "kept for it no more")
+		if l.underWay() != nil {
+			t.Error("the order stands")
+		}
+		<-time.After(gaveUpFor)
+		says("a day later", "")
+		if _, err := l.begin("fb2", time.Now().Add(-48*time.Hour)); err != nil {
+			t.Error(err)
+		}
+	})
+}

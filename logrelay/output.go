@@ -159,7 +159,6 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		if err != nil {
 			return nil, err
 		}
-		shipper.letGo = s.letsReplicaGo(j, shipper.cursor)
 		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
 	}

@@ -23,8 +23,8 @@ const (
 	decideWithin = time.Second // frames held back while what follows is not there
 )
 
-// recent knows the last lines that are durable of each sender. Its methods may
-// be called from any goroutine.
+// recent knows the last lines of each sender that are durable: on both disks, where
+// they came from another node. Its methods may be called from any goroutine.
 type recent struct {
 	seed  maphash.Seed
 	pairs bool // other nodes' lines come here as well
@@ -39,6 +39,7 @@ type lastLines struct {
 	at     int
 	time   int64 // of the newest, when it was received
 	twice  twice
+	doubts doubts
 }
 
 func newRecent() *recent {
@@ -58,24 +59,20 @@ func (r *recent) add(rec journal.Record) (doubled int) {
 	defer r.mu.Unlock()
 	l := r.of(rec.Source.Unmap())
 	if rec.Input&viaOther == 0 {
-		l.came(r.pairs, rec.Time, hash)
-		return 0
+		return l.came(r.pairs, rec.Time, hash)
 	}
-	doubled, late := l.twice.elsewhere(rec.Time, hash, l)
-	if !late {
-		l.keep(rec.Time, hash)
-	}
-	return doubled
+	return l.elsewhere(rec.Time, hash)
 }
 
-// put says that lines are durable which came to this node.
-func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) {
+// put says that lines are durable which came to this node. doubled is how many
+// of them turn out to be here twice.
+func (r *recent) put(source netip.Addr, at int64, hashes ...uint64) (doubled int) {
 	if len(hashes) == 0 {
-		return // what is known of a sender is as old as its last line
+		return 0 // what is known of a sender is as old as its last line
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.of(source).came(r.pairs, at, hashes...)
+	return r.of(source).came(r.pairs, at, hashes...)
 }
 
 func (r *recent) of(source netip.Addr) *lastLines {
@@ -94,11 +91,24 @@ func (r *recent) of(source netip.Addr) *lastLines {
 }
 
 // came adds lines that came to this node.
-func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) {
+func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
 		l.twice.here(at, hashes)
+		for _, hash := range hashes {
+			doubled += l.doubts.again(at, hash)
+		}
 	}
 	l.keep(at, hashes...)
+	return doubled
+}
+
+// elsewhere adds a line that came to another node, and from there.
+func (l *lastLines) elsewhere(at int64, hash uint64) (doubled int) {
+	doubled, late := l.twice.elsewhere(at, hash, l)
+	if !late {
+		l.keep(at, hash)
+	}
+	return doubled
 }
 
 func (l *lastLines) keep(at int64, hashes ...uint64) {

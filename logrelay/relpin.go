@@ -60,9 +60,19 @@ type relpConn struct {
 
 // serveRELP serves a client until it leaves or ctx ends. Then what is durable
 // is acknowledged, and the connection closed so that the client hears of it.
-func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) (err error) {
-	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, buf: make([]byte, 0, firstBuffer)}
+func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) error {
+	return s.newRELP(conn, via).serve(ctx)
+}
+
+func (s *Server) newRELP(conn net.Conn, via uint8) *relpConn {
+	c := &relpConn{s: s, conn: conn, source: addrOf(conn.RemoteAddr()), via: via, own: &visit{}, buf: make([]byte, 0, firstBuffer)}
 	c.waiting.turn.L = &c.waiting.mu
+	return c
+}
+
+// serve is serveRELP, of a client whose open may have been answered.
+func (c *relpConn) serve(ctx context.Context) (err error) {
+	s, conn := c.s, c.conn
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
@@ -85,12 +95,17 @@ func (s *Server) serveRELP(ctx context.Context, conn net.Conn, via uint8) (err e
 	c.compareAlone()
 	c.opening = newOpening(s, conn)
 	defer c.opening.end()
-	for {
+	c.opening.heard(&c.session)
+	for held := len(c.buf) > 0; ; held = false { // behind its open
 		if err := s.gate.wait(ctx); err != nil {
 			return c.leave(ctx, woken)
 		}
 		c.deadline(ctx)
-		switch err := c.receive(); {
+		var err error
+		if !held {
+			err = c.receive()
+		}
+		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			c.quiet(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && ctx.Err() != nil:
@@ -118,6 +133,7 @@ func (c *relpConn) receive() error {
 	c.buf = c.buf[:len(c.buf)+n]
 	c.filled = len(c.buf) == cap(c.buf) && cap(c.buf) < windowBuffer
 	if n > 0 {
+		c.own.heard.Store(time.Now().UnixNano())
 		return nil
 	}
 	return err
@@ -126,7 +142,6 @@ func (c *relpConn) receive() error {
 // take takes what was received apart, makes it durable and answers it.
 func (c *relpConn) take(ctx context.Context) error {
 	now := time.Now().UnixNano()
-	c.own.heard.Store(now)
 	at := 0
 	for !c.closed {
 		f, n, err := c.cutter.Next(c.buf[at:])
@@ -224,7 +239,7 @@ func (c *relpConn) judged(j judgement) {
 		o.answers = relp.AppendOK(o.answers, txnr)
 	}
 	c.resent, c.heldTxnrs, c.heldHashes = nil, nil, nil
-	c.held.Reset()
+	c.held = journal.Batch{} // it is used no more
 }
 
 // store gives the lines to the journal; the answers follow once they are
@@ -243,7 +258,7 @@ func (c *relpConn) store(ctx context.Context) error {
 	o.lines, o.bytes = c.batch.Len(), c.batch.Size()
 	commit, err := c.s.journal.AppendAfter(appending, c.last, &c.batch, func() {
 		// Before the answer: it may get lost, and then they come again.
-		c.s.recent.put(c.source, time.Now().UnixNano(), o.hashes...)
+		c.s.tellDoubled(c.s.recent.put(c.source, time.Now().UnixNano(), o.hashes...), "client", c.source)
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ const (
 	replicaRetry    = time.Second
 	replicaSilence  = 20 * time.Second // of a receiver that owes an answer
 	replicaCommit   = time.Second
+	replicaLastWord = time.Second // to say at the end that all is on this node's disk
 	conditionAlone  = "logs.replica"
 )
 
@@ -48,6 +49,7 @@ type replicas struct {
 	alone   bool   // lines are acknowledged without
 	raised  bool
 	goal    uint64 // what another node must have for that to change; 0: not set
+	gone    uint64 // numbers of lines that it never gets since then
 	changed chan struct{}
 }
 
@@ -113,9 +115,22 @@ func (r *replicas) has(next uint64, begins bool) {
 	if r.raised && !r.alone && r.next >= r.goal {
 		r.raised, r.goal = false, 0
 		r.board.Clear(conditionAlone)
-		r.log.Info("another node has all lines again", "next", next)
+		if r.gone > 0 {
+			r.log.Warn("another node has all lines again, but for those that were kept for it no more: they are on this node's disk alone",
+				"next", next, "without", r.gone)
+		} else {
+			r.log.Info("another node has all lines again", "next", next)
+		}
+		r.gone = 0
 	}
 	r.tell()
+}
+
+// lacks says that so many lines are kept for another node no more.
+func (r *replicas) lacks(lines uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone += lines
 }
 
 func (r *replicas) tell() {
@@ -134,8 +149,9 @@ type shipper struct {
 	cursor   *journal.Cursor
 	replicas *replicas
 	log      *slog.Logger
-	// letGo tells whether the disk is too full to keep lines for another node.
-	letGo func() bool
+	// letGo is the first line that is still kept for another node, for which the
+	// disk may be too full.
+	letGo func() uint64
 	// base is the journal's end as it was opened. What another node says that it
 	// has from there on may be lines that this node sent, and then lost with its
 	// power before they were on its disk: their numbers are those of other lines
@@ -146,11 +162,12 @@ type shipper struct {
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
 func (s *shipper) run(ctx context.Context, well func()) error {
-	if s.letGo() && !s.replicas.wait {
-		s.log.Warn("the disk is nearly full: the lines that no other node has are kept for it no more", "from", s.cursor.Next())
-		if err := s.cursor.Commit(s.journal.End()); err != nil {
+	if from, next := s.letGo(), s.cursor.Next(); from > next && !s.replicas.wait {
+		s.log.Warn("too little of the disk is free: lines that no other node has are kept for it no more", "from", next, "to", from)
+		if err := s.cursor.Commit(from); err != nil {
 			return err
 		}
+		s.replicas.lacks(from - next)
 	}
 	failed := errors.New("there is no other node that runs logs and is alive")
 	for i, other := range s.others() {
@@ -175,7 +192,10 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		_ = conn.SetWriteDeadline(time.Now().Add(replicaLastWord))
+	})
 	defer stop()
 	_ = conn.SetDeadline(time.Now().Add(replicaSilence))
 	if _, err := conn.Write(greeting{s.journal.ID(), s.node}.append(nil)); err != nil {
@@ -203,8 +223,12 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 			s.agreed[other.Name] = true
 		}
 	})
-	end()
-	_ = conn.Close()
+	if end(); ctx.Err() == nil {
+		_ = conn.Close()
+	} else {
+		last := time.AfterFunc(replicaLastWord, func() { _ = conn.Close() })
+		defer last.Stop()
+	}
 	return errors.Join(<-sent, err)
 }
 
@@ -219,30 +243,46 @@ func (s *shipper) begins(node string, next uint64) uint64 {
 
 // send ships blocks as this node's disk gets them: both disks sync at the same
 // time. first becomes the end of the first shipment with lines in it.
+//
+// Whatever follows a shipment says that it is on this node's disk: there is one
+// write at a time, that there is no more is said when all is there, and after a
+// write that failed nothing is said by this connection any more.
 func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64, first *atomic.Uint64) error {
 	reader := s.journal.Reader(from)
 	defer reader.Close()
+	failed := s.journal.Failed()
+	say := func(b []byte) error {
+		if s.journal.Failed() != failed {
+			return errors.New("the last lines may not be on this node's disk, whose write failed")
+		}
+		within := replicaSilence
+		if ctx.Err() != nil {
+			within = replicaLastWord
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(within))
+		_, err := conn.Write(b)
+		return err
+	}
+	end, said := from, false // that there is no more
+	news := func() bool { return s.journal.Failed() != failed || !said && s.journal.End() >= end }
 	var batch journal.Batch
 	var out []byte
-	for end := from; ; {
-		block, more, err := reader.TryEarly()
-		if err == nil && !more {
-			out = shipment{first: end, end: end}.append(out)
-		}
-		if len(out) > 0 {
-			_ = conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-			if _, err := conn.Write(out); err != nil {
+	for {
+		block, more, err := reader.NextEarlyOr(ctx, news)
+		switch {
+		case ctx.Err() != nil:
+			if !said && s.journal.End() == end { // else it would not know that it has all
+				return say(shipment{first: end, end: end}.append(out[:0]))
+			}
+			return nil
+		case err != nil:
+			return err
+		case !more:
+			out, said = shipment{first: end, end: end}.append(out[:0]), true
+			if err := say(out); err != nil {
 				return err
 			}
-		}
-		if err == nil && !more {
-			block, err = reader.NextEarly(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
+			continue
 		}
 		batch.Reset()
 		if err := block.Each(func(number uint64, r journal.Record) bool {
@@ -253,10 +293,13 @@ func (s *shipper) send(ctx context.Context, conn net.Conn, from uint64, first *a
 		}); err != nil {
 			return err
 		}
-		if end = block.End(); batch.Len() > 0 {
+		if end, said = block.End(), false; batch.Len() > 0 {
 			first.CompareAndSwap(0, end)
 		}
 		out = shipment{max(block.First, from), end, batch.Len(), batch.Bytes()}.append(out[:0])
+		if err := say(out); err != nil {
+			return err
+		}
 	}
 }
 
@@ -312,6 +355,6 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	}
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.gate.isFull, base: j.End(), agreed: map[string]bool{},
+		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), base: j.End(), agreed: map[string]bool{},
 	}, nil
 }

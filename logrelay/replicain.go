@@ -40,9 +40,9 @@ type taker struct {
 
 const replicasFile = "replicas.json"
 
-// openReplicas reads the file, and what the journal has behind it: every
-// record is given to each.
-func openReplicas(dir string, j *journal.Journal, each func(journal.Record)) (*heldReplicas, error) {
+// openReplicas reads the file, and what the journal has behind it: its lines
+// are then known as recent.
+func openReplicas(dir string, j *journal.Journal, known *recent) (*heldReplicas, error) {
 	h := &heldReplicas{path: filepath.Join(dir, replicasFile), nodes: map[string]progress{}, takers: map[string]*taker{}}
 	b, err := os.ReadFile(h.path)
 	if err == nil {
@@ -56,19 +56,38 @@ func openReplicas(dir string, j *journal.Journal, each func(journal.Record)) (*h
 	}
 	reader := j.Glance(h.cursor.Next())
 	defer reader.Close()
+	// A mark follows the lines of its shipment. That is on the sender's disk if
+	// another one came behind it by the same connection.
+	newest, coming := map[string]*shipped{}, &shipped{}
+	defer func() {
+		for _, s := range newest {
+			s.over()
+		}
+	}()
 	for {
 		block, ok, err := reader.TryNext()
 		if err != nil || !ok {
 			return h, err
 		}
 		if err := block.Each(func(_ uint64, r journal.Record) bool {
-			if r.Input == viaMark {
-				if node, p, ok := parseMark(r.Data); ok {
-					h.nodes[node] = p
+			switch {
+			case r.Input&viaOther != 0:
+				coming.add(known, r)
+			case r.Input != viaMark:
+				known.add(r)
+			default:
+				node, p, ok := parseMark(r.Data)
+				if !ok {
+					return true
 				}
-				return true
+				h.nodes[node] = p
+				if !beginsAnew(r) {
+					known.confirm(newest[node])
+				}
+				newest[node].over()
+				known.doubt(coming)
+				newest[node], coming = coming, &shipped{}
 			}
-			each(r)
 			return true
 		}); err != nil {
 			return h, err

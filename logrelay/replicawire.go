@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"holdfast/logrelay/journal"
 )
@@ -106,6 +107,19 @@ type progress struct {
 	Journal [16]byte `json:"journal"`
 	Next    uint64   `json:"next"`
 }
+
+// markOf is the record of a progress. begins: it is of the first shipment of a
+// connection, which does not say that the one before is on the other node's disk.
+func markOf(node string, p progress, begins bool) journal.Record {
+	r := journal.Record{Input: viaMark, Data: appendMark(nil, node, p)}
+	if begins {
+		r.Source = netip.IPv4Unspecified()
+	}
+	return r
+}
+
+// beginsAnew tells whether a mark is of a connection's first shipment.
+func beginsAnew(mark journal.Record) bool { return mark.Source.IsValid() }
 
 // appendMark writes the progress about a node as a record's data.
 func appendMark(dst []byte, node string, p progress) []byte {

@@ -182,7 +182,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	s.recent = newRecent()
 	s.recent.pairs = s.settings.replicas > 1
 	s.arrivals.reset(time.Now())
-	if s.held, err = openReplicas(s.dir(), j, func(r journal.Record) { s.recent.add(r) }); err != nil {
+	if s.held, err = openReplicas(s.dir(), j, s.recent); err != nil {
 		return err
 	}
 	s.tellDamage(j)

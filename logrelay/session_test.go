@@ -1,12 +1,14 @@
 package logrelay
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -103,4 +105,31 @@ func TestWhatIsKnownOfASenderGrowsOld(t *testing.T) {
 	if len(v.here) != 0 {
 		t.Error("nothing is forgotten")
 	}
+}
+
+// TestASessionOfWhichNothingIsHeardDoesNotCountForEver, in virtual time: its cable
+// was cut in the midst of a long frame, and the relay's own timers go on. It fails
+// if anything but bytes counts as heard.
+func TestASessionOfWhichNothingIsHeardDoesNotCountForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{}`)
+		defer func() { x.end() }()
+		c := x.connect()
+		source := addrOf(c.server.RemoteAddr())
+		frame := c.session.AppendLine(nil, bytes.Repeat([]byte("x"), 4*firstBuffer))
+		c.send(frame[:2*firstBuffer])
+		alone := func() bool { return x.s.visits.alone(source, nil, time.Now().UnixNano()) }
+		if alone() {
+			t.Fatal("a session that was just heard from does not count")
+		}
+		<-time.After(aliveFor + time.Second)
+		synctest.Wait()
+		if !alone() {
+			t.Errorf("nothing was heard of it for %v, and it counts", aliveFor)
+		}
+		c.send(frame[2*firstBuffer:])
+		if alone() {
+			t.Error("it goes on, and does not count")
+		}
+	})
 }

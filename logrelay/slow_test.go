@@ -93,7 +93,7 @@ func TestAQuestionAboutLatelyReadsNoOldSegments(t *testing.T) {
 // it, however long it is silent.
 func TestWhoSaysNothingHasNoConnectionForEver(t *testing.T) {
 	s, _, _ := prepare(t)
-	s.openWithin = 100 * time.Millisecond
+	s.openWithin = 2 * time.Second // in which the one that does say it gets there
 	run(t, s)
 	opened, err := dial(s.Addrs("relp")[0].String())
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +25,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
+	"holdfast/lab/vm"
 	"holdfast/logrelay"
 	"holdfast/logrelay/relp"
 )
@@ -323,4 +326,71 @@ func (s *pairSession) read(most int) error {
 			return err
 		}
 	}
+}
+
+// pairLoad is the clients, in a process on their machine.
+type pairLoad struct {
+	proc *vm.Proc
+	says *heard
+	in   *io.PipeWriter
+}
+
+func newPairLoad(t *testing.T, m *vm.Machine, binary string) *pairLoad {
+	t.Helper()
+	r, w := io.Pipe()
+	soundClock(t, m)
+	l := &pairLoad{says: newHeard(), in: w}
+	t.Cleanup(func() { _ = w.Close() })
+	var err error
+	l.proc, err = m.Start(vm.Cmd{Args: []string{binary}, Env: []string{pairClientsEnv + "=yes"}, Stdin: r, Stdout: l.says})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// send has the clients send to a node from now on.
+func (l *pairLoad) send(t *testing.T, to *pairMachine) {
+	t.Helper()
+	if _, err := fmt.Fprintln(l.in, pairAddr(to.name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *pairLoad) total() (sum int) {
+	l.says.mu.Lock()
+	defer l.says.mu.Unlock()
+	for _, n := range l.says.clients {
+		sum += n
+	}
+	return sum
+}
+
+// answered waits until each client has been answered so many more lines.
+func (l *pairLoad) answered(t *testing.T, more int) {
+	t.Helper()
+	l.says.mu.Lock()
+	before := l.says.clients
+	l.says.mu.Unlock()
+	l.says.until(t, "clients are answered", l.proc.Done(), func(pairState, bool) bool {
+		for i, n := range l.says.clients {
+			if n < before[i]+more {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// end has the clients send no more, waits until all that they sent is answered,
+// and returns how many lines that is of each.
+func (l *pairLoad) end(t *testing.T) (sent []int) {
+	t.Helper()
+	if _, err := fmt.Fprintln(l.in, pairEnd); err != nil {
+		t.Fatal(err)
+	}
+	l.says.until(t, "all lines are answered", nil, func(pairState, bool) bool { return !slices.Contains(l.says.ended[:], false) })
+	l.says.mu.Lock()
+	defer l.says.mu.Unlock()
+	return slices.Clone(l.says.clients[:])
 }

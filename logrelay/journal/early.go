@@ -17,20 +17,39 @@ func (r *Reader) TryEarly() (Block, bool, error) {
 
 // NextEarly is TryEarly that blocks until there is a block, or ctx ends.
 func (r *Reader) NextEarly(ctx context.Context) (Block, error) {
+	b, _, err := r.NextEarlyOr(ctx, func() bool { return false })
+	return b, err
+}
+
+// NextEarlyOr is NextEarly that returns false as well when, before there is a
+// block, a write has ended and what is asked for is so.
+func (r *Reader) NextEarlyOr(ctx context.Context, so func() bool) (Block, bool, error) {
 	for {
 		r.j.mu.Lock()
 		begun, grown := r.j.begun, r.j.grown
 		r.j.mu.Unlock()
 		if b, ok, err := r.TryEarly(); ok || err != nil {
-			return b, err
+			return b, ok, err
+		}
+		if so() {
+			return Block{}, false, nil
 		}
 		select {
 		case <-begun:
 		case <-grown: // of a write that began while there was more to read
 		case <-ctx.Done():
-			return Block{}, ctx.Err()
+			return Block{}, false, ctx.Err()
 		}
 	}
+}
+
+// Failed is how many writes failed of which TryEarly may have given the block
+// before. While it stays the same, a block that TryEarly gave is durable as soon
+// as End is behind it, or TryEarly has given the next one.
+func (j *Journal) Failed() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failed
 }
 
 // early copies the block that is being written, if all before it was read.

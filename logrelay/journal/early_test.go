@@ -167,8 +167,10 @@ func TestWhatFollowsLinesThatFailedIsNotStored(t *testing.T) {
 	})
 }
 
-// TestWhoAppendedIsToldBeforeAnybodyReadsOn, in order.
-func TestWhoAppendedIsToldBeforeAnybodyReadsOn(t *testing.T) {
+// TestWhoAppendedIsToldOfLinesThatAreBeforeTheEnd, in order, and before a Wait
+// returns. It fails if those are told first whose lines End does not have yet:
+// who then judges by it takes lines for stored that nobody waits for.
+func TestWhoAppendedIsToldOfLinesThatAreBeforeTheEnd(t *testing.T) {
 	j, _ := open(t, Config{Dir: t.TempDir()})
 	var mu sync.Mutex
 	told := 0
@@ -180,8 +182,8 @@ func TestWhoAppendedIsToldBeforeAnybodyReadsOn(t *testing.T) {
 			if told != i {
 				t.Errorf("line %d is told of behind %d", i, told)
 			}
-			if j.End() > uint64(i) {
-				t.Errorf("line %d is read before it is told of", i)
+			if j.End() <= uint64(i) {
+				t.Errorf("line %d is told of, and the journal ends at %d", i, j.End())
 			}
 			told++
 		})

@@ -74,9 +74,10 @@ type Journal struct {
 	spare    []byte
 	segments []held
 	end      uint64        // number behind the last durable record
-	grown    chan struct{} // closed when end grows
+	grown    chan struct{} // closed when end grows, or a write that had begun fails
 	writing  *writing      // what is on its way to the disk; nil: nothing
 	begun    chan struct{} // closed when a write begins
+	failed   uint64        // writes that had begun
 	cursors  map[string]*Cursor
 	damage   damage
 	id       [16]byte // never changes
@@ -235,9 +236,9 @@ func (j *Journal) Append(ctx context.Context, b *Batch) (Commit, error) {
 
 // AppendAfter is Append for lines that may be durable only if those of another
 // Append are, which need not be waited for. Its error is ctx's end, or that
-// those are known not to be. Once the lines are durable, before anybody hears of
-// it and in the order of the appends, then is called: by what writes to the
-// disk, which waits for it. It may be nil.
+// those are known not to be. Once the lines are durable and before End, and
+// before a Wait for them returns, then is called, in the order of the appends: by
+// what writes to the disk, which waits for it. It may be nil.
 func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then func()) (Commit, error) {
 	if b.count == 0 {
 		return Commit{}, nil

@@ -48,10 +48,12 @@ func (j *Journal) commit() {
 	end, err := j.write(g)
 	took := time.Since(began)
 	if err == nil {
+		// Whoever is told of lines may ask for the journal's End, and is to
+		// find them before it.
+		j.publish(end)
 		for _, then := range g.then {
 			then()
 		}
-		j.publish(end)
 	}
 	behind := j.judge(g, err)
 	if j.config.Committed != nil {
@@ -75,6 +77,11 @@ func (j *Journal) commit() {
 func (j *Journal) judge(g *group, err error) (behind *group) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err != nil && j.writing != nil {
+		j.failed++
+		close(j.grown)
+		j.grown = make(chan struct{})
+	}
 	j.writing = nil
 	g.err, g.settled = err, true
 	if err == nil || !j.group.follows {

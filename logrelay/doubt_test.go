@@ -1,0 +1,87 @@
+package logrelay
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"holdfast/logrelay/journal"
+)
+
+// TestWhatIsShippedIsComparedOnceItIsOnBothDisks: what a node hears of one sender,
+// in order. "ship" is of another node's shipment that is durable here, "confirm"
+// says that it is there as well, "lost" that its connection ended before; "own" are
+// lines that came to this node, and "session" are the first frames of a client,
+// of which so many are dropped. It fails if lines that may be on one disk are
+// dropped, if those on both are not, and if lines that are here twice are counted
+// wrongly: after a power cut, a write that the other node's disk refused, or a
+// confirmation that comes late.
+func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
+	for _, test := range []struct {
+		name, script string
+		dropped      int
+		doubled      int
+	}{
+		{"on both", "ship a b c; confirm; session b c d", 2, 0},
+		{"perhaps on one", "ship a; confirm; ship b c; session b c d", 0, 0},
+		{"and the one before is on both", "ship a; confirm; ship b c; session a b c", 1, 0},
+		{"the power went", "ship a; confirm; ship b c; lost; session b c d; own b c d", 0, 2},
+		{"the power went, and lines in front come again", "ship a; confirm; ship b c; lost; own a b c d", 0, 2},
+		{"other lines in front", "ship b c; lost; own d e b", 0, 1},
+		{"only the beginning does", "ship b c; lost; own b d c", 0, 1},
+		{"the disk refused, and they come there again", "ship b c; lost; ship b c d; confirm; session c d", 2, 2},
+		{"the connection broke alone", "ship b c; lost; ship d e; confirm; session d e", 2, 0},
+		{"it is confirmed late", "ship b c; own b; late; own c", 0, 2},
+		{"another session's lines meanwhile", "ship b c; own x; late; own y", 0, 0},
+		{"two cuts", "ship b; lost; own b; ship c d; lost; own c d", 0, 3},
+	} {
+		r := newRecent()
+		r.pairs = true
+		source := netip.MustParseAddr("10.1.0.31")
+		var newest *shipped
+		dropped, doubled := 0, 0
+		at := int64(0)
+		for step := range strings.SplitSeq(test.script, "; ") {
+			words := strings.Fields(step)
+			at++
+			switch what, lines := words[0], words[1:]; what {
+			case "ship":
+				newest = &shipped{end: uint64(at)}
+				for _, text := range lines {
+					newest.add(r, journal.Record{Time: at, Source: source, Input: viaRELP | viaOther, Data: []byte(text)})
+				}
+				doubled += r.doubt(newest)
+			case "confirm", "late":
+				doubled += r.confirm(newest)
+			case "lost":
+				newest.over()
+			case "own":
+				for _, text := range lines {
+					doubled += r.put(source, at, r.hash([]byte(text)))
+				}
+			case "session":
+				first := r.resent(source, at)
+				for i := 0; first != nil && i < len(lines); i++ {
+					switch first.take(r.hash([]byte(lines[i]))) {
+					case again:
+						dropped, first = i+1, nil
+					case unseen:
+						first = nil
+					case open:
+					}
+				}
+			default:
+				t.Fatal(fmt.Sprint("no step: ", what))
+			}
+		}
+		if dropped != test.dropped || doubled != test.doubled {
+			t.Errorf("%s: %d lines are dropped and %d counted as twice, want %d and %d", test.name, dropped, doubled, test.dropped, test.doubled)
+		}
+		for _, l := range r.senders {
+			if n := len(l.doubts.open.hashes) + len(l.doubts.left.hashes); n > 128 {
+				t.Errorf("%s: %d are remembered", test.name, n)
+			}
+		}
+	}
+}
