@@ -179,10 +179,6 @@ func (c *Core) Forget(source int) {
 	s.next = min(s.next, c.lastStep+s.pause())
 }
 
-// maxPoll is the rarest that anybody asks (MAXPOLL, RFC 5905 §7.2), in log2
-// seconds.
-const maxPoll = 17
-
 // AllowStep lets the next update step the clock, however far: an admin said so.
 // forced does so even while steps are held. It lapses when nothing comes within
 // 10 minutes: nobody waits for a step that comes days later.
