@@ -183,14 +183,16 @@ func (k *keeper) located(ctx context.Context, h heard) {
 		l.found, l.tried, l.silent = h.found, 0, 0
 		k.addrs[i] = l.choose(good, h.raw)
 	case good.IsValid():
-		k.addrs[i], k.looked[i] = good, h.raw-lookAfter(i)+lookRetry
+		k.addrs[i] = good
 	default:
 		k.addrs[i] = l.choose(good, h.raw)
 	}
-	if h.err != nil && !k.addrs[i].IsValid() {
-		l.again = h.raw + lookPause
-	}
 	if h.err != nil {
+		if k.addrs[i].IsValid() {
+			k.looked[i] = h.raw - lookAfter(i) + lookRetry
+		} else {
+			l.again = h.raw + lookPause
+		}
 		k.server.log.Debug("a source's name is not found", "source", k.names[i], "error", h.err)
 	}
 	if l.owed && k.addrs[i].IsValid() {

@@ -163,6 +163,26 @@ func TestAnotherAddressIsAskedWhenOneDeniesUs(t *testing.T) {
 	k.want(t, "found again", "192.0.2.3")
 }
 
+// What an earlier look-up found is good enough for an hour when the resolvers are
+// silent and the address that answered denies us. It fails if that hour is counted
+// only where the address that answered is asked on.
+func TestLookUpThatFailsIsTriedAgainAfterAnHourThoughAnotherAddressIsAsked(t *testing.T) {
+	k := resolving(t)
+	k.found(t, raw5, "192.0.2.1", "192.0.2.2")
+	k.answer(t, raw5, true)
+	day := raw5 + lookAgain
+	k.refusedBy(0, k.addrs[0], day)
+	k.want(t, "it denies us", "192.0.2.2")
+	if k.where(0, day).IsValid() {
+		t.Fatal("the name is not looked up after a day")
+	}
+	k.found(t, day)
+	k.want(t, "the daily look-up fails", "192.0.2.2")
+	if !k.where(0, day+lookRetry-1).IsValid() || k.where(0, day+lookRetry).IsValid() {
+		t.Error("the next look-up is not an hour later")
+	}
+}
+
 // One request that was lost while the name is looked up says nothing.
 func TestLookUpThatIsUnderWayDecidesWhoIsAsked(t *testing.T) {
 	k := resolving(t)
