@@ -123,6 +123,11 @@ func (r *replicas) has(next uint64, begins bool) {
 		}
 		r.gone = 0
 	}
+	if !r.raised && r.gone > 0 { // they went at a start, before anybody waited
+		r.log.Warn("another node takes lines, but for those that were kept for it no more: they are on this node's disk alone",
+			"next", next, "without", r.gone)
+		r.gone = 0
+	}
 	r.tell()
 }
 

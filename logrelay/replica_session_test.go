@@ -1,11 +1,13 @@
 package logrelay
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -219,4 +221,19 @@ func TestAPauseLetsNoLineOfTheOtherNodeGo(t *testing.T) {
 		base.lines(t, 10)
 		kept("the disk is nearly full, and an admin said pause", 20)
 	})
+}
+
+// TestLinesThatWentAtAStartAreTold, also where the other node is there before a
+// line had to wait for it, and once. It fails if only the end of the condition
+// tells of them.
+func TestLinesThatWentAtAStartAreTold(t *testing.T) {
+	var told bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&told, nil))
+	r := &replicas{patience: time.Minute, log: log, end: func() uint64 { return 20 }, changed: make(chan struct{})}
+	r.lacks(7)
+	r.has(10, true)
+	r.has(20, false)
+	if got := told.String(); strings.Count(got, "without=7") != 1 || !strings.Contains(got, "level=WARN") {
+		t.Errorf("told of 7 lines: %q, want one warning", got)
+	}
 }
