@@ -21,6 +21,14 @@ const (
 	// arrivalsStall is for how long a node that has more may say nothing: it may
 	// have lost its power.
 	arrivalsStall = 2 * time.Second
+	// arrivalsWaited is from when on a read counts as one that waited: what is
+	// there takes microseconds, and what is on its way from another node less
+	// than this.
+	arrivalsWaited = 250 * time.Microsecond
+	// arrivalsQuiet is for how long nothing must have come from a node, of which
+	// all is stored that was read, until it is believed to have no more: the next
+	// may stand in the socket, unread while the disk had to do.
+	arrivalsQuiet = 2 * time.Millisecond
 )
 
 // arrivals knows which nodes have lines for this one that are not here yet. Its
@@ -48,6 +56,8 @@ type arrivalStream struct {
 	of    *arrivals
 	node  string
 	heard time.Time // guarded by of.mu
+	had   time.Time // all that the node had then is here; guarded by of.mu
+	quiet time.Time // since when all that was read is here; zero: it is not; guarded by of.mu
 }
 
 // stream begins a node's connection, which has more lines until it says
@@ -58,29 +68,54 @@ func (a *arrivals) stream(node string) *arrivalStream {
 	return s
 }
 
-// hears says that lines came, or that there are no more.
+// hears says that lines came, or that there are no more by this connection.
 func (s *arrivalStream) hears(more bool) {
 	a := s.of
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.greeted[s.node] = true
+	s.quiet = time.Time{}
 	if s.heard = time.Now(); more {
 		a.streams[s] = true
 	} else if a.streams[s] {
 		delete(a.streams, s)
-		close(a.changed)
-		a.changed = make(chan struct{})
+		a.tellAll()
 	}
 }
 
-// awaited are the nodes whose lines may be on their way at now.
-func (a *arrivals) awaited(now time.Time, others func() []Other) (list []string, changed <-chan struct{}) {
+// has says that all lines which the node had at a time are here, and whether
+// others have been read since. A busy node has more in every moment; who came
+// before that time waits for none of them.
+func (s *arrivalStream) has(at time.Time, more bool) {
+	a := s.of
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.heard, s.quiet = time.Now(), (time.Time{}); !more {
+		s.quiet = s.heard
+	}
+	if at.After(s.had) || !more {
+		s.had = at
+		a.tellAll()
+	}
+}
+
+// tellAll wakes who waits. The caller holds mu.
+func (a *arrivals) tellAll() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// awaited are the nodes whose lines of before since may be on their way at now.
+// soon: one of them will have no more if nothing comes for arrivalsQuiet.
+func (a *arrivals) awaited(since, now time.Time, others func() []Other) (list []string, soon bool, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for s := range a.streams {
-		if now.Sub(s.heard) < arrivalsStall {
-			list = append(list, s.node)
+		quiet := !s.quiet.IsZero()
+		if now.Sub(s.heard) >= arrivalsStall || !s.had.Before(since) || quiet && now.Sub(s.quiet) >= arrivalsQuiet {
+			continue
 		}
+		list, soon = append(list, s.node), soon || quiet
 	}
 	if now.Sub(a.began) < arrivalsStart && others != nil {
 		for _, o := range others() {
@@ -90,7 +125,7 @@ func (a *arrivals) awaited(now time.Time, others func() []Other) (list []string,
 		}
 	}
 	slices.Sort(list)
-	return slices.Compact(list), a.changed
+	return slices.Compact(list), soon, a.changed
 }
 
 // tell returns whether it is to be said that clients waited in vain: at an
@@ -105,10 +140,11 @@ func (a *arrivals) tell(now time.Time) bool {
 	return due
 }
 
-// wait blocks until no other node's lines are on their way, for a time, or
-// until ctx ends. It returns the nodes that are waited for in vain.
+// wait blocks until no other node's lines of before now are on their way, for a
+// time, or until ctx ends. It returns the nodes that are waited for in vain.
 func (a *arrivals) wait(ctx context.Context, others func() []Other) []string {
-	list, changed := a.awaited(time.Now(), others)
+	began := time.Now()
+	list, soon, changed := a.awaited(began, began, others)
 	if len(list) == 0 {
 		return nil
 	}
@@ -117,15 +153,20 @@ func (a *arrivals) wait(ctx context.Context, others func() []Other) []string {
 	look := time.NewTicker(replicaRetry / 2) // who is alive changes, and who has fallen silent
 	defer look.Stop()
 	for len(list) > 0 {
+		var quiet <-chan time.Time
+		if soon {
+			quiet = time.After(arrivalsQuiet)
+		}
 		select {
 		case <-changed:
+		case <-quiet:
 		case <-look.C:
 		case <-end.C:
 			return list
 		case <-ctx.Done():
 			return nil
 		}
-		list, changed = a.awaited(time.Now(), others)
+		list, soon, changed = a.awaited(began, time.Now(), others)
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ type taken struct {
 	shipment
 	commit journal.Commit
 	buf    *bytes.Buffer // has its payload
+	since  time.Time     // it was said after that
 }
 
 func newIntake(s *Server, from greeting, conn replicaConn) *intake {
@@ -98,19 +99,37 @@ func (t *intake) run(ctx context.Context) error {
 	return err
 }
 
+// waitReader knows when it last waited for bytes. All that the node had said by
+// then had been read, so what comes after was said after that. When bytes are read
+// tells less: while the disk is slow, what stands in the sockets grows old.
+type waitReader struct {
+	io.Reader
+	since time.Time // when the last read that waited began
+}
+
+func (w *waitReader) Read(b []byte) (int, error) {
+	began := time.Now()
+	n, err := w.Reader.Read(b)
+	if time.Since(began) >= arrivalsWaited {
+		w.since = began
+	}
+	return n, err
+}
+
 // read appends shipments to the journal, each with the mark that says so.
 func (t *intake) read(ctx context.Context) error {
 	var batch journal.Batch
 	var before journal.Commit
+	conn := &waitReader{Reader: t.conn}
 	for {
 		buf := <-t.buffers
-		shipped, err := readShipment(t.conn, buf)
+		shipped, err := readShipment(conn, buf)
 		if err != nil {
 			return err
 		}
-		one := taken{shipment: shipped, buf: buf}
+		one := taken{shipment: shipped, buf: buf, since: conn.since}
 		if !one.all() {
-			t.hears(1)
+			t.reads()
 			if err := t.s.gate.waitForNode(ctx); err != nil {
 				return err
 			}
@@ -129,17 +148,29 @@ func (t *intake) read(ctx context.Context) error {
 	}
 }
 
-// hears says that a shipment came, or (-1) is stored, or (0) that it was said
-// that there are no more: that holds unless one came since.
-func (t *intake) hears(shipments int) {
+// reads says that a shipment came.
+func (t *intake) reads() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unsettled += shipments
-	if shipments != 0 {
-		t.stream.hears(true)
-	} else if t.unsettled == 0 {
-		t.stream.hears(false)
-	}
+	t.unsettled++
+	t.stream.hears(true)
+}
+
+// stores says that one is durable.
+func (t *intake) stores() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unsettled--
+	t.stream.hears(true)
+}
+
+// hasAll says that all is here of which the node said, after since, that there is
+// no more. There may be more by now: a busy node's next shipment was read before
+// this node's disk had the last one.
+func (t *intake) hasAll(since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stream.has(since, t.unsettled > 0)
 }
 
 // fill makes a batch of a shipment's lines as this node stores them; where there
@@ -176,7 +207,7 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 	t.newest.over()
 	t.newest = nil
 	if one.all() {
-		t.hears(0)
+		t.hasAll(one.since)
 		return nil
 	}
 	if err := one.commit.Wait(context.WithoutCancel(ctx)); err != nil {
@@ -196,7 +227,7 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 	}
 	t.doubled(t.s.recent.doubt(t.newest))
 	t.s.held.set(t.from, one.end)
-	t.hears(-1)
+	t.stores()
 	return t.answer(one.end)
 }
 
