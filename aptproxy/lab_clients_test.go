@@ -31,7 +31,8 @@ func TestAptGetsSourcesThroughTheProxy(t *testing.T) {
 func TestAptUpdatesByPatchesThroughTheProxy(t *testing.T) {
 	s := newSite(t)
 	s.add(200, "1.0")
-	publish(t, s.repo, aptorigin.Release{Diffs: true})
+	// apt tells generations apart by their date, which is of seconds.
+	publish(t, s.repo, aptorigin.Release{Diffs: true, Date: time.Now().Add(-time.Minute)})
 	s.sources("http://10.1.0.1:3142/debian")
 	s.sh(apt + "update")
 	for _, version := range []string{"2.0", "3.0"} { // two steps: patches follow each other

@@ -41,7 +41,7 @@ func TestSlewIsToldOfAndHandedOverAtTheEnd(t *testing.T) {
 			f.server.kernel = func() (clock.State, error) {
 				if slow.Load() { // into the clock's next second
 					now, _ := c.Now()
-					time.Sleep(now.Clock.Truncate(time.Second).Add(1100 * time.Millisecond).Sub(now.Clock))
+					<-time.After(now.Clock.Truncate(time.Second).Add(1100 * time.Millisecond).Sub(now.Clock))
 				}
 				return c.State()
 			}
