@@ -38,7 +38,8 @@ type fence struct {
 	mu     sync.Mutex
 	leases map[string]*fenced
 	wake   chan struct{}
-	asking sync.WaitGroup
+	asking int        // proposals under way
+	idle   *sync.Cond // of mu: none is
 }
 
 // fenced is the lease of one router with what is told about it.
@@ -56,7 +57,9 @@ type fenced struct {
 }
 
 func newFence(node string, store Store) *fence {
-	return &fence{store: store, node: node, run: rand.Text(), leases: map[string]*fenced{}, wake: make(chan struct{}, 1)}
+	f := &fence{store: store, node: node, run: rand.Text(), leases: map[string]*fenced{}, wake: make(chan struct{}, 1)}
+	f.idle = sync.NewCond(&f.mu)
+	return f
 }
 
 // set makes these the fenced routers, by name with their TTL.
@@ -138,7 +141,8 @@ func (f *fence) poke() {
 	}
 }
 
-// follow keeps the leases until ctx ends.
+// follow keeps the leases until ctx ends. What it asked for may still be under
+// way then: wait tells.
 func (f *fence) follow(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -150,7 +154,6 @@ func (f *fence) follow(ctx context.Context) {
 		timer.Reset(f.look())
 		select {
 		case <-ctx.Done():
-			f.asking.Wait()
 			return
 		case <-changed:
 		case <-f.wake:
@@ -242,7 +245,8 @@ func (f *fence) propose(l *fenced, a leaseAction) {
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), l.ttl/3)
 	l.deadline = cancel
-	f.asking.Go(func() {
+	f.asking++
+	go func() {
 		defer cancel()
 		index, err := f.store.Proposer.Propose(ctx, command)
 		f.metrics.leaseWrites.WithLabelValues(l.router, leaseOutcome(err)).Inc()
@@ -255,7 +259,21 @@ func (f *fence) propose(l *fenced, a leaseAction) {
 		f.read(l, now) // what it lost against
 		f.step(l, leaseEvent{kind: leaseAnswer, index: index}, now)
 		f.poke()
-	})
+		if f.asking--; f.asking == 0 {
+			f.idle.Broadcast()
+		}
+	}()
+}
+
+// wait waits until no proposal is under way: for a third of the longest TTL at
+// most, unless something asks anew. An applier may ask while others wait, which a
+// sync.WaitGroup doesn't bear.
+func (f *fence) wait() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.asking > 0 {
+		f.idle.Wait()
+	}
 }
 
 func leaseOutcome(err error) string {
@@ -293,7 +311,7 @@ func (f *fence) end(limit time.Duration) {
 			return
 		}
 	}
-	f.asking.Wait()
+	f.wait()
 }
 
 const leaseGiveBackEvery = 10 * time.Millisecond
@@ -318,7 +336,7 @@ func (f *fence) cancel() {
 		}
 	}
 	f.mu.Unlock()
-	f.asking.Wait()
+	f.wait()
 }
 
 // LeaseReport is how a fenced router stands with its lease.

@@ -132,7 +132,7 @@ func TestTheFenceWritesOverWhatItSawAndNothingElse(t *testing.T) {
 	f.look()
 	f.want("web", true)
 	f.look()
-	f.asking.Wait()
+	f.wait()
 	if report := f.report("web"); granted != 0 || report.Held || report.Holder != "b" {
 		t.Fatalf("the other was first: granted %d times, %+v", granted, report)
 	}
@@ -150,7 +150,7 @@ func TestTheFenceWritesOverWhatItSawAndNothingElse(t *testing.T) {
 	f.leases["web"].retryAt = time.Time{} // what follows does not wait for it
 	f.mu.Unlock()
 	f.look()
-	f.asking.Wait()
+	f.wait()
 	if report := f.report("web"); granted != 1 || !report.Held || report.Holder != "a" {
 		t.Errorf("it was given back: granted %d times, %+v", granted, report)
 	}

@@ -343,6 +343,7 @@ func (v *session) close() {
 			v.loop.closePort(p)
 		}
 		v.appliers.close()
+		v.fence.wait() // what the appliers removed last was told
 		_ = v.loop.poller.Close()
 	}
 	if v.handle != nil {

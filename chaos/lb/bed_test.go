@@ -87,11 +87,14 @@ func newBed(t *testing.T, cluster string) *bed {
 			return err
 		})
 	}
-	for i := range b.frontends {
-		b.startAgent(t, i)
-	}
+	// Nobody preempts, so who starts first directs: on a busy machine an agent
+	// that was started a moment later may be there before it.
+	b.startAgent(t, 0)
 	b.eventually(t, "f1 directs", func() error { return b.directs(0) })
+	b.startAgent(t, 1)
+	b.startAgent(t, 2)
 	b.eventually(t, "f2 stands by", func() error { return b.standsBy(1) })
+	b.eventually(t, "f3 stands by", func() error { return b.standsBy(2) })
 	return b
 }
 
