@@ -114,17 +114,34 @@ func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
 	if ctx.Err() != nil {
 		f.done = l.settle(f.done)
 	}
-	if f.done > f.cursor.Next() {
-		err = errors.Join(err, f.cursor.Commit(f.done))
-	}
 	if lost := context.Cause(serving); err == nil && next == nil && ctx.Err() == nil {
 		err = lost
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.As(err, new(ownError)) {
 		f.gaveUp(l.address, err)
 		err = fmt.Errorf("%s: %w", l.address, err)
 	}
+	if f.done > f.cursor.Next() {
+		err = errors.Join(err, own(f.cursor.Commit(f.done)))
+	}
 	return next, err
+}
+
+// ownError is a fault of this node's disk: no address of the target is to blame,
+// and none other would do better.
+type ownError struct{ error }
+
+func (e ownError) Error() string {
+	return "the journal of this node, not the target: " + e.error.Error()
+}
+func (e ownError) Unwrap() error { return e.error }
+
+// own says so of an error; nil stays nil.
+func own(err error) error {
+	if err == nil {
+		return nil
+	}
+	return ownError{err}
 }
 
 func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link, err error) {
@@ -136,6 +153,8 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link,
 			err = f.sendBlock(ctx, block)
 		} else if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			err = nil
+		} else {
+			err = own(err)
 		}
 		if ctx.Err() != nil {
 			return nil, nil
@@ -148,8 +167,12 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link,
 			continue
 		}
 		f.committed = now
-		if err := errors.Join(f.announce(now), f.commit()); err != nil {
+		// In this order: whoever dies in between tells of the lines once more.
+		if err := f.announce(now); err != nil {
 			return nil, err
+		}
+		if err := f.commit(); err != nil {
+			return nil, own(err)
 		}
 		if next := f.tryFirst(ctx, now); next != nil {
 			return next, nil
@@ -219,7 +242,7 @@ func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error
 		return err == nil
 	})
 	f.metrics.failed.Add(float64(f.rules.failures()))
-	if err = errors.Join(err, failed); err != nil {
+	if err = errors.Join(err, own(failed)); err != nil {
 		return err
 	}
 	if err := f.flush(); err != nil || ctx.Err() != nil {
