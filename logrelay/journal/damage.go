@@ -9,7 +9,10 @@ import (
 // Bounds of what is remembered of damage.
 const (
 	unreadableFor = time.Minute // a disk that refuses to read may be well again
-	mostSpots     = 10_000
+	// unlooked is how much of the time between two tries counts at most: nobody
+	// knows of the rest how the disk was. A minute takes three tries, then.
+	unlooked  = 30 * time.Second
+	mostSpots = 10_000
 )
 
 // spot is where in a journal something is not as it was written.
@@ -22,9 +25,15 @@ type spot struct {
 // journal's mu.
 type damage struct {
 	bytes    int64
-	known    map[spot]bool      // counted in bytes
-	refused  map[spot]time.Time // since when reading there fails
-	patience time.Duration      // unreadableFor, but in tests
+	known    map[spot]bool // counted in bytes
+	refused  map[spot]refusal
+	patience time.Duration // unreadableFor, but in tests
+}
+
+// refusal is how long reading at a spot has failed.
+type refusal struct {
+	last time.Time     // it failed
+	sum  time.Duration // for which it has, as far as somebody tried
 }
 
 // Damaged is how many bytes of durable blocks could not be read: what a disk
@@ -55,25 +64,27 @@ func (j *Journal) lostLocked(path string, at, bytes int64) {
 	j.damage.bytes += bytes
 }
 
-// givenUp tells whether reading at a spot has failed for so long that it is
-// passed over.
+// givenUp tells whether reading at a spot, which has failed now, has failed for
+// so long that it is passed over. What counts is the time in which it was tried:
+// an output whose target was away for hours comes with a second try, not with
+// hours of them.
 func (j *Journal) givenUp(path string, at int64, now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	where := spot{path, at}
-	since, ok := j.damage.refused[where]
-	if !ok {
-		if j.damage.refused == nil || len(j.damage.refused) >= mostSpots {
-			j.damage.refused = map[spot]time.Time{}
-		}
-		since = now
-		j.damage.refused[where] = now
+	r, ok := j.damage.refused[where]
+	if ok {
+		r.sum += min(max(0, now.Sub(r.last)), unlooked)
+	} else if j.damage.refused == nil || len(j.damage.refused) >= mostSpots {
+		j.damage.refused = map[spot]refusal{}
 	}
+	r.last = now
+	j.damage.refused[where] = r
 	patience := j.damage.patience
 	if patience == 0 {
 		patience = unreadableFor
 	}
-	return now.Sub(since) >= patience
+	return r.sum >= patience
 }
 
 // readable says that reading at a spot went well: if it fails once more, the

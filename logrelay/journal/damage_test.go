@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -74,6 +75,38 @@ func TestAnOldSegmentThatIsLostMovesNoNumber(t *testing.T) {
 	}
 }
 
+// TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried, in virtual time: an
+// output whose target was away comes back an hour after the first refusal, and
+// the disk may have been well in between. Three tries it takes at least, however
+// far apart; and no more than the minute where somebody tries all the time. A
+// journal that counts from the first refusal passes the lines over at the second.
+func TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried(t *testing.T) {
+	for pause, want := range map[time.Duration]int{time.Hour: 3, 30 * time.Second: 3, 20 * time.Second: 4, time.Second: 61} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := filled(t)
+			j, _ := open(t, Config{Dir: dir})
+			breakFile(t, segmentsOf(t, dir)[1])
+			r := j.Reader(1)
+			defer r.Close()
+			tries := 1
+			for ; tries < 100; tries++ {
+				if _, ok, err := r.TryNext(); ok {
+					break
+				} else if !errors.Is(err, syscall.EIO) {
+					t.Fatalf("%v: not the disk's error", err)
+				}
+				if j.Damaged() != 0 {
+					t.Errorf("%d bytes are given up at try %d", j.Damaged(), tries)
+				}
+				<-time.After(pause)
+			}
+			if tries != want {
+				t.Errorf("with %v between two tries it is passed over at the %d., want the %d.", pause, tries, want)
+			}
+		})
+	}
+}
+
 // TestADiskThatWasWellAgainIsGivenItsTimeOnceMore: a journal that remembers an
 // old refusal passes lines over at the first error of years later.
 func TestADiskThatWasWellAgainIsGivenItsTimeOnceMore(t *testing.T) {
@@ -94,8 +127,8 @@ func TestADiskThatWasWellAgainIsGivenItsTimeOnceMore(t *testing.T) {
 	if _, err := read(); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("%v: not the disk's error", err)
 	}
-	for where := range j.damage.refused { // that was long ago
-		j.damage.refused[where] = time.Now().Add(-time.Hour)
+	for where := range j.damage.refused { // it was tried for long
+		j.damage.refused[where] = refusal{last: time.Now(), sum: time.Hour}
 	}
 	if err := errors.Join(os.Remove(path), os.WriteFile(path, sound, 0o600)); err != nil {
 		t.Fatal(err)
