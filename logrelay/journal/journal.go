@@ -186,13 +186,16 @@ func (c Commit) End() uint64 {
 	return c.group.end
 }
 
-const suffix = ".journal"
+const (
+	suffix         = ".journal"
+	defaultSegment = 64 << 20 // bytes
+)
 
 // Open recovers a journal: it finds what was durable, and cuts off what a
 // crash left of the last write. The error is a disk that can't be read.
 func Open(config Config) (*Journal, error) {
 	if config.Segment == 0 {
-		config.Segment = 64 << 20
+		config.Segment = defaultSegment
 	}
 	if config.Pending == 0 {
 		config.Pending = 4 << 20

@@ -72,7 +72,12 @@ func (j *Journal) recoverSegment(path string, newest bool) error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if err != nil {
-		return j.setAside(path, 0)
+		// Nor is it known how long it is: it may have all that a segment can.
+		size := int64(0)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			size = info.Size()
+		}
+		return j.setAside(path, size, max(size, j.greatest()))
 	}
 	defer file.Close()
 	info, err := file.Stat()
@@ -90,7 +95,7 @@ func (j *Journal) recoverSegment(path string, newest bool) error {
 		if newest && !bad && info.Size() <= segmentHeader {
 			return os.Remove(path) // it was being made; nothing is acknowledged before its header is durable
 		}
-		return j.setAside(path, info.Size()) // without its salt no block can be told from a forged one
+		return j.setAside(path, info.Size(), info.Size()) // without its salt no block can be told from a forged one
 	}
 	h := held{segment: seg, path: path, end: info.Size()}
 	if len(j.segments) == 0 {
@@ -133,12 +138,20 @@ func (j *Journal) recoverEnd(h held, file *os.File, newest bool) (end int64, err
 	return e.end, nil
 }
 
-// setAside takes a segment of that many bytes out of the journal.
-func (j *Journal) setAside(path string, size int64) error {
+// greatest is how many bytes a segment has at most: the last block begins before
+// it is full. One that was written with another configuration had the default.
+func (j *Journal) greatest() int64 {
+	return max(j.config.Segment, defaultSegment) + blockHeader + MaxBlock
+}
+
+// setAside takes a segment of that many bytes out of the journal. The numbers of
+// all records that had room in so many are used by no other line: cursors, and
+// the other node, may have seen them.
+func (j *Journal) setAside(path string, size, room int64) error {
 	j.lost(path, 0, max(size, 1))
 	first, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), suffix), 10, 64)
 	if err == nil && len(j.segments) == 0 { // else a younger one begins behind all that it had
-		j.nextNumber = max(j.nextNumber, first+uint64(size)/leastRecord)
+		j.nextNumber = max(j.nextNumber, first+uint64(room)/leastRecord)
 	}
 	if err := os.Rename(path, path+".damaged"); err != nil {
 		return fmt.Errorf("journal: set aside a segment that can't be read: %w", err)

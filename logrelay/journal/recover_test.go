@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -96,6 +97,65 @@ func TestTheNumbersOfASegmentThatIsLostAreUsedByNoOther(t *testing.T) {
 	if j.End() < 4+10+1 {
 		t.Errorf("the line has number %d, which one of the lost segment may have had", j.End()-1)
 	}
+}
+
+// TestNoNumberIsUsedTwiceAfterASegmentThatCantBeOpened: the disk gives EIO when
+// the newest is opened, so that nobody knows how much it had. It is kept aside,
+// and what comes next has numbers behind all that it can have had: the other node
+// and cursors may have seen those. A journal that counts on from the segment's
+// first record gives them once more.
+func TestNoNumberIsUsedTwiceAfterASegmentThatCantBeOpened(t *testing.T) {
+	dir := filled(t)
+	newest := segmentsOf(t, dir)[4]
+	first := uint64(4)
+	if err := errors.Join(os.Remove(newest), os.Symlink(lockedTerminal(t), newest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.OpenFile(newest, os.O_RDWR|syscall.O_NOCTTY, 0); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("%v: not the disk's error", err)
+	}
+	j, _ := open(t, Config{Dir: dir})
+	if j.Damaged() == 0 {
+		t.Error("nothing is said of it")
+	}
+	if _, err := os.Lstat(newest + ".damaged"); err != nil {
+		t.Errorf("it is not set aside: %v", err)
+	}
+	if end := j.End(); end != first {
+		t.Errorf("the journal ends at %d, but has nothing from %d on", end, first)
+	}
+	if err := put(t, j, "next"); err != nil {
+		t.Fatal(err)
+	}
+	if had := first + (64<<20)/leastRecord; j.End()-1 < had {
+		t.Errorf("the line has number %d, which one of the lost segment may have had: want %d at least", j.End()-1, had)
+	}
+	if got := strings.Join(all(t, j, 0), ", "); got != "line 0, line 1, line 2, line 3, next" {
+		t.Errorf("read: %s", got)
+	}
+}
+
+// lockedTerminal is a file that gives EIO when it is opened: a terminal whose
+// other end has not unlocked it.
+func lockedTerminal(t *testing.T) string {
+	t.Helper()
+	end, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatalf("a file that can't be opened takes a /dev/pts: %v", err)
+	}
+	t.Cleanup(func() { _ = end.Close() })
+	raw, err := end.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var number uint32
+	var failed syscall.Errno
+	if err := raw.Control(func(fd uintptr) {
+		_, _, failed = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCGPTN, uintptr(unsafe.Pointer(&number)))
+	}); err != nil || failed != 0 {
+		t.Fatal(err, failed)
+	}
+	return fmt.Sprint("/dev/pts/", number)
 }
 
 // refusing is a segment in memory with bytes that can't be read.
