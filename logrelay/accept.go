@@ -162,6 +162,9 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, via uint8) {
 		return
 	}
 	s.metrics.refused.WithLabelValues(inputName(via)).Inc()
+	if s.refused(conn, err) {
+		return
+	}
 	s.log.Info("a connection ended with an error; what was not acknowledged comes again",
 		"input", inputName(via), "client", conn.RemoteAddr().String(), "error", err)
 }
@@ -177,10 +180,12 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
 		err := secure.HandshakeContext(handshake)
 		cancel()
-		if err != nil {
+		switch {
+		case err != nil && via == viaReplica:
+			return refusedHandshake(err)
+		case err != nil:
 			return err
-		}
-		if via == viaReplica {
+		case via == viaReplica:
 			return s.serveReplica(ctx, secure)
 		}
 		conn = secure

@@ -170,9 +170,14 @@ func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
 	if err != nil {
 		return err
 	}
-	if id, err := peer.PeerIdentity(conn.ConnectionState()); err != nil || safeName(id.Name) != g.node {
-		return fmt.Errorf("%v says that it is %s: %w", id, g.node, errors.Join(err))
+	id, err := peer.PeerIdentity(conn.ConnectionState())
+	if err == nil && safeName(id.Name) != g.node {
+		err = fmt.Errorf("%v says that it is %s", id, g.node)
 	}
+	if err != nil {
+		return refusedError{err}
+	}
+	s.refusals.accepted(s.table.Load().nodes[addrOf(conn.RemoteAddr())])
 	_ = conn.SetReadDeadline(time.Time{})
 	taking, release := s.held.alone(ctx, g.node)
 	defer release()

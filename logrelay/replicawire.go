@@ -3,7 +3,6 @@ package logrelay
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -44,7 +43,7 @@ func readGreeting(r io.Reader) (g greeting, err error) {
 		return g, err
 	}
 	if !bytes.HasPrefix(head, []byte(replicaMagic)) {
-		return g, errors.New("no greeting of a log relay")
+		return g, refusedError{fmt.Errorf("it begins with %q, want %q: another version of Holdfast, or no log relay", head[:len(replicaMagic)], replicaMagic)}
 	}
 	copy(g.journal[:], head[len(replicaMagic):])
 	name := make([]byte, head[len(head)-1])
@@ -52,7 +51,7 @@ func readGreeting(r io.Reader) (g greeting, err error) {
 		return g, err
 	}
 	if g.node = string(name); g.node == "" || safeName(g.node) != g.node {
-		return g, fmt.Errorf("%q is no node's name", name)
+		return g, refusedError{fmt.Errorf("%q is no node's name", name)}
 	}
 	return g, nil
 }

@@ -92,6 +92,7 @@ type Server struct {
 	replicas *replicas // nil: lines are acknowledged without
 	owed     sync.Pool // of *owed that were answered
 	doubled  atomic.Uint64
+	refusals refusals // of other nodes
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -131,6 +132,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		silence: newSilence(), gaps: newGaps(), arrivals: newArrivals(),
 		interfaces: net.InterfaceAddrs,
 	}
+	s.refusals.board, s.refusals.log = s.board, s.log
 	s.SetFile(deps.File)
 	if s.tls[0] == nil && len(set.listen[viaTLS])+len(set.listen[viaRELPTLS]) > 0 {
 		return nil, errors.New("logrelay: logs.tls and logs.relp_tls need this node's certificate, and --insecure forbids one")
@@ -255,6 +257,7 @@ func (s *Server) watch(ctx context.Context) {
 		s.tellDamage(s.journal)
 		s.noteAges()
 		s.noteAddresses()
+		s.refusals.expire(time.Now())
 		select {
 		case <-ctx.Done():
 			return
