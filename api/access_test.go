@@ -220,7 +220,11 @@ func TestRunFailsWhollyWhenAPlaceIsTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = server.Run(t.Context(), func() { t.Errorf("%s: ready", name) })
+		task := server.Run
+		if test.config.Socket != "" {
+			task = server.Socket().Run
+		}
+		err = task(t.Context(), func() { t.Errorf("%s: ready", name) })
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}

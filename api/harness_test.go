@@ -88,20 +88,25 @@ func newCell(t *testing.T, options ...option) *cell {
 func (c *cell) run() {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- c.server.Run(ctx, func() { close(ready) }) }()
-	select {
-	case <-ready:
-	case err := <-done:
-		c.t.Fatalf("Run: %v", err)
-	case <-time.After(10 * time.Second):
-		c.t.Fatal("Run did not call ready")
+	tasks := []func(context.Context, func()) error{c.server.Socket().Run, c.server.Run}
+	ready, done := make(chan struct{}, len(tasks)), make(chan error, len(tasks))
+	for _, task := range tasks {
+		go func() { done <- task(ctx, func() { ready <- struct{}{} }) }()
+		select {
+		case <-ready:
+		case err := <-done:
+			c.t.Fatalf("Run: %v", err)
+		case <-time.After(10 * time.Second):
+			c.t.Fatal("Run did not call ready")
+		}
 	}
 	c.url = "http://" + c.server.Addresses()[0].String()
 	c.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			c.t.Errorf("Run: %v", err)
+		for range tasks {
+			if err := <-done; err != nil {
+				c.t.Errorf("Run: %v", err)
+			}
 		}
 	})
 	c.t.Cleanup(c.stop)

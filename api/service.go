@@ -23,11 +23,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"holdfast/internal/admin"
 	"holdfast/internal/check"
 	"holdfast/internal/health"
 	"holdfast/internal/state"
@@ -288,9 +288,9 @@ func New(config Config, deps Deps) (*Server, error) {
 // String names the task.
 func (s *Server) String() string { return "api" }
 
-// Run answers on all listeners until ctx ends. Blocking queries are answered
-// with what is known then; other requests have two seconds to end. An address
-// that can't be had is an error.
+// Run answers on all addresses until ctx ends; the admin socket is a task of its
+// own. Blocking queries are answered with what is known then; other requests have
+// two seconds to end. An address that can't be had is an error.
 func (s *Server) Run(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -298,39 +298,18 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	tasks := make([]func() error, 0, len(listeners)+2)
-	tasks = append(tasks, func() error { s.watch.run(ctx); return nil })
+	defer s.watch.follow()()
+	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
-		tasks = append(tasks, func() error { return s.serve(ctx, l) })
+		go func() { ended <- s.serve(ctx, l) }()
 	}
-	socketReady := func() {}
-	opened := make(chan struct{})
-	if s.config.Socket != "" {
-		socket, err := s.adminServer(ctx)
-		if err != nil {
-			closeAll(listeners)
-			return err
-		}
-		socketReady = func() { close(opened) }
-		tasks = append(tasks, func() error { return socket.Run(ctx, socketReady) })
-	} else {
-		close(opened)
+	s.log.Info("answering", "listen", s.config.Listen, "https", s.config.HTTPS)
+	ready()
+	if len(listeners) == 0 {
+		<-ctx.Done()
 	}
-
-	ended := make(chan error, len(tasks))
-	for _, task := range tasks {
-		go func() { ended <- task() }()
-	}
-	go func() {
-		select {
-		case <-opened:
-			s.log.Info("answering", "listen", s.config.Listen, "https", s.config.HTTPS, "socket", s.config.Socket)
-			ready()
-		case <-ctx.Done():
-		}
-	}()
 	var failed error
-	for range tasks {
+	for range listeners {
 		if err := <-ended; err != nil {
 			failed = errors.Join(failed, err)
 		}
@@ -351,7 +330,7 @@ func (s *Server) listen() ([]listener, error) {
 		for _, address := range addresses {
 			l, err := net.Listen("tcp", address.String())
 			if err != nil {
-				return fmt.Errorf("api: listen on %s: %w", address, err)
+				return fmt.Errorf("api: listen on %s: %w%s", address, err, advice(err, address.Port()))
 			}
 			bound = append(bound, listener{l, from})
 		}
@@ -388,16 +367,15 @@ func closeAll(listeners []listener) {
 	}
 }
 
-func (s *Server) adminServer(ctx context.Context) (*admin.Server, error) {
-	return admin.New(admin.Config{
-		Unit: "core",
-		Path: s.config.Socket,
-		GIDs: s.config.AdminGroups,
-	}, admin.Deps{
-		Handler: s.handler(fromSocket, ctx.Done()),
-		Log:     s.log,
-		Metrics: s.registerer,
-	})
+// advice is what to do about an error of a socket.
+func advice(err error, port uint16) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Sprintf("; another program has port %d, which `ss -ltnp sport = :%d` names: stop it (a Consul agent?), or list other addresses in the section api of the cluster file", port, port)
+	case errors.Is(err, syscall.EACCES):
+		return "; ports below 1024 need CAP_NET_BIND_SERVICE"
+	}
+	return ""
 }
 
 // serve answers on one listener until ctx ends.

@@ -17,6 +17,10 @@ type watcher struct {
 	state state.Reader
 	now   func() time.Time
 
+	users sync.Mutex // of the two below
+	count int        // who asked for it
+	end   func()     // and waits
+
 	mu       sync.Mutex
 	changed  chan struct{}                                // closed when a member's liveness changes
 	members  map[string]sighting[state.Liveness]          // by folded name
@@ -42,6 +46,32 @@ func newWatcher(reader state.Reader, now func() time.Time) *watcher {
 		checks:  map[string]map[string]sighting[state.Status]{},
 		steps:   map[string][]ExplainedStep{},
 	}
+}
+
+// follow has it run until release is called, which waits for its end. Several
+// may ask for it: it runs once.
+func (w *watcher) follow() (release func()) {
+	w.users.Lock()
+	defer w.users.Unlock()
+	if w.count++; w.count == 1 {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.run(ctx)
+		}()
+		w.end = func() {
+			cancel()
+			<-done
+		}
+	}
+	return sync.OnceFunc(func() {
+		w.users.Lock()
+		defer w.users.Unlock()
+		if w.count--; w.count == 0 {
+			w.end()
+		}
+	})
 }
 
 // run follows the state until ctx ends.

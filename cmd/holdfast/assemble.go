@@ -192,7 +192,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	tasks := append(h.tasks, door, source)
+	tasks := append(h.tasks, door.Socket(), door, source)
 	runs := func(service string) bool {
 		return c.Only == "" && slices.Contains(file.Role(base.self.Role).Run, service)
 	}
