@@ -35,17 +35,30 @@ func (c *connection) open() (*api.Client, error) {
 		config.TLS = trust.Client("") // any server of our cluster can answer
 	}
 	if c.Token != "" {
-		token, err := os.ReadFile(filepath.Clean(c.Token))
-		if err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("--token-file: %w", err)}
+		var err error
+		if config.Token, err = readToken(c.Token); err != nil {
+			return nil, &exitError{exitUsage, err}
 		}
-		config.Token = strings.TrimSpace(string(token))
 	}
 	client, err := api.NewClient(config)
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("--server: %w", err)}
 	}
 	return client, nil
+}
+
+// readToken reads the file that --token-file names. One that has no token is an
+// error of its own: without one the server would say that none was given.
+func readToken(path string) (string, error) {
+	text, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("--token-file: %s is there and has no token in it (%d bytes): write it there", path, len(text))
+	}
+	return token, nil
 }
 
 // ask opens a client, calls f, and gives its error the exit status that

@@ -102,11 +102,10 @@ func (c *joinCmd) say(con *console, node, server, what string) error {
 func (c *joinCmd) prepare() (api.Joining, error) {
 	joining := api.Joining{Token: strings.TrimSpace(c.Token), Node: c.Node}
 	if c.TokenFile != "" {
-		text, err := os.ReadFile(filepath.Clean(c.TokenFile))
-		if err != nil {
-			return joining, fmt.Errorf("--token-file: %w", err)
+		var err error
+		if joining.Token, err = readToken(c.TokenFile); err != nil {
+			return joining, err
 		}
-		joining.Token = strings.TrimSpace(string(text))
 	}
 	if joining.Token == "" {
 		return joining, errors.New("give --token-file or --token")
