@@ -53,7 +53,7 @@ func TestExamplesOfTheREADMEsSpeakOfOneCluster(t *testing.T) {
 	parts := 0
 	for path, text := range readmes(t) {
 		for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(text, -1) {
-			example := block[1]
+			example := undent(block[1])
 			if !strings.HasPrefix(example, "schema:") {
 				example = overlay(string(site), example)
 				parts++
@@ -67,6 +67,13 @@ func TestExamplesOfTheREADMEsSpeakOfOneCluster(t *testing.T) {
 	if parts < 6 {
 		t.Errorf("only %d examples are parts of a cluster file", parts)
 	}
+}
+
+// undent takes what stands before the first line's key from all lines: an example
+// in a list is indented.
+func undent(text string) string {
+	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	return strings.ReplaceAll(strings.TrimPrefix(text, indent), "\n"+indent, "\n")
 }
 
 // overlay puts the sections of part in the place of those of whole that have
