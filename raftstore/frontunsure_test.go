@@ -32,6 +32,16 @@ func (b *lyingBolt) DeleteRange(first, last uint64) error {
 	return b.LogStore.DeleteRange(first, last)
 }
 
+// settled has bolt hold what the journal has.
+func (f *front) settled(t *testing.T) {
+	t.Helper()
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	if err := f.settle(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A write to bolt that failed and is there all the same is not found behind what
 // another leader's took its place, also after a crash.
 func TestWriteThatFailedAndIsThereIsRemoved(t *testing.T) {
@@ -47,12 +57,7 @@ func TestWriteThatFailedAndIsThereIsRemoved(t *testing.T) {
 	for _, entry := range long {
 		entry.Data = make([]byte, frontSize/10) // together too long for the journal
 	}
-	f.writing.Lock()
-	err := f.settle()
-	f.writing.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.settled(t)
 	bolt.lie = true
 	if err := f.StoreLogs(long); !errors.Is(err, errTest) {
 		t.Fatalf("a write that bolt refuses: %v", err)
@@ -91,15 +96,10 @@ func TestWriteThatFailedIsNotThereForWhoOpensTheLogAgain(t *testing.T) {
 	if err := f.StoreLogs(before); err != nil {
 		t.Fatal(err)
 	}
-	f.writing.Lock()
-	err := f.settle()
-	f.writing.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.settled(t)
 	f.bolt = &lyingBolt{LogStore: f.bolt, lie: true}
 	f.writing.Lock()
-	err = f.storeDirectly(entriesOf(101, 110, 5))
+	err := f.storeDirectly(entriesOf(101, 110, 5))
 	f.writing.Unlock()
 	if !errors.Is(err, errTest) {
 		t.Fatalf("a write that bolt refuses: %v", err)
@@ -177,14 +177,9 @@ func TestJournalGoesBeforeWhatAFailedWriteLeftInBolt(t *testing.T) {
 	if err := f.StoreLogs(before); err != nil {
 		t.Fatal(err)
 	}
-	f.writing.Lock()
-	err := f.settle()
-	f.writing.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.settled(t)
 	next := entriesOf(101, 102, 6)
-	err = errors.Join(f.StoreLogs(next), f.bolt.StoreLogs(entriesOf(101, 110, 5)))
+	err := errors.Join(f.StoreLogs(next), f.bolt.StoreLogs(entriesOf(101, 110, 5)))
 	if err != nil {
 		t.Fatal(err)
 	}

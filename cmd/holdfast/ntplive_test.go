@@ -74,15 +74,7 @@ ntp: {keep: discipline, sources: [%s], poll: {min: -4, max: -2}}
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() { cancel(); <-done })
-	select {
-	case <-ready:
-	case err := <-done:
-		t.Fatal(err)
-	}
+	runNTP(t, s)
 	socket = filepath.Join(t.TempDir(), "ntp.sock")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -93,6 +85,20 @@ ntp: {keep: discipline, sources: [%s], poll: {min: -4, max: -2}}
 	admin.Start()
 	t.Cleanup(admin.Close)
 	return s.Addrs()[0].String(), socket
+}
+
+// runNTP runs a time server until the test ends.
+func runNTP(t *testing.T, s *ntpproxy.Server) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
+	t.Cleanup(func() { cancel(); <-done })
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatal(err)
+	}
 }
 
 // Every command of `holdfast ntp` against a server that runs: what it prints is

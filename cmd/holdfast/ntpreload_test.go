@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -44,15 +43,7 @@ ntp: {stratum: 5, listen: ["`+listen+`"]}
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- server.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() { cancel(); <-done })
-	select {
-	case <-ready:
-	case err := <-done:
-		t.Fatal(err)
-	}
+	runNTP(t, server)
 	r := &reloader{started: first, board: board, clock: server}
 	server.SetFile(changed)
 	if parts := r.waiting(changed, nil, nil); !slices.Equal(parts, []string{"ntp.listen"}) {

@@ -1,43 +1,20 @@
 package journal
 
-import (
-	"context"
-	"testing"
-)
+import "testing"
 
 // TestWhatIsKeptForACursorIsMeasuredInSegments: in each there is one block of
 // two records here.
 func TestWhatIsKeptForACursorIsMeasuredInSegments(t *testing.T) {
-	j, err := Open(Config{Dir: t.TempDir(), Segment: 1, Keep: 1 << 30})
-	if err != nil {
-		t.Fatal(err)
-	}
+	j, stop := open(t, Config{Dir: t.TempDir(), Segment: 1, Keep: 1 << 30})
 	if j.Behind(0) != 0 || j.Newest(0) != 0 {
 		t.Errorf("an empty journal: %d bytes, from %d on", j.Behind(0), j.Newest(0))
 	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = j.Run(ctx)
-	}()
 	for range 5 {
-		var b Batch
-		b.Add(Record{Time: 1, Data: []byte("one")})
-		b.Add(Record{Time: 1, Data: []byte("two")})
-		commit, err := j.Append(t.Context(), &b)
-		if err == nil {
-			err = commit.Wait(t.Context())
-		}
-		if err != nil {
+		if err := put(t, j, "one", "two"); err != nil {
 			t.Fatal(err)
 		}
-		if ended, err := commit.Done(); !ended || err != nil {
-			t.Errorf("%v, %v", ended, err)
-		}
 	}
-	end()
-	<-ended
+	stop()
 	one := j.Bytes() / 5
 	for next, want := range map[uint64]int64{0: 5 * one, 1: 5 * one, 2: 4 * one, 7: 2 * one, 8: one, 9: one, 10: 0, 11: 0} {
 		if got := j.Behind(next); got != want {

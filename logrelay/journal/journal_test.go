@@ -51,7 +51,11 @@ func put(t *testing.T, j *Journal, lines ...string) error {
 	if err != nil {
 		return err
 	}
-	return commit.Wait(t.Context())
+	err = commit.Wait(t.Context())
+	if ended, said := commit.Done(); !ended || (said == nil) != (err == nil) {
+		t.Errorf("it has ended with %v, and Done says %v, %v", err, ended, said)
+	}
+	return err
 }
 
 // all reads what is durable from a record on.

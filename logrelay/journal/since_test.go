@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"os"
 	"testing"
 	"time"
@@ -10,29 +9,13 @@ import (
 // TestOldSegmentsAreNotRead: five segments with one record each, the first
 // written to at noon and each other an hour later.
 func TestOldSegmentsAreNotRead(t *testing.T) {
-	j, err := Open(Config{Dir: t.TempDir(), Segment: 1, Keep: 1 << 30})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = j.Run(ctx)
-	}()
+	j, stop := open(t, Config{Dir: t.TempDir(), Segment: 1, Keep: 1 << 30})
 	for range 5 {
-		var b Batch
-		b.Add(Record{Time: 1, Data: []byte("x")})
-		commit, err := j.Append(t.Context(), &b)
-		if err == nil {
-			err = commit.Wait(t.Context())
-		}
-		if err != nil {
+		if err := put(t, j, "x"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	end()
-	<-ended
+	stop()
 	noon := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for i, s := range j.segments {
 		at := noon.Add(time.Duration(i) * time.Hour)
