@@ -45,6 +45,7 @@ type files struct {
 	metrics *outputMetrics
 	rotator *rotator
 	layout  *layout
+	paths   *paths
 	apps    apps
 	now     func() time.Time
 
@@ -167,7 +168,7 @@ func (o *files) begin() (err error) {
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
 	o.folders = map[string]bool{}
 	o.since, o.until, o.next = time.Time{}, time.Time{}, o.cursor.Next()
-	if err := o.layout.save(o.config.undo); err != nil {
+	if err := o.paths.save(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	if o.births, err = o.rotator.births(); err != nil {

@@ -102,34 +102,56 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	return true, renameAway(o.root, name, now)
 }
 
-// pathsFile has the paths that files had, one a line, the newest last. Where it
-// is missing, they had the default.
-const pathsFile = "paths"
+// Where files went is remembered, so that what an earlier path left is put away
+// and removed in its time.
+const (
+	// pathsFile has each path there was, with its folder, one a line and the
+	// newest last. It is beside the journal.
+	pathsFile = "paths"
+	maxPaths  = 16
+)
 
-// loadLayout makes the layout of a path, and of those in dir that were before.
-func loadLayout(dir string, path *pathTemplate) (*layout, error) {
-	b, err := os.ReadFile(filepath.Join(dir, pathsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		b, err = []byte(defaultPath+"\n"), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	l := newLayout(path, strings.Fields(string(b)))
-	l.saved = string(b) == l.String()
-	return l, nil
+// paths is the file of paths.
+type paths struct {
+	name    string
+	content string
+	saved   bool
 }
 
-func (l *layout) String() string { return strings.Join(l.texts, "\n") + "\n" }
+// openPaths reads which paths were before in the folder, or below it, and adds
+// the one of now.
+func openPaths(dir, folder string, now *pathTemplate) (p *paths, before []string, err error) {
+	p = &paths{name: filepath.Join(dir, pathsFile)}
+	b, err := os.ReadFile(p.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
+	var all []string
+	for line := range strings.Lines(string(b)) {
+		text := strings.TrimSuffix(line, "\n")
+		if text == folder+now.text {
+			continue
+		}
+		all = append(all, text)
+		if below, ok := strings.CutPrefix(text, folder); ok {
+			before = append(before, below)
+		}
+	}
+	all = append(all[max(0, len(all)-maxPaths+1):], folder+now.text)
+	p.content = strings.Join(all, "\n") + "\n"
+	p.saved = p.content == string(b)
+	return p, before, nil
+}
 
-// save notes the paths in dir, before there is a file of a new one.
-func (l *layout) save(dir string) error {
-	if l.saved {
+// save makes them durable, before there is a file of a new one.
+func (p *paths) save() error {
+	if p.saved {
 		return nil
 	}
-	if err := durable.Replace(filepath.Join(dir, pathsFile), []byte(l.String()), 0o600); err != nil {
+	if err := durable.Replace(p.name, []byte(p.content), 0o600); err != nil {
 		return err
 	}
-	l.saved = true
+	p.saved = true
 	return nil
 }

@@ -139,3 +139,5 @@ func TestTheFloorIsLookedAtEveryMinute(t *testing.T) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -23,6 +23,8 @@ const (
 	defaultApps = 100
 	maxApps     = 1000
 
+	folderMark = '+' // behind a folder's name that could be a file's
+
 	noApp = "none" // the name of a line's program where it names none
 )
 
@@ -149,7 +151,7 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most", name, size, maxElement)
 	}
 	if !last {
-		pattern, size = pattern+"_?", size+1 // see append
+		pattern, size = pattern+regexp.QuoteMeta(string(folderMark))+"?", size+1
 	}
 	e.pattern, err = regexp.Compile(pattern + "$")
 	return e, size, err
@@ -217,9 +219,9 @@ func (t *pathTemplate) append(dst []byte, l *line, app []byte) []byte {
 			}
 			dst = appendPathVariable(dst, s.variable, l, app)
 		}
-		// A host can be called "x.log", too.
+		// A host can be called "x.log", too. None has the mark in its name.
 		if i < len(t.elements)-1 && namesFile(dst[from:]) {
-			dst = append(dst, '_')
+			dst = append(dst, folderMark)
 		}
 	}
 	return dst
@@ -294,29 +296,18 @@ func (a *apps) of(l *line) []byte {
 }
 
 // layout knows the files that this relay writes, and those that it wrote when
-// its path was another. What it does not know is no file of ours.
+// its path was another. What it does not know is no file of ours. It is never
+// changed.
 type layout struct {
-	path  *pathTemplate // now
-	all   []*pathTemplate
-	texts []string // of all that there were, also those that can't be read; the newest last
-	saved bool     // texts are on the disk; of the output alone
+	path *pathTemplate   // now
+	all  []*pathTemplate // that first
 }
 
-// maxPaths bounds the paths that are remembered.
-const maxPaths = 16
-
-// newLayout makes one of a path and those that were before, the newest last.
+// newLayout makes one of a path and of those that were before.
 func newLayout(path *pathTemplate, before []string) *layout {
 	l := &layout{path: path, all: []*pathTemplate{path}}
 	for _, text := range before {
-		if text == path.text {
-			continue
-		}
-		l.texts = append(l.texts, text)
-	}
-	l.texts = append(l.texts[max(0, len(l.texts)-maxPaths+1):], path.text)
-	for _, text := range l.texts[:len(l.texts)-1] {
-		if t, err := parsePath(text); err == nil { // a later version's has to wait for that
+		if t, err := parsePath(text); err == nil && text != path.text { // a later version's has to wait for that
 			l.all = append(l.all, t)
 		}
 	}
