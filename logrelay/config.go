@@ -223,6 +223,9 @@ func (d *decoder) files(raw filesSection, set *settings) {
 	set.dir, set.owner = raw.Dir, d.owner(raw)
 	set.path, set.format = d.path(raw.Path), d.format(raw.Format)
 	set.apps = d.bounded("files.apps", raw.Apps, 1, maxApps)
+	if set.path != nil && set.path.has[varApp] && set.apps*set.hosts > maxHostApps {
+		d.errorf("files.apps", "%d programs of each of %d hosts (logs.hosts) may have files: want %d at most in all", set.apps, set.hosts, maxHostApps)
+	}
 	set.rotate = rotateConfig{
 		bytes: int64(d.bounded("files.rotate_mib", raw.RotateMiB, 1, maxRotateMiB)) << 20,
 		every: raw.Every,

@@ -90,6 +90,7 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		`{files: {format: text}}`:                                                `logs.files.format: "text": is no format`,
 		`{files: {format: ""}}`:                                                  "logs.files.format",
 		`{files: {apps: 0}}`:                                                     "logs.files.apps: 0 is out of range: 1 to 1000",
+		`{hosts: 20000, files: {path: "{host}/{app}.log", apps: 501}}`:           "logs.files.apps: 501 programs of each of 20000 hosts",
 		`{files: {owner: "a b"}}`:                                                "logs.files.owner",
 		`{files: {owner: "4294967295"}}`:                                         "logs.files.owner",
 		`{files: {group: "-x"}}`:                                                 "logs.files.group",

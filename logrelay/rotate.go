@@ -47,7 +47,7 @@ type rotator struct {
 	log    *slog.Logger
 	wake   chan struct{}
 	now    func() time.Time
-	// space is what is free in the directory, in percent.
+	// space is what is free in the directory, in percent: see freeForFiles.
 	space func(dir string) (float64, error)
 	room  *room
 	past  pastFiles
@@ -59,7 +59,7 @@ const (
 )
 
 func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logger) *rotator {
-	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freePercent}
+	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freeForFiles}
 }
 
 // rotate puts a file away. It is synced already.
@@ -255,4 +255,18 @@ func freePercent(dir string) (float64, error) {
 		return 100, nil
 	}
 	return 100 * float64(s.Bavail) / float64(s.Blocks), nil
+}
+
+// freeForFiles is freePercent, or what is free of the inodes where that is less:
+// files may be many and small. A file system that has no number of them says 0.
+func freeForFiles(dir string) (float64, error) {
+	free, err := freePercent(dir)
+	var s syscall.Statfs_t
+	if err == nil {
+		err = syscall.Statfs(dir, &s)
+	}
+	if err != nil || s.Files == 0 {
+		return free, err
+	}
+	return min(free, 100*float64(s.Ffree)/float64(s.Files)), nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	maxApp      = 48   // bytes of a program's name, as RFC 5424 §6 has it
 	defaultApps = 100
 	maxApps     = 1000
+	maxHostApps = 10_000_000 // of all hosts
 
 	folderMark = '+' // behind a folder's name that could be a file's
 
@@ -274,23 +276,28 @@ func appendApp(dst, app []byte) []byte {
 // of another. It belongs to one goroutine.
 type apps struct {
 	most  int
-	known map[string]map[string]bool // by host; of hosts there are few
+	seed  maphash.Seed
+	known map[string]map[uint64]bool // by host, of which there are few, and the hash of the name
 	room  []byte
+}
+
+func newApps(most int) apps {
+	return apps{most: most, seed: maphash.MakeSeed(), known: map[string]map[uint64]bool{}}
 }
 
 // of is the name of a line's program in its file's path. It is good until the
 // next call.
 func (a *apps) of(l *line) []byte {
 	a.room = appendApp(a.room[:0], l.App)
-	list := a.known[l.host]
+	key, list := maphash.Bytes(a.seed, a.room), a.known[l.host]
 	switch {
-	case list[string(a.room)]:
+	case list[key]:
 	case len(list) >= a.most:
 		a.room = append(a.room[:0], overflow...)
 	case list == nil:
-		a.known[l.host] = map[string]bool{string(a.room): true}
+		a.known[l.host] = map[uint64]bool{key: true}
 	default:
-		list[string(a.room)] = true
+		list[key] = true
 	}
 	return a.room
 }

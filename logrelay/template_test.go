@@ -29,7 +29,7 @@ func pathOf(t *testing.T, template string, l *line) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := apps{most: defaultApps, known: map[string]map[string]bool{}}
+	a := newApps(defaultApps)
 	return string(path.append(nil, l, a.of(l)))
 }
 
@@ -217,7 +217,7 @@ func FuzzPath(f *testing.F) {
 // its own. It fails if programs are counted over all hosts, or not at all.
 func TestInventedProgramsUseUpNoOtherHostsFiles(t *testing.T) {
 	at := time.Now()
-	a := apps{most: 5, known: map[string]map[string]bool{}}
+	a := newApps(5)
 	first := string(a.of(named("cn1", "sshd", at)))
 	seen := map[string]bool{}
 	for i := range 100_000 {
