@@ -25,7 +25,7 @@ type lineFormat struct {
 }
 
 // lineFormats are those that have names: rsyslog's templates, but for Scibian's
-// and JSON. In brackets what they are as a template.
+// and JSON. Behind them stands what they are as a template.
 var lineFormats = map[string]lineFormat{
 	"scibian":     {whole: (*line).appendFile},        // {time} {claims} {facility}.{severity} {tag}{text}
 	"rsyslog":     {whole: (*line).appendFileFormat},  // RSYSLOG_FileFormat: {time} {claims} {tag}{text}
@@ -66,7 +66,7 @@ func parseFormat(text string) (lineFormat, error) {
 		return f, nil
 	}
 	if !strings.Contains(text, "{") {
-		return lineFormat{}, fmt.Errorf("is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template such as \"{received} {host} {tag}{text}\"")
+		return lineFormat{}, errors.New("is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template such as \"{received} {host} {tag}{text}\"")
 	}
 	list, err := parseSteps(text, func(name string) int { return slices.Index(lineVariables[:], name) })
 	if err != nil {

@@ -69,27 +69,27 @@ func settingsFormat(t *testing.T, section string) string {
 // TestEveryFormatAndVariable: what rsyslog's templates of these names give, and
 // each variable where the message has it and where it has not.
 func TestEveryFormatAndVariable(t *testing.T) {
-	const old, new, bare = "<30>Nov  5 11:59:59 CN02 sshd[12]: \thi", `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`, "words alone"
+	const older, newer, bare = "<30>Nov  5 11:59:59 CN02 sshd[12]: \thi", `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`, "words alone"
 	for _, test := range []struct{ format, in, want string }{
-		{"rsyslog", old, "2026-11-05T11:59:59+01:00 CN02 sshd[12]: #011hi"},
-		{"rsyslog", new, "2026-11-25T05:14:15.000003-07:00 cn02 slurmd[8]: hi"},
+		{"rsyslog", older, "2026-11-05T11:59:59+01:00 CN02 sshd[12]: #011hi"},
+		{"rsyslog", newer, "2026-11-25T05:14:15.000003-07:00 cn02 slurmd[8]: hi"},
 		{"rsyslog", bare, "2026-11-25T12:00:00.123456+01:00 10.1.0.9 words alone"},
-		{"traditional", old, "Nov  5 11:59:59 CN02 sshd[12]: #011hi"},
-		{"traditional", new, "Nov 25 05:14:15 cn02 slurmd[8]: hi"},
+		{"traditional", older, "Nov  5 11:59:59 CN02 sshd[12]: #011hi"},
+		{"traditional", newer, "Nov 25 05:14:15 cn02 slurmd[8]: hi"},
 		{"traditional", bare, "Nov 25 12:00:00 10.1.0.9 words alone"},
-		{"rfc5424", old, "<30>1 2026-11-05T11:59:59+01:00 CN02 sshd 12 - - #011hi"},
-		{"rfc5424", new, `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`},
-		{"json", old, `{"time":"2026-11-05T11:59:59+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"CN02","source":"10.1.0.9","facility":"daemon","severity":"info","priority":30,"app":"sshd","proc":"12","text":"\u0009hi"}`},
-		{"json", new, `{"time":"2026-11-25T05:14:15.000003-07:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"cn02","source":"10.1.0.9","facility":"local4","severity":"notice","priority":165,"app":"slurmd","proc":"8","id":"ID7","data":"[a b=\"c\"]","text":"hi"}`},
+		{"rfc5424", older, "<30>1 2026-11-05T11:59:59+01:00 CN02 sshd 12 - - #011hi"},
+		{"rfc5424", newer, `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`},
+		{"json", older, `{"time":"2026-11-05T11:59:59+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"CN02","source":"10.1.0.9","facility":"daemon","severity":"info","priority":30,"app":"sshd","proc":"12","text":"\u0009hi"}`},
+		{"json", newer, `{"time":"2026-11-25T05:14:15.000003-07:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"cn02","source":"10.1.0.9","facility":"local4","severity":"notice","priority":165,"app":"slurmd","proc":"8","id":"ID7","data":"[a b=\"c\"]","text":"hi"}`},
 		{"json", "<13>", `{"time":"2026-11-25T12:00:00.123456+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"10.1.0.9","source":"10.1.0.9","facility":"user","severity":"notice","priority":13,"text":""}`},
-		{"{text}", old, "#011hi"},
+		{"{text}", older, "#011hi"},
 		{"{tag}{text}", bare, "words alone"},
-		{"{tag} {text}", new, "slurmd[8]: hi"},
-		{"{time}|{stamp}|{received}|{text}", old, "2026-11-05T11:59:59+01:00|Nov  5 11:59:59|2026-11-25T12:00:00.123456+01:00|#011hi"},
-		{"{host}|{claims}|{source}|{text}", old, "cn02|CN02|10.1.0.9|#011hi"},
+		{"{tag} {text}", newer, "slurmd[8]: hi"},
+		{"{time}|{stamp}|{received}|{text}", older, "2026-11-05T11:59:59+01:00|Nov  5 11:59:59|2026-11-25T12:00:00.123456+01:00|#011hi"},
+		{"{host}|{claims}|{source}|{text}", older, "cn02|CN02|10.1.0.9|#011hi"},
 		{"{host}|{claims}|{source}|{text}", bare, "10.1.0.9|10.1.0.9|10.1.0.9|words alone"},
-		{"{facility}\t{severity}\t{priority}\t{text}", new, "local4\tnotice\t165\thi"},
-		{"{app}|{proc}|{tag}|{text}", old, "sshd|12|sshd[12]:|#011hi"},
+		{"{facility}\t{severity}\t{priority}\t{text}", newer, "local4\tnotice\t165\thi"},
+		{"{app}|{proc}|{tag}|{text}", older, "sshd|12|sshd[12]:|#011hi"},
 		{"{app}|{proc}|{tag}|{text}", bare, "-|-||words alone"},
 		{"{{{text}}} 100 % é", bare, "{words alone} 100 % é"},
 	} {

@@ -48,7 +48,7 @@ func (r *room) look(dir string, free, floor float64) {
 		r.board.Clear(conditionRemoved)
 	default:
 		r.board.Raise(conditionRemoved, health.Warning, fmt.Sprintf(
-			"%d log files that were put away in %s were removed before their time, since less than %.0f %% of the disk were free (logs.files.free_percent): make room, or keep fewer (logs.files.keep)",
+			"%d log files that were put away in %s were removed before their time, since less than %.0f %% of the disk, or of its inodes, were free (logs.files.free_percent): make room, or keep fewer (logs.files.keep)",
 			r.early, dir, floor))
 	}
 }

@@ -124,7 +124,9 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 	}); err != nil {
 		return e, 0, fmt.Errorf("%w: want %s", err, variableNames())
 	}
-	pattern, host, free := "^", false, ""
+	pattern := "^"
+	var free []string
+	fixed := false // {host} or a date is to be found in what it gives
 	for _, s := range e.steps {
 		if s.text != "" {
 			if strings.Trim(s.text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
@@ -138,16 +140,15 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		t.has[s.variable] = true
 		pattern += "(" + v.pattern + ")"
 		size += v.most
-		if s.variable == varHost {
-			host = true
-		} else if !v.dated {
-			free = v.name
+		fixed = fixed || v.dated || s.variable == varHost
+		if !v.dated {
+			free = append(free, "{"+v.name+"}")
 		}
 	}
 	// Of "{host}-{app}", host cn1 with program adm-x and host cn1-adm with
 	// program x would have one file. A date's length is always the same.
-	if host && free != "" {
-		return e, 0, fmt.Errorf("%q: {host} and {%s} want a / between them: a program's name could else make of a host another", name, free)
+	if fixed && len(free) > 1 {
+		return e, 0, fmt.Errorf("%q: %s want a / between them, since {host} or a date is there: a name of a program could else make another of it", name, strings.Join(free, " and "))
 	}
 	if size > maxElement {
 		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most", name, size, maxElement)
