@@ -214,7 +214,8 @@ func (m *Message) parseTag(b []byte) {
 	}
 }
 
-// AppendTag writes the tag, or makes one of RFC 5424's parts as rsyslog does.
+// AppendTag writes the tag, or makes one of RFC 5424's parts: with a colon behind
+// it, which rsyslog leaves out there, so that it is told from the text.
 func (m *Message) AppendTag(dst []byte) []byte {
 	if len(m.Tag) > 0 || len(m.App) == 0 {
 		return append(dst, m.Tag...)
