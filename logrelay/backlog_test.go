@@ -167,7 +167,7 @@ func TestADeadTargetCostsNoFile(t *testing.T) {
 		// All of the journal leaves 9 %, and none 19 %.
 		b.space = func(string) (float64, error) { return 9 + more + 10*(1-float64(b.j.Bytes())/float64(all)), nil }
 		b.look()
-		r := newRotator(dir, b.settings.rotate, b.log)
+		r := newRotator(dir, b.settings.rotate, layoutOf(t), b.log)
 		r.space, r.room = b.space, &room{board: b.board, removed: b.metrics.removed}
 		if err := r.tidy(); err != nil {
 			t.Fatal(err)

@@ -70,6 +70,9 @@ type section struct {
 
 type filesSection struct {
 	Dir       string        `yaml:"dir"`
+	Path      string        `yaml:"path"`
+	Format    string        `yaml:"format"`
+	Apps      int           `yaml:"apps"`
 	RotateMiB int           `yaml:"rotate_mib"`
 	Every     time.Duration `yaml:"rotate_every"`
 	Keep      int           `yaml:"keep"`
@@ -112,6 +115,9 @@ type settings struct {
 	replicas int  // nodes that have a line before it is acknowledged
 	wait     bool // and rather not acknowledged than on fewer
 	dir      string
+	path     *pathTemplate
+	format   lineFormat
+	apps     int // of a host that have files of their own
 	rotate   rotateConfig
 	owner    ownership
 	forward  []target
@@ -129,7 +135,7 @@ func ValidateSection(_ *cluster.File, s cluster.Section) error {
 // decode reads the section with its defaults; it reports all mistakes at once.
 func decode(s cluster.Section) (settings, error) {
 	raw := section{Hosts: defaultHosts, ReplayMiB: defaultReplayMiB, Replicas: 1, Policy: policyDegrade, Files: filesSection{
-		Dir: defaultDir, RotateMiB: defaultRotateMiB, Every: defaultEvery, Keep: defaultKeep, Free: defaultFree,
+		Dir: defaultDir, Path: defaultPath, Format: defaultFormat, Apps: defaultApps, RotateMiB: defaultRotateMiB, Every: defaultEvery, Keep: defaultKeep, Free: defaultFree,
 	}}
 	if !s.IsZero() {
 		if err := s.Decode(&raw); err != nil {
@@ -215,6 +221,11 @@ func (d *decoder) files(raw filesSection, set *settings) {
 		d.errorf("files.dir", "%q is no absolute path", raw.Dir)
 	}
 	set.dir, set.owner = raw.Dir, d.owner(raw)
+	set.path, set.format = d.path(raw.Path), d.format(raw.Format)
+	set.apps = d.bounded("files.apps", raw.Apps, 1, maxApps)
+	if set.path != nil && set.path.has[varApp] && set.apps*set.hosts > maxHostApps {
+		d.errorf("files.apps", "%d programs of each of %d hosts (logs.hosts) may have files: want %d at most in all", set.apps, set.hosts, maxHostApps)
+	}
 	set.rotate = rotateConfig{
 		bytes: int64(d.bounded("files.rotate_mib", raw.RotateMiB, 1, maxRotateMiB)) << 20,
 		every: raw.Every,

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"holdfast/internal/durable"
 	"holdfast/logrelay/journal"
 )
 
@@ -29,6 +29,7 @@ type filesConfig struct {
 	undo   string // where the undo file goes: the journal's directory
 	rotate rotateConfig
 	owner  ownership
+	format lineFormat
 }
 
 // files writes every line into its host's file, once, whatever crashes: the
@@ -43,13 +44,18 @@ type files struct {
 	log     *slog.Logger
 	metrics *outputMetrics
 	rotator *rotator
+	layout  *layout
+	paths   *paths
+	apps    apps
 	now     func() time.Time
 
 	root     *os.Root
 	access   access
 	undo     *undo
-	open     map[string]*hostFile
-	dirty    []*hostFile // with buffered lines
+	open     map[string]*hostFile // by their paths
+	path     []byte               // room to write one
+	folders  map[string]bool      // in which there are names that are not durable yet
+	dirty    []*hostFile          // with buffered lines
 	buffered int
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
@@ -67,9 +73,9 @@ type files struct {
 	asked    *asked
 }
 
-// hostFile is a host's file.
+// hostFile is a file of a host.
 type hostFile struct {
-	name     string
+	name     string // its path below the folder
 	file     *os.File
 	size     int64
 	buf      []byte
@@ -160,7 +166,11 @@ func (o *files) begin() (err error) {
 	}
 	o.rules.begin()
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
+	o.folders = map[string]bool{}
 	o.since, o.until, o.next = time.Time{}, time.Time{}, o.cursor.Next()
+	if err := o.paths.save(); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
 	if o.births, err = o.rotator.births(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
@@ -201,7 +211,7 @@ func (o *files) take(block journal.Block) (err error) {
 			return true
 		}
 		var f *hostFile
-		if f, err = o.hostFile(o.line.host); err != nil {
+		if f, err = o.fileOf(&o.line); err != nil {
 			return false
 		}
 		f.voice.heard.Store(true)
@@ -224,7 +234,7 @@ func (o *files) put(f *hostFile) {
 		o.dirty = append(o.dirty, f)
 	}
 	before := len(f.buf)
-	f.buf = append(o.rules.redact(o.line.appendFile(f.buf), before), '\n')
+	f.buf = append(o.config.format.append(f.buf, &o.line, o.rules), '\n')
 	o.buffered += len(f.buf) - before
 }
 
@@ -234,11 +244,11 @@ func (o *files) put(f *hostFile) {
 func (o *files) announce() error {
 	lines := 0
 	for _, left := range o.rules.leftOut() {
-		f, err := o.hostFile(left.host)
+		o.line.announce(left)
+		f, err := o.fileOf(&o.line)
 		if err != nil {
 			return err
 		}
-		o.line.announce(left)
 		o.put(f)
 		o.metrics.lines.Inc()
 		lines += left.lines
@@ -294,6 +304,7 @@ func (o *files) checkpoint() error {
 	}
 	o.written = 0
 	if o.next == o.cursor.Next() {
+		o.retire()
 		return nil
 	}
 	for _, f := range o.open {
@@ -305,7 +316,7 @@ func (o *files) checkpoint() error {
 		}
 		f.unsynced = false
 	}
-	if err := durable.SyncDir(o.config.dir); err != nil { // names of new files
+	if err := o.syncFolders(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if err := o.cursor.Commit(o.next); err != nil {
@@ -314,11 +325,30 @@ func (o *files) checkpoint() error {
 	if err := o.undo.moved(o.next); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
-	return o.rotateDue()
+	if err := o.rotateDue(); err != nil {
+		return err
+	}
+	o.retire()
+	return nil
+}
+
+// syncFolders makes the names of new files durable, and of their folders.
+func (o *files) syncFolders() error {
+	err := syncFolder(o.root, ".")
+	for dir := range o.folders {
+		// Who removed a folder by hand did that to the files in it, too.
+		if failed := syncFolder(o.root, dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, failed)
+		}
+	}
+	if err == nil {
+		clear(o.folders)
+	}
+	return err
 }
 
 func (o *files) rotateDue() error {
-	for host, f := range o.open {
+	for name, f := range o.open {
 		if !f.rotate {
 			continue
 		}
@@ -327,7 +357,7 @@ func (o *files) rotateDue() error {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
 		o.births[f.name] = now
-		delete(o.open, host)
+		delete(o.open, name)
 	}
 	return nil
 }

@@ -13,43 +13,55 @@ import (
 	"time"
 )
 
+// strike starts the server, sends it lines from a number on, and kills it in
+// the midst of them. It returns the numbers that were acknowledged, and the next.
+func (p *process) strike(after time.Duration, first int, line func(n int) []byte) (acked []int, next int) {
+	p.t.Helper()
+	p.start()
+	s, err := dial(p.addr)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		<-time.After(after) // when the blow falls
+		_ = p.cmd.Process.Kill()
+	}()
+	next = first
+	for {
+		var b []byte
+		for range 16 {
+			b = s.session.AppendLine(b, line(next))
+			next++
+		}
+		if _, err := s.conn.Write(b); err != nil {
+			break
+		}
+		if s.read(64) != nil {
+			break
+		}
+	}
+	for i := range s.acked {
+		acked = append(acked, first+i)
+	}
+	_ = s.conn.Close()
+	<-killed
+	p.end(syscall.SIGKILL)
+	return acked, next
+}
+
 // TestKilledServerHasWhatItAcknowledged: a client sends all the time and the
 // server is killed in the midst of it, again and again.
 func TestKilledServerHasWhatItAcknowledged(t *testing.T) {
 	p := newProcess(t)
 	next, acked := 0, []int{}
 	for round := range 6 {
-		p.start()
-		s, err := dial(p.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		killed := make(chan struct{})
-		go func() {
-			defer close(killed)
-			<-time.After(time.Duration(50+30*round) * time.Millisecond) // when the blow falls
-			_ = p.cmd.Process.Kill()
-		}()
-		first := next
-		for {
-			var b []byte
-			for range 16 {
-				b = s.session.AppendLine(b, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d", next))
-				next++
-			}
-			if _, err := s.conn.Write(b); err != nil {
-				break
-			}
-			if s.read(64) != nil {
-				break
-			}
-		}
-		for i := range s.acked {
-			acked = append(acked, first+i)
-		}
-		_ = s.conn.Close()
-		<-killed
-		p.end(syscall.SIGKILL)
+		var more []int
+		more, next = p.strike(time.Duration(50+30*round)*time.Millisecond, next, func(n int) []byte {
+			return fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d", n)
+		})
+		acked = append(acked, more...)
 	}
 	if len(acked) < 100 {
 		t.Fatalf("only %d lines were acknowledged: this proves nothing", len(acked))
@@ -239,4 +251,52 @@ func missing(got []int, end int) (list []int) {
 		}
 	}
 	return list
+}
+
+// TestKilledServerWritesOnceWhateverThePathWasBefore: it is killed in the midst
+// of lines of several hosts and programs, and comes back with other paths and
+// formats. All that was acknowledged is in the files, and nothing twice. It fails
+// if what is undone is looked for where the path of now has it.
+func TestKilledServerWritesOnceWhateverThePathWasBefore(t *testing.T) {
+	p := newProcess(t)
+	next, acked := 0, []int{}
+	files := []string{
+		`{}`, `{path: "{host}/{app}.log", format: json}`, `{path: "{year}/{month}/{day}/{host}.log"}`, `{path: "{app}/{host}.log", apps: 2}`, `{path: "{host}/{app}.log", format: "{received} {text}"}`,
+	}
+	for round, section := range files {
+		p.files = section
+		var more []int
+		more, next = p.strike(time.Duration(50+30*round)*time.Millisecond, next, func(n int) []byte {
+			return fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn0%d test%d: seq=%d", n%3, n%5, n)
+		})
+		acked = append(acked, more...)
+	}
+	if len(acked) < 100 {
+		t.Fatalf("only %d lines were acknowledged: this proves nothing", len(acked))
+	}
+	p.start()
+	p.end(syscall.SIGTERM)
+	dir, seen := filepath.Join(p.dir, "hosts"), map[int]int{}
+	for _, name := range below(t, dir) {
+		if !strings.HasSuffix(name, fileSuffix) {
+			t.Errorf("%s is there", name)
+		}
+		for _, n := range p.numbers(strings.TrimSuffix(name, fileSuffix)) {
+			seen[n]++
+		}
+	}
+	lost, twice := 0, 0
+	for _, n := range acked {
+		if seen[n] == 0 {
+			lost++
+		}
+	}
+	for _, times := range seen {
+		if times > 1 {
+			twice++
+		}
+	}
+	if lost > 0 || twice > 0 {
+		t.Errorf("of %d lines that were acknowledged %d are in no file, and %d lines are twice", len(acked), lost, twice)
+	}
 }

@@ -145,6 +145,7 @@ func newStage(t *testing.T, yaml string) *stage {
 	s, dir, _ := prepare(t)
 	set := settingsOf(t, yaml)
 	s.settings.rules, s.settings.forward = set.rules, set.forward
+	s.settings.path, s.settings.format, s.settings.apps, s.settings.redact = set.path, set.format, set.apps, set.redact
 	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: 1 << 30})
 	if err != nil {
 		t.Fatal(err)

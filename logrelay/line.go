@@ -102,7 +102,7 @@ func (l *line) appendTime(dst []byte) []byte {
 	case !l.Time.IsZero():
 		return l.Time.AppendFormat(dst, "2006-01-02T15:04:05-07:00")
 	}
-	return l.received.AppendFormat(dst, "2006-01-02T15:04:05.000000-07:00")
+	return l.appendReceived(dst)
 }
 
 // appendHost writes the name that the message claims, or whose it is.

@@ -32,6 +32,21 @@ import (
 // spaces between them.
 const serveEnv = "LOGRELAY_TEST_SERVE"
 
+// filesEnv is the files' section of such a server.
+const filesEnv = "LOGRELAY_TEST_FILES"
+
+// filesOf sets path and format as a files' section says.
+func filesOf(s *settings, section string) error {
+	text := clusterHead + "roles: {service: {voters: 1, run: [dns, logs]}}\nlogs: {files: " + section + "}\n"
+	file, err := cluster.Parse("cluster.yaml", []byte(text), map[string]cluster.SectionValidator{Section: ValidateSection})
+	if err != nil {
+		return err
+	}
+	set, err := decode(file.Section(Section))
+	s.path, s.format, s.apps = set.path, set.format, set.apps
+	return err
+}
+
 func TestMain(m *testing.M) {
 	if what := os.Getenv(serveEnv); what != "" {
 		if err := serveMain(what); err != nil {
@@ -93,6 +108,11 @@ func serveMain(what string) error {
 	if len(words) > 2 {
 		s.settings.replicas, s.replicaPatience, s.replicaPort = 2, time.Second, testReplica
 	}
+	if section := os.Getenv(filesEnv); section != "" {
+		if err := filesOf(&s.settings, section); err != nil {
+			return err
+		}
+	}
 	s.settings.replay = 1 << 30 // for a look at the journal when a test fails
 	s.tap = tapInto(dir)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -107,6 +127,8 @@ type process struct {
 	dir  string
 	more string // behind these two; see serveEnv
 	cmd  *exec.Cmd
+
+	files string // see filesEnv
 }
 
 // newProcess says where a server will be: no test has two of them.
@@ -123,7 +145,7 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(self)
-	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.addr+" "+p.dir+" "+p.more)
+	p.cmd.Env = append(os.Environ(), serveEnv+"="+p.addr+" "+p.dir+" "+p.more, filesEnv+"="+p.files)
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		p.t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"holdfast/cluster"
 )
@@ -116,13 +117,21 @@ func (n *names) relayed(source netip.Addr) bool {
 // lower case, with no dot in front. "" if nothing is left.
 func safeName(name string) string {
 	name = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'A' && r <= 'Z':
-			return r + 'a' - 'A'
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
-			return r
+		if r >= utf8.RuneSelf {
+			return '_'
 		}
-		return '_'
+		return rune(safeByte(byte(r)))
 	}, name[:min(len(name), maxName)])
 	return strings.TrimLeft(name, ".")
+}
+
+// safeByte is what stands for a byte in a name of a file.
+func safeByte(c byte) byte {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return c + 'a' - 'A'
+	case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '.', c == '_', c == '-':
+		return c
+	}
+	return '_'
 }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -31,10 +31,15 @@ func openFilesMost() int {
 	return max(leastOpenFiles, all/4, all-maxConnections-otherFiles)
 }
 
-// hostFile opens a host's file, or finds it open.
-func (o *files) hostFile(host string) (*hostFile, error) {
+// fileOf opens the file of the line, or finds it open.
+func (o *files) fileOf(l *line) (*hostFile, error) {
+	var app []byte
+	if o.layout.path.has[varApp] {
+		app = o.apps.of(l)
+	}
+	o.path = o.layout.path.append(o.path[:0], l, app)
 	o.turn++
-	if f, ok := o.open[host]; ok {
+	if f, ok := o.open[string(o.path)]; ok {
 		f.used = o.turn
 		return f, nil
 	}
@@ -43,16 +48,20 @@ func (o *files) hostFile(host string) (*hostFile, error) {
 			return nil, err
 		}
 	}
-	name := host + fileSuffix
+	name := string(o.path)
 	file, info, err := o.access.open(o.root, name)
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: files: %w", err)
 	}
-	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(host), used: o.turn}
+	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(l.host), used: o.turn}
 	if f.size > 0 {
 		f.born = o.bornAt(name, info)
 	}
-	o.open[host] = f
+	// One with lines had its name at the last checkpoint, too.
+	for dir := path.Dir(name); f.size == 0 && dir != "."; dir = path.Dir(dir) {
+		o.folders[dir] = true
+	}
+	o.open[name] = f
 	return f, nil
 }
 
@@ -63,9 +72,9 @@ func (o *files) closeOldest() error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	hosts := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
-	for _, host := range hosts[:max(1, len(hosts)/16)] {
-		f := o.open[host]
+	names := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
+	for _, name := range names[:max(1, len(names)/16)] {
+		f := o.open[name]
 		var err error
 		if f.unsynced {
 			err = f.file.Sync()
@@ -73,7 +82,7 @@ func (o *files) closeOldest() error {
 		if err := errors.Join(err, f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)
 		}
-		delete(o.open, host)
+		delete(o.open, name)
 	}
 	return nil
 }
@@ -87,63 +96,33 @@ func (o *files) bornAt(name string, info os.FileInfo) time.Time {
 	return info.ModTime()
 }
 
-// births are when files were last put away, by their names. It looks at all of
-// the folder, so it is asked once a begin and not once a file.
+// births are when files that are written now were last put away, by their
+// names. It looks at all of the folder, so it is asked once a begin and not once
+// a file.
 func (r *rotator) births() (map[string]time.Time, error) {
-	dir, err := os.Open(r.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	newest := map[string]string{}
-	for _, name := range names {
-		base := strings.TrimSuffix(name, zstSuffix)
-		i := strings.LastIndex(base, fileSuffix+".")
-		if i < 0 || len(base)-i != len(fileSuffix)+1+len(rotatedTime) {
-			continue
+	births := map[string]time.Time{}
+	err := r.look(func(_ *os.Root, l listing) error {
+		now := r.now()
+		for _, f := range l.away { // the newest last
+			at, err := time.Parse(rotatedTime, f.at)
+			if p, ok := r.layout.place(f.file, now); err == nil && ok && !p.past {
+				births[f.file] = at
+			}
 		}
-		file, at := base[:i+len(fileSuffix)], base[i+len(fileSuffix)+1:]
-		if at > newest[file] {
-			newest[file] = at
-		}
-	}
-	births := make(map[string]time.Time, len(newest))
-	for file, text := range newest {
-		if at, err := time.Parse(rotatedTime, text); err == nil {
-			births[file] = at
-		}
-	}
-	return births, nil
+		return nil
+	})
+	return births, err
 }
 
 // sweep removes what a crash left of files that were being compressed:
 // ".HOST.log.TIME.zst." and a number. Nobody else compresses.
 func (r *rotator) sweep() error {
-	entries, err := os.ReadDir(r.dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // nothing was written yet
-	}
-	if err != nil {
+	return r.look(func(root *os.Root, l listing) (err error) {
+		for _, name := range l.half {
+			err = errors.Join(err, root.Remove(name))
+		}
 		return err
-	}
-	for _, e := range entries {
-		name, hidden := strings.CutPrefix(e.Name(), ".")
-		dot := strings.LastIndexByte(name, '.')
-		if !hidden || dot < 0 || !e.Type().IsRegular() || strings.Trim(name[dot+1:], "0123456789") != "" || !strings.HasSuffix(name[:dot], zstSuffix) {
-			continue
-		}
-		if _, _, ok := cutRotated(name[:dot]); !ok {
-			continue
-		}
-		if failed := os.Remove(r.dir + "/" + e.Name()); failed != nil {
-			err = errors.Join(err, failed)
-		}
-	}
-	return err
+	})
 }
 
 // When buffered lines are written.

@@ -32,6 +32,11 @@ func beginFiles(t *testing.T, x *stage) *files {
 	return o
 }
 
+// fileOf opens the file of a host's line.
+func fileOf(o *files, host string) (*hostFile, error) {
+	return o.fileOf(&line{host: host, received: o.now()})
+}
+
 // TestABusyFileStaysOpenWhenThereAreMoreThanMayBe: the others take turns, and no
 // line is lost or doubled by it. An output that closes all of them syncs and
 // opens every busy file again.
@@ -57,10 +62,10 @@ func TestABusyFileStaysOpenWhenThereAreMoreThanMayBe(t *testing.T) {
 			if err := o.take(block); err != nil {
 				t.Fatal(err)
 			}
-			if f := o.open["busy"]; f == nil || busy != nil && f != busy {
+			if f := o.open["busy.log"]; f == nil || busy != nil && f != busy {
 				t.Fatal("the busy file was closed")
 			}
-			if busy = o.open["busy"]; len(o.open) > o.most {
+			if busy = o.open["busy.log"]; len(o.open) > o.most {
 				t.Fatalf("%d files are open", len(o.open))
 			}
 		}
@@ -101,14 +106,14 @@ func TestTheFolderIsListedOnceForAllFiles(t *testing.T) {
 		}
 		o := beginFiles(t, x)
 		write("cn1.log.20261125T000000.000") // nobody puts one away but the output
-		f, err := o.hostFile("cn1")
+		f, err := fileOf(o, "cn1")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if want := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC); !f.born.Equal(want) {
 			t.Errorf("born %v, want %v", f.born, want)
 		}
-		if f, err = o.hostFile("cn2"); err != nil {
+		if f, err = fileOf(o, "cn2"); err != nil {
 			t.Fatal(err)
 		}
 		if info, err := f.file.Stat(); err != nil || !f.born.Equal(info.ModTime()) {
@@ -242,7 +247,7 @@ func TestWhatACrashLeftOfCompressedFilesIsRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := newRotator(dir, rotateConfig{keep: 10, free: 10}, slog.New(slog.DiscardHandler))
+	r := newRotator(dir, rotateConfig{keep: 10, free: 10}, layoutOf(t), slog.New(slog.DiscardHandler))
 	r.space = func(string) (float64, error) { return 50, nil }
 	ctx, end := context.WithCancel(t.Context())
 	var group sync.WaitGroup

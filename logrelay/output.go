@@ -179,11 +179,17 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
+	paths, before, err := openPaths(s.dir(), s.settings.dir, s.settings.path)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: %w", err)
+	}
+	layout := newLayout(s.settings.path, before)
 	return &files{
-		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner},
+		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner, format: s.settings.format},
 		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
-		rotator: newRotator(s.settings.dir, s.settings.rotate, s.log),
+		rotator: newRotator(s.settings.dir, s.settings.rotate, layout, s.log),
+		layout:  layout, paths: paths, apps: newApps(s.settings.apps),
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }

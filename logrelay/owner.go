@@ -3,8 +3,10 @@ package logrelay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
+	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -109,14 +111,18 @@ func account(name string, lookup func(string) (string, error)) (int, error) {
 	return n, nil
 }
 
+// folderMode is that of a folder of files, less the umask. It is the agent's:
+// who could write in it could put other files there.
+const folderMode os.FileMode = 0o755
+
 // open opens a file to append to, or makes it, and gives it its owner and mode.
-// A new one has nobody else read it before.
+// A new one has nobody else read it before. Folders that are missing are made.
 func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 	mode := defaultMode
 	if a.mode != 0 {
 		mode = leastMode
 	}
-	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
+	file, err := openIn(root, name, mode)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,6 +134,22 @@ func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) 
 		return nil, nil, errors.Join(err, file.Close())
 	}
 	return file, info, nil
+}
+
+// openIn makes the folders of a file, too. The rotator removes empty ones beside:
+// once a minute, so that the second try is the last one needed.
+func openIn(root *os.Root, name string, mode os.FileMode) (file *os.File, err error) {
+	for range 3 {
+		file, err = root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
+		dir := path.Dir(name)
+		if !errors.Is(err, fs.ErrNotExist) || dir == "." {
+			return file, err
+		}
+		if err := root.MkdirAll(dir, folderMode); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return file, err
 }
 
 // give changes what is not as it should be.

@@ -67,7 +67,7 @@ func TestFilesAreGivenToTheirOwner(t *testing.T) {
 	if err := os.Rename(path, away); err != nil {
 		t.Fatal(err)
 	}
-	if err := compress(t.Context(), away); err != nil {
+	if err := compress(t.Context(), root, filepath.Base(away)); err != nil {
 		t.Fatal(err)
 	}
 	check(away+zstSuffix, uid, gid, 0o640)

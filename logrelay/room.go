@@ -24,7 +24,7 @@ type room struct {
 func (r *room) took(log *slog.Logger, name string, tooMany bool) {
 	reason := "count"
 	if tooMany {
-		log.Info("removed a log file: its host has more than are kept", "file", name)
+		log.Info("removed a log file: its host has more than are kept, or it is of an earlier path and older", "file", name)
 	} else {
 		reason = "space"
 		log.Warn("removed a log file before its time: too little of the disk is free", "file", name)
@@ -48,7 +48,7 @@ func (r *room) look(dir string, free, floor float64) {
 		r.board.Clear(conditionRemoved)
 	default:
 		r.board.Raise(conditionRemoved, health.Warning, fmt.Sprintf(
-			"%d log files that were put away in %s were removed before their time, since less than %.0f %% of the disk were free (logs.files.free_percent): make room, or keep fewer (logs.files.keep)",
+			"%d log files that were put away in %s were removed before their time, since less than %.0f %% of the disk, or of its inodes, were free (logs.files.free_percent): make room, or keep fewer (logs.files.keep)",
 			r.early, dir, floor))
 	}
 }

@@ -8,22 +8,19 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"slices"
+	"path"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-
-	"holdfast/internal/durable"
 )
 
 // rotateConfig says when a file is put away, and how long what was put away is kept.
 type rotateConfig struct {
 	bytes int64
 	every time.Duration
-	keep  int     // files of a host, beside the one that is written
+	keep  int     // files of a group, beside the one that is written: see place
 	free  float64 // percent of the file system below which the oldest of all go
 }
 
@@ -31,17 +28,29 @@ func (c rotateConfig) due(size int64, age time.Duration) bool {
 	return size >= c.bytes || size > 0 && age >= c.every
 }
 
+// tooOld tells whether a file of an earlier path has been kept for as long as
+// keep files of a host last that has a line in each period. Nothing is put away
+// there that would push it out.
+func (c rotateConfig) tooOld(at string, now time.Time) bool {
+	put, err := time.Parse(rotatedTime, at)
+	return err == nil && now.Sub(put).Seconds() > float64(c.keep)*c.every.Seconds()
+}
+
 // rotator puts files away by renaming them, compresses them beside the work,
 // and removes the oldest. A file that was put away is "HOST.log.TIME", and
-// ".zst" behind that once it is compressed: no host's own file is called so.
+// ".zst" behind that once it is compressed: no host's own file is called so,
+// and no folder.
 type rotator struct {
 	dir    string
 	config rotateConfig
+	layout *layout
 	log    *slog.Logger
 	wake   chan struct{}
-	// space is what is free in the directory, in percent.
+	now    func() time.Time
+	// space is what is free in the directory, in percent: see freeForFiles.
 	space func(dir string) (float64, error)
 	room  *room
+	past  pastFiles
 }
 
 const (
@@ -49,20 +58,38 @@ const (
 	zstSuffix   = ".zst"
 )
 
-func newRotator(dir string, config rotateConfig, log *slog.Logger) *rotator {
-	return &rotator{dir: dir, config: config, log: log, wake: make(chan struct{}, 1), space: freePercent}
+func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logger) *rotator {
+	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freeForFiles}
 }
 
 // rotate puts a file away. It is synced already.
 func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
-	if err := root.Rename(name, name+"."+now.UTC().Format(rotatedTime)); err != nil {
+	if err := renameAway(root, name, now); err != nil {
 		return err
 	}
+	r.wakeUp()
+	return syncFolder(root, path.Dir(name))
+}
+
+func renameAway(root *os.Root, name string, now time.Time) error {
+	return root.Rename(name, name+"."+now.UTC().Format(rotatedTime))
+}
+
+// wakeUp has run look what there is to compress.
+func (r *rotator) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
-	return durable.SyncDir(r.dir)
+}
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(root *os.Root, name string) error {
+	d, err := root.Open(name)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // run compresses and removes until ctx ends. What fails is logged and tried
@@ -86,29 +113,6 @@ func (r *rotator) run(ctx context.Context) {
 	}
 }
 
-// rotated lists the files that were put away, the oldest first.
-func (r *rotator) rotated() ([]string, error) {
-	entries, err := os.ReadDir(r.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // nothing was written yet
-	}
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for _, e := range entries {
-		if _, at, ok := cutRotated(e.Name()); ok && at != "" && e.Type().IsRegular() {
-			list = append(list, e.Name())
-		}
-	}
-	slices.SortFunc(list, func(a, b string) int {
-		_, x, _ := cutRotated(a)
-		_, y, _ := cutRotated(b)
-		return strings.Compare(x+a, y+b)
-	})
-	return list, nil
-}
-
 // cutRotated takes the name of a file that was put away apart.
 func cutRotated(name string) (file, at string, ok bool) {
 	base := strings.TrimSuffix(name, zstSuffix)
@@ -124,24 +128,22 @@ func cutRotated(name string) (file, at string, ok bool) {
 }
 
 func (r *rotator) compressAll(ctx context.Context) error {
-	list, err := r.rotated()
-	if err != nil {
+	return r.look(func(root *os.Root, l listing) (err error) {
+		for _, f := range l.away {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !strings.HasSuffix(f.name, zstSuffix) {
+				err = errors.Join(err, compress(ctx, root, f.name))
+			}
+		}
 		return err
-	}
-	for _, name := range list {
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !strings.HasSuffix(name, zstSuffix) {
-			err = errors.Join(err, compress(ctx, filepath.Join(r.dir, name)))
-		}
-	}
-	return err
+	})
 }
 
 // compress replaces a file by its compressed form, of the same owner and mode.
-func compress(ctx context.Context, path string) error {
-	in, err := os.Open(path)
+func compress(ctx context.Context, root *os.Root, name string) error {
+	in, err := root.Open(name)
 	if err != nil {
 		return err
 	}
@@ -150,24 +152,47 @@ func compress(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	err = durable.ReplaceFunc(path+zstSuffix, info.Mode().Perm(), func(w io.Writer) error {
-		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(z, cancellable{ctx, in})
-		return errors.Join(err, z.Close())
-	})
+	// See sweep. Nobody else compresses.
+	half := path.Join(path.Dir(name), "."+path.Base(name)+zstSuffix+".1")
+	if err = root.Remove(half); err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = compressInto(ctx, root, half, in, info)
+	}
 	if err == nil {
-		uid, gid := ownerOf(info)
-		if err = os.Lchown(path+zstSuffix, uid, gid); err != nil {
-			err = errors.Join(err, os.Remove(path+zstSuffix))
-		}
+		err = root.Rename(half, name+zstSuffix)
 	}
 	if err != nil {
-		return fmt.Errorf("compress %s: %w", path, err)
+		if failed := root.Remove(half); failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, failed)
+		}
+		return fmt.Errorf("compress %s: %w", name, err)
 	}
-	return os.Remove(path)
+	if err := syncFolder(root, path.Dir(name)); err != nil {
+		return err
+	}
+	return root.Remove(name)
+}
+
+// compressInto makes a file that is durable, but for its name.
+func compressInto(ctx context.Context, root *os.Root, name string, in io.Reader, like os.FileInfo) error {
+	out, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, leastMode)
+	if err != nil {
+		return err
+	}
+	z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1))
+	if err == nil {
+		_, err = io.Copy(z, cancellable{ctx, in})
+		err = errors.Join(err, z.Close())
+	}
+	if err == nil {
+		err = out.Chmod(like.Mode().Perm()) // before the owner changes, as in give
+	}
+	if err == nil {
+		err = out.Chown(ownerOf(like))
+	}
+	if err == nil {
+		err = out.Sync()
+	}
+	return errors.Join(err, out.Close())
 }
 
 // cancellable is a reader that ends with its context.
@@ -183,20 +208,20 @@ func (c cancellable) Read(b []byte) (int, error) {
 	return c.in.Read(b)
 }
 
-// tidy removes what is more than is kept.
+// tidy removes what is more than is kept, and folders that have become empty.
 func (r *rotator) tidy() error {
-	list, err := r.rotated()
-	if err != nil {
-		return err
+	err := r.look(r.remove)
+	if free, failed := r.space(r.dir); failed == nil {
+		r.room.look(r.dir, free, r.config.free)
 	}
-	count := map[string]int{}
-	for _, name := range list {
-		file, _, _ := cutRotated(name)
-		count[file]++
-	}
-	for _, name := range list {
-		file, _, _ := cutRotated(name)
-		tooMany := count[file] > r.config.keep
+	return err
+}
+
+func (r *rotator) remove(root *os.Root, l listing) (err error) {
+	r.past.set(l.past)
+	now := r.now()
+	for _, f := range l.away {
+		tooMany := f.group.count > r.config.keep || f.group.earlier && r.config.tooOld(f.at, now)
 		if !tooMany {
 			free, failed := r.space(r.dir)
 			if failed != nil || free >= r.config.free {
@@ -204,15 +229,18 @@ func (r *rotator) tidy() error {
 				continue
 			}
 		}
-		if failed := os.Remove(filepath.Join(r.dir, name)); failed != nil {
+		if failed := root.Remove(f.name); failed != nil {
 			err = errors.Join(err, failed)
 			continue
 		}
-		count[file]--
-		r.room.took(r.log, name, tooMany)
+		f.group.count--
+		r.room.took(r.log, f.name, tooMany)
 	}
-	if free, failed := r.space(r.dir); failed == nil {
-		r.room.look(r.dir, free, r.config.free)
+	for _, dir := range l.empty {
+		// One that a file was made in meanwhile stays, and says so.
+		if failed := root.Remove(dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, syscall.ENOTEMPTY) {
+			err = errors.Join(err, failed)
+		}
 	}
 	return err
 }
@@ -227,4 +255,18 @@ func freePercent(dir string) (float64, error) {
 		return 100, nil
 	}
 	return 100 * float64(s.Bavail) / float64(s.Blocks), nil
+}
+
+// freeForFiles is freePercent, or what is free of the inodes where that is less:
+// files may be many and small. A file system that has no number of them says 0.
+func freeForFiles(dir string) (float64, error) {
+	free, err := freePercent(dir)
+	var s syscall.Statfs_t
+	if err == nil {
+		err = syscall.Statfs(dir, &s)
+	}
+	if err != nil || s.Files == 0 {
+		return free, err
+	}
+	return min(free, 100*float64(s.Ffree)/float64(s.Files)), nil
 }

@@ -30,6 +30,20 @@ func putAway(t *testing.T) (dir string) {
 	return dir
 }
 
+// layoutOf is that of a path, the default unless one is given, and of others
+// before.
+func layoutOf(t *testing.T, texts ...string) *layout {
+	t.Helper()
+	if len(texts) == 0 {
+		texts = []string{defaultPath}
+	}
+	path, err := parsePath(texts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newLayout(path, texts[1:])
+}
+
 // leftOf is what is left in a folder, in short.
 func leftOf(t *testing.T, dir string) string {
 	t.Helper()
@@ -68,7 +82,7 @@ func TestTheOldestFilesGoWhileTooLittleIsFree(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := putAway(t)
-			r := newRotator(dir, rotateConfig{keep: test.keep, free: 10}, slog.New(slog.DiscardHandler))
+			r := newRotator(dir, rotateConfig{keep: test.keep, free: 10}, layoutOf(t), slog.New(slog.DiscardHandler))
 			before := len(strings.Fields(leftOf(t, dir)))
 			r.space = func(asked string) (float64, error) {
 				if asked != dir {
@@ -95,7 +109,7 @@ func TestTheFloorIsLookedAtEveryMinute(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		var full atomic.Bool
-		r := newRotator(dir, rotateConfig{keep: 10, free: 10}, slog.New(slog.DiscardHandler))
+		r := newRotator(dir, rotateConfig{keep: 10, free: 10}, layoutOf(t), slog.New(slog.DiscardHandler))
 		r.space = func(string) (float64, error) {
 			if full.Load() {
 				return 0, nil
@@ -125,3 +139,5 @@ func TestTheFloorIsLookedAtEveryMinute(t *testing.T) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

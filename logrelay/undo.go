@@ -18,7 +18,8 @@ import (
 // lines are in the files once.
 //
 // It is a file beside the cursor, named after it, of entries: length of the
-// name (uvarint), name, size[8], CRC-32C[4]. An entry is durable before what
+// path below the folder (uvarint), path, size[8], CRC-32C[4]. The path is the
+// file's, whatever the template is when it is read. An entry is durable before what
 // it undoes is written.
 type undo struct {
 	dir    string // where it is
@@ -79,7 +80,7 @@ func parseUndo(b []byte) (sizes map[string]int64, sound int) {
 	sizes = map[string]int64{}
 	for all := len(b); ; sound = all - len(b) {
 		length, n := binary.Uvarint(b)
-		if n <= 0 || length > maxName+16 || uint64(len(b)-n) < length+12 {
+		if n <= 0 || length > maxPath || uint64(len(b)-n) < length+12 {
 			break
 		}
 		end := n + int(length) + 8
@@ -98,7 +99,7 @@ func parseUndo(b []byte) (sizes map[string]int64, sound int) {
 // apply cuts the files off where they ended.
 func (u *undo) apply(root *os.Root) error {
 	for name, size := range u.sizes {
-		if strings.Contains(name, "/") || size < 0 {
+		if !filepath.IsLocal(name) || !strings.HasSuffix(name, fileSuffix) || size < 0 {
 			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
 		}
 		file, err := root.OpenFile(name, os.O_WRONLY, 0)
@@ -121,7 +122,7 @@ func (u *undo) apply(root *os.Root) error {
 
 // note queues an entry, unless there is one.
 func (u *undo) note(name string, size int64) {
-	if _, ok := u.sizes[name]; ok {
+	if u.has(name) {
 		return
 	}
 	u.sizes[name] = size
@@ -130,6 +131,12 @@ func (u *undo) note(name string, size int64) {
 	u.queue = append(u.queue, name...)
 	u.queue = binary.LittleEndian.AppendUint64(u.queue, uint64(size))
 	u.queue = binary.LittleEndian.AppendUint32(u.queue, crc32.Checksum(u.queue[from:], castagnoli))
+}
+
+// has tells whether there is an entry of a file.
+func (u *undo) has(name string) bool {
+	_, ok := u.sizes[name]
+	return ok
 }
 
 // sync makes the queued entries durable.

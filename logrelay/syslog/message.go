@@ -214,7 +214,8 @@ func (m *Message) parseTag(b []byte) {
 	}
 }
 
-// AppendTag writes the tag, or makes one of RFC 5424's parts as rsyslog does.
+// AppendTag writes the tag, or makes one of RFC 5424's parts: with a colon behind
+// it, which rsyslog leaves out there, so that it is told from the text.
 func (m *Message) AppendTag(dst []byte) []byte {
 	if len(m.Tag) > 0 || len(m.App) == 0 {
 		return append(dst, m.Tag...)
@@ -228,9 +229,19 @@ func (m *Message) AppendTag(dst []byte) []byte {
 
 // AppendPriority writes the priority as rsyslog's pri-text: "user.notice".
 func (m *Message) AppendPriority(dst []byte) []byte {
-	return append(append(append(dst, facilityName(m.Facility())...), '.'), SeverityName(m.Severity())...)
+	return append(append(m.AppendFacility(dst), '.'), SeverityName(m.Severity())...)
 }
 
+// AppendFacility writes the facility as rsyslog names it: "kern" to "local7".
+func (m *Message) AppendFacility(dst []byte) []byte {
+	f := m.Facility()
+	if name := facilityName(f); name != "" {
+		return append(dst, name...)
+	}
+	return strconv.AppendInt(append(dst, "facility"...), int64(f), 10)
+}
+
+// facilityName is "" for one that has no name.
 func facilityName(f int) string {
 	if f >= 16 && f <= 23 {
 		return "local0local1local2local3local4local5local6local7"[(f-16)*6:][:6]
@@ -261,7 +272,7 @@ func facilityName(f int) string {
 	case 11:
 		return "ftp"
 	}
-	return "facility" + strconv.Itoa(f)
+	return ""
 }
 
 // SeverityName is "emerg" to "debug" for 0 to 7.

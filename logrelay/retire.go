@@ -1,0 +1,157 @@
+package logrelay
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/internal/durable"
+)
+
+// When a file that gets no more lines is put away.
+const (
+	// retireAfter is how long it has had none: lines of yesterday may come from
+	// another node, or be behind in the journal, and each time a file is put
+	// away it pushes an older one out.
+	retireAfter = time.Hour
+	retireMost  = 1000 // at once, so that lines don't wait for it
+)
+
+// pastFiles are files that get no more lines: of a day that is over, or of an
+// earlier path. The rotator finds them, and the output, which alone knows what
+// it has open, puts them away.
+type pastFiles struct {
+	mu    sync.Mutex
+	names []string
+}
+
+func (p *pastFiles) set(names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names = names
+}
+
+// take gives some of them, and keeps the others.
+func (p *pastFiles) take(most int) (names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(most, len(p.names))
+	names, p.names = p.names[:n], p.names[n:]
+	return names
+}
+
+// retire puts away files that get no more lines. Nothing is buffered, and what
+// is open is synced. What can't be put away is told of and found again by the
+// rotator: no line waits for it.
+func (o *files) retire() {
+	names := o.rotator.past.take(retireMost)
+	if len(names) == 0 {
+		return
+	}
+	now, away := o.now(), 0
+	var failed error
+	for _, name := range names {
+		done, err := o.retireOne(name, now)
+		failed = errors.Join(failed, err)
+		if done {
+			away++
+		}
+	}
+	if failed != nil {
+		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", failed)
+	}
+	if away == 0 {
+		return
+	}
+	maps.DeleteFunc(o.births, func(name string, _ time.Time) bool {
+		p, ok := o.layout.place(name, now)
+		return !ok || p.past
+	})
+	o.rotator.wakeUp()
+}
+
+// retireOne puts a file away if it has had no line for long. Its new name need
+// not be durable: with its old one it is found again.
+func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
+	info, err := o.root.Lstat(name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // it is away
+		}
+		return false, err
+	}
+	// While it can be undone, the file's name has to stay: a later one of the
+	// same name would be cut off in its place.
+	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
+		return false, nil
+	}
+	if f := o.open[name]; f != nil {
+		delete(o.open, name)
+		if err := f.file.Close(); err != nil {
+			return false, err
+		}
+	}
+	if info.Size() == 0 {
+		return true, o.root.Remove(name)
+	}
+	return true, renameAway(o.root, name, now)
+}
+
+// Where files went is remembered, so that what an earlier path left is put away
+// and removed in its time.
+const (
+	// pathsFile has each path there was, with its folder, one a line and the
+	// newest last. It is beside the journal.
+	pathsFile = "paths"
+	maxPaths  = 16
+)
+
+// paths is the file of paths.
+type paths struct {
+	name    string
+	content string
+	saved   bool
+}
+
+// openPaths reads which paths were before in the folder, or below it, and adds
+// the one of now.
+func openPaths(dir, folder string, now *pathTemplate) (p *paths, before []string, err error) {
+	p = &paths{name: filepath.Join(dir, pathsFile)}
+	b, err := os.ReadFile(p.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
+	var all []string
+	for line := range strings.Lines(string(b)) {
+		text := strings.TrimSuffix(line, "\n")
+		if text == folder+now.text {
+			continue
+		}
+		all = append(all, text)
+		if below, ok := strings.CutPrefix(text, folder); ok {
+			before = append(before, below)
+		}
+	}
+	all = append(all[max(0, len(all)-maxPaths+1):], folder+now.text)
+	p.content = strings.Join(all, "\n") + "\n"
+	p.saved = p.content == string(b)
+	return p, before, nil
+}
+
+// save makes them durable, before there is a file of a new one.
+func (p *paths) save() error {
+	if p.saved {
+		return nil
+	}
+	if err := durable.Replace(p.name, []byte(p.content), 0o600); err != nil {
+		return err
+	}
+	p.saved = true
+	return nil
+}
