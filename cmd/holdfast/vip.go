@@ -216,13 +216,17 @@ func (c *vipConnection) order(con *console, path string, args url.Values) error 
 			return err
 		}
 	}
+	text := moved.Text
+	if moved.Note != "" {
+		text += "; " + moved.Note
+	}
 	if !moved.Done {
-		return errors.New(moved.Text)
+		return errors.New(text)
 	}
 	if c.JSON {
 		return nil
 	}
-	_, err := fmt.Fprintln(con.out, printable(moved.Text))
+	_, err := fmt.Fprintln(con.out, printable(text))
 	return err
 }
 
