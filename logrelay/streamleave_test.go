@@ -123,6 +123,50 @@ func TestWhatAStreamSentIsInTheFileThoughNobodyReadItBeforeTheEnd(t *testing.T) 
 	}
 }
 
+// TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards: it is held back
+// by holdfast logs pause, or a full disk. It fails if the connection is closed with
+// what came on it.
+func TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards(t *testing.T) {
+	s, dir, away := leaving(t)
+	stop := run(t, s)
+	conn, err := net.Dial("tcp", s.Addrs("tcp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	eventually(t, 20*time.Second, "the session begins", func() error {
+		if !s.sessions.some() {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	s.gate.pause(true)
+	const count = 200
+	sends(t, conn, 0, count)
+	s.Leave(t.Context(), loopback)
+	away.Store(true)
+	eventually(t, 20*time.Second, "somebody sees that the address has gone", func() error {
+		s.sessions.mu.Lock()
+		defer s.sessions.mu.Unlock()
+		if s.sessions.listed[loopback] {
+			return errors.New("nobody did")
+		}
+		return nil
+	})
+	s.gate.pause(false)
+	eventually(t, 20*time.Second, "the session ends", func() error {
+		if s.sessions.some() {
+			return errors.New("there is one")
+		}
+		return nil
+	})
+	stop()
+	p := process{t: t, dir: dir}
+	if got := p.numbers("cn1"); len(got) != count {
+		t.Errorf("%d lines are in the file, want %d", len(got), count)
+	}
+}
+
 // TestAStreamThatComesWhileItsAddressGoesIsReadAndSentElsewhere: it can't be held
 // as RELP is, since it sends without having heard anything. It fails if what such
 // a sender sends is not read; if our half of the connection stays open, so that a

@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,8 +30,9 @@ type AdminDeps struct {
 	Node    string // this node's name
 	Routers Routers
 	// Elsewhere asks the net unit of another node to take a router over now
-	// (POST AdminPath + "hold/NAME" there); nil: this unit reaches no other.
-	Elsewhere func(ctx context.Context, node, router string) (Moved, error)
+	// (POST AdminPath + "hold/NAME" there, with ?heard=true if its holder has been
+	// told); nil: this unit reaches no other.
+	Elsewhere func(ctx context.Context, node, router string, heard bool) (Moved, error)
 	// HearOut has whoever must hear of a planned move before it be told on the
 	// node that holds the router: this one, or by POST AdminPath + "leave/NAME"
 	// there. It blocks until that is done, which it bounds; nil: nobody must.
@@ -50,7 +52,7 @@ type AdminDeps struct {
 //	GET  plan                 []PlanLine
 //	GET  probe, probe/NAME    []Finding
 //	POST move/NAME[?to=NODE]  Moved
-//	POST hold/NAME            Moved
+//	POST hold/NAME            Moved; with ?heard=true its holder has been told
 //	POST leave/NAME           Told: NAME is about to be taken away by a member
 //	POST release/NAME         View
 type Admin struct {
@@ -206,7 +208,7 @@ func (a *Admin) move(r *http.Request) (any, error) {
 	}
 	switch {
 	case to == a.Node:
-		return a.pull(ctx, v)
+		return a.pull(ctx, v, false)
 	case to != "":
 		return a.push(ctx, v, to)
 	case v.State != stateLabel(Active):
@@ -230,15 +232,16 @@ func (a *Admin) hold(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.pull(r.Context(), v)
+	return a.pull(r.Context(), v, r.URL.Query().Get("heard") == "true")
 }
 
-func (a *Admin) pull(ctx context.Context, v View) (any, error) {
+// pull takes it over here; heard: the holder has been told.
+func (a *Admin) pull(ctx context.Context, v View, heard bool) (any, error) {
 	if v.State == stateLabel(Fault) {
 		return nil, conflict{fmt.Errorf("%s can't hold %s: %s", a.Node, v.Name, v.Reason)}
 	}
 	note := ""
-	if v.Holder != a.Node {
+	if v.Holder != a.Node && !heard {
 		note = a.hearOut(ctx, v.Holder, v.Name)
 	}
 	if err := a.Routers.Pull(ctx, v.Name); err != nil {
@@ -297,14 +300,12 @@ func (a *Admin) push(ctx context.Context, v View, to string) (any, error) {
 			return nil, err
 		}
 	}
-	there, err := a.Elsewhere(ctx, to, v.Name) // it tells the holder, if that is a third
+	there, err := a.Elsewhere(ctx, to, v.Name, here) // it tells the holder, if that is a third
 	if err != nil {
 		return nil, fmt.Errorf("ask %s to take %s: %w; %s", to, v.Name, err, byHand)
 	}
 	moved := a.await(ctx, v, to, func(v *View) bool { return v.Holder == to })
-	if moved.Note = there.Note; here { // it could not tell this node, which knows
-		moved.Note = note
-	}
+	moved.Note = cmp.Or(note, there.Note)
 	return moved, nil
 }
 

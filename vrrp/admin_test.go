@@ -169,7 +169,7 @@ func TestMoveTellsWhatCameOfIt(t *testing.T) {
 func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	fake := newFake(Active, time.Now())
 	var asked string
-	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string) (Moved, error) {
+	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string, _ bool) (Moved, error) {
 		asked = node + " " + router
 		return Moved{}, fake.tell("preempted", router, Backup)
 	}})
@@ -181,7 +181,7 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	if fake.told[0] != "release dns1" {
 		t.Errorf("this node still holds on: %q", fake.told)
 	}
-	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string) (Moved, error) { return Moved{}, errors.New("no route") }})
+	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, bool) (Moved, error) { return Moved{}, errors.New("no route") }})
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", nil); status != 500 || !strings.Contains(text, "no route; type it there: ssh fbservice2") {
 		t.Errorf("%d %s", status, text)
 	}
@@ -206,8 +206,9 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 		{"on the target", "move/dns1?to=fbservice1", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
 		{"on the target, of a holder that is deaf", "hold/dns1", false, deaf, "", "hear fbservice2 dns1, pull dns1",
 			"the holder fbservice2 could not be told before: some log lines may come twice: no route to host"},
+		{"on the holder, for the target", "hold/dns1?heard=true", false, deaf, "", "pull dns1", ""},
 		{"on the target, which has it", "hold/dns1", true, nil, "", "pull dns1", ""},
-		{"on the holder", "move/dns1?to=fbservice2", true, nil, "it can't reach fbservice1", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1", ""},
+		{"on the holder", "move/dns1?to=fbservice2", true, nil, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1", ""},
 		{"on the holder, with a relay that is deaf", "move/dns1?to=fbservice2", true, deaf, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1",
 			"the holder fbservice1 could not be told before"},
 		{"on a third node", "move/dns1?to=fbservice2", false, deaf, "the holder fbservice3 could not be told", "hold fbservice2 dns1",
@@ -227,7 +228,10 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 					log("hear " + node + " " + router)
 					return test.failed
 				},
-				Elsewhere: func(_ context.Context, node, router string) (Moved, error) {
+				Elsewhere: func(_ context.Context, node, router string, heard bool) (Moved, error) {
+					if heard != test.active {
+						t.Errorf("%s hears that the holder has been told: %v", node, heard)
+					}
 					return Moved{Note: test.note}, fake.tell("hold "+node, router, Backup)
 				},
 			})

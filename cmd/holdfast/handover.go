@@ -225,12 +225,12 @@ func tellRelay(path string) func(ctx context.Context, addrs []netip.Addr) error 
 // handsOver makes what stands before the routers. A unit that has no certificate
 // asks other nodes by way of core.
 func (c *agentCmd) handsOver(base *foundation, routers vrrp.Routers) *handover {
-	ask := askToLeave(base)
+	reach := leaveByTLS(base)
 	if c.Only == onlyNet {
-		ask = askByCore(c.socket())
+		reach = leaveByCore(c.socket())
 	}
 	return &handover{
 		Routers: routers, node: base.self.Name, relay: tellRelay(filepath.Join(c.RunDir, "logs.sock")),
-		ask: ask, log: base.log.With("service", "vrrp"), every: preemptEvery,
+		ask: askToLeave(base, reach), log: base.log.With("service", "vrrp"), every: preemptEvery,
 	}
 }

@@ -222,7 +222,7 @@ func TestAUnitWithoutACertificateAsksByCore(t *testing.T) {
 		t.Fatal(err)
 	}
 	serve(t, server)
-	ask := askByCore(socket)
+	ask := leaveByCore(socket)
 	if err := ask(t.Context(), "fb3", "dns1"); err != nil {
 		t.Error(err)
 	}

@@ -20,8 +20,12 @@ import (
 func newVIPAdmin(base *foundation, routers *handover) *vrrp.Admin {
 	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, HearOut: routers.HearOut, Kernel: vrrp.LiveKernel{}}
 	if base.trust != nil && base.path != "" {
-		deps.Elsewhere = func(ctx context.Context, node, router string) (moved vrrp.Moved, err error) {
-			return moved, askNode(ctx, base, node, "hold/"+url.PathEscape(router), &moved)
+		deps.Elsewhere = func(ctx context.Context, node, router string, heard bool) (moved vrrp.Moved, err error) {
+			args := url.Values{}
+			if heard {
+				args.Set("heard", "true")
+			}
+			return moved, askNode(ctx, base, node, "hold/"+url.PathEscape(router), args, &moved)
 		}
 	}
 	return vrrp.NewAdmin(deps)
@@ -29,7 +33,7 @@ func newVIPAdmin(base *foundation, routers *handover) *vrrp.Admin {
 
 // askNode gives another node an order about a virtual address, over mutual TLS
 // with this node's own certificate, and decodes the answer into found.
-func askNode(ctx context.Context, base *foundation, node, order string, found any) error {
+func askNode(ctx context.Context, base *foundation, node, order string, args url.Values, found any) error {
 	file := base.source.Current()
 	there, err := api.ConfigFrom(file, file.Section("api"), node, true)
 	if err != nil {
@@ -43,24 +47,28 @@ func askNode(ctx context.Context, base *foundation, node, order string, found an
 		return err
 	}
 	defer client.Close()
-	return client.VIP(ctx, http.MethodPost, order, nil, found)
+	return client.VIP(ctx, http.MethodPost, order, args, found)
 }
 
-// askToLeave tells another node of the cluster file that a router is about to be
-// taken from it, if it runs logs.
-func askToLeave(base *foundation) func(ctx context.Context, node, router string) error {
+// askToLeave tells a node of the cluster file that a router is about to be taken
+// from it, if it runs logs; ask reaches it.
+func askToLeave(base *foundation, ask func(ctx context.Context, node, router string) error) func(ctx context.Context, node, router string) error {
 	return func(ctx context.Context, node, router string) error {
 		file := base.source.Current()
-		there := file.Node(node)
-		switch {
-		case there == nil:
-			return fmt.Errorf("%s is no node of %s: it can't be asked", node, file.Path)
-		case !slices.Contains(file.Role(there.Role).Run, "logs"):
-			return nil // it has no log relay
-		case base.trust == nil:
+		if there := file.Node(node); there == nil || !slices.Contains(file.Role(there.Role).Run, "logs") {
+			return nil // it has no log relay of ours
+		}
+		return ask(ctx, node, router)
+	}
+}
+
+// leaveByTLS reaches other nodes with this node's certificate.
+func leaveByTLS(base *foundation) func(ctx context.Context, node, router string) error {
+	return func(ctx context.Context, node, router string) error {
+		if base.trust == nil {
 			return errors.New("this agent has no certificate to ask with (--insecure)")
 		}
-		return askNode(ctx, base, node, "leave/"+url.PathEscape(router), nil)
+		return askNode(ctx, base, node, "leave/"+url.PathEscape(router), nil, nil)
 	}
 }
 
@@ -69,8 +77,8 @@ func askToLeave(base *foundation) func(ctx context.Context, node, router string)
 // certificate of another node is not let in here.
 const tellPath = vrrp.AdminPath + "tell/"
 
-// askByCore is askToLeave of a unit without a certificate.
-func askByCore(socket string) func(ctx context.Context, node, router string) error {
+// leaveByCore reaches other nodes without a certificate.
+func leaveByCore(socket string) func(ctx context.Context, node, router string) error {
 	return func(ctx context.Context, node, router string) error {
 		client, err := api.NewClient(api.ClientConfig{Socket: socket})
 		if err != nil {
