@@ -185,6 +185,7 @@ func ownRoutes() []route {
 		{joinTokensPath + "/", methods{"DELETE": {Operate, to(acl.ACL, acl.Write), (*Server).joinTokenDelete}}},
 		{storePath, methods{"GET": {Read, look, (*Server).storeOperation}, "POST": {Operate, change, (*Server).storeOperation}}},
 		{vipHoldPath, methods{"POST": {Operate, change, (*Server).holdfastVIP}}},
+		{vipLeavePath, methods{"POST": {Operate, change, (*Server).holdfastVIP}}},
 		{vipPath, methods{"GET": {Read, look, (*Server).holdfastVIP}, "POST": {Operate, change, (*Server).holdfastVIP}}},
 		{logsPath, methods{"GET": {Operate, look, (*Server).holdfastLogs}, "POST": {Operate, change, (*Server).holdfastLogs}}},
 		{"/v1/holdfast/config/reload", methods{"POST": {Operate, onThis(acl.Agent, acl.Write), (*Server).holdfastReload}}},

@@ -186,7 +186,8 @@ type Deps struct {
 	Admin      func(*http.Request) bool // whether the request's verified certificate is an admin's
 	// Member tells whether the request's verified certificate is that of a
 	// node that may hold the virtual address of this name, and so may ask for
-	// one thing only: POST /v1/holdfast/vip/hold/NAME. nil: none is let in.
+	// two things only: POST /v1/holdfast/vip/hold/NAME and .../leave/NAME. nil:
+	// none is let in.
 	Member func(r *http.Request, vip string) bool
 	// Peer tells whether it is a server's, which may ask for log lines. nil:
 	// none may.

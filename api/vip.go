@@ -3,10 +3,11 @@ package api
 import "net/http"
 
 const (
-	storePath   = "/v1/holdfast/store/"
-	vipPath     = "/v1/holdfast/vip/"
-	vipHoldPath = vipPath + "hold/"
-	logsPath    = "/v1/holdfast/logs/"
+	storePath    = "/v1/holdfast/store/"
+	vipPath      = "/v1/holdfast/vip/"
+	vipHoldPath  = vipPath + "hold/"
+	vipLeavePath = vipPath + "leave/"
+	logsPath     = "/v1/holdfast/logs/"
 )
 
 // holdfastVIP hands over to the admin tree of the virtual addresses, whose
@@ -38,10 +39,11 @@ func (s *Server) fromServer(c *call, found route) bool {
 
 // fromNode tells whether a request that nobody else would be allowed is one
 // that another member of a virtual address may make with its certificate: to
-// have this node take it over, for `holdfast vip move --to`. It is the least
-// that will do: a node can't look, release, or have one yielded, and one that is
-// no member, such as a client that only sends logs, can't do this either.
+// have this node take it over, for `holdfast vip move --to`, and to say that it
+// is about to take it from this node. It is the least that will do: a node can't
+// look, release, or have one yielded, and one that is no member, such as a client
+// that only sends logs, can't do this either.
 func (s *Server) fromNode(c *call, found route) bool {
-	return c.from == fromTLS && found.path == vipHoldPath && c.Method == http.MethodPost && s.member != nil &&
-		s.member(c.Request, c.rest) && checkSite(c.Request) == nil
+	return c.from == fromTLS && (found.path == vipHoldPath || found.path == vipLeavePath) && c.Method == http.MethodPost &&
+		s.member != nil && s.member(c.Request, c.rest) && checkSite(c.Request) == nil
 }

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestAnotherMembersCertificateMayOnlyAskForHold: a node that is broken into
+// TestAnotherMembersCertificateMayOnlyAskForHoldAndLeave: a node that is broken into
 // must not look at, move or release another's addresses.
-func TestAnotherMembersCertificateMayOnlyAskForHold(t *testing.T) {
+func TestAnotherMembersCertificateMayOnlyAskForHoldAndLeave(t *testing.T) {
 	c := newCell(t)
 	var served []string
 	c.server.vips = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,6 +25,12 @@ func TestAnotherMembersCertificateMayOnlyAskForHold(t *testing.T) {
 		code   int
 	}{
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/dns1", "", 200},
+		{fromTLS, "POST", "/v1/holdfast/vip/leave/dns1", "", 200},
+		{fromTLS, "POST", "/v1/holdfast/vip/leave/dns1", "https://evil.example", 403},
+		{fromTLS, "POST", "/v1/holdfast/vip/leave/front", "", 403},
+		{fromTLS, "GET", "/v1/holdfast/vip/leave/dns1", "", 403},
+		{fromTLS, "POST", "/v1/holdfast/vip/tell/dns1?node=n2", "", 403}, // a node asks others itself
+		{fromLoopback, "POST", "/v1/holdfast/vip/leave/dns1", "", 403},
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/dns1", "https://evil.example", 403},
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/front", "", 403}, // it is no member of that one
 		{fromTLS, "POST", "/v1/holdfast/vip/hold/", "", 403},
@@ -49,7 +55,7 @@ func TestAnotherMembersCertificateMayOnlyAskForHold(t *testing.T) {
 			t.Errorf("%v %s %s: %d %s, want %d", test.from, test.method, test.path, recorder.Code, recorder.Body, test.code)
 		}
 	}
-	if got := strings.Join(served, ", "); got != "POST /v1/holdfast/vip/hold/dns1, GET /v1/holdfast/vip/list, POST /v1/holdfast/vip/move/dns1" {
+	if got := strings.Join(served, ", "); got != "POST /v1/holdfast/vip/hold/dns1, POST /v1/holdfast/vip/leave/dns1, GET /v1/holdfast/vip/list, POST /v1/holdfast/vip/move/dns1" {
 		t.Errorf("served %s", got)
 	}
 	c.server.member = nil

@@ -4,16 +4,22 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/netip"
 	"sync"
 	"time"
 )
 
-// Before an address goes to another node, the sessions of the clients that came
-// to it end as at the relay's own end: what they sent is stored and answered, so
-// that they send nothing of it again there. New ones wait until the address is
+// Before an address goes to another node, the RELP sessions of the clients that
+// came to it end as at the relay's own end: what they sent is stored and answered,
+// so that they send nothing of it again there. New ones wait until the address is
 // gone (hold.go). Afterwards the packets of both would go to the other node.
+//
+// Senders of syslog by TCP and TLS are told nothing of what is stored and send
+// nothing again, so all that comes of them is taken until the address has gone;
+// but our half of their connection is closed (streamConn.goAway), so that those who
+// look go elsewhere with their next line.
 const (
 	// LeavePath has sessions end: POST, with address=A for each.
 	LeavePath = Root + "leave"
@@ -32,14 +38,17 @@ type sessions struct {
 	open    map[netip.Addr]map[*guest]bool
 	listed  map[netip.Addr]bool      // was an interface's while it had sessions
 	leaving map[netip.Addr]time.Time // until when it may go; the zero Addr: every one
+	// dismissed is leaving, of streams: from when all RELP sessions have ended.
+	dismissed map[netip.Addr]time.Time
 	// leftLocal are addresses that were an interface's when they were about to go.
 	leftLocal map[netip.Addr]bool
 }
 
 // guest is a client's connection.
 type guest struct {
-	end  context.CancelFunc
-	left chan struct{}
+	end    context.CancelFunc
+	left   chan struct{}
+	goAway func() // asks a sender by TCP or TLS to go elsewhere; nil: it speaks RELP
 }
 
 // await blocks while a session at an address may not begin, since that is about
@@ -71,8 +80,39 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 	if s.held(at, time.Now()) > 0 {
 		return nil, nil, false
 	}
+	ctx, left = s.admit(ctx, at, nil)
+	return ctx, left, true
+}
+
+// enterStream begins a session with a sender by TCP or TLS, as enter does. It
+// never waits: away says that the address is about to go, and that goAway is to
+// be called.
+func (s *sessions) enterStream(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func(), away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, left = s.admit(ctx, at, goAway)
+	if away = waits(s.dismissed, at, time.Now()) > 0; away {
+		s.expect(at)
+	}
+	return ctx, left, away
+}
+
+// expect has the sessions at an address end when it has gone, though nobody has
+// looked yet whether it is an interface's: it was when it was about to go. s.mu is
+// held.
+func (s *sessions) expect(at netip.Addr) {
+	if s.leftLocal[at] {
+		if s.listed == nil {
+			s.listed = map[netip.Addr]bool{}
+		}
+		s.listed[at] = true
+	}
+}
+
+// admit notes a session. s.mu is held.
+func (s *sessions) admit(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func()) {
 	ctx, end := context.WithCancel(ctx)
-	own := &guest{end, make(chan struct{})}
+	own := &guest{end, make(chan struct{}), goAway}
 	if s.open == nil {
 		s.open = map[netip.Addr]map[*guest]bool{}
 	}
@@ -89,7 +129,7 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 			delete(s.open, at)
 			delete(s.listed, at)
 		}
-	}, true
+	}
 }
 
 // sawLocal says which addresses are an interface's, now that one or (the zero
@@ -125,24 +165,28 @@ func (s *sessions) stays(at netip.Addr) {
 	s.listed[at] = true
 }
 
-// held is for how long a new session at an address waits. s.mu is held.
-func (s *sessions) held(at netip.Addr, now time.Time) time.Duration {
+// held is for how long a new RELP session at an address waits. s.mu is held.
+func (s *sessions) held(at netip.Addr, now time.Time) time.Duration { return waits(s.leaving, at, now) }
+
+// waits is how long it takes until the times of an address, and of all, are over.
+// It forgets those that are.
+func waits(until map[netip.Addr]time.Time, at netip.Addr, now time.Time) time.Duration {
 	var wait time.Duration
 	for _, a := range []netip.Addr{at, {}} {
-		until, ok := s.leaving[a]
-		if left := until.Sub(now); !ok {
+		end, ok := until[a]
+		if left := end.Sub(now); !ok {
 			continue
 		} else if left > 0 {
 			wait = max(wait, left)
 		} else {
-			delete(s.leaving, a)
+			delete(until, a)
 		}
 	}
 	return wait
 }
 
-// leave has the sessions at an address end, and new ones wait until a time. The
-// zero Addr means all addresses.
+// leave has the RELP sessions at an address end, and new ones wait until a time.
+// The zero Addr means all addresses.
 func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,16 +194,53 @@ func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 		s.leaving = map[netip.Addr]time.Time{}
 	}
 	s.leaving[at] = until
-	for address, list := range s.open {
-		if at.IsValid() && address != at {
-			continue
-		}
-		for one := range list {
+	for one := range s.at(at) {
+		if one.goAway == nil {
 			one.end()
 			ended = append(ended, one)
 		}
 	}
 	return ended
+}
+
+// dismiss asks the senders by TCP and TLS at an address to go elsewhere, and says
+// how many there are; new ones are asked, too, until a time. The zero Addr means
+// all addresses.
+func (s *sessions) dismiss(at netip.Addr, until time.Time) int {
+	s.mu.Lock()
+	if s.dismissed == nil {
+		s.dismissed = map[netip.Addr]time.Time{}
+	}
+	s.dismissed[at] = until
+	var list []func()
+	for one, address := range s.at(at) {
+		if one.goAway != nil {
+			list = append(list, one.goAway)
+			s.expect(address)
+		}
+	}
+	s.mu.Unlock()
+	for _, goAway := range list {
+		goAway()
+	}
+	return len(list)
+}
+
+// at gives the guests at an address, and which that is; the zero Addr means all
+// addresses. s.mu is held.
+func (s *sessions) at(at netip.Addr) iter.Seq2[*guest, netip.Addr] {
+	return func(yield func(*guest, netip.Addr) bool) {
+		for address, list := range s.open {
+			if at.IsValid() && address != at {
+				continue
+			}
+			for one := range list {
+				if !yield(one, address) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // gone has those sessions end whose address was an interface's and is none's any
@@ -199,7 +280,8 @@ func (s *sessions) some() bool {
 // Leave has the RELP sessions of clients end that came to one of these addresses,
 // which are about to go to another node; no addresses mean all. It blocks until
 // they have ended, for 2.5 s at most or until ctx ends, and returns how many
-// there were. New sessions at these addresses wait for five seconds.
+// there were. New sessions at these addresses wait for five seconds. Then senders
+// by TCP and TLS are asked to go elsewhere, but read until the addresses have gone.
 func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
 	until := time.Now().Add(holdFor)
 	if len(addrs) == 0 {
@@ -229,8 +311,13 @@ func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
 			late++
 		}
 	}
-	if len(ended) > 0 {
-		s.log.Info("sessions ended, since their address is about to go to another node", "addresses", addrs, "sessions", len(ended), "late", late)
+	streams := 0
+	for _, at := range addrs {
+		streams += s.sessions.dismiss(at.Unmap(), until)
+	}
+	if len(ended)+streams > 0 {
+		s.log.Info("sessions ended, since their address is about to go to another node",
+			"addresses", addrs, "sessions", len(ended), "late", late, "streams", streams)
 	}
 	return len(ended)
 }

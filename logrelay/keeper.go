@@ -25,6 +25,7 @@ const (
 // put and end belong to one goroutine.
 type keeper struct {
 	s   *Server
+	ctx context.Context // of the relay: until it ends, writes are tried again
 	via uint8
 
 	room chan struct{} // told when less waits
@@ -39,8 +40,8 @@ type keeper struct {
 	running bool
 }
 
-func (s *Server) newKeeper(via uint8) *keeper {
-	return &keeper{s: s, via: via, room: make(chan struct{}, 1)}
+func (s *Server) newKeeper(ctx context.Context, via uint8) *keeper {
+	return &keeper{s: s, ctx: ctx, via: via, room: make(chan struct{}, 1)}
 }
 
 // put takes a batch's lines and empties it. It blocks while too much waits for
@@ -55,7 +56,7 @@ func (k *keeper) put(ctx context.Context, batch *journal.Batch) {
 	k.s.kept.Add(int64(batch.Size()))
 	if !k.running {
 		k.running = true
-		k.group.Go(func() { k.write(ctx) })
+		k.group.Go(func() { k.write(k.ctx) })
 	}
 	k.mu.Unlock()
 	batch.Reset()
@@ -74,8 +75,7 @@ func (k *keeper) tooMuch() bool {
 	return k.held > keepAhead || k.held > 0 && k.s.kept.Load() > keepMost
 }
 
-// end waits until all is durable, or is known not to be after the context of
-// put has ended.
+// end waits until all is durable, or is known not to be after the relay's end.
 func (k *keeper) end() { k.group.Wait() }
 
 // write writes until nothing waits.

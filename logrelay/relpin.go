@@ -339,8 +339,10 @@ func (c *relpConn) hangUp() error {
 }
 
 // tcp is the connection below all others.
-func (c *relpConn) tcp() *net.TCPConn {
-	conn := c.conn
+func (c *relpConn) tcp() *net.TCPConn { return below(c.conn) }
+
+// below is the connection below all others; nil if it is none of TCP.
+func below(conn net.Conn) *net.TCPConn {
 	for {
 		above, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {

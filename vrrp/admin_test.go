@@ -169,9 +169,9 @@ func TestMoveTellsWhatCameOfIt(t *testing.T) {
 func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	fake := newFake(Active, time.Now())
 	var asked string
-	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string) error {
+	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string, _ bool) (Moved, error) {
 		asked = node + " " + router
-		return fake.tell("preempted", router, Backup)
+		return Moved{}, fake.tell("preempted", router, Backup)
 	}})
 	var moved Moved
 	fake.report.Status.Pulled = true
@@ -181,9 +181,95 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	if fake.told[0] != "release dns1" {
 		t.Errorf("this node still holds on: %q", fake.told)
 	}
-	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string) error { return errors.New("no route") }})
+	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, bool) (Moved, error) { return Moved{}, errors.New("no route") }})
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", nil); status != 500 || !strings.Contains(text, "no route; type it there: ssh fbservice2") {
 		t.Errorf("%d %s", status, text)
+	}
+}
+
+// TestTheHolderHearsOfAMoveByCommandFirst: wherever it is typed. It fails if the
+// address goes before; if nobody is told because it is another node that holds it,
+// or two are told for one; and if a holder that can't be told stops the move, or
+// goes unsaid.
+func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
+	deaf := errors.New("no route to host")
+	for _, test := range []struct {
+		name   string
+		order  string
+		active bool // this node has it
+		failed error
+		note   string // what the node that took it says
+		want   string // in this order
+		said   string // in the note
+	}{
+		{"on the target", "hold/dns1", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
+		{"on the target", "move/dns1?to=fbservice1", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
+		{"on the target, of a holder that is deaf", "hold/dns1", false, deaf, "", "hear fbservice2 dns1, pull dns1",
+			"the holder fbservice2 could not be told before: some log lines may come twice: no route to host"},
+		{"on the holder, for the target", "hold/dns1?heard=true", false, deaf, "", "pull dns1", ""},
+		{"on the target, which has it", "hold/dns1", true, nil, "", "pull dns1", ""},
+		{"on the holder", "move/dns1?to=fbservice2", true, nil, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1", ""},
+		{"on the holder, with a relay that is deaf", "move/dns1?to=fbservice2", true, deaf, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1",
+			"the holder fbservice1 could not be told before"},
+		{"on a third node", "move/dns1?to=fbservice2", false, deaf, "the holder fbservice3 could not be told", "hold fbservice2 dns1",
+			"the holder fbservice3 could not be told"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fake := newFake(map[bool]State{true: Active, false: Backup}[test.active], time.Now())
+			fake.report.Status.Pulled = test.active
+			log := func(what string) {
+				fake.mu.Lock()
+				defer fake.mu.Unlock()
+				fake.told = append(fake.told, what)
+			}
+			admin := NewAdmin(AdminDeps{
+				Node: "fbservice1", Routers: fake,
+				HearOut: func(_ context.Context, node, router string) error {
+					log("hear " + node + " " + router)
+					return test.failed
+				},
+				Elsewhere: func(_ context.Context, node, router string, heard bool) (Moved, error) {
+					if heard != test.active {
+						t.Errorf("%s hears that the holder has been told: %v", node, heard)
+					}
+					return Moved{Note: test.note}, fake.tell("hold "+node, router, Backup)
+				},
+			})
+			var moved Moved
+			status, text := request(t, admin, "POST", test.order, &moved)
+			if status != 200 || !moved.Done || (moved.Note == "") != (test.said == "") || !strings.HasPrefix(moved.Note, test.said) {
+				t.Errorf("%d %s; want it done, and the note %q", status, text, test.said)
+			}
+			if got := strings.Join(fake.told, ", "); got != test.want {
+				t.Errorf("%s; want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestWhoIsAboutToTakeItIsHeardByTheHolderAlone.
+func TestWhoIsAboutToTakeItIsHeardByTheHolderAlone(t *testing.T) {
+	for _, state := range []State{Active, Backup} {
+		fake := newFake(state, time.Now())
+		heard := ""
+		admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, HearOut: func(_ context.Context, node, router string) error {
+			heard = node + " " + router
+			return errors.New("it is busy")
+		}})
+		var told Told
+		status, text := request(t, admin, "POST", "leave/dns1", &told)
+		switch {
+		case state == Active && (status != 500 || !strings.Contains(text, "it is busy") || heard != "fbservice1 dns1"):
+			t.Errorf("the holder: %d %s, told %q", status, text, heard)
+		case state == Backup && (status != 200 || told.Holds || heard != ""):
+			t.Errorf("another: %d %s, told %q", status, text, heard)
+		}
+		if len(fake.told) > 0 {
+			t.Errorf("the router was given orders: %q", fake.told)
+		}
+		if status, _ := request(t, admin, "POST", "leave/nothing", nil); status != http.StatusNotFound {
+			t.Errorf("of nobody: %d", status)
+		}
 	}
 }
 

@@ -61,8 +61,11 @@ type Status struct {
 	Yielded  bool
 	Active   netip.Addr    // who is, as far as we know: Source of ours, a peer's, or zero
 	Interval time.Duration // in force: the Active's, adopted (version 3)
-	Tracks   []TrackStatus
-	Peers    []PeerStatus
+	// PreemptAt is when it takes over from a worse Active, as PreemptDelay has
+	// it; zero: it does not.
+	PreemptAt time.Time
+	Tracks    []TrackStatus
+	Peers     []PeerStatus
 }
 
 // TrackStatus is a tracked thing as the machine knows it.
@@ -88,6 +91,9 @@ func (m *Machine) Status(router int) Status {
 	s := Status{
 		State: g.state, Since: g.since, Reason: g.reason, Priority: r.priority,
 		Pulled: g.pulled, Yielded: g.yielded, Active: r.active, Interval: r.interval,
+	}
+	if g.state == Backup {
+		s.PreemptAt = r.preemptAt
 	}
 	if g.state == Active {
 		s.Active, s.Interval = r.Source, r.Interval

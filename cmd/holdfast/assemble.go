@@ -153,7 +153,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 		return nil, err
 	}
 	var net *network
-	vips := c.vipsElsewhere()
+	vips := c.vipsElsewhere(base)
 	if c.Only == "" {
 		if net, err = c.newNetwork(base, shared{h.state, h.proposer, nil}); err != nil {
 			return nil, err

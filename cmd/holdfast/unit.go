@@ -73,7 +73,9 @@ func (c *agentCmd) newStateSource(base *foundation, h *heart) (*admin.Server, er
 }
 
 // vipsElsewhere asks the net unit of this node about its virtual addresses.
-func (c *agentCmd) vipsElsewhere() http.Handler { return c.elsewhere(onlyNet) }
+func (c *agentCmd) vipsElsewhere(base *foundation) http.Handler {
+	return tellsOthers(askToLeave(base, leaveByTLS(base)), c.elsewhere(onlyNet))
+}
 
 // elsewhere passes requests on to another unit of this node.
 func (c *agentCmd) elsewhere(unit string) http.Handler {

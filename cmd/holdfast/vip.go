@@ -192,7 +192,8 @@ func (*vipMoveCmd) Help() string {
 	return "Examples:\n" +
 		"  holdfast vip move dns1                    # on the node that holds it: to the next in the order\n" +
 		"  holdfast vip move dns1 --to fbservice2    # fbservice2 takes it, and keeps it until vip release\n\n" +
-		"The old holder answers until the new one advertises, so no packet is lost.\n" +
+		"The old holder answers until the new one advertises, so no packet is lost. Its log relay hears its clients out before,\n" +
+		"wherever this is typed; a holder that can't be told of it is named, and loses the address all the same.\n" +
 		"Without --to the old holder then stands back, until holdfast vip release there."
 }
 
@@ -216,13 +217,17 @@ func (c *vipConnection) order(con *console, path string, args url.Values) error 
 			return err
 		}
 	}
+	text := moved.Text
+	if moved.Note != "" {
+		text += "; " + moved.Note
+	}
 	if !moved.Done {
-		return errors.New(moved.Text)
+		return errors.New(text)
 	}
 	if c.JSON {
 		return nil
 	}
-	_, err := fmt.Fprintln(con.out, printable(moved.Text))
+	_, err := fmt.Fprintln(con.out, printable(text))
 	return err
 }
 

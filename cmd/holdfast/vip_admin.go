@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"holdfast/api"
 	"holdfast/cluster"
@@ -16,19 +18,22 @@ import (
 // newVIPAdmin makes the admin tree of the virtual addresses: what net.sock and
 // the API show below vrrp.AdminPath.
 func newVIPAdmin(base *foundation, routers *handover) *vrrp.Admin {
-	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, Kernel: vrrp.LiveKernel{}}
+	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, HearOut: routers.HearOut, Kernel: vrrp.LiveKernel{}}
 	if base.trust != nil && base.path != "" {
-		deps.Elsewhere = func(ctx context.Context, node, router string) error {
-			routers.before(ctx, router)
-			return holdElsewhere(ctx, base, node, router)
+		deps.Elsewhere = func(ctx context.Context, node, router string, heard bool) (moved vrrp.Moved, err error) {
+			args := url.Values{}
+			if heard {
+				args.Set("heard", "true")
+			}
+			return moved, askNode(ctx, base, node, "hold/"+url.PathEscape(router), args, &moved)
 		}
 	}
 	return vrrp.NewAdmin(deps)
 }
 
-// holdElsewhere asks another node, over mutual TLS with this node's own
-// certificate, to take a virtual address over.
-func holdElsewhere(ctx context.Context, base *foundation, node, router string) error {
+// askNode gives another node an order about a virtual address, over mutual TLS
+// with this node's own certificate, and decodes the answer into found.
+func askNode(ctx context.Context, base *foundation, node, order string, args url.Values, found any) error {
 	file := base.source.Current()
 	there, err := api.ConfigFrom(file, file.Section("api"), node, true)
 	if err != nil {
@@ -42,7 +47,65 @@ func holdElsewhere(ctx context.Context, base *foundation, node, router string) e
 		return err
 	}
 	defer client.Close()
-	return client.VIP(ctx, http.MethodPost, "hold/"+url.PathEscape(router), nil, nil)
+	return client.VIP(ctx, http.MethodPost, order, args, found)
+}
+
+// askToLeave tells a node of the cluster file that a router is about to be taken
+// from it, if it runs logs; ask reaches it.
+func askToLeave(base *foundation, ask func(ctx context.Context, node, router string) error) func(ctx context.Context, node, router string) error {
+	return func(ctx context.Context, node, router string) error {
+		file := base.source.Current()
+		if there := file.Node(node); there == nil || !slices.Contains(file.Role(there.Role).Run, "logs") {
+			return nil // it has no log relay of ours
+		}
+		return ask(ctx, node, router)
+	}
+}
+
+// leaveByTLS reaches other nodes with this node's certificate.
+func leaveByTLS(base *foundation) func(ctx context.Context, node, router string) error {
+	return func(ctx context.Context, node, router string) error {
+		if base.trust == nil {
+			return errors.New("this agent has no certificate to ask with (--insecure)")
+		}
+		return askNode(ctx, base, node, "leave/"+url.PathEscape(router), nil, nil)
+	}
+}
+
+// A unit that moves addresses has no certificate, so core, beside it, asks other
+// nodes for it: POST tellPath + NAME with ?node=NODE. It is an admin's to use: the
+// certificate of another node is not let in here.
+const tellPath = vrrp.AdminPath + "tell/"
+
+// leaveByCore reaches other nodes without a certificate.
+func leaveByCore(socket string) func(ctx context.Context, node, router string) error {
+	return func(ctx context.Context, node, router string) error {
+		client, err := api.NewClient(api.ClientConfig{Socket: socket})
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		order := strings.TrimPrefix(tellPath, vrrp.AdminPath) + url.PathEscape(router)
+		return client.VIP(ctx, http.MethodPost, order, url.Values{"node": {node}}, nil)
+	}
+}
+
+// tellsOthers is the tree of a unit's virtual addresses as core has it: it passes
+// all on to the unit, but asks other nodes itself.
+func tellsOthers(ask func(ctx context.Context, node, router string) error, unit http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", unit)
+	mux.HandleFunc("POST "+tellPath+"{name}", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), handoverWithin)
+		defer cancel()
+		if err := ask(ctx, r.URL.Query().Get("node"), r.PathValue("name")); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintln(w, "{}")
+	})
+	return mux
 }
 
 // fellowMember tells whether a request's certificate, verified by TLS and of an

@@ -1,0 +1,308 @@
+package logrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// leaving is a relay whose machine has 127.0.0.1 until away says otherwise.
+func leaving(t *testing.T) (s *Server, dir string, away *atomic.Bool) {
+	t.Helper()
+	s, dir, _ = prepare(t)
+	away = &atomic.Bool{}
+	s.interfaces = func() ([]net.Addr, error) {
+		if away.Load() {
+			return nil, nil
+		}
+		return []net.Addr{&net.IPNet{IP: loopback.AsSlice(), Mask: net.CIDRMask(8, 32)}}, nil
+	}
+	return s, dir, away
+}
+
+// unread is a connection that is not read before its end comes: what is sent
+// until then stays in the kernel.
+type unread struct {
+	net.Conn
+	once sync.Once
+	end  chan struct{}
+}
+
+func (c *unread) NetConn() net.Conn { return c.Conn }
+
+func (c *unread) Read(b []byte) (int, error) {
+	<-c.end
+	return c.Conn.Read(b)
+}
+
+func (c *unread) SetReadDeadline(at time.Time) error {
+	if at.Before(time.Now()) {
+		c.once.Do(func() { close(c.end) })
+	}
+	return c.Conn.SetReadDeadline(at)
+}
+
+// sends writes numbered lines by TCP.
+func sends(t *testing.T, conn net.Conn, from, to int) {
+	t.Helper()
+	for n := from; n < to; n++ {
+		if _, err := fmt.Fprintf(conn, "<13>Nov 25 12:00:00 cn1 test: seq=%d.\n", n); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// half wants the relay to close its half of a connection, or to keep it open.
+func half(t *testing.T, conn net.Conn, closed bool) {
+	t.Helper()
+	wait := 20 * time.Second
+	if !closed {
+		wait = 50 * time.Millisecond
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(wait))
+	if _, err := conn.Read(make([]byte, 1)); errors.Is(err, io.EOF) != closed {
+		t.Errorf("the relay's half: %v; want it closed: %v", err, closed)
+	}
+}
+
+// TestWhatAStreamSentIsInTheFileThoughNobodyReadItBeforeTheEnd: at a planned move
+// the lines are in the relay's receive buffer and the sender's kernel has heard
+// that they are there, so nobody sends them again. It fails if the connection is
+// closed at the end without reading on.
+func TestWhatAStreamSentIsInTheFileThoughNobodyReadItBeforeTheEnd(t *testing.T) {
+	for _, moves := range []bool{true, false} {
+		t.Run(map[bool]string{true: "its address goes", false: "the relay ends"}[moves], func(t *testing.T) {
+			s, dir, away := leaving(t)
+			s.tap = func(conn net.Conn) net.Conn { return &unread{Conn: conn, end: make(chan struct{})} }
+			stop := run(t, s)
+			conn, err := net.Dial("tcp", s.Addrs("tcp")[0].String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			eventually(t, 20*time.Second, "the session begins", func() error {
+				if !s.sessions.some() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			const count = 200
+			sends(t, conn, 0, count-1)
+			if _, err := fmt.Fprintf(conn, "<13>Nov 25 12:00:00 cn1 test: seq=%d. half a line", count-1); err != nil {
+				t.Fatal(err)
+			}
+			if moves {
+				s.Leave(t.Context(), loopback)
+				half(t, conn, true)
+				away.Store(true)
+				eventually(t, 20*time.Second, "the session ends", func() error {
+					if s.sessions.some() {
+						return errors.New("there is one")
+					}
+					return nil
+				})
+			}
+			stop()
+			half(t, conn, true)
+			p := process{t: t, dir: dir}
+			if got := p.numbers("cn1"); len(got) != count {
+				t.Errorf("%d lines are in the file, want %d", len(got), count)
+			}
+		})
+	}
+}
+
+// TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards: it is held back
+// by holdfast logs pause, or a full disk. It fails if the connection is closed with
+// what came on it.
+func TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards(t *testing.T) {
+	s, dir, away := leaving(t)
+	stop := run(t, s)
+	conn, err := net.Dial("tcp", s.Addrs("tcp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	eventually(t, 20*time.Second, "the session begins", func() error {
+		if !s.sessions.some() {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	s.gate.pause(true)
+	const count = 200
+	sends(t, conn, 0, count)
+	s.Leave(t.Context(), loopback)
+	away.Store(true)
+	eventually(t, 20*time.Second, "somebody sees that the address has gone", func() error {
+		s.sessions.mu.Lock()
+		defer s.sessions.mu.Unlock()
+		if s.sessions.listed[loopback] {
+			return errors.New("nobody did")
+		}
+		return nil
+	})
+	s.gate.pause(false)
+	eventually(t, 20*time.Second, "the session ends", func() error {
+		if s.sessions.some() {
+			return errors.New("there is one")
+		}
+		return nil
+	})
+	stop()
+	p := process{t: t, dir: dir}
+	if got := p.numbers("cn1"); len(got) != count {
+		t.Errorf("%d lines are in the file, want %d", len(got), count)
+	}
+}
+
+// TestAStreamThatComesWhileItsAddressGoesIsReadAndSentElsewhere: it can't be held
+// as RELP is, since it sends without having heard anything. It fails if what such
+// a sender sends is not read; if our half of the connection stays open, so that a
+// sender that looks for its end loses its next line to the other node; if a sender
+// that doesn't look is read no more; if that closes the half of those at other
+// addresses; and if senders are sent away when the address has stayed.
+func TestAStreamThatComesWhileItsAddressGoesIsReadAndSentElsewhere(t *testing.T) {
+	s, dir, away := leaving(t)
+	stop := run(t, s)
+	dials := func() net.Conn {
+		conn, err := net.Dial("tcp", s.Addrs("tcp")[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	arrived := func(count int) {
+		t.Helper()
+		eventually(t, 20*time.Second, "lines are stored", func() error {
+			if n := int(testutil.ToFloat64(s.metrics.input(viaTCP).lines)); n != count {
+				return fmt.Errorf("%d of %d", n, count)
+			}
+			return nil
+		})
+	}
+	before := dials()
+	sends(t, before, 0, 1)
+	arrived(1)
+	s.Leave(t.Context(), otherAddress)
+	half(t, before, false)
+
+	s.Leave(t.Context(), loopback)
+	half(t, before, true)
+	during := dials()
+	half(t, during, true)
+	sends(t, during, 1, 11)
+	sends(t, before, 11, 21)
+	arrived(21)
+
+	s.sessions.dismiss(loopback, time.Now()) // nobody took it
+	after := dials()
+	sends(t, after, 21, 22)
+	arrived(22)
+	half(t, after, false)
+	sends(t, before, 22, 23)
+	arrived(23)
+
+	s.Leave(t.Context(), loopback)
+	half(t, after, true)
+	away.Store(true)
+	eventually(t, 20*time.Second, "the sessions end", func() error {
+		if s.sessions.some() {
+			return errors.New("there are some")
+		}
+		return nil
+	})
+	stop()
+	p := process{t: t, dir: dir}
+	if got := p.numbers("cn1"); len(got) != 23 {
+		t.Errorf("%d lines are in the file, want 23", len(got))
+	}
+}
+
+// TestAStreamThatCameWhileItsAddressWentEndsThoughNobodyHadLooked: the first look
+// comes when the address has gone. It fails if such a session is not known as one
+// at an interface's address: it would stay open for as long as its sender lives.
+func TestAStreamThatCameWhileItsAddressWentEndsThoughNobodyHadLooked(t *testing.T) {
+	var s sessions
+	s.sawLocal(someAddress, map[netip.Addr]bool{someAddress: true})
+	var asked atomic.Int64
+	goAway := func() { asked.Add(1) }
+	early, leftEarly, away := s.enterStream(t.Context(), someAddress, goAway)
+	defer leftEarly()
+	if away || s.dismiss(someAddress, time.Now().Add(holdFor)) != 1 || asked.Load() != 1 {
+		t.Errorf("away %v, asked %d", away, asked.Load())
+	}
+	late, leftLate, away := s.enterStream(t.Context(), someAddress, goAway)
+	defer leftLate()
+	routed, leftRouted, routedAway := s.enterStream(t.Context(), otherAddress, goAway)
+	defer leftRouted()
+	if !away || routedAway {
+		t.Errorf("one that comes to it is to go: %v; to another address: %v", away, routedAway)
+	}
+	s.gone(nil)
+	for name, session := range map[string]context.Context{"early": early, "late": late} {
+		if session.Err() == nil {
+			t.Errorf("%s: it goes on though its address has gone", name)
+		}
+	}
+	if routed.Err() != nil {
+		t.Error("a session ended whose address did not go")
+	}
+}
+
+// TestRsyslogTakesItsNextLineElsewhere: Debian's rsyslog, by TCP and by RFC 5425,
+// has no line lost at a planned move, since it sees that our half is closed before
+// it sends. It fails if the half is not closed; and by RFC 5425 if a close_notify
+// goes before, behind which rsyslog does not look.
+func TestRsyslogTakesItsNextLineElsewhere(t *testing.T) {
+	server, agent, _ := certificates(t)
+	for _, input := range []string{"tcp", "tls"} {
+		t.Run(input, func(t *testing.T) {
+			var s *Server
+			var dir, global, output string
+			via := uint8(viaTCP)
+			if input == "tls" {
+				via = viaTLS
+				s, dir = serveTLS(t, server)
+				global, output = syslogTLS(s.Addrs("tls")[0].String(), agent)
+			} else {
+				s, dir, _ = serve(t, nil)
+				at := s.Addrs("tcp")[0]
+				output = fmt.Sprintf(`action(type="omfwd" target="%s" port="%d" protocol="tcp" template="RSYSLOG_ForwardFormat")`, at.Addr(), at.Port())
+			}
+			r := startRsyslog(t, global, output)
+			p := process{t: t, dir: dir}
+			lines := func(count int) {
+				t.Helper()
+				eventually(t, 30*time.Second, "all lines are in the file", func() error {
+					if got := p.numbers("cn01"); len(got) != count {
+						return fmt.Errorf("%d of %d: %q", len(got), count, r.complaints())
+					}
+					return nil
+				})
+			}
+			r.log(0, 10)
+			lines(10)
+			connections := testutil.ToFloat64(s.metrics.input(via).connections)
+			s.Leave(t.Context(), loopback)
+			s.sessions.dismiss(loopback, time.Now()) // the next one stays
+			r.log(10, 10)
+			lines(20)
+			if n := testutil.ToFloat64(s.metrics.input(via).connections) - connections; n < 1 {
+				t.Error("it goes on by the connection that was to end")
+			}
+		})
+	}
+}
