@@ -277,7 +277,7 @@ func TestKilledServerWritesOnceWhateverThePathWasBefore(t *testing.T) {
 	p.start()
 	p.end(syscall.SIGTERM)
 	dir, seen := filepath.Join(p.dir, "hosts"), map[int]int{}
-	for _, name := range below(t, dir) {
+	for _, name := range filesBelow(t, dir) {
 		if !strings.HasSuffix(name, fileSuffix) {
 			t.Errorf("%s is there", name)
 		}

@@ -18,8 +18,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// below lists the files and empty folders below a folder.
-func below(t *testing.T, dir string) (list []string) {
+// filesBelow lists the files and empty folders below a folder.
+func filesBelow(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -45,7 +45,7 @@ func below(t *testing.T, dir string) (list []string) {
 // front, sorted.
 func texts(t *testing.T, dir string) (lines []string) {
 	t.Helper()
-	for _, name := range below(t, dir) {
+	for _, name := range filesBelow(t, dir) {
 		file, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func (r *outputRun) pass(d time.Duration) {
 // aged tells files that were written just now the time of here.
 func (r *outputRun) aged() {
 	r.x.t.Helper()
-	for _, name := range below(r.x.t, r.x.hosts) {
+	for _, name := range filesBelow(r.x.t, r.x.hosts) {
 		path := filepath.Join(r.x.hosts, name)
 		if info, err := os.Stat(path); err != nil || info.ModTime().Year() > 2020 {
 			if err = errors.Join(err, os.Chtimes(path, time.Now(), time.Now())); err != nil {
@@ -165,7 +165,7 @@ func TestYesterdaysFilesArePutAwayKeptAndRemoved(t *testing.T) {
 			}
 			r.pass(time.Minute)
 			today := time.Now().UTC().Format("2006/01/02/")
-			list := below(t, x.hosts)
+			list := filesBelow(t, x.hosts)
 			if !slices.Contains(list, today+"cn1.log") || !slices.Contains(list, today+"cn2.log") {
 				t.Fatalf("on day %d there are %q", day, list)
 			}
@@ -178,7 +178,7 @@ func TestYesterdaysFilesArePutAwayKeptAndRemoved(t *testing.T) {
 		if diff := cmp.Diff(want, texts(t, x.hosts)); diff != "" {
 			t.Error(diff)
 		}
-		ours := slices.DeleteFunc(below(t, x.hosts), func(name string) bool { return slices.Contains(foreign, name) })
+		ours := slices.DeleteFunc(filesBelow(t, x.hosts), func(name string) bool { return slices.Contains(foreign, name) })
 		if len(ours) != 6 {
 			t.Errorf("there are %q", ours)
 		}
@@ -211,12 +211,12 @@ func TestALateLineOfYesterdayIsInYesterdaysFile(t *testing.T) {
 		<-time.After(24 * time.Hour)
 		r := newRun(x, plenty)
 		r.pass(50 * time.Minute)
-		if diff := cmp.Diff([]string{yesterday + "cn1.log"}, below(t, x.hosts)); diff != "" {
+		if diff := cmp.Diff([]string{yesterday + "cn1.log"}, filesBelow(t, x.hosts)); diff != "" {
 			t.Errorf("within an hour: %s", diff)
 		}
 		x.store("<13>Nov 25 12:00:00 cn1 test: today")
 		r.pass(2 * time.Hour)
-		list := below(t, x.hosts)
+		list := filesBelow(t, x.hosts)
 		if len(list) != 2 || !strings.HasPrefix(list[0], yesterday+"cn1.log.") || !strings.HasSuffix(list[1], "/cn1.log") {
 			t.Errorf("later on: %q", list)
 		}
@@ -248,10 +248,10 @@ func TestTheFloorRemovesTheOldestOfAllFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"cn1/slurmd.log", "cn1/slurmd.log.20261123T000000.000.zst", "cn2/sshd.log.20261122T000000.000.zst", "cn3/UPPER.log.20261120T000000.000.zst", "cn4/deep/x.log.20261119T000000.000.zst", "cn5"}
-	if diff := cmp.Diff(want, below(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
 		t.Error(diff)
 	}
-	if list := below(t, outside); len(list) != 1 || strings.HasSuffix(list[0], zstSuffix) {
+	if list := filesBelow(t, outside); len(list) != 1 || strings.HasSuffix(list[0], zstSuffix) {
 		t.Errorf("behind a link: %q", list)
 	}
 }
@@ -267,7 +267,7 @@ func TestALinkOutOfTheFolderIsNotFollowed(t *testing.T) {
 	if _, err := o.fileOf(named("cn1", "sshd", time.Now())); err == nil || !strings.Contains(err.Error(), "cn1/sshd.log") {
 		t.Errorf("%v", err)
 	}
-	if list := below(t, outside); !slices.Equal(list, []string{"./"}) {
+	if list := filesBelow(t, outside); !slices.Equal(list, []string{"./"}) {
 		t.Errorf("outside there are %q", list)
 	}
 }
@@ -292,7 +292,7 @@ func TestAFolderThatWasRemovedIsMadeAnew(t *testing.T) {
 		if err := o.rotator.tidy(); err != nil {
 			t.Fatal(err)
 		}
-		if list := below(t, x.hosts); !slices.Equal(list, []string{"./"}) {
+		if list := filesBelow(t, x.hosts); !slices.Equal(list, []string{"./"}) {
 			t.Fatalf("there are %q", list)
 		}
 	}
@@ -385,7 +385,7 @@ func TestAFileThatCanBeUndoneKeepsItsName(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.retire()
-			return below(t, x.hosts)
+			return filesBelow(t, x.hosts)
 		}
 		o.undo.note("1999/cn1.log", 0)
 		if got := retire(); !slices.Equal(got, []string{"1999/cn1.log"}) {
@@ -411,7 +411,7 @@ func TestWhatAnEarlierPathLeftGoesInItsTime(t *testing.T) {
 		r := newRun(x, plenty)
 		x.store("<13>Nov 25 12:00:00 cn1 test: old")
 		r.pass(5 * time.Hour)
-		if diff := cmp.Diff([]string{"cn1.log"}, below(t, x.hosts)); diff != "" {
+		if diff := cmp.Diff([]string{"cn1.log"}, filesBelow(t, x.hosts)); diff != "" {
 			t.Fatal(diff)
 		}
 		r.end()
@@ -419,7 +419,7 @@ func TestWhatAnEarlierPathLeftGoesInItsTime(t *testing.T) {
 		r = newRun(x, plenty)
 		x.store("<13>Nov 25 12:00:00 cn1 test: new")
 		r.pass(2 * time.Hour)
-		list := below(t, x.hosts)
+		list := filesBelow(t, x.hosts)
 		if len(list) != 2 || !strings.HasPrefix(list[0], "cn1.log.") || !strings.HasSuffix(list[0], zstSuffix) || list[1] != "cn1/test.log" {
 			t.Errorf("after two hours: %q", list)
 		}
@@ -428,7 +428,7 @@ func TestWhatAnEarlierPathLeftGoesInItsTime(t *testing.T) {
 			t.Errorf("before three days: %s", diff)
 		}
 		r.pass(4 * time.Hour)
-		if diff := cmp.Diff([]string{"cn1/test.log"}, below(t, x.hosts)); diff != "" {
+		if diff := cmp.Diff([]string{"cn1/test.log"}, filesBelow(t, x.hosts)); diff != "" {
 			t.Errorf("after three days: %s", diff)
 		}
 		r.end()
@@ -450,7 +450,7 @@ func TestWhatACrashLeftInFoldersIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := slices.Sorted(slices.Values(names[1:]))
-	if diff := cmp.Diff(want, below(t, dir)); diff != "" {
+	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
