@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http/httptest"
@@ -343,6 +344,45 @@ func TestOneClientCannotTakeAllRoomForForwarding(t *testing.T) {
 	fl.group.Wait()
 	if fl.waiting != 0 || len(fl.of) != 1 {
 		t.Errorf("%d are still counted, %v", fl.waiting, fl.of)
+	}
+}
+
+// TestWhoHasTheAnswerGetsNoStaleOneToo: the forwarder's answer and the time at which
+// the stale one is given may come together, as after a pause of the process. An
+// answer more would count its waiter twice, and of TCP end the process.
+func TestWhoHasTheAnswerGetsNoStaleOneToo(t *testing.T) {
+	f := newFixture(t, testCluster(t, ""), newCatalog(t))
+	fl := newFlights(t.Context(), new(sync.WaitGroup), f.server)
+	client, answers := netip.MustParseAddr("10.1.0.9"), 0
+	w := waiter{query: new(query), client: client, transport: overUDP, limit: maxUDP, send: func([]byte) { answers++ }}
+	w.query.parse(packet(t, "www.example.com", dns.TypeA, withEDNS))
+	key := flightKey{newRoute(root, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, short), cacheKey{name(w.query.name), w.query.kind, w.query.mode()}}
+	one := &flight{flightKey: key, stale: failureEntry(w.query, nil, f.server.now()), waiters: []waiter{w}}
+	fl.open[key], fl.waiting, fl.of[owner(client)] = one, 1, 1
+	if waiters := fl.end(one); len(waiters) != 1 {
+		t.Errorf("%d get the answer", len(waiters))
+	}
+	fl.overdue(one) // its timer fired a moment before
+	if answers != 0 || fl.waiting != 0 || len(fl.of) != 0 {
+		t.Errorf("%d stale answers beside it, %d are still counted, %v", answers, fl.waiting, fl.of)
+	}
+}
+
+// TestNothingStartsOnceTheEndWaits: an admin's question may come while Run waits
+// for the last flight, or after.
+func TestNothingStartsOnceTheEndWaits(t *testing.T) {
+	f := newFixture(t, testCluster(t, ""), newCatalog(t))
+	fl := newFlights(context.Background(), new(sync.WaitGroup), f.server)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := fl.awaitEnd(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	r := newRoute(root, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, short)
+	fl.ask(r, nil, packet(t, "www.example.com", dns.TypeA, withEDNS), netip.MustParseAddr("10.1.0.9"), overUDP, func(b []byte) { got = b })
+	if m := f.unpack(got); m.Rcode != dns.RcodeServerFailure || len(fl.open) != 0 {
+		t.Errorf("%v, %d under way", m, len(fl.open))
 	}
 }
 
