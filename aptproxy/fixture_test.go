@@ -217,7 +217,7 @@ func startProxy(t testing.TB, dir, apt string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stall = time.Second
+	p.stall = 10 * time.Second // a busy machine must not make a stall of what goes on
 	p.SetFile(file)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})
