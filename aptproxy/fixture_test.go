@@ -144,9 +144,14 @@ type proxy struct {
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+
+	held atomic.Pointer[chan struct{}] // lines of the access log wait for it; nil: they don't
 }
 
 func (l *lines) Write(p []byte) (int, error) {
+	if held := l.held.Load(); held != nil && bytes.Contains(p, []byte("msg=access")) {
+		<-*held
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.Write(p)

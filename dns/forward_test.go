@@ -70,16 +70,6 @@ func TestUnreachableForwarderCostsNoTime(t *testing.T) {
 	}
 }
 
-// fastest is the shortest that something took, of three times or until one was
-// short enough: the machine may stand still meanwhile.
-func fastest(do func() time.Duration, enough time.Duration) time.Duration {
-	best := do()
-	for try := 1; try < 3 && best > enough; try++ {
-		best = min(best, do())
-	}
-	return best
-}
-
 func TestForwarderThatDidNotAnswerIsAskedLastForAWhile(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	a, b := netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")
