@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -180,6 +181,29 @@ func TestBlockingQueriesAreCapped(t *testing.T) {
 func TestStopAnswersBlockingQueries(t *testing.T) {
 	c := newCell(t)
 	index := c.apply(web("n1", "10.1.0.1", state.Passing))
+	for try := 1; ; try++ {
+		took, err := stopUnderQueries(c, index)
+		c.run() // a task may run again
+		if took > stopTimeout && try < 3 {
+			continue // the machine stood still
+		}
+		if took > stopTimeout {
+			t.Errorf("stopping took %s: the queries held it up", took)
+		}
+		if err != nil {
+			t.Errorf("a query was not answered: %v", err)
+		}
+		break
+	}
+	if _, _, err := c.consul().Catalog().Nodes(nil); err != nil {
+		t.Errorf("after running again: %v", err)
+	}
+}
+
+// stopUnderQueries stops a cell while queries wait, and tells how long that took
+// and which of them was not answered.
+func stopUnderQueries(c *cell, index uint64) (took time.Duration, err error) {
+	c.t.Helper()
 	clients := map[string]*consul.Client{"loopback": c.consul(), "socket": c.admin()}
 	results := make(chan error, len(clients))
 	for _, client := range clients {
@@ -194,18 +218,11 @@ func TestStopAnswersBlockingQueries(t *testing.T) {
 	c.blocked(len(clients))
 	began := time.Now()
 	c.stop()
-	if took := time.Since(began); took > stopTimeout {
-		t.Errorf("stopping took %s: the queries held it up", took)
-	}
+	took = time.Since(began)
 	for range clients {
-		if err := <-results; err != nil {
-			t.Errorf("a query was not answered: %v", err)
-		}
+		err = errors.Join(err, <-results)
 	}
-	c.run() // a task may run again
-	if _, _, err := c.consul().Catalog().Nodes(nil); err != nil {
-		t.Errorf("after running again: %v", err)
-	}
+	return took, err
 }
 
 // bench is a server without sockets, for virtual time.

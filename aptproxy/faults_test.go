@@ -207,8 +207,11 @@ func TestADownloadThatBreaksGoesOnWhereItWas(t *testing.T) {
 func TestAStalledMirrorIsLeftForTheNext(t *testing.T) {
 	repo := newRepository(t)
 	bad, good := newOrigin(t, repo), newOrigin(t, repo)
-	p := startProxy(t, t.TempDir(), oneRepository(repo.Keyring, bad, good))
+	apt := oneRepository(repo.Keyring, bad, good)
+	p := startProxy(t, t.TempDir(), apt)
 	p.update(good)
+	p.stall = time.Second
+	p.SetFile(clusterFile(t, apt))
 	data := bad.file(t, largeDeb)
 	bad.spoiling(func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Content-Length", strconv.Itoa(len(data)))

@@ -144,9 +144,14 @@ type proxy struct {
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+
+	held atomic.Pointer[chan struct{}] // lines of the access log wait for it; nil: they don't
 }
 
 func (l *lines) Write(p []byte) (int, error) {
+	if held := l.held.Load(); held != nil && bytes.Contains(p, []byte("msg=access")) {
+		<-*held
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.Write(p)
@@ -217,7 +222,7 @@ func startProxy(t testing.TB, dir, apt string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stall = time.Second
+	p.stall = 10 * time.Second // a busy machine must not make a stall of what goes on
 	p.SetFile(file)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})

@@ -18,7 +18,11 @@ import (
 
 // raw sends text over one connection and reads all that comes until it is
 // closed, or nothing more comes for a while.
-func (p *proxy) raw(text string) string {
+func (p *proxy) raw(text string) string { return p.rawUntil(text, "") }
+
+// rawUntil is raw for who knows how the answer ends, however long that takes to
+// come.
+func (p *proxy) rawUntil(text, end string) string {
 	p.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
 	if err != nil {
@@ -30,12 +34,15 @@ func (p *proxy) raw(text string) string {
 	}
 	var out []byte
 	buf := make([]byte, 4096)
-	for patience := 10 * time.Second; ; patience = time.Second {
+	for patience := 10 * time.Second; ; {
 		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		n, err := conn.Read(buf)
 		out = append(out, buf[:n]...)
-		if err != nil {
+		if err != nil || end != "" && strings.HasSuffix(string(out), end) {
 			return string(out)
+		}
+		if end == "" {
+			patience = time.Second
 		}
 	}
 }
@@ -171,7 +178,7 @@ func TestConnectGoesWhereTheFileSaysAlone(t *testing.T) {
 	}()
 	at := echo.Addr().String()
 	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o)+"  connect: [\""+at+"\"]\n")
-	out := p.raw("CONNECT " + at + " HTTP/1.1\r\nHost: " + at + "\r\n\r\nhello through the tunnel")
+	out := p.rawUntil("CONNECT "+at+" HTTP/1.1\r\nHost: "+at+"\r\n\r\nhello through the tunnel", "hello through the tunnel")
 	if !strings.HasPrefix(out, "HTTP/1.1 200") || !strings.HasSuffix(out, "hello through the tunnel") {
 		t.Errorf("%q", out)
 	}

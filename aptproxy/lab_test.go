@@ -233,7 +233,8 @@ func TestAptUpgradesAfterAPushAndSurvivesKills(t *testing.T) {
 	}
 	s := newSite(t)
 	s.add(30, "1.0")
-	publish(t, s.repo, aptorigin.Release{})
+	// apt tells generations apart by their date, which is of seconds.
+	publish(t, s.repo, aptorigin.Release{Date: time.Now().Add(-time.Minute)})
 	s.sources("http://10.1.0.1:3142/debian")
 	s.sh(apt + "update")
 	s.sh(apt + "install lab001")

@@ -63,8 +63,8 @@ func newMetrics(reg prometheus.Registerer, now func() gauges) (*metrics, error) 
 
 func (s *Server) gauges() gauges {
 	g := gauges{flights: float64(s.flights.count())}
-	if s.store != nil {
-		st := s.store.Stats()
+	if store := s.room.Load(); store != nil { // who asks may do so before Run, and after
+		st := store.Stats()
 		g.blobs, g.bytes, g.quarantined, g.evicted = float64(st.Blobs), float64(st.Bytes), float64(st.Quarantined), float64(st.Evicted)
 	}
 	return g

@@ -34,7 +34,7 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) bool {
 
 // trouble is why this node should not be asked for packages; "" when it may be.
 func (s *Server) trouble() string {
-	if st := s.store.Stats(); st.Broken != "" {
+	if st := s.room.Load().Stats(); st.Broken != "" {
 		return "packages can't be stored: " + st.Broken
 	}
 	all, down := 0, 0

@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -229,6 +230,33 @@ func TestStoppingEndsConnectionsThatWaitAndThoseThatDoNotRead(t *testing.T) {
 			t.Errorf("connection %d outlives the proxy", i)
 		}
 	}
+}
+
+// TestTheStoreIsClosedBehindTheLastRequest: net/http waits for no request that it
+// broke, which may begin work and read the store for a while.
+func TestTheStoreIsClosedBehindTheLastRequest(t *testing.T) {
+	o := newOrigin(t, newRepository(t))
+	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o)+"  access_log: true\n")
+	p.update(o)
+	held := make(chan struct{})
+	p.logs.held.Store(&held)
+	letGo := sync.OnceFunc(func() { close(held) })
+	defer letGo()
+	asked, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(asked)
+		p.get("/debian/"+smallDeb, "Range", "bytes=1-2") // net/http's, which ends in the log
+	}()
+	eventually(t, "the request is answered but for its line", func() bool { return o.got(smallDeb) > 0 })
+	go func() { defer close(stopped); p.stop() }()
+	select {
+	case <-stopped:
+		t.Error("the proxy has ended, and a request has not")
+	case <-time.After(stopTimeout + time.Second): // after which net/http breaks it
+	}
+	letGo()
+	<-stopped
+	<-asked
 }
 
 // TestAHeadThatDoesNotComeEndsItsConnection moves the time at which the head began.

@@ -27,6 +27,7 @@ import (
 	"holdfast/aptproxy/deb"
 	"holdfast/cluster"
 	"holdfast/internal/health"
+	"holdfast/internal/run"
 	"holdfast/internal/state"
 )
 
@@ -215,10 +216,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("aptproxy: %w", err)
 	}
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	clients := new(run.Gate) // requests of net/http, which waits for none that it broke
 	s.store, s.lifetime = store, life
 	s.room.Store(store)
 	defer func() {
 		end(errors.New("the proxy is being stopped"))
+		clients.Close() // they begin work, and read the store
 		s.work.Wait()
 		if err := store.Close(); err != nil {
 			s.log.Error("the store can't be closed", "error", err)
@@ -229,7 +232,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	return s.serve(ctx, life, listeners, ready)
+	return s.serve(ctx, life, clients, listeners, ready)
 }
 
 // listen opens the sockets.
@@ -259,9 +262,9 @@ func (s *Server) listen(ctx context.Context) (list []net.Listener, err error) {
 	return list, nil
 }
 
-func (s *Server) serve(ctx, life context.Context, listeners []net.Listener, ready func()) error {
+func (s *Server) serve(ctx, life context.Context, clients *run.Gate, listeners []net.Listener, ready func()) error {
 	server := &http.Server{
-		Handler: s, ReadHeaderTimeout: clientHeaderTimeout, IdleTimeout: clientIdleTimeout, MaxHeaderBytes: maxClientHeader,
+		Handler: clients.Handler(s), ReadHeaderTimeout: clientHeaderTimeout, IdleTimeout: clientIdleTimeout, MaxHeaderBytes: maxClientHeader,
 		BaseContext: func(net.Listener) context.Context { return life },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}

@@ -71,8 +71,8 @@ func (m *mirror) status(repository string) MirrorStatus {
 // Status tells how the proxy stands. It does not block.
 func (s *Server) Status() Status {
 	st := Status{Node: s.config.Node, Downloads: s.flights.count(), Mirrors: []MirrorStatus{}, Suites: []SuiteStatus{}}
-	if s.store != nil {
-		st.Store, st.Trouble = s.store.Stats(), s.trouble()
+	if store := s.room.Load(); store != nil { // who asks may do so before Run, and after
+		st.Store, st.Trouble = store.Stats(), s.trouble()
 	}
 	for _, r := range s.active.Load().repositories {
 		for _, m := range r.mirrors {

@@ -226,10 +226,14 @@ func TestFetchRateBoundsWhatComesFromMirrors(t *testing.T) {
 	if took := time.Since(began); took < 1500*time.Millisecond {
 		t.Errorf("1 MiB at 512 KiB/s took %v", took)
 	}
-	began = time.Now()
-	p.must(o, largeDeb)
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("what is here is paced, too: %v", took)
+	best := time.Hour
+	for try := 0; try < 3 && best > time.Second; try++ { // the machine may stand still
+		began = time.Now()
+		p.must(o, largeDeb)
+		best = min(best, time.Since(began))
+	}
+	if best > time.Second {
+		t.Errorf("what is here is paced, too: %v", best)
 	}
 }
 

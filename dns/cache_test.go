@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http/httptest"
@@ -15,11 +16,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// caching is a server with a cache, in a time that a test moves on.
+// caching is a server with a cache, in a time that a test alone moves on: how long
+// the machine takes for what is in between does not matter.
 type caching struct {
 	*fixture
 	server netip.AddrPort
-	ahead  atomic.Int64 // of the real time
+	ahead  atomic.Int64 // of when it was made
 }
 
 // newCaching makes one that forwards everything to the upstreams.
@@ -31,7 +33,8 @@ func newCaching(t testing.TB, timeout time.Duration, upstreams ...*fakeUpstream)
 	}
 	file := testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%s]}, forward_timeout: %v}\n", strings.Join(list, ", "), timeout))
 	c := &caching{fixture: newFixtureListening(t, file, newCatalog(t), loopbackPort)}
-	c.fixture.server.now = func() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+	made := time.Now()
+	c.fixture.server.now = func() time.Time { return made.Add(time.Duration(c.ahead.Load())) }
 	c.fixture.server.forwarder.now = c.fixture.server.now
 	c.server = serve(t, c.fixture)
 	return c
@@ -208,6 +211,7 @@ func TestFlagsOfDNSSECHaveAnswersOfTheirOwn(t *testing.T) {
 
 // RFC 8767: the organisation's link is down, the cluster goes on.
 func TestStaleAnswersWhileNoForwarderAnswers(t *testing.T) {
+	t.Parallel() // it waits for silence
 	var dead atomic.Bool
 	u := newUpstream(t, func(p []byte, from net.Addr, transport string) [][]byte {
 		if dead.Load() {
@@ -248,6 +252,7 @@ func TestStaleAnswersWhileNoForwarderAnswers(t *testing.T) {
 }
 
 func TestSlowForwarderIsNotWaitedForWhereAStaleAnswerIs(t *testing.T) {
+	t.Parallel() // it waits for silence
 	var dead atomic.Bool
 	u := newUpstream(t, func(p []byte, from net.Addr, transport string) [][]byte {
 		if dead.Load() {
@@ -255,18 +260,30 @@ func TestSlowForwarderIsNotWaitedForWhereAStaleAnswerIs(t *testing.T) {
 		}
 		return zoneOf(t)(p, from, transport)
 	})
-	c := newCaching(t, 10*time.Second, u)
-	c.query("www.example.com", dns.TypeA)
-	dead.Store(true)
-	c.pass(2 * time.Minute)
-	started := time.Now()
-	m := c.query("www.example.com", dns.TypeA, withEDNS)
-	if took := time.Since(started); len(m.Answer) != 1 || why(m) != dns.ExtendedErrorCodeStaleAnswer || took < staleAfterWait || took > 2*staleAfterWait {
-		t.Errorf("after %v: %v", took, m)
-	}
-	started = time.Now()
-	if m := c.query("www.example.com", dns.TypeA); len(m.Answer) != 1 || time.Since(started) > staleAfterWait/2 {
-		t.Errorf("the next, after %v: %v", time.Since(started), m)
+	var next time.Duration // what the one after it took, in the best try
+	first := fastest(func() time.Duration {
+		dead.Store(false)
+		c := newCaching(t, 10*time.Second, u)
+		c.query("www.example.com", dns.TypeA)
+		dead.Store(true)
+		c.pass(2 * time.Minute)
+		started := time.Now()
+		m := c.query("www.example.com", dns.TypeA, withEDNS)
+		took := time.Since(started)
+		if len(m.Answer) != 1 || why(m) != dns.ExtendedErrorCodeStaleAnswer || took < staleAfterWait {
+			t.Errorf("after %v: %v", took, m)
+		}
+		started = time.Now()
+		if m := c.query("www.example.com", dns.TypeA); len(m.Answer) != 1 {
+			t.Errorf("the next: %v", m)
+		}
+		if now := time.Since(started); next == 0 || now < next {
+			next = now
+		}
+		return took
+	}, 2*staleAfterWait)
+	if first > 2*staleAfterWait || next > staleAfterWait/2 {
+		t.Errorf("after %v, and the next after %v", first, next)
 	}
 }
 
@@ -343,6 +360,45 @@ func TestOneClientCannotTakeAllRoomForForwarding(t *testing.T) {
 	fl.group.Wait()
 	if fl.waiting != 0 || len(fl.of) != 1 {
 		t.Errorf("%d are still counted, %v", fl.waiting, fl.of)
+	}
+}
+
+// TestWhoHasTheAnswerGetsNoStaleOneToo: the forwarder's answer and the time at which
+// the stale one is given may come together, as after a pause of the process. An
+// answer more would count its waiter twice, and of TCP end the process.
+func TestWhoHasTheAnswerGetsNoStaleOneToo(t *testing.T) {
+	f := newFixture(t, testCluster(t, ""), newCatalog(t))
+	fl := newFlights(t.Context(), new(sync.WaitGroup), f.server)
+	client, answers := netip.MustParseAddr("10.1.0.9"), 0
+	w := waiter{query: new(query), client: client, transport: overUDP, limit: maxUDP, send: func([]byte) { answers++ }}
+	w.query.parse(packet(t, "www.example.com", dns.TypeA, withEDNS))
+	key := flightKey{newRoute(root, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, short), cacheKey{name(w.query.name), w.query.kind, w.query.mode()}}
+	one := &flight{flightKey: key, stale: failureEntry(w.query, nil, f.server.now()), waiters: []waiter{w}}
+	fl.open[key], fl.waiting, fl.of[owner(client)] = one, 1, 1
+	if waiters := fl.end(one); len(waiters) != 1 {
+		t.Errorf("%d get the answer", len(waiters))
+	}
+	fl.overdue(one) // its timer fired a moment before
+	if answers != 0 || fl.waiting != 0 || len(fl.of) != 0 {
+		t.Errorf("%d stale answers beside it, %d are still counted, %v", answers, fl.waiting, fl.of)
+	}
+}
+
+// TestNothingStartsOnceTheEndWaits: an admin's question may come while Run waits
+// for the last flight, or after.
+func TestNothingStartsOnceTheEndWaits(t *testing.T) {
+	f := newFixture(t, testCluster(t, ""), newCatalog(t))
+	fl := newFlights(context.Background(), new(sync.WaitGroup), f.server)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := fl.awaitEnd(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	r := newRoute(root, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, short)
+	fl.ask(r, nil, packet(t, "www.example.com", dns.TypeA, withEDNS), netip.MustParseAddr("10.1.0.9"), overUDP, func(b []byte) { got = b })
+	if m := f.unpack(got); m.Rcode != dns.RcodeServerFailure || len(fl.open) != 0 {
+		t.Errorf("%v, %d under way", m, len(fl.open))
 	}
 }
 

@@ -28,6 +28,7 @@ type flights struct {
 	group  *sync.WaitGroup
 
 	mu      sync.Mutex
+	ended   bool // nothing starts any more
 	open    map[flightKey]*flight
 	waiting int
 	of      map[netip.Prefix]int
@@ -134,7 +135,7 @@ func (f *flights) join(key flightKey, w waiter) (e *entry, why *extended) {
 
 // start begins a flight; nil when there is no room. f.mu is held.
 func (f *flights) start(key flightKey, q *query) *flight {
-	if f.ctx.Err() != nil || !f.server.forwarder.acquire() {
+	if f.ended || f.ctx.Err() != nil || !f.server.forwarder.acquire() {
 		return nil
 	}
 	fl := &flight{flightKey: key}
@@ -148,6 +149,17 @@ func (f *flights) start(key flightKey, q *query) *flight {
 		f.fly(fl)
 	})
 	return fl
+}
+
+// awaitEnd lets no flight start any more once ctx, that of Run, ends. It is in the
+// group itself, which so has somebody whenever one starts: an admin may ask in the
+// moment in which Run waits for the last.
+func (f *flights) awaitEnd(ctx context.Context) error {
+	<-ctx.Done()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
+	return nil
 }
 
 // refresh asks anew what is about to run out, for nobody in particular.
@@ -252,8 +264,10 @@ func (f *flights) end(fl *flight) []waiter {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.open, fl.flightKey)
-	f.forget(fl.waiters)
-	return fl.waiters
+	waiters := fl.waiters
+	fl.waiters = nil // overdue may come yet: its timer and the answer may be due together
+	f.forget(waiters)
+	return waiters
 }
 
 // forget takes those who no longer wait out of the count; f.mu is held.

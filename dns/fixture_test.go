@@ -215,3 +215,13 @@ func addresses(m *dns.Msg) []string {
 	slices.Sort(list)
 	return list
 }
+
+// fastest is the shortest that something took, of three times or until one was
+// short enough: the machine may stand still meanwhile.
+func fastest(do func() time.Duration, enough time.Duration) time.Duration {
+	best := do()
+	for try := 1; try < 3 && best > enough; try++ {
+		best = min(best, do())
+	}
+	return best
+}

@@ -51,7 +51,8 @@ func TestFloodOfQuestionsForElsewhereLeavesTheKnownOnesAnswered(t *testing.T) {
 		memory   = 64 << 20                       // more than before
 		known    = 50                             // look-ups during the flood, of each kind, at least
 		slowest  = 3 * time.Second
-		atOnceUp = 512 // at forwarders (README, Limits)
+		silence  = 10 * time.Second // that the forwarder is given
+		atOnceUp = 512              // at forwarders (README, Limits)
 	)
 	quiet := make(chan struct{})
 	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
@@ -62,11 +63,12 @@ func TestFloodOfQuestionsForElsewhereLeavesTheKnownOnesAnswered(t *testing.T) {
 			return [][]byte{made(p, answering(7, 1))}
 		}
 	})
-	c := newCaching(t, 10*time.Second, u)
+	c := newCaching(t, silence, u)
 	if m := c.query("www.example.com", dns.TypeA); len(m.Answer) != 1 {
 		t.Fatalf("%v", m)
 	}
 	close(quiet)
+	began := time.Now()
 	before := inUse()
 	asked := u.asked.Load()
 
@@ -117,8 +119,10 @@ func TestFloodOfQuestionsForElsewhereLeavesTheKnownOnesAnswered(t *testing.T) {
 	if under > maxWaiting {
 		t.Errorf("%d questions wait, room is for %d", under, maxWaiting)
 	}
-	if n := u.asked.Load() - asked; n > 2*atOnceUp {
-		t.Errorf("the forwarder was asked %d times", n)
+	// On a slow machine the flood outlasts questions, others of which are asked then.
+	lasted := time.Since(began)
+	if n, most := u.asked.Load()-asked, 2*atOnceUp+atOnceUp*int64(lasted/silence); n > most {
+		t.Errorf("the forwarder was asked %d times in %v, want at most %d", n, lasted, most)
 	}
 	grown := inUse() - before
 	if grown > memory {

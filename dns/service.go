@@ -344,6 +344,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	forwarding := newFlights(ctx, &group, s)
 	s.flights.Store(forwarding)
 	start(s.follow)
+	start(forwarding.awaitEnd)
 	start(forwarding.probe)
 	start(s.lead)
 	start(s.logQueries)

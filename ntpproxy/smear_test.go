@@ -171,6 +171,11 @@ func TestClientSeesTheSmearAndNoLeapSecond(t *testing.T) {
 	f.server.spreader = spreader{passed: true, smear: discipline.Smear{LeapSecond: second}}
 	at := f.serve(t)
 	a := f.ask(t, at)
+	for range 9 { // the answer that was on its way for the shortest time, as clients take it: the machine may be busy
+		if b := f.ask(t, at); b.Delay < a.Delay {
+			a = b
+		}
+	}
 	if d := (a.Offset - 249997*time.Microsecond).Abs(); d > 20*time.Millisecond {
 		t.Errorf("the server is %v ahead, want a quarter of a second", a.Offset)
 	}

@@ -18,6 +18,7 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/run"
 )
 
 const (
@@ -65,7 +66,7 @@ type engine struct {
 	asked     time.Time     // see askWhy
 	ended     chan struct{} // closed when Raft is to end
 	damage    chan error    // found on the disk; ends the engine
-	questions gate          // whether we lead
+	questions run.Gate      // whether we lead
 	proofs    rounds        // the answers to them
 	expects   expectant     // servers that wait for an answer of ours
 	forwards  *forwarder
@@ -409,7 +410,7 @@ func (e *engine) stop() error {
 	e.quiet.Store(true)
 	if e.raft != nil {
 		e.raft.DeregisterObserver(e.observer)
-		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.close(); return nil }))
+		errs = append(errs, bounded("end the questions to raft", func() error { e.questions.Close(); return nil }))
 		e.net.hangUp()
 	}
 	close(e.ended) // Raft may have failed to start, with what serves it under way

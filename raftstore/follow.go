@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/internal/peer"
+	"holdfast/internal/run"
 )
 
 // maxFollowsOfNode is how many connections one node may have to follow the
@@ -52,7 +53,7 @@ func (n *network) countFollow(s *stream) bool {
 // followServer answers the nodes that follow the state.
 type followServer struct {
 	http   *http.Server
-	active gate
+	active run.Gate
 }
 
 type followerKey struct{}
@@ -67,14 +68,7 @@ func FollowerOf(r *http.Request) string {
 func newFollowServer(handler http.Handler, log *slog.Logger) *followServer {
 	s := &followServer{}
 	s.http = &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !s.active.begin() {
-				http.Error(w, "this server stops", http.StatusServiceUnavailable)
-				return
-			}
-			defer s.active.end()
-			handler.ServeHTTP(w, r)
-		}),
+		Handler:           s.active.Handler(handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second, // a command's body
 		IdleTimeout:       time.Minute,
@@ -100,7 +94,7 @@ func (s *followServer) serve(l net.Listener) error {
 
 func (s *followServer) stop() {
 	s.http.Close()
-	s.active.close()
+	s.active.Close()
 }
 
 // Follower is a node that is no server and connects to servers to follow the

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,13 +159,13 @@ func TestFrontIsALogAlsoAfterACrash(t *testing.T) {
 type heldBolt struct {
 	raft.LogStore
 	hold chan struct{}
-	fail error
+	fail atomic.Pointer[error] // of the mover too
 }
 
 func (h *heldBolt) StoreLogs(entries []*raft.Log) error {
 	<-h.hold
-	if h.fail != nil {
-		return h.fail
+	if err := h.fail.Load(); err != nil {
+		return *err
 	}
 	return h.LogStore.StoreLogs(entries)
 }
@@ -218,7 +219,8 @@ func TestWritesDoNotWaitForBolt(t *testing.T) {
 // bolt is.
 func TestTroubleOfBoltIsHeardAndHeals(t *testing.T) {
 	f, _ := openTestFront(t, t.TempDir())
-	failing := &heldBolt{LogStore: f.bolt, hold: make(chan struct{}), fail: errors.New("no space")}
+	failing, full := &heldBolt{LogStore: f.bolt, hold: make(chan struct{})}, errors.New("no space")
+	failing.fail.Store(&full)
 	close(failing.hold)
 	f.bolt = failing
 	want := entriesOf(1, moveEntries, 1)
@@ -237,7 +239,7 @@ func TestTroubleOfBoltIsHeardAndHeals(t *testing.T) {
 		t.Fatalf("written though nothing can be moved: %v", err)
 	}
 	f.holds(t, "after the failure", want)
-	failing.fail = nil
+	failing.fail.Store(nil)
 	if err := f.StoreLogs(more); err != nil {
 		t.Fatal(err)
 	}

@@ -354,6 +354,15 @@ func (h *hosts) follower() *host {
 	return nil
 }
 
+// handOver has the leadership handed over, through this server. A busy machine may
+// need more than one attempt.
+func (o *host) handOver(to string) {
+	o.hosts.t.Helper()
+	eventually(o.hosts.t, "the leadership is handed over", func() error {
+		return o.store.TransferLeadership(o.hosts.t.Context(), to)
+	})
+}
+
 // settled waits until the configuration has the given voters and non-voters.
 func (h *hosts) settled(voters, others string) {
 	h.t.Helper()

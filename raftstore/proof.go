@@ -23,10 +23,10 @@ var errUnproven = errors.New("a majority does not confirm that this server leads
 // that was moved) finds such answers waiting, counts them, and reads what its
 // successor has overwritten meanwhile.
 func (e *engine) prove(ctx context.Context, term uint64) error {
-	if !e.questions.begin() {
+	if !e.questions.Begin() {
 		return raft.ErrRaftShutdown
 	}
-	defer e.questions.end()
+	defer e.questions.End()
 	return e.proofs.join(ctx, func() error {
 		ctx, cancel := context.WithTimeout(e.net.ending, e.store.times.transport)
 		defer cancel()

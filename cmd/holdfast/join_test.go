@@ -144,7 +144,7 @@ func TestJoinTokensAreForAFewAndForATime(t *testing.T) {
 	other := strings.Repeat("0", 64)
 	refused("made up", api.FormatJoinToken(other, fingerprint), unknown)
 	// A server of another cluster must not see the secret: it is found out before.
-	refused("of another cluster", api.FormatJoinToken(secret, other), "is not of the cluster that made the token", "--wait", "1s")
+	refused("of another cluster", api.FormatJoinToken(secret, other), "is not of the cluster that made the token", "--wait", "5s")
 	refused("no token", "hfjoin.x", "no join token")
 
 	s.expect(t, exitOK, "any", "join-token", "list")

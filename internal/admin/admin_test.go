@@ -118,7 +118,7 @@ func TestOnlyRootTheAgentAndItsAdminsMayAsk(t *testing.T) {
 		request := httptest.NewRequest("GET", "/", nil)
 		request = request.WithContext(context.WithValue(request.Context(), peerKey{}, test.peer))
 		answer := httptest.NewRecorder()
-		server.serve(answer, request)
+		server.guarded(server.handler).ServeHTTP(answer, request)
 		if answer.Code != test.want {
 			t.Errorf("%s: status %d, want %d", name, answer.Code, test.want)
 		}
@@ -127,7 +127,7 @@ func TestOnlyRootTheAgentAndItsAdminsMayAsk(t *testing.T) {
 		}
 	}
 	answer := httptest.NewRecorder()
-	server.serve(answer, httptest.NewRequest("GET", "/", nil))
+	server.guarded(server.handler).ServeHTTP(answer, httptest.NewRequest("GET", "/", nil))
 	if answer.Code != 403 {
 		t.Errorf("a request from elsewhere: status %d, want 403", answer.Code)
 	}

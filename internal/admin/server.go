@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/internal/kernel/sockopt"
+	"holdfast/internal/run"
 )
 
 // Config says where a unit answers and to whom.
@@ -40,8 +40,6 @@ type Server struct {
 	handler http.Handler
 	log     *slog.Logger
 	metrics *metrics
-
-	underWay sync.WaitGroup // handlers
 }
 
 // New makes a server that Run starts.
@@ -88,8 +86,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	// Requests outlive ctx for as long as stopTimeout lets them.
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	underWay := new(run.Gate) // handlers
 	server := &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
+		Handler:           s.guarded(underWay.Handler(s.handler)),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,
@@ -99,7 +98,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	defer s.underWay.Wait()
+	defer underWay.Close()
 	defer abandon() // first: handlers end with their context
 	ready()
 	select {
@@ -165,17 +164,18 @@ func (s *Server) allowed(peer Peer) bool {
 	return slices.ContainsFunc(s.config.GIDs, peer.InGroup)
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	peer, ok := PeerOf(r.Context())
-	if !ok || !s.allowed(peer) {
-		s.metrics.refused.Inc()
-		s.log.Warn("refused a stranger on the admin socket", "uid", peer.UID, "gid", peer.GID, "pid", peer.PID, "error", peer.err)
-		w.Header().Set("Connection", "close")
-		http.Error(w, fmt.Sprintf("uid %d may not administer holdfast: ask as root or as a member of its admin group", peer.UID), http.StatusForbidden)
-		return
-	}
-	s.metrics.requests.Inc()
-	s.underWay.Add(1)
-	defer s.underWay.Done()
-	s.handler.ServeHTTP(w, r)
+// guarded lets those who may ask through to next.
+func (s *Server) guarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, ok := PeerOf(r.Context())
+		if !ok || !s.allowed(peer) {
+			s.metrics.refused.Inc()
+			s.log.Warn("refused a stranger on the admin socket", "uid", peer.UID, "gid", peer.GID, "pid", peer.PID, "error", peer.err)
+			w.Header().Set("Connection", "close")
+			http.Error(w, fmt.Sprintf("uid %d may not administer holdfast: ask as root or as a member of its admin group", peer.UID), http.StatusForbidden)
+			return
+		}
+		s.metrics.requests.Inc()
+		next.ServeHTTP(w, r)
+	})
 }

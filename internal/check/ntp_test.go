@@ -54,7 +54,11 @@ func TestNTPServerPassesOnlyWhileItIsSynchronised(t *testing.T) {
 		"silent":       {nil, state.Critical, "no answer within 100ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			expect(t, probe(t, Definition{NTP: ntpServer(t, test.answer), Timeout: 100 * time.Millisecond}, nil), test.status, test.words)
+			limit := 10 * time.Second // a busy machine must not make silence of an answer
+			if test.answer == nil {
+				limit = 100 * time.Millisecond
+			}
+			expect(t, probe(t, Definition{NTP: ntpServer(t, test.answer), Timeout: limit}, nil), test.status, test.words)
 		})
 	}
 }

@@ -273,12 +273,18 @@ func testLargeTable(t *testing.T) {
 		}
 		desired = append(desired, s)
 	}
-	start := time.Now()
-	if made := set(t, o, desired...); len(made) != size*(size+1) {
-		t.Errorf("%d changes", len(made))
+	ours := time.Hour
+	for try := range 3 { // the best counts: the machine may stand still
+		if try > 0 {
+			set(t, o)
+		}
+		start := time.Now()
+		if made := set(t, o, desired...); len(made) != size*(size+1) {
+			t.Errorf("%d changes", len(made))
+		}
+		ours = min(ours, time.Since(start))
 	}
-	ours := time.Since(start)
-	start = time.Now()
+	start := time.Now()
 	if made := set(t, o, desired...); len(made) != 0 {
 		t.Errorf("%d changes of nothing", len(made))
 	}

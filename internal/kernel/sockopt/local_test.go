@@ -62,12 +62,12 @@ func TestUnackedCountsWhatTheOtherKernelLacks(t *testing.T) {
 	}
 	defer other.Close()
 	tcp := conn.(*net.TCPConn)
-	_ = conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
 	written := 0
 	for block := make([]byte, 1<<20); ; {
+		_ = conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
 		n, err := conn.Write(block)
-		if written += n; err != nil {
-			break // the way is full
+		if written += n; err != nil && n == 0 { // the way is full; else this process stood still
+			break
 		}
 	}
 	if n, err := sockopt.Unacked(tcp); err != nil || n <= 0 || n > written {
