@@ -271,18 +271,18 @@ func (w *Watch) Judge(t lab.TB, what string, bound time.Duration, from, to time.
 	}
 }
 
-// Repeat does a round that returns what it missed. One that missed something
-// while the machine stood still for at least that long is done again, which is
-// logged, but no more than times rounds in all; any other miss fails the test.
-func (w *Watch) Repeat(t lab.TB, what string, times int, stalled time.Duration, round func() error) {
+// Repeat does a round that returns when it measured, and what it missed. One that
+// missed something while the machine stood still for at least that long is done
+// again, which is logged, but no more than times rounds in all; any other miss
+// fails the test.
+func (w *Watch) Repeat(t lab.TB, what string, times int, stalled time.Duration, round func() (from, to time.Time, missed error)) {
 	t.Helper()
 	for n := 1; ; n++ {
-		began := time.Now()
-		missed := round()
+		from, to, missed := round()
 		if missed == nil {
 			return
 		}
-		stood := w.Within(began, time.Now())
+		stood := w.Within(from, to)
 		if n >= times || stood < stalled {
 			t.Errorf("%s: %v; the machine stood still for %v meanwhile", what, missed, stood)
 			return

@@ -90,17 +90,18 @@ func TestARoundIsRepeatedForAStallAlone(t *testing.T) {
 		s := &source{every: processorEvery}
 		w := &Watch{sources: []*source{s}}
 		rounds, v := 0, &verdict{}
-		w.Repeat(v, "it", 3, 50*time.Millisecond, func() error {
+		w.Repeat(v, "it", 3, 50*time.Millisecond, func() (from, to time.Time, missed error) {
 			rounds++
+			from = time.Now()
 			if rounds <= c.stalls {
 				w.begin(s, time.Now())
 				<-time.After(80 * time.Millisecond)
 				w.end(s, time.Now())
 			}
 			if rounds <= c.misses {
-				return errors.New("missed")
+				missed = errors.New("missed")
 			}
-			return nil
+			return from, time.Now(), missed
 		})
 		if rounds != c.rounds || (v.failed != "") != c.failed || strings.Count(v.logged, "done again") != min(rounds, c.rounds)-1 {
 			t.Errorf("%s: %d rounds, want %d; failed %q, logged %q", name, rounds, c.rounds, v.failed, v.logged)
