@@ -99,7 +99,7 @@ func (m machine) sh(script string) {
 // run runs hack/deps and returns its exit status and what it said.
 func (m machine) run(user string, args ...string) (int, string) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
 	_, err := m.host.RunCmd(ctx, lab.Cmd{Args: append([]string{m.deps}, args...), User: user})
 	if err == nil {

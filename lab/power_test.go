@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // echoEnv makes this test binary a program that echoes what comes to a TCP
@@ -50,7 +49,7 @@ func echoProcess(t *testing.T, server, client *Host, address string) (*Proc, net
 		return err == nil
 	})
 	t.Cleanup(func() { conn.Close() })
-	_, err = ask(conn, "hello", time.Second)
+	_, err = ask(conn, "hello", patience)
 	must(t, err)
 	return p, conn
 }
@@ -93,7 +92,7 @@ func TestKillOfAProcessIsSeenByPeersAtOnce(t *testing.T) {
 	server, conn := echoProcess(t, b, a, "10.99.0.2:7")
 	must(t, server.Kill())
 	// The host lives, and its kernel ends the connections of the dead.
-	if _, err := ask(conn, "hello", 3*time.Second); err == nil || isTimeout(err) {
+	if _, err := ask(conn, "hello", patience); err == nil || isTimeout(err) {
 		t.Errorf("on an open connection the peer sees %v, want its end", err)
 	}
 	if _, err := a.DialContext(limited(t), "tcp", "10.99.0.2:7"); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -209,7 +208,7 @@ func TestDiskSurvivesAPowerCutAndTheRestDoesNot(t *testing.T) {
 		t.Errorf("its hardware address was %s, and is %s", mac, got)
 	}
 	echo(t, a, "10.99.0.1:7")
-	if !reaches(t, b, "10.99.0.1:7", 2*time.Second) {
+	if !reaches(t, b, "10.99.0.1:7", patience) {
 		t.Error("the host that is back is not reached")
 	}
 }
@@ -266,10 +265,10 @@ func TestTwoLabsAtOnceDoNotMeet(t *testing.T) {
 	_, a, b := pair(t, Options{})
 	other, c, d := pair(t, Options{})
 	echo(t, b, "10.99.0.2:7")
-	if !reaches(t, a, "10.99.0.2:7", time.Second) {
+	if !reaches(t, a, "10.99.0.2:7", patience) {
 		t.Error("alpha doesn't reach beta of its lab")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := c.DialContext(ctx, "tcp", "10.99.0.2:7"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("alpha of the other lab gets %v, want its own beta, which refuses", err)
@@ -339,8 +338,6 @@ func startVictim(t *testing.T, parent string) (*exec.Cmd, victimReport) {
 func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	Require(t)
 	parent := t.TempDir()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
 	cmd, report := startVictim(t, parent)
 
 	must(t, cmd.Process.Kill())
@@ -349,8 +346,10 @@ func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	eventually(t, "the host's processes are gone", func() bool {
 		return gone(report.Init) && gone(report.Job)
 	})
-	if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(now) != string(mounts) {
-		t.Errorf("the machine's mounts have changed: %v\n%s\nwere\n%s", err, now, mounts)
+	// Other programs mount and unmount meanwhile: whatever a host mounts is below
+	// the lab's directory.
+	if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(now), report.Dir) {
+		t.Errorf("the machine has mounts of the lab in %s: %v\n%s", report.Dir, err, now)
 	}
 	// The directory is the next lab's to remove, and only that of the dead.
 	alive, err := New(Options{Dir: parent})
