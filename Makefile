@@ -23,7 +23,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 # more at the end. A shell's read waits for no more than a line, where mawk waits
 # for its buffer to be full.
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
-	go test -race -vet=off -timeout $(if $(filter ./chaos%,$(1)),20m,10m) $(1) | { failed=; \
+	go test -race -vet=off -timeout 20m $(1) | { failed=; \
 	while IFS= read -r line; do printf '%s\n' "$$line"; case $$line in FAIL[[:space:]]*) read -r _ package _ <<<"$$line"; failed+=" $$package";; esac; done; \
 	if [ "$$failed" ]; then echo "== failed:$$failed"; fi; }
 
