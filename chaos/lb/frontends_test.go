@@ -27,6 +27,8 @@ const (
 	advert = time.Second
 	// Between two checks of OpenSSH. It starts a process for each of them, nine
 	// for three directors: every second would be more than an emulator has.
+	// It is given nearly as long to answer: where the machine stands still for a
+	// second, a server would be out, and its people with it.
 	delay     = 5 * time.Second
 	allowance = 300 * time.Millisecond // beyond VRRP's own figure
 	silent    = 100 * time.Millisecond // what an emulator may take to hear of the next Active
@@ -68,7 +70,7 @@ lb:
   firewall: nftables
   services:
     plain: {vip: front, port: 7, scheduler: rr, path: true, check: {tcp: true, every: 1s, timeout: 1s}}
-    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 1s}}
+    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 4s}}
 `
 
 func TestMain(m *testing.M) {
