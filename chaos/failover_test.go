@@ -120,6 +120,7 @@ func killLeader(t *testing.T, machine *stall.Watch, s *site.Site, round int) (ki
 		})
 	}
 	looked(50)
+	settle(t, s, s.Nodes) // what a stall before the kill put out of the answers is back
 	killed = time.Now()
 	if err := leader.Kill(); err != nil {
 		t.Fatal(err)

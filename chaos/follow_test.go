@@ -232,6 +232,9 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 		}
 		return err
 	})
+	within(t, patience, "all answer", func(ctx context.Context) error {
+		return answers(ctx, s, one, "login.service.virtual", addrsOf(s.Followers))
+	})
 	if err := s.PowerOffAll(); err != nil { // at one moment: none is there to say that another is dead
 		t.Fatal(err)
 	}
