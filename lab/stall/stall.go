@@ -25,10 +25,11 @@ const (
 	processorEvery = 10 * time.Millisecond
 	diskEvery      = 50 * time.Millisecond
 
-	// least is what a sleep may take longer, and a write at all, before it
-	// counts: a machine that only is busy lets a sleeper in sooner, and an idle
-	// disk syncs a block in a few milliseconds.
-	least = 20 * time.Millisecond
+	// least is what a sleep may take longer before it counts: a machine that only
+	// is busy lets a sleeper in sooner. diskLeast is what a write may take: a slow
+	// disk turns a few times meanwhile.
+	least     = 20 * time.Millisecond
+	diskLeast = 100 * time.Millisecond
 )
 
 // Span is a time in which something stood still. It has the whole sleep that
@@ -51,7 +52,7 @@ type Watch struct {
 // source is one processor or disk.
 type source struct {
 	what  string
-	every time.Duration // that a turn takes at most when nothing stalls, without least
+	late  time.Duration // a turn that takes so long is a stall
 	began time.Time     // of the turn under way
 	spans []Span        // in order; those that touch are one
 }
@@ -74,12 +75,12 @@ func Start(dir string) (*Watch, error) {
 	}
 	for cpu := range len(set) * 64 {
 		if set.IsSet(cpu) {
-			s := w.add(fmt.Sprintf("processor %d", cpu), processorEvery)
+			s := w.add(fmt.Sprintf("processor %d", cpu), processorEvery+least)
 			w.wait.Go(func() { w.processor(s, cpu) })
 		}
 	}
 	if file != nil {
-		s := w.add("the disk of "+dir, 0)
+		s := w.add("the disk of "+dir, diskLeast)
 		w.wait.Go(func() { w.disk(s, file) })
 	}
 	return w, nil
@@ -116,10 +117,10 @@ func (w *Watch) Close() error {
 	return w.err
 }
 
-func (w *Watch) add(what string, every time.Duration) *source {
+func (w *Watch) add(what string, late time.Duration) *source {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := &source{what: what, every: every}
+	s := &source{what: what, late: late}
 	w.sources = append(w.sources, s)
 	return s
 }
@@ -140,10 +141,10 @@ func (w *Watch) processor(s *source, cpu int) {
 		w.fail(s, err)
 		return
 	}
-	timer := time.NewTimer(s.every)
+	timer := time.NewTimer(processorEvery)
 	defer timer.Stop()
 	for w.begin(s, time.Now()) {
-		timer.Reset(s.every)
+		timer.Reset(processorEvery)
 		select {
 		case <-timer.C:
 		case <-w.stop:
@@ -203,7 +204,7 @@ func (w *Watch) end(s *source, at time.Time) {
 
 // turn is the turn under way as a span, and whether it is a stall by a time.
 func (s *source) turn(at time.Time) (Span, bool) {
-	return Span{s.began, at}, !s.began.IsZero() && at.Sub(s.began) >= s.every+least
+	return Span{s.began, at}, !s.began.IsZero() && at.Sub(s.began) >= s.late
 }
 
 // Spans lists when something stood still between two times, in order, and none

@@ -28,7 +28,7 @@ func TestSpansAreCutAndJoined(t *testing.T) {
 // none, and two that follow each other are one.
 func TestAStallIsATurnThatIsLate(t *testing.T) {
 	now := time.Now()
-	s := &source{every: processorEvery}
+	s := &source{late: processorEvery + least}
 	w := &Watch{sources: []*source{s}}
 	turn := func(from, to time.Duration) {
 		w.begin(s, now.Add(from))
@@ -87,7 +87,7 @@ func TestARoundIsRepeatedForAStallAlone(t *testing.T) {
 		"a second miss, without a stall":  {1, 2, 2, true},
 		"a machine that stalls all along": {9, 9, 3, true},
 	} {
-		s := &source{every: processorEvery}
+		s := &source{late: processorEvery + least}
 		w := &Watch{sources: []*source{s}}
 		rounds, v := 0, &verdict{}
 		w.Repeat(v, "it", 3, 50*time.Millisecond, func() (from, to time.Time, missed error) {
