@@ -376,6 +376,26 @@ func TestKillOfTheTestProcessLeavesNothing(t *testing.T) {
 	}
 }
 
+// A test that was killed leaves, too, what it mounted for a host's disk: without
+// the unmount, no lab could be made any more.
+func TestMountsOfALabThatDiedAreTakenAway(t *testing.T) {
+	Require(t)
+	parent := t.TempDir()
+	dead := filepath.Join(parent, "holdfast-lab-of-the-dead")
+	disk := filepath.Join(dead, "disks/alpha/var/lib/holdfast")
+	must(t, os.MkdirAll(disk, 0o755))
+	must(t, os.WriteFile(filepath.Join(dead, lockName), nil, 0o644))
+	must(t, mount("disk", disk, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) }) // gone already when all went well
+	must(t, os.WriteFile(filepath.Join(disk, "file"), nil, 0o644))
+	l, err := New(Options{Dir: parent})
+	must(t, err)
+	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory of the dead lab is still there: %v", err)
+	}
+	must(t, l.Close())
+}
+
 // The two lines that hold a host to its lab, one by one.
 
 func TestHostDiesWithItsLabEvenWhenItsInitHangs(t *testing.T) {
