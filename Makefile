@@ -24,7 +24,7 @@ export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 # for its buffer to be full.
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
 	go test -race -vet=off -timeout 20m $(1) | { failed=; \
-	while IFS= read -r line; do printf '%s\n' "$$line"; case $$line in FAIL[[:space:]]*) read -r _ package _ <<<"$$line"; failed+=" $$package";; esac; done; \
+	while IFS= read -r line || [ "$$line" ]; do printf '%s\n' "$$line"; case $$line in FAIL[[:space:]]*) read -r _ package _ <<<"$$line"; failed+=" $$package";; esac; done; \
 	if [ "$$failed" ]; then echo "== failed:$$failed"; fi; }
 
 .PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long starve-long upgrade-long large-long power-long failovers-long bench-freelist bench-raft

@@ -22,7 +22,7 @@ import (
 // Bounds of the test of a pair.
 const (
 	pairAnswered = 40              // lines that clients are answered between two cuts, at least
-	pairWithin   = 2 * time.Minute // for whatever is waited for
+	pairWithin   = 4 * time.Minute // for whatever is waited for
 	pairLater    = 2 * time.Second // when the power goes, at most
 	// pairStall is a stall of the machine that may be the end of a node's patience
 	// with the other, which then acknowledges alone: that would be a second fault.
