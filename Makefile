@@ -19,9 +19,13 @@ STATIC := CGO_ENABLED=0
 # detector. Without the variable they build their own.
 export HOLDFAST_BINARY := $(CURDIR)/build/holdfast
 
-# Test packages, and name those that failed once more at the end.
+# Test packages, print each line as it comes, and name those that failed once
+# more at the end. A shell's read waits for no more than a line, where mawk waits
+# for its buffer to be full.
 gotest = echo "== go test -race $(if $(filter ./chaos%,$(1)),./chaos/...,$(PACKAGES) but ./chaos/...)" && \
-	go test -race -vet=off -timeout $(if $(filter ./chaos%,$(1)),20m,10m) $(1) | awk '{ print; fflush() } /^FAIL\t/ { failed = failed " " $$2 } END { if (failed) print "== failed:" failed }'
+	go test -race -vet=off -timeout 20m $(1) | { failed=; \
+	while IFS= read -r line || [ "$$line" ]; do printf '%s\n' "$$line"; case $$line in FAIL[[:space:]]*) read -r _ package _ <<<"$$line"; failed+=" $$package";; esac; done; \
+	if [ "$$failed" ]; then echo "== failed:$$failed"; fi; }
 
 .PHONY: build demo run test test-quick lint deps fuzz chaos chaos-long locks-long ntp-long resolver-long scale bench-apt bench-dns bench-logs bench-ntp bench-vrrp clean help bench-lb chaos-store-long starve-long upgrade-long large-long power-long failovers-long bench-freelist bench-raft
 

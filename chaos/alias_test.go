@@ -18,7 +18,7 @@ func TestAnAliasFollowsAnotherNodesServiceThroughTheCluster(t *testing.T) {
 	gate := func(healthy bool, when string) {
 		t.Helper()
 		for _, n := range without(s.Nodes, server) {
-			took := within(t, 30*time.Second, fmt.Sprintf("%s knows of the gate %s", n.Name(), when), func(ctx context.Context) error { return gateOn(ctx, n, healthy) })
+			took := within(t, patience, fmt.Sprintf("%s knows of the gate %s", n.Name(), when), func(ctx context.Context) error { return gateOn(ctx, n, healthy) })
 			t.Logf("%s: %s knows after %v", when, n.Name(), took.Round(10*time.Millisecond))
 		}
 	}

@@ -75,10 +75,10 @@ func TestADisklessNodeJoinsByItsTokenAtEachBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, took := freshFrom(t, front, "")
-		within(t, 20*time.Second, "a server answers for the frontend's service", func(ctx context.Context) error {
+		within(t, patience, "a server answers for the frontend's service", func(ctx context.Context) error {
 			return answers(ctx, s, s.Nodes[2], "login.service.virtual", addrsOf(s.Followers))
 		})
-		within(t, 20*time.Second, "the frontend answers for the servers'", func(ctx context.Context) error {
+		within(t, patience, "the frontend answers for the servers'", func(ctx context.Context) error {
 			return answers(ctx, s, front, "apt.service.virtual", addrsOf(s.Nodes))
 		})
 		certificate, err := front.Host.Read(state + "/pki/node.crt")

@@ -3,7 +3,9 @@ package chaos_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"holdfast/internal/stream"
 	"holdfast/lab"
 	"holdfast/lab/site"
+	"holdfast/lab/stall"
 )
 
 // followerSite is three servers and two frontends that follow them. All run and
@@ -34,7 +37,7 @@ func followerSite(t *testing.T) *site.Site {
 	}
 	settle(t, s, s.Nodes)
 	for _, n := range slices.Concat(s.Followers, s.Nodes) {
-		within(t, 20*time.Second, n.Name()+" answers for the frontends' own service", func(ctx context.Context) error {
+		within(t, patience, n.Name()+" answers for the frontends' own service", func(ctx context.Context) error {
 			return answers(ctx, s, n, "login.service.virtual", addrsOf(s.Followers))
 		})
 	}
@@ -81,7 +84,7 @@ func followers(ctx context.Context, n *site.Node) (all []stream.Status, err erro
 // is not not, and returns which and how long that took.
 func freshFrom(t *testing.T, front *site.Node, not string) (source string, took time.Duration) {
 	t.Helper()
-	took = within(t, 20*time.Second, front.Name()+" is fresh again", func(ctx context.Context) error {
+	took = within(t, patience, front.Name()+" is fresh again", func(ctx context.Context) error {
 		s, err := followed(ctx, front)
 		if err == nil && (!s.Connected || !s.Confirmed || s.Age > time.Second || s.Source == not) {
 			err = fmt.Errorf("%+v", s)
@@ -92,9 +95,13 @@ func freshFrom(t *testing.T, front *site.Node, not string) (source string, took 
 	return source, took
 }
 
+// askTime is how long a look-up of asking may take; one whose time the machine
+// stood still for half of is not counted.
+const askTime = time.Second
+
 // asking looks a name up on a node again and again until stop, and counts what
 // failed.
-func asking(t *testing.T, s *site.Site, n *site.Node, name string) (stop func() (asked, failed int64, last error)) {
+func asking(t *testing.T, machine *stall.Watch, s *site.Site, n *site.Node, name string) (stop func() (asked, failed int64, last error)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var asked, failed atomic.Int64
 	var last error
@@ -102,11 +109,15 @@ func asking(t *testing.T, s *site.Site, n *site.Node, name string) (stop func() 
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			once, cancel := context.WithTimeout(ctx, time.Second)
+			began := time.Now()
+			once, cancel := context.WithTimeout(ctx, askTime)
 			addrs, err := s.Lookup(once, n, name)
 			cancel()
 			if ctx.Err() != nil {
 				return
+			}
+			if late := net.Error(nil); errors.As(err, &late) && late.Timeout() && machine.Within(began, time.Now()) >= askTime/2 {
+				continue
 			}
 			if asked.Add(1); err != nil || len(addrs) == 0 {
 				failed.Add(1)
@@ -129,6 +140,7 @@ func asking(t *testing.T, s *site.Site, n *site.Node, name string) (stop func() 
 // from the other servers alone: the frontend goes on answering and is fresh again
 // by another server.
 func TestAFrontendIsFreshAgainWhenItsServerIsGone(t *testing.T) {
+	machine := watchMachine(t)
 	s := followerSite(t)
 	front := s.Followers[0]
 	faults := []struct {
@@ -167,22 +179,27 @@ func TestAFrontendIsFreshAgainWhenItsServerIsGone(t *testing.T) {
 		}},
 	}
 	for _, fault := range faults {
-		source, _ := freshFrom(t, front, "")
-		server := s.Node(source)
-		stop := asking(t, s, front, "apt.service.virtual")
-		heal := fault.strike(server)
-		next, took := freshFrom(t, front, source)
-		t.Logf("%s %s: fresh again by %s after %v", source, fault.name, next, took.Round(10*time.Millisecond))
-		if took > fault.bound {
-			t.Errorf("%s %s: fresh again after %v, want under %v", source, fault.name, took, fault.bound)
-		}
-		if asked, failed, last := stop(); failed > 0 || asked == 0 {
-			t.Errorf("%s: %d of %d look-ups on %s failed, the last with %v", fault.name, failed, asked, front.Name(), last)
-		}
-		if err := heal(); err != nil {
-			t.Fatal(err)
-		}
-		settle(t, s, s.Nodes)
+		machine.Repeat(t, fault.name, 3, disturbing, func() (from, to time.Time, missed error) {
+			source, _ := freshFrom(t, front, "")
+			server := s.Node(source)
+			stop := asking(t, machine, s, front, "apt.service.virtual")
+			heal := fault.strike(server)
+			from = time.Now()
+			next, took := freshFrom(t, front, source)
+			to = from.Add(took)
+			t.Logf("%s %s: fresh again by %s after %v, of which the machine stood still for %v", source, fault.name, next, took.Round(10*time.Millisecond), machine.Within(from, to))
+			if took := machine.Took(from, to); took > fault.bound {
+				missed = fmt.Errorf("%s: fresh again after %v, want under %v", source, took, fault.bound)
+			}
+			if asked, failed, last := stop(); failed > 0 || asked == 0 {
+				t.Errorf("%s: %d of %d look-ups on %s failed, the last with %v", fault.name, failed, asked, front.Name(), last)
+			}
+			if err := heal(); err != nil {
+				t.Fatal(err)
+			}
+			settle(t, s, s.Nodes)
+			return from, to, missed
+		})
 	}
 }
 
@@ -207,35 +224,38 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 		}
 		return "", fmt.Errorf("no frontend has the virtual address")
 	}
-	within(t, 20*time.Second, "a frontend holds the address", func(ctx context.Context) error { _, err := held(ctx); return err })
-	within(t, 20*time.Second, "the state is on the disk", func(ctx context.Context) error {
+	within(t, patience, "a frontend holds the address", func(ctx context.Context) error { _, err := held(ctx); return err })
+	within(t, patience, "the state is on the disk", func(ctx context.Context) error {
 		text, err := one.Host.Read("/var/lib/holdfast/state.node")
 		if err == nil && !strings.Contains(string(text), "fbfront2") {
 			err = fmt.Errorf("it lacks fbfront2")
 		}
 		return err
 	})
+	within(t, patience, "all answer", func(ctx context.Context) error {
+		return answers(ctx, s, one, "login.service.virtual", addrsOf(s.Followers))
+	})
 	if err := s.PowerOffAll(); err != nil { // at one moment: none is there to say that another is dead
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, "the frontend says that no server answers", func(ctx context.Context) error {
+	within(t, patience, "the frontend says that no server answers", func(ctx context.Context) error {
 		status, err := followed(ctx, one)
 		if err == nil && (status.Connected || status.Age < 3*time.Second || status.Error == "") {
 			err = fmt.Errorf("%+v", status)
 		}
 		return err
 	})
-	if err := answers(t.Context(), s, one, "login.service.virtual", addrsOf(s.Followers)); err != nil {
-		t.Error(err)
-	}
-	if _, err := held(t.Context()); err != nil {
-		t.Error(err)
-	}
+	// More than once, since a question may be lost where the machine stands still;
+	// nobody is there who could put right what they forgot.
+	within(t, 10*time.Second, "the frontend answers without a server", func(ctx context.Context) error {
+		return answers(ctx, s, one, "login.service.virtual", addrsOf(s.Followers))
+	})
+	within(t, 10*time.Second, "a frontend holds the address without a server", func(ctx context.Context) error { _, err := held(ctx); return err })
 	// Its power is taken, and what it has kept is what it starts with.
 	if err := one.PowerOff(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, two.Name()+" holds the address", func(ctx context.Context) error {
+	within(t, patience, two.Name()+" holds the address", func(ctx context.Context) error {
 		who, err := held(ctx)
 		if err == nil && who != two.Name() {
 			err = fmt.Errorf("%s has it", who)
@@ -245,7 +265,7 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 	if err := one.PowerOn(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, "it answers from its disk", func(ctx context.Context) error {
+	within(t, patience, "it answers from its disk", func(ctx context.Context) error {
 		if err := answers(ctx, s, one, "apt.service.virtual", addrsOf(s.Nodes)); err != nil {
 			return err
 		}
@@ -263,7 +283,7 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 	source, took := freshFrom(t, one, "")
 	t.Logf("after the servers' power came back: fresh by %s after %v", source, took.Round(10*time.Millisecond))
 	// And a check's end is written by way of a server.
-	within(t, 20*time.Second, "the frontend's own check is written", func(ctx context.Context) error {
+	within(t, patience, "the frontend's own check is written", func(ctx context.Context) error {
 		return answers(ctx, s, s.Nodes[0], "login.service.virtual", addrsOf(s.Followers))
 	})
 }

@@ -16,12 +16,14 @@ import (
 	"github.com/miekg/dns"
 
 	"holdfast/lab/site"
+	"holdfast/lab/stall"
 )
 
 // A check that changes among a hundred thousand names is in the answers of all
 // four nodes within 50 ms of the request that changes it: replication, compiling
 // and the question included.
 func TestChangeAmongAHundredThousandNamesReachesEveryNodeIn50Milliseconds(t *testing.T) {
+	machine := watchMachine(t)
 	s := startedSite(t)
 	const (
 		services = 2000
@@ -30,7 +32,7 @@ func TestChangeAmongAHundredThousandNamesReachesEveryNodeIn50Milliseconds(t *tes
 	)
 	register(t, s.Nodes, services, tags)
 	for _, n := range s.Nodes {
-		within(t, 60*time.Second, fmt.Sprintf("%s has %d names", n.Name(), least), func(ctx context.Context) error {
+		within(t, 2*patience, fmt.Sprintf("%s has %d names", n.Name(), least), func(ctx context.Context) error {
 			return hasNames(ctx, n, least)
 		})
 	}
@@ -41,7 +43,7 @@ func TestChangeAmongAHundredThousandNamesReachesEveryNodeIn50Milliseconds(t *tes
 			status, want = "passing", dns.RcodeSuccess
 		}
 		name := fmt.Sprintf("svc%d", 100+i/2)
-		took = append(took, everyNode(t, s, name+".service.virtual", want, func() {
+		took = append(took, everyNode(t, machine, s, name+".service.virtual", want, func() {
 			put(t, s.Nodes[i%len(s.Nodes)], map[string]any{"Node": "machine", "Address": "10.1.200.1", "SkipNodeUpdate": true,
 				"Check": map[string]any{"CheckID": "check", "Name": "check", "ServiceID": name, "Status": status}})
 		}))
@@ -78,6 +80,8 @@ func register(t *testing.T, nodes []*site.Node, services, tags int) {
 	}
 }
 
+// put registers until that is acknowledged: to do it again is harmless, and a
+// leader that stood still with its machine is replaced.
 func put(t *testing.T, n *site.Node, registration any) {
 	t.Helper()
 	body, err := json.Marshal(registration)
@@ -85,7 +89,13 @@ func put(t *testing.T, n *site.Node, registration any) {
 		t.Error(err)
 		return
 	}
-	if _, err := n.Do(t.Context(), http.MethodPut, "/v1/catalog/register", body); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = site.Poll(ctx, func(ctx context.Context) error {
+		_, err := n.Do(ctx, http.MethodPut, "/v1/catalog/register", body)
+		return err
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }
@@ -109,13 +119,14 @@ func hasNames(ctx context.Context, n *site.Node, least float64) error {
 }
 
 // everyNode makes a change and tells how long it took, from before it was asked
-// for, until the last of the nodes answered a name with an rcode.
-func everyNode(t *testing.T, s *site.Site, name string, rcode int, change func()) time.Duration {
+// for, until the last of the nodes answered a name with an rcode, without the time
+// that the machine stood still.
+func everyNode(t *testing.T, machine *stall.Watch, s *site.Site, name string, rcode int, change func()) time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var group sync.WaitGroup
-	seen := make([]time.Duration, len(s.Nodes))
+	seen := make([]time.Time, len(s.Nodes))
 	started := time.Now()
 	for i, n := range s.Nodes {
 		group.Go(func() {
@@ -129,10 +140,10 @@ func everyNode(t *testing.T, s *site.Site, name string, rcode int, change func()
 			if err != nil {
 				t.Error(err)
 			}
-			seen[i] = time.Since(started)
+			seen[i] = time.Now()
 		})
 	}
 	change()
 	group.Wait()
-	return slices.Max(seen)
+	return machine.Took(started, slices.MaxFunc(seen, time.Time.Compare))
 }

@@ -47,7 +47,7 @@ func TestNoElectionWithoutAStall(t *testing.T) {
 	starved := scheduled(t, s.Nodes).since(before)
 	elections, stalls := read(t, s.Nodes, begun)
 	summary := writes.Summary()
-	longest := stall{}
+	longest := recorded{}
 	for _, st := range stalls {
 		if st.lasted > longest.lasted {
 			longest = st
@@ -147,8 +147,8 @@ type election struct {
 	at   time.Time
 }
 
-// stall is what a server recorded of itself.
-type stall struct {
+// recorded is a stall as a server recorded it of itself.
+type recorded struct {
 	node, by string
 	begun    time.Time
 	lasted   time.Duration
@@ -161,7 +161,7 @@ var (
 
 // read gives the elections since a time, of each term the first word of it, and
 // the stalls, out of the agents' logs.
-func read(t *testing.T, nodes []*site.Node, since time.Time) (elections []election, stalls []stall) {
+func read(t *testing.T, nodes []*site.Node, since time.Time) (elections []election, stalls []recorded) {
 	t.Helper()
 	first := map[uint64]time.Time{}
 	for _, n := range nodes {
@@ -182,7 +182,7 @@ func read(t *testing.T, nodes []*site.Node, since time.Time) (elections []electi
 			if err = errors.Join(err, failed); err != nil {
 				t.Fatal(err)
 			}
-			stalls = append(stalls, stall{n.Name(), m[1], begun, lasted})
+			stalls = append(stalls, recorded{n.Name(), m[1], begun, lasted})
 		}
 	}
 	for term, at := range first {
@@ -201,7 +201,7 @@ const electionMost = 3 * time.Second
 
 // explained: a server recorded a stall of 150 ms that ended not long before the
 // election, or lasted then.
-func explained(e election, stalls []stall) error {
+func explained(e election, stalls []recorded) error {
 	for _, st := range stalls {
 		if st.lasted >= 150*time.Millisecond && st.begun.Before(e.at) && st.begun.Add(st.lasted).After(e.at.Add(-electionMost)) {
 			return nil

@@ -88,7 +88,7 @@ func (r *storeRun) run(duration time.Duration) {
 			victim = waitLeader(t, r.site.Nodes, "")
 		}
 		f := r.fault(kind, victim)
-		took, err := f.Inflict(ctx, 20*time.Second, time.Duration(r.random.IntN(1000))*time.Millisecond)
+		took, err := f.Inflict(ctx, patience, time.Duration(r.random.IntN(1000))*time.Millisecond)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -96,7 +96,7 @@ func (r *storeRun) run(duration time.Duration) {
 		r.worst[kind] = max(r.worst[kind], took)
 		r.epoch.Add(1)
 		before, _ := record.Count()
-		within(t, 20*time.Second, fmt.Sprintf("round %d: after %s: clients work again", round, f.Name), func(context.Context) error {
+		within(t, patience, fmt.Sprintf("round %d: after %s: clients work again", round, f.Name), func(context.Context) error {
 			if now, _ := record.Count(); now < before+60 {
 				return fmt.Errorf("%d operations", now-before)
 			}
@@ -125,7 +125,7 @@ const twoAtOnce = "pause and cut"
 // being given, the cluster is still one of four, which bears one loss.
 func (r *storeRun) allVote() {
 	r.t.Helper()
-	within(r.t, 40*time.Second, "five voters again", func(ctx context.Context) error {
+	within(r.t, patience, "five voters again", func(ctx context.Context) error {
 		for _, n := range r.site.Nodes {
 			voters, others, err := raftServers(ctx, n)
 			if err == nil && len(voters) != 5 {

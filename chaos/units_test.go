@@ -17,6 +17,7 @@ import (
 // address hears of a drain by way of core, goes on when core is killed, and when it
 // starts without core it still knows that the node is drained.
 func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
+	machine := watchMachine(t)
 	s, err := site.New(t.Context(), site.Options{
 		Binary: binary, File: "testdata/followers.yaml", Followers: []string{"fbfront1", "fbfront2"},
 		Lab: func(o lab.Options) (*lab.Lab, error) { return lab.NewTest(t, o), nil },
@@ -48,7 +49,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	const plain, fenced = "10.1.0.100", "10.1.0.102"
 	holds := func(address string, want *site.Node, when string) {
 		t.Helper()
-		within(t, 30*time.Second, fmt.Sprintf("%s holds %s %s", want.Name(), address, when), func(ctx context.Context) error {
+		within(t, patience, fmt.Sprintf("%s holds %s %s", want.Name(), address, when), func(ctx context.Context) error {
 			for _, n := range s.Followers {
 				out, err := n.Host.Run(ctx, "ip", "-4", "-br", "addr")
 				if err != nil {
@@ -63,7 +64,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	}
 	unitOf := func(name string, ok func(stream.Status) bool, what string) {
 		t.Helper()
-		within(t, 30*time.Second, name+" "+what, func(ctx context.Context) error {
+		within(t, patience, name+" "+what, func(ctx context.Context) error {
 			all, err := followers(ctx, one)
 			if err != nil {
 				return err
@@ -83,14 +84,14 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	holds(fenced, one, "at first, under a lease that core writes") // the other writes its by way of a server
 	maintain := func(on bool) {
 		t.Helper()
-		within(t, 10*time.Second, "the node's maintenance is written", func(ctx context.Context) error {
+		within(t, patience, "the node's maintenance is written", func(ctx context.Context) error {
 			_, err := one.Do(ctx, "PUT", fmt.Sprintf("/v1/agent/maintenance?enable=%v&reason=kernel", on), nil)
 			return err
 		})
 	}
 	maintain(true)
 	holds(plain, two, "while the first is drained")
-	within(t, 20*time.Second, "the drain is on the unit's disk", func(context.Context) error {
+	within(t, patience, "the drain is on the unit's disk", func(context.Context) error {
 		text, err := one.Host.Read("/var/lib/holdfast/state.net")
 		if err == nil && !strings.Contains(string(text), "_node_maintenance") {
 			err = fmt.Errorf("%d bytes without it", len(text))
@@ -109,7 +110,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	}
 	net = unit("net")
 	unitOf("net", func(u stream.Status) bool { return u.FromDisk && u.Confirmed && !u.Connected && u.Age > time.Second }, "starts from its disk and says the age")
-	within(t, 20*time.Second, "it stands back, without core", func(ctx context.Context) error {
+	within(t, patience, "it stands back, without core", func(ctx context.Context) error {
 		out, err := one.CLI(ctx, "vip", "show", "front")
 		if err == nil && !strings.Contains(strings.ToLower(out), "yield") && !strings.Contains(strings.ToLower(out), "stand") {
 			err = fmt.Errorf("it says %s", out)
@@ -124,7 +125,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	if err := core.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	stop := asking(t, s, one, "apt.service.virtual")
+	stop := asking(t, machine, s, one, "apt.service.virtual")
 	unitOf("net", func(u stream.Status) bool { return !u.Connected && u.Age > 3*time.Second }, "has no core for some seconds")
 	if asked, failed, last := stop(); failed > 0 || asked == 0 {
 		t.Errorf("without core %d of %d look-ups failed, the last with %v", failed, asked, last)
@@ -133,7 +134,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	holds(fenced, two, "since the first can't renew its lease without core")
 	// What the API is asked about the addresses, core asks of net.
 	unit("core")
-	within(t, 20*time.Second, "core answers for net's addresses", func(ctx context.Context) error {
+	within(t, patience, "core answers for net's addresses", func(ctx context.Context) error {
 		out, err := one.Do(ctx, "GET", "/v1/holdfast/vip/list", nil)
 		if err == nil && !strings.Contains(string(out), "10.1.0.100") {
 			err = fmt.Errorf("it says %s", out)
@@ -143,7 +144,7 @@ func TestTheAddressOfAFrontendOutlivesCoreAndKnowsDrains(t *testing.T) {
 	if err := net.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, "core says that net is gone", func(ctx context.Context) error {
+	within(t, patience, "core says that net is gone", func(ctx context.Context) error {
 		_, err := one.Do(ctx, "GET", "/v1/holdfast/vip/list", nil)
 		if err == nil || !strings.Contains(err.Error(), "the unit net does not answer") {
 			return fmt.Errorf("it says %v", err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,13 +81,41 @@ func removeDead(parent string) error {
 			return fmt.Errorf("look for labs that died: %w", err)
 		}
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = os.RemoveAll(dir)
+			if err = unmountBelow(dir); err == nil {
+				err = os.RemoveAll(dir)
+			}
 		}
 		if err := errors.Join(err, lock.Close()); err != nil {
 			return fmt.Errorf("remove a lab that died: %w", err)
 		}
 	}
 	return nil
+}
+
+// unmountBelow takes away what a test mounted in a lab that died, such as a file
+// system for a host's disk: it could not be removed, or would wait for one that is
+// frozen.
+func unmountBelow(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir) // as the kernel names it
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	lines := strings.Split(string(text), "\n")
+	for _, line := range slices.Backward(lines) { // what was mounted last is on top
+		fields := strings.Fields(line)
+		if len(fields) < 5 || !strings.HasPrefix(fields[4], dir+"/") { // proc(5): the mount point
+			continue
+		}
+		if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", fields[4], err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ours says whether a directory was made by this user: in /tmp anybody may

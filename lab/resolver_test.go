@@ -48,8 +48,8 @@ func TestResolverOfAHostIsTheOneOfItsResolvConf(t *testing.T) {
 	conn, err := b.ListenPacket("udp4", "10.99.0.2:53")
 	must(t, err)
 	nameserver(t, conn, [4]byte{10, 99, 0, 77})
-	must(t, a.Write("/etc/resolv.conf", []byte("nameserver 10.99.0.2\noptions timeout:1\n")))
-	if got := run(t, a, "dig", "+short", "+tries=1", "apt.service.virtual"); got != "10.99.0.77" {
+	must(t, a.Write("/etc/resolv.conf", []byte("nameserver 10.99.0.2\noptions timeout:10\n")))
+	if got := run(t, a, "dig", "+short", "+tries=1", "+time=20", "apt.service.virtual"); got != "10.99.0.77" {
 		t.Errorf("dig says %q", got)
 	}
 	if got := strings.Fields(run(t, a, "getent", "ahostsv4", "apt.service.virtual")); len(got) == 0 || got[0] != "10.99.0.77" {

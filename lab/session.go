@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	bootTimeout = 20 * time.Second // a machine that does many things at once
-	killTimeout = 10 * time.Second // of processes in an uninterruptible wait
+	bootTimeout = time.Minute      // a machine that does many things at once, and stands still now and then
+	killTimeout = 30 * time.Second // of processes in an uninterruptible wait
 )
 
 // session is a host from its power on to its power off: its init process, the

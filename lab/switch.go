@@ -17,7 +17,7 @@ import (
 )
 
 // linkTimeout bounds the wait for a carrier, some milliseconds on an idle machine.
-const linkTimeout = 5 * time.Second
+const linkTimeout = 30 * time.Second
 
 // netSwitch is a network namespace with one bridge a network, and nothing else
 // than the ports of hosts.

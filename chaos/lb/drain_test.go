@@ -11,6 +11,7 @@ import (
 
 	"holdfast/lab"
 	"holdfast/lab/site"
+	"holdfast/lab/stall"
 	"holdfast/lab/vm"
 )
 
@@ -49,9 +50,14 @@ func testDrain(t *testing.T) {
 		return b.frontends[0].Run(t.Context(), append([]string{b.binary, "lb"}, args...)...)
 	}
 	inside := b.openOn(t, "f1")
-	if out, err := cli("drain", "f2"); err != nil || !strings.Contains(out, "nobody new") {
-		t.Fatalf("drain f2: %q, %v", out, err)
-	}
+	// The frontend balances before its store has a leader.
+	b.eventually(t, "f2 is drained", func() error {
+		out, err := cli("drain", "f2")
+		if err == nil && !strings.Contains(out, "nobody new") {
+			err = fmt.Errorf("it says %q", out)
+		}
+		return err
+	})
 	if out, err := cli("drain", "f1"); err == nil || !strings.Contains(err.Error()+out, "quorum") {
 		t.Errorf("both at a time are not refused: %q, %v", out, err)
 	}
@@ -86,9 +92,11 @@ func testDrain(t *testing.T) {
 	if _, err := terminal.out.Write([]byte{4}); err != nil { // the end of file, as typed
 		t.Error(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), wallLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*wallLimit)
 	defer cancel()
+	gone := time.Now()
 	out, err := b.frontends[0].Run(ctx, b.binary, "lb", "drain", "f1", "--wait")
+	b.machine.Judge(t, "until it is said that all have gone", wallLimit, gone, time.Now())
 	if err != nil || !strings.HasSuffix(out, "empty, safe to reboot\n") {
 		t.Errorf("wait until it is empty: %q, %v", out, err)
 	}
@@ -111,7 +119,7 @@ func testDrain(t *testing.T) {
 func newDrainBed(t *testing.T) *bed {
 	t.Helper()
 	l := lab.NewTest(t, lab.Options{Networks: []string{"adm"}})
-	b := &bed{whole: t, binary: os.Getenv(binaryE)}
+	b := &bed{whole: t, binary: os.Getenv(binaryE), machine: stall.Test(t, "")}
 	var addrs []string
 	for i := range sources {
 		addrs = append(addrs, source(i).String()+"/24")

@@ -27,6 +27,8 @@ const (
 	advert = time.Second
 	// Between two checks of OpenSSH. It starts a process for each of them, nine
 	// for three directors: every second would be more than an emulator has.
+	// It is given nearly as long to answer: where the machine stands still for a
+	// second, a server would be out, and its people with it.
 	delay     = 5 * time.Second
 	allowance = 300 * time.Millisecond // beyond VRRP's own figure
 	silent    = 100 * time.Millisecond // what an emulator may take to hear of the next Active
@@ -68,7 +70,7 @@ lb:
   firewall: nftables
   services:
     plain: {vip: front, port: 7, scheduler: rr, path: true, check: {tcp: true, every: 1s, timeout: 1s}}
-    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 1s}}
+    ssh:   {vip: front, port: 22, scheduler: rr, persistence: 600s, check: {ssh: true, every: 5s, timeout: 4s}}
 `
 
 func TestMain(m *testing.M) {
@@ -177,9 +179,7 @@ func (b *bed) testStoppedSSHD(t *testing.T) {
 	start := time.Now()
 	out := b.eventually(t, "f3 is out", func() error { return inTable(h, 22, "10.1.0.3", false) })
 	t.Logf("out after %v", out.Sub(start))
-	if out.Sub(start) > delay+time.Second {
-		t.Errorf("out after %v; %v is the delay", out.Sub(start), delay)
-	}
+	b.machine.Judge(t, "until a server without sshd is out", delay+time.Second, start, out)
 	for i := settled; i < sources; i++ { // the others stay at home on f3
 		if on, err := b.banner(i); err != nil || on == "f3" {
 			t.Errorf("source %d went to %q, %v", i, on, err)
@@ -202,9 +202,8 @@ func (b *bed) testLostAddress(t *testing.T) {
 	start := time.Now()
 	out := b.eventually(t, "f3 is out", func() error { return inTable(b.tables[0], 7, "10.1.0.3", false) })
 	t.Logf("out after %v", out.Sub(start))
-	if took := out.Sub(start); took > advert+time.Second+time.Second/4 { // every second, and a timeout of one
-		t.Errorf("out after %v", took)
-	}
+	// Every second, and a timeout of one.
+	b.machine.Judge(t, "until a server without the address is out", advert+time.Second+time.Second/4, start, out)
 	b.startAgent(t, 2)
 	b.eventually(t, "f3 is back", func() error { return inTable(b.tables[0], 7, "10.1.0.3", true) })
 }
@@ -216,12 +215,11 @@ func (b *bed) testKilledDirector(t *testing.T) {
 	tries := b.tries(t)
 	killed := time.Now()
 	check(t, b.agents[0].Kill())
-	took := b.outage(t, tries, killed).Sub(killed)
+	works := b.outage(t, tries, killed)
+	took := works.Sub(killed)
 	made, lost := tries.Count()
 	t.Logf("new connections work again %v after the kill, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, made, lost, activeDown(200))
-	if took > activeDown(200)+allowance {
-		t.Errorf("new connections work again after %v; VRRP's figure is %v", took, activeDown(200))
-	}
+	b.machine.Judge(t, "until new connections work again (VRRP's figure, and an allowance)", activeDown(200)+allowance, killed, works)
 	b.survive(t, all, "")
 	b.startAgent(t, 0)
 }
@@ -252,12 +250,11 @@ func (b *bed) testCutDirector(t *testing.T) {
 	tries := b.tries(t)
 	cut := time.Now()
 	check(t, b.frontends[0].Unplug("adm"))
-	took := b.outage(t, tries, cut).Sub(cut)
+	works := b.outage(t, tries, cut)
+	took := works.Sub(cut)
 	made, lost := tries.Count()
 	t.Logf("new connections work again %v after the cut, of %d tried %d failed; Active_Down_Interval of f2 is %v", took, made, lost, activeDown(200))
-	if took > activeDown(200)+allowance {
-		t.Errorf("new connections work again after %v; VRRP's figure is %v", took, activeDown(200))
-	}
+	b.machine.Judge(t, "until new connections work again (VRRP's figure, and an allowance)", activeDown(200)+allowance, cut, works)
 	b.survive(t, all, "f1")
 	check(t, b.frontends[0].Plug("adm"))
 	b.eventually(t, "f1, which was to hold it, directs again", func() error { return b.directs(0) })
@@ -284,13 +281,22 @@ func (b *bed) testARP(t *testing.T) {
 	// A killed Active's address is there for the guard's patience, two adverts
 	// after the last: less than its peers wait.
 	for _, e := range wire.Strays(events, actives, netip.MustParseAddr(vip), 3*advert) {
+		// Its kernel answers while its agent stands still.
+		if stood := b.machine.Within(e.At.Add(-6*advert), e.At); stood > allowance {
+			t.Logf("%v answered at %v and was not Active; the machine stood still for %v in the %v before", e.From, e.At, stood, 6*advert)
+			continue
+		}
 		t.Fatalf("%v answered at %v and was not Active", e.From, e.At)
 	}
 	// Answers of two mean two owners. Who gives way to a new Active is silent
 	// from its first advert on, but for what an emulator takes to hear it.
 	spans := wire.Answering(events, netip.MustParseAddr(vip), 200*time.Millisecond)
 	t.Logf("two answered: %v", wire.Overlaps(spans, 0))
-	if got := wire.Overlaps(spans, silent); len(got) > 0 {
+	var stalls []wire.Window
+	for _, s := range b.machine.Spans(time.Time{}, time.Now()) {
+		stalls = append(stalls, wire.Window{From: s.From, To: s.To})
+	}
+	if got := wire.Overlaps(spans, silent, stalls...); len(got) > 0 {
 		t.Errorf("two answered: %v", got)
 	}
 }
@@ -458,7 +464,7 @@ func (b *bed) has(i int, backupOnly string, holds bool) error {
 // eventually polls and says when f had no error any more.
 func (b *bed) eventually(t *testing.T, what string, f func() error) time.Time {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := site.Poll(ctx, func(context.Context) error { return f() }); err != nil {
 		t.Fatalf("%s: %v", what, err)

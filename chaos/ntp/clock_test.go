@@ -39,7 +39,7 @@ var sources = []string{"127.9.1.1:123", "127.9.1.2:123", "127.9.1.3:123"}
 
 // length is for how long the clock is kept, by HOLDFAST_NTP_VM: the last third
 // is judged, and then the sources are silent for as long as that third. A test
-// may be in a machine for five minutes.
+// may be in a machine for ten minutes.
 func length(t *testing.T) time.Duration {
 	text := os.Getenv("HOLDFAST_NTP_VM")
 	if text == "" {

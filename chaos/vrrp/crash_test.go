@@ -31,7 +31,7 @@ func TestAKilledAgentAnswersForNothing(t *testing.T) {
 			b.awaitSole(0, began)
 			began = time.Now()
 			b.must(b.Members[1].Start())
-			b.awaitLog(b.Members[1], 0, "msg=ready")
+			b.awaitListening(b.Members[1], 0)
 			b.awaitSole(0, began)
 			killed := time.Now()
 			b.must(first.Kill())
@@ -39,11 +39,9 @@ func TestAKilledAgentAnswersForNothing(t *testing.T) {
 			down := 3*interval + interval
 			gone := b.lastAnswer(first).Sub(killed)
 			t.Logf("killed: its last ARP answer after %v, the other Active after %v", gone, e.At.Sub(killed)-interval)
-			if gone > down {
-				t.Errorf("the dead node answered ARP for %v, longer than Active_Down_Interval (%v)", gone, down)
-			}
+			b.machine.Judge(t, "until the dead node answered ARP no more (Active_Down_Interval)", down, killed, killed.Add(gone))
 			answering := wire.Answering(b.Watch.Events(), b.Options.VIP(0), interval)
-			for _, o := range wire.Overlaps(answering, 0) {
+			for _, o := range wire.Overlaps(answering, 0, b.stalls(killed)...) { // the guard, too, may have stood still
 				t.Errorf("two answered ARP %v", o)
 			}
 			b.neverTwo()
@@ -92,16 +90,20 @@ func TestARestartIsNotNoticed(t *testing.T) {
 			_, err := b.AwaitReply(ctx, first, ended.Add(100*time.Millisecond))
 			b.must(err)
 			w := wire.Window{From: began, To: ended}
-			if n := wire.Lost(b.Ping.Since(began), w); n > 0 {
-				t.Errorf("%d pings were lost, 5 ms apart", n)
-			}
+			tell := t.Errorf
 			for _, s := range b.actives() {
 				if s.By != first.MAC && s.End.After(began) {
-					t.Errorf("another became Active %v", s)
+					if b.excused(s.Start) {
+						tell = t.Logf // all that follows from it, too
+					}
+					tell("another became Active %v; the machine stood still for %v", s, b.machine.Within(began, ended))
 				}
 			}
+			if n := wire.Lost(b.Ping.Since(began), w); n > 0 {
+				tell("%d pings were lost, 5 ms apart", n)
+			}
 			if text := monitor(); strings.Contains(text, b.Options.VIP(0).String()) {
-				t.Errorf("the address was touched:\n%s", text)
+				tell("the address was touched:\n%s", text)
 			}
 		})
 	}
@@ -121,23 +123,28 @@ func TestAPlannedMoveLosesNothing(t *testing.T) {
 	b.start()
 	ctx, cancel := b.context()
 	defer cancel()
-	began := time.Now()
-	for i := range 6 {
-		from, to := b.Members[i%2], 1-i%2
-		before := time.Now()
-		if i%2 == 0 {
-			b.must(from.Yield(ctx, 0))
-		} else {
-			b.must(b.Members[to].Return(ctx, 0))
+	// Who stands still in the middle of a move for longer than three adverts is
+	// taken for dead.
+	b.machine.Repeat(t, "six moves", 3, 3*b.Options.Interval, func() (began, ended time.Time, missed error) {
+		began = time.Now()
+		for i := range 6 {
+			from, to := b.Members[i%2], 1-i%2
+			before := time.Now()
+			if i%2 == 0 {
+				b.must(from.Yield(ctx, 0))
+			} else {
+				b.must(b.Members[to].Return(ctx, 0))
+			}
+			b.awaitSole(to, before)
 		}
-		b.awaitSole(to, before)
-	}
-	ended := time.Now()
-	_, err := b.AwaitReply(ctx, b.Members[0], ended.Add(100*time.Millisecond))
-	b.must(err)
-	if n := wire.Lost(b.Ping.Since(began), wire.Window{From: began, To: ended}); n > 0 {
-		t.Errorf("%d pings were lost in 6 moves", n)
-	}
+		ended = time.Now()
+		_, err := b.AwaitReply(ctx, b.Members[0], ended.Add(100*time.Millisecond))
+		b.must(err)
+		if n := wire.Lost(b.Ping.Since(began), wire.Window{From: began, To: ended}); n > 0 {
+			missed = fmt.Errorf("%d pings were lost", n)
+		}
+		return began, ended, missed
+	})
 	b.neverTwo()
 }
 

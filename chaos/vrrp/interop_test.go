@@ -69,8 +69,8 @@ func TestEachTakesOverFromTheOtherAndGivesBack(t *testing.T) {
 				defer cancel()
 				b.must(first.Stop(ctx))
 				e := b.awaitSole(1, stopped)
-				if limit := stopped.Add(3 * way.interval); e.At.After(limit.Add(way.interval)) && way.interval >= time.Second {
-					t.Errorf("SIGTERM: the other's second advert came %v later: priority 0 was not heeded", e.At.Sub(stopped))
+				if way.interval >= time.Second { // if priority 0 is not heeded, it comes later
+					b.machine.Judge(t, "SIGTERM: until the other's second advert", 4*way.interval, stopped, e.At)
 				}
 				if !b.resigned(first, stopped) {
 					t.Errorf("%s stopped without priority 0", first)
@@ -134,14 +134,16 @@ func TestTiesAreDecidedByTheAddress(t *testing.T) {
 			defer cancel()
 			_, err = b.AwaitActive(ctx, b.Members[1], 0, began)
 			b.must(err)
+			dropped, err := cut.Dropped()
+			b.must(err)
+			if dropped == 0 {
+				t.Error("the partition dropped nothing")
+			}
 			b.must(cut.Heal())
 			healed := time.Now()
 			b.awaitSole(1, healed)
 			b.holds(b.Members[0], false)
 			b.neverTwo(wire.Window{From: began, To: healed})
-			if dropped, err := cut.Dropped(); err == nil && dropped == 0 {
-				t.Error("the partition dropped nothing")
-			}
 		})
 	}
 }
@@ -158,6 +160,7 @@ func TestNoPreemptStaysWhereItIs(t *testing.T) {
 			b.must(b.Members[1].Start())
 			b.awaitSole(1, time.Now())
 			b.must(b.Members[0].Start())
+			b.awaitListening(b.Members[0], 0) // or the second ends before it has begun
 			ctx, cancel := b.context()
 			defer cancel()
 			after := time.Now().Add(time.Second)
@@ -165,7 +168,11 @@ func TestNoPreemptStaysWhereItIs(t *testing.T) {
 			b.must(err)
 			for _, s := range b.actives() {
 				if s.By == b.Members[0].MAC {
-					t.Errorf("%s became Active %v", b.Members[0], s)
+					tell := t.Errorf
+					if b.excused(s.Start) { // the other's adverts did not come
+						tell = t.Logf
+					}
+					tell("%s became Active %v", b.Members[0], s)
 				}
 			}
 		})

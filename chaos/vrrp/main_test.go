@@ -15,6 +15,7 @@ import (
 	"holdfast/lab/keepalived"
 	"holdfast/lab/routers"
 	"holdfast/lab/site"
+	"holdfast/lab/stall"
 	"holdfast/lab/wire"
 )
 
@@ -35,7 +36,8 @@ const measuring = 10 * time.Millisecond
 // bench is a site under test.
 type bench struct {
 	*routers.Site
-	t *testing.T
+	t       *testing.T
+	machine *stall.Watch
 }
 
 func newBench(t *testing.T, o routers.Options) *bench {
@@ -63,7 +65,7 @@ func newBenchOf(t *testing.T, o routers.Options, program string) *bench {
 			t.Error(err)
 		}
 	})
-	return &bench{s, t}
+	return &bench{s, t, stall.Test(t, "")}
 }
 
 func (b *bench) must(err error) {
@@ -75,17 +77,32 @@ func (b *bench) must(err error) {
 
 // context bounds a wait for something that takes some intervals.
 func (b *bench) context() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(b.t.Context(), 20*time.Second+10*b.Options.Interval)
+	return context.WithTimeout(b.t.Context(), time.Minute+10*b.Options.Interval)
 }
 
-// start starts all members and waits until the first alone is Active.
+// start starts all members and waits until the first alone is Active and the
+// others listen: one whose process comes late must not be missed by what follows.
 func (b *bench) start() {
 	b.t.Helper()
 	since := time.Now()
 	for _, m := range b.Members {
 		b.must(m.Start())
 	}
+	for _, m := range b.Members {
+		b.awaitListening(m, 0)
+	}
 	b.awaitSole(0, since)
+}
+
+// awaitListening waits until a member that was started hears others, by its log
+// after the first skip bytes.
+func (b *bench) awaitListening(m *routers.Member, skip int) {
+	b.t.Helper()
+	words := "msg=ready"
+	if m.Kind == routers.Keepalived {
+		words = "Entering BACKUP STATE"
+	}
+	b.awaitLog(m, skip, words)
 }
 
 func (b *bench) awaitSole(member int, since time.Time) wire.Event {
@@ -129,12 +146,34 @@ func lineWith(text string, words ...string) string {
 // actives are the spans of adverts so far.
 func (b *bench) actives() []wire.Span { return wire.Actives(b.Watch.Events(), b.Router(0)) }
 
+// recovery is what it takes, at the end of a stall, to do what was due in it.
+const recovery = 50 * time.Millisecond
+
+// stalls are the times in which the machine stood still, from a time on. One who
+// was not heard for three intervals is replaced, whatever kept it.
+func (b *bench) stalls(since time.Time) []wire.Window {
+	var list []wire.Window
+	for _, s := range b.machine.Spans(since, time.Now()) {
+		list = append(list, wire.Window{From: s.From, To: s.To.Add(recovery)})
+	}
+	return wire.Merge(list...)
+}
+
+// excused tells whether another may have become Active at a time since the
+// machine stood still: for half of what a Backup waits, in the time that it did.
+func (b *bench) excused(at time.Time) bool {
+	patience := 4 * b.Options.Interval // three, and Skew_Time is one at most
+	return b.machine.Within(at.Add(-patience), at) >= patience/2
+}
+
 // neverTwo fails the test when two were Active for more than one advert, apart
-// from partitions. What two keepaliveds do to each other is told, and isn't our
-// failure; nor is one advert that a stalled process sent late.
+// from partitions and the machine's stalls. What two keepaliveds do to each other
+// is told, and isn't our failure; nor is one advert that a stalled process sent
+// late.
 func (b *bench) neverTwo(excused ...wire.Window) {
 	b.t.Helper()
 	spans := b.actives()
+	excused = wire.Merge(append(excused, b.stalls(time.Time{})...)...)
 	for _, o := range wire.Overlaps(spans, b.Options.Interval+measuring, excused...) {
 		one, other := b.member(o.A.By), b.member(o.B.By)
 		tell := b.t.Errorf

@@ -144,7 +144,8 @@ func (r *rampage) judge() {
 }
 
 // silences says how long nobody advertised, and fails where that is longer than
-// a stall forgiven, a takeover and a return need.
+// a stall forgiven, a takeover and a return need, without the time that the
+// machine stood still.
 func (r *rampage) silences() {
 	r.t.Helper()
 	var last time.Time
@@ -153,8 +154,8 @@ func (r *rampage) silences() {
 		if !r.Router(0).Is(e) || e.Priority == 0 {
 			continue
 		}
-		if !last.IsZero() {
-			longest = max(longest, e.At.Sub(last))
+		if !last.IsZero() && e.At.Sub(last) > longest {
+			longest = max(longest, r.machine.Took(last, e.At))
 		}
 		last = e.At
 	}

@@ -19,7 +19,7 @@ import (
 const (
 	// insideTime is how long a test may take in the machine, unless go test's
 	// own limit comes earlier.
-	insideTime = 5 * time.Minute
+	insideTime = 10 * time.Minute
 
 	// deadlineMargin is what is left for the end of a test that took too long.
 	deadlineMargin = 10 * time.Second

@@ -52,6 +52,7 @@ func writeFiles(dir string, early bool) error {
 		}
 		if early {
 			fmt.Println(n)
+			<-time.After(50 * time.Millisecond) // until that is heard outside, before the power goes
 		}
 		if err := errors.Join(f.Sync(), folder.Sync(), f.Close()); err != nil {
 			return err

@@ -20,8 +20,9 @@ import (
 // ErrOff says that a machine has no power.
 var ErrOff = errors.New("the machine is off")
 
-// BootTime is how long a machine may take to boot.
-const BootTime = 90 * time.Second
+// BootTime is how long a machine may take to boot: some seconds, and several times
+// as long with others beside it.
+const BootTime = 3 * time.Minute
 
 // Options say what a machine is like. The zero value is one without network
 // and disks.

@@ -122,10 +122,9 @@ func testProcesses(t *testing.T, m *Machine) {
 	if _, err := m.Run(short, "sh", "-c", "sleep 1000; true"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a command over its time ended by %v", err)
 	}
-	// Killed with the shell that started it.
-	if out := run(t, m, "ps -eo args | grep '^sleep 1000' || true"); out != "" {
-		t.Errorf("a child of the command still runs:\n%s", out)
-	}
+	// Killed with the shell that started it, and gone when the kernel has run it once
+	// more.
+	run(t, m, "while ps -eo args | grep '^sleep 1000'; do sleep 0.1; done")
 }
 
 func testFiles(t *testing.T, m *Machine) {
@@ -151,7 +150,7 @@ func testDaemonDoesNotHoldItsParent(t *testing.T, m *Machine) {
 	if out := run(t, m, "sleep 500 & echo started"); out != "started" {
 		t.Errorf("it said %q", out)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > 50*time.Second { // before run's own patience ends
 		t.Errorf("the command ended with its daemon, after %s", took)
 	}
 }
@@ -218,23 +217,21 @@ func TestTwoMachinesTalkOverAWireUntilItIsCut(t *testing.T) {
 	)
 	a, b := machines[0], machines[1]
 	run(t, a, "echo written by a | dd of=/dev/vda bs=512 conv=sync oflag=direct status=none")
-	run(t, a, "ping -c 2 -i 0.2 -W 5 "+b.Addr(w).String())
-	run(t, b, "ping -c 2 -i 0.2 -W 5 fd00:9::1")
-	run(t, a, "ping -c 1 -W 5 -s 1400 "+b.Addr(w).String())
+	run(t, a, "ping -c 2 -i 0.2 -W 30 "+b.Addr(w).String())
+	run(t, b, "ping -c 2 -i 0.2 -W 30 fd00:9::1")
+	run(t, a, "ping -c 1 -W 30 -s 1400 "+b.Addr(w).String())
 
 	mac, err := net.ParseMAC(run(t, a, "cat /sys/class/net/eth0/address"))
 	must(t, err)
 	askARP(t, spy, mac, [4]byte{10, 9, 0, 1})
 
 	must(t, b.Unplug("eth0"))
-	if out := run(t, b, "cat /sys/class/net/eth0/carrier"); out != "0" {
-		t.Errorf("the carrier without a cable is %s", out)
-	}
+	run(t, b, "until grep -q 0 /sys/class/net/eth0/carrier; do sleep 0.1; done") // its kernel hears of it in its own time
 	if _, err := a.Run(limited(t), "ping", "-c", "1", "-W", "1", "10.9.0.2"); err == nil {
 		t.Error("a machine without a cable answers")
 	}
 	must(t, b.Plug("eth0"))
-	run(t, a, "ping -c 1 -w 10 10.9.0.2")
+	run(t, a, "ping -c 1 -w 40 10.9.0.2")
 
 	// A disk with its own power keeps its cache when a machine loses its own.
 	must(t, a.PowerOff())
@@ -314,7 +311,7 @@ func TestKilledTestLeavesNoEmulator(t *testing.T) {
 	if number, err := strconv.Atoi(pid); err != nil || number == 0 {
 		t.Fatalf("it said %q", line)
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(killTime + 20*time.Second)
 	for {
 		// A zombie has no command line; another process has another.
 		text, err := os.ReadFile("/proc/" + pid + "/cmdline")
@@ -323,7 +320,7 @@ func TestKilledTestLeavesNoEmulator(t *testing.T) {
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("the emulator, process %s, is there 10 s after its test was killed", pid)
+			t.Fatalf("the emulator, process %s, is there long after its test was killed", pid)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -151,6 +151,20 @@ func (b *spanBuilder) spans() []Span {
 // Window is a time in which a rule does not hold, such as a partition.
 type Window struct{ From, To time.Time }
 
+// Merge joins windows that lie over each other or touch, in the order of time.
+func Merge(windows ...Window) (list []Window) {
+	windows = slices.Clone(windows)
+	slices.SortFunc(windows, func(a, b Window) int { return a.From.Compare(b.From) })
+	for _, w := range windows {
+		if last := len(list) - 1; last >= 0 && !w.From.After(list[last].To) {
+			list[last].To = later(list[last].To, w.To)
+			continue
+		}
+		list = append(list, w)
+	}
+	return list
+}
+
 // Overlap is a time in which two hosts did what one alone may do.
 type Overlap struct {
 	A, B Span          // in the order of their starts
@@ -167,7 +181,7 @@ func (o Overlap) String() string {
 
 // Overlaps lists the pairs of spans of different hosts that lie over each
 // other for longer than allowed. What lies in an excused window does not
-// count; the windows must not overlap.
+// count; the windows must not overlap (see Merge).
 func Overlaps(spans []Span, allowed time.Duration, excused ...Window) []Overlap {
 	var found []Overlap
 	for i, a := range spans {

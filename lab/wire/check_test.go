@@ -53,6 +53,13 @@ func tell(spans []Span) string {
 	return b.String()
 }
 
+func TestWindowsThatTouchAreOne(t *testing.T) {
+	got := Merge(Window{at(50), at(60)}, Window{at(0), at(30)}, Window{at(10), at(20)}, Window{at(30), at(40)})
+	if want := []Window{{at(0), at(40)}, {at(50), at(60)}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestTwoActivesForMoreThanOneAdvertAreFound(t *testing.T) {
 	for _, c := range []struct {
 		name, wire string

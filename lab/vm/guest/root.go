@@ -297,7 +297,7 @@ func configure(nic channel.NIC) error {
 // awaitRunning waits until the kernel's link watch made the interface usable:
 // what is sent before that vanishes.
 func awaitRunning(name string) error {
-	for range 400 {
+	for range 6000 { // of at least 5 ms
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
