@@ -259,6 +259,7 @@ type extent struct {
 	next       uint64     // number behind its last record
 	gaps       [][2]int64 // passed over between sound blocks: from, to
 	unreadable bool       // some of what follows the end can't be read
+	refused    bool       // that, or some of what is in the gaps
 }
 
 // scan finds where the sound blocks of a segment end. What follows the end was
@@ -279,6 +280,7 @@ func (s segment) scan(file io.ReaderAt, size int64) (extent, error) {
 			return e, err
 		}
 		offset, found, bad, err := s.resync(file, e.end, size, e.next)
+		e.refused = e.refused || refused || bad
 		if err != nil || !found {
 			e.unreadable = refused || bad
 			return e, err

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // leastRecord is how many bytes a record has at least: what can't be read has
@@ -18,7 +19,7 @@ const leastRecord = 11
 // recover finds what is there. Only the newest segment is read: the others were
 // closed when the next began, and are checked when somebody reads them.
 func (j *Journal) recover() error {
-	if err := j.sweep(); err != nil {
+	if err := errors.Join(j.sweep(), j.countAside()); err != nil {
 		return err
 	}
 	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+suffix))
@@ -65,41 +66,94 @@ func (j *Journal) sweep() error {
 	return nil
 }
 
-// recoverSegment puts a segment in front of the younger ones.
-func (j *Journal) recoverSegment(path string, newest bool) error {
+// How long a start tries once more what the disk refuses to read.
+const (
+	recoverWithin = 5 * time.Second // all segments together
+	recoverAgain  = 250 * time.Millisecond
+)
+
+// patient waits until it is time to read once more what the disk has refused;
+// false: it has refused for long enough.
+func (j *Journal) patient() bool {
+	now := time.Now()
+	if j.giveUp.IsZero() {
+		j.giveUp = now.Add(recoverWithin)
+	}
+	if !now.Before(j.giveUp) {
+		return false
+	}
+	time.Sleep(recoverAgain)
+	return true
+}
+
+// inspected is what a start sees of a segment's file.
+type inspected struct {
+	segment
+	size    int64  // bytes; 0: not known
+	room    int64  // bytes that it has at most
+	sound   bool   // its header is
+	extent  extent // if it was asked for
+	refused bool   // the disk refuses to read some of what was looked at
+}
+
+// inspect reads a segment's header, and with scan all of it. What the disk
+// refuses to read is no error.
+func (j *Journal) inspect(path string, scan bool) (f inspected, err error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil && !unreadable(err) {
-		return fmt.Errorf("journal: %w", err)
+	if unreadable(err) {
+		// Nor is it known how long it is: it may have all that a segment can.
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			f.size = info.Size()
+		}
+		f.room, f.refused = max(f.size, j.greatest()), true
+		return f, nil
 	}
 	if err != nil {
-		// Nor is it known how long it is: it may have all that a segment can.
-		size := int64(0)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			size = info.Size()
-		}
-		return j.setAside(path, size, max(size, j.greatest()))
+		return f, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return f, err
 	}
+	f.size, f.room = info.Size(), info.Size()
 	header := make([]byte, segmentHeader)
 	_, err = file.ReadAt(header, 0)
-	bad := unreadable(err)
-	if err != nil && !bad && !errors.Is(unlessEOF(err), errBlock) {
+	f.refused = unreadable(err)
+	if err != nil && !f.refused && !errors.Is(unlessEOF(err), errBlock) {
+		return f, err
+	}
+	f.segment, err = parseSegment(header)
+	f.sound = err == nil && !f.refused
+	if !f.sound || !scan {
+		return f, nil
+	}
+	f.extent, err = f.segment.scan(file, f.size)
+	f.refused = f.extent.refused
+	return f, err
+}
+
+// recoverSegment puts a segment in front of the younger ones. What the disk
+// refuses is tried for some seconds: it may be away for a moment, as when a
+// machine has just started, and what is set aside no output ever gets.
+func (j *Journal) recoverSegment(path string, newest bool) error {
+	scan := len(j.segments) == 0
+	f, err := j.inspect(path, scan)
+	for err == nil && f.refused && j.patient() {
+		f, err = j.inspect(path, scan)
+	}
+	if err != nil {
 		return fmt.Errorf("journal: %s: %w", path, err)
 	}
-	seg, err := parseSegment(header)
-	if err != nil {
-		if newest && !bad && info.Size() <= segmentHeader {
+	if !f.sound {
+		if newest && !f.refused && f.size <= segmentHeader {
 			return os.Remove(path) // it was being made; nothing is acknowledged before its header is durable
 		}
-		return j.setAside(path, info.Size(), info.Size()) // without its salt no block can be told from a forged one
+		return j.setAside(path, f.size, f.room) // without its salt no block can be told from a forged one
 	}
-	h := held{segment: seg, path: path, end: info.Size()}
-	if len(j.segments) == 0 {
-		if h.end, err = j.recoverEnd(h, file, newest); err != nil {
+	h := held{segment: f.segment, path: path, end: f.size}
+	if scan {
+		if h.end, err = j.recoverEnd(path, f, newest); err != nil {
 			return err
 		}
 	}
@@ -107,14 +161,10 @@ func (j *Journal) recoverSegment(path string, newest bool) error {
 	return nil
 }
 
-// recoverEnd finds where the records end, in the newest segment that has some,
-// and cuts off what a crash left of the last write.
-func (j *Journal) recoverEnd(h held, file *os.File, newest bool) (end int64, err error) {
-	path, size := h.path, h.end
-	e, err := h.scan(file, size)
-	if err != nil {
-		return 0, fmt.Errorf("journal: %s: %w", path, err)
-	}
+// recoverEnd takes over where the records end, in the newest segment that has
+// some, and cuts off what a crash left of the last write.
+func (j *Journal) recoverEnd(path string, f inspected, newest bool) (end int64, err error) {
+	e, size := f.extent, f.size
 	for _, gap := range e.gaps {
 		j.lost(path, gap[0], gap[1]-gap[0])
 	}
@@ -131,11 +181,40 @@ func (j *Journal) recoverEnd(h held, file *os.File, newest bool) (end int64, err
 	case !newest: // it was closed: nothing of it is a torn write
 		j.lost(path, e.end, size-e.end)
 	default:
-		if err := errors.Join(file.Truncate(e.end), file.Sync()); err != nil {
+		if err := cut(path, e.end); err != nil {
 			return 0, fmt.Errorf("journal: %s: cut off the torn end: %w", path, err)
 		}
 	}
 	return e.end, nil
+}
+
+// cut makes a file durably shorter.
+func cut(path string, size int64) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Truncate(size), file.Sync(), file.Close())
+}
+
+// damagedSuffix is what a segment's name ends with that was set aside.
+const damagedSuffix = suffix + ".damaged"
+
+// countAside counts what earlier starts have set aside and nobody took away: the
+// disk has it no less lost than it had then.
+func (j *Journal) countAside() error {
+	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+damagedSuffix))
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	for _, path := range names {
+		size := int64(0)
+		if info, err := os.Stat(path); err == nil { // else it is not known
+			size = info.Size()
+		}
+		j.lost(path, 0, max(size, 1))
+	}
+	return nil
 }
 
 // greatest is how many bytes a segment has at most: the last block begins before
@@ -153,7 +232,7 @@ func (j *Journal) setAside(path string, size, room int64) error {
 	if err == nil && len(j.segments) == 0 { // else a younger one begins behind all that it had
 		j.nextNumber = max(j.nextNumber, first+uint64(room)/leastRecord)
 	}
-	if err := os.Rename(path, path+".damaged"); err != nil {
+	if err := os.Rename(path, strings.TrimSuffix(path, suffix)+damagedSuffix); err != nil {
 		return fmt.Errorf("journal: set aside a segment that can't be read: %w", err)
 	}
 	return nil
