@@ -112,10 +112,10 @@ func (j *Journal) missing(path string) {
 // what the disk refuses to read is passed over at once.
 func (j *Journal) Glance(from uint64) *Reader { return &Reader{j: j, next: from, hasty: true} }
 
-// passable tells whether a reader goes on behind what it can't read, because it
-// is damaged or has been refused for long enough.
-func (r *Reader) passable(err error) bool {
-	return unreadable(err) && (r.hasty || r.j.givenUp(r.held.path, r.at, time.Now()))
+// passable tells whether a reader goes on behind what the disk refuses at a spot,
+// because it has for long enough. A segment that can't be opened is refused at 0.
+func (r *Reader) passable(path string, at int64, err error) bool {
+	return unreadable(err) && (r.hasty || r.j.givenUp(path, at, time.Now()))
 }
 
 // removedError is what a write to a file says that has no name any more.

@@ -144,3 +144,51 @@ func TestADiskThatWasWellAgainIsGivenItsTimeOnceMore(t *testing.T) {
 		t.Errorf("%d bytes are given up", j.Damaged())
 	}
 }
+
+// TestASegmentThatCantBeOpenedIsPassedOverAfterItsMinute, in virtual time, an old
+// one and the one that was written last: the outputs try as long as for a bad
+// sector, then go on, so that the journal is trimmed behind them; who looks goes on
+// at once. A reader that never gives up keeps the journal growing until the disk is
+// full, and one that gives up at once leaves lines out that are there.
+func TestASegmentThatCantBeOpenedIsPassedOverAfterItsMinute(t *testing.T) {
+	for _, broken := range []uint64{1, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := filled(t)
+			j, _ := open(t, Config{Dir: dir})
+			path := segmentsOf(t, dir)[broken]
+			if err := errors.Join(os.Remove(path), os.Symlink(lockedTerminal(t), path), put(t, j, "line 5")); err != nil {
+				t.Fatal(err)
+			}
+			look := j.Glance(broken)
+			defer look.Close()
+			if b, ok, err := look.TryNext(); !ok || b.First != broken+1 {
+				t.Errorf("who looks: block at %d, %v, %v", b.First, ok, err)
+			}
+			for tries := 1; ; tries++ {
+				r := j.Reader(broken) // an output makes one for each try
+				b, ok, err := r.TryNext()
+				r.Close()
+				if ok {
+					if tries != 3 || b.First != broken+1 {
+						t.Errorf("at try %d the reader goes on at %d, want try 3 and %d", tries, b.First, broken+1)
+					}
+					break
+				}
+				if !errors.Is(err, syscall.EIO) || tries > 3 {
+					t.Fatalf("try %d: %v: not the disk's error", tries, err)
+				}
+				<-time.After(30 * time.Second)
+			}
+			if j.Damaged() == 0 {
+				t.Error("nothing is said of it")
+			}
+			c, err := j.Cursor("files", false)
+			if err == nil {
+				err = c.Commit(j.End())
+			}
+			if left := segmentsOf(t, dir); err != nil || len(left) != 1 {
+				t.Errorf("behind the output there are %q, %v", left, err)
+			}
+		})
+	}
+}

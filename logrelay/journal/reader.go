@@ -55,7 +55,8 @@ type Reader struct {
 	at    int64
 	seen  uint64 // number behind the last record that it came to in the segment
 	buf   []byte
-	hasty bool // see Glance
+	hasty bool   // see Glance
+	least uint64 // first record of the oldest segment that may have more for it
 }
 
 // Reader reads from a record on, or from the oldest that is left.
@@ -109,7 +110,7 @@ func (r *Reader) TryNext() (Block, bool, error) {
 func (r *Reader) read() (Block, bool, error) {
 	b, whole, err := r.held.readBlock(r.file, r.at, r.buf)
 	r.buf = whole
-	if errors.Is(err, errBlock) || r.passable(err) {
+	if errors.Is(err, errBlock) || r.passable(r.held.path, r.at, err) {
 		return Block{}, false, r.pass()
 	}
 	if err != nil {
@@ -156,14 +157,22 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 			return nil, nil
 		}
 		r.Close()
+		r.least = h.first
 		file, err := os.Open(h.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.j.missing(h.path) // unless it was trimmed meanwhile
 			continue
 		}
+		if r.passable(h.path, 0, err) {
+			// For this reader alone: the disk may be well when another comes.
+			r.j.lost(h.path, 0, h.end)
+			r.least = h.first + 1
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
+		r.j.readable(h.path, 0)
 		r.file, r.held, r.at, r.seen = file, h, segmentHeader, h.first
 		return nil, nil
 	}
@@ -188,7 +197,7 @@ func (r *Reader) wanted() (held, bool) {
 		}
 	}
 	for ; i < len(list); i++ {
-		if list[i].end > segmentHeader && !list[i].gone {
+		if list[i].end > segmentHeader && !list[i].gone && list[i].first >= r.least {
 			return list[i], true
 		}
 	}
