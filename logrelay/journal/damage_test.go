@@ -75,13 +75,15 @@ func TestAnOldSegmentThatIsLostMovesNoNumber(t *testing.T) {
 	}
 }
 
-// TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried, in virtual time: an
-// output whose target was away comes back an hour after the first refusal, and
-// the disk may have been well in between. Three tries it takes at least, however
-// far apart; and no more than the minute where somebody tries all the time. A
-// journal that counts from the first refusal passes the lines over at the second.
+// TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried, in virtual time: three
+// tries it takes at least, half a minute apart or more; and no more than the minute
+// where somebody tries all the time. Tries that lie further apart don't add up: an
+// output whose target was away comes back an hour after the first refusal, and the
+// disk may have been well in between. A journal that counts from the first refusal
+// passes the lines over at the second, and one that adds such tries up at the third.
 func TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried(t *testing.T) {
-	for pause, want := range map[time.Duration]int{time.Hour: 3, 30 * time.Second: 3, 20 * time.Second: 4, time.Second: 61} {
+	const never = 100
+	for pause, want := range map[time.Duration]int{time.Hour: never, apart + time.Second: never, apart: 3, 30 * time.Second: 3, 20 * time.Second: 4, time.Second: 61} {
 		synctest.Test(t, func(t *testing.T) {
 			dir := filled(t)
 			j, _ := open(t, Config{Dir: dir})
@@ -89,7 +91,7 @@ func TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried(t *testing.T) {
 			r := j.Reader(1)
 			defer r.Close()
 			tries := 1
-			for ; tries < 100; tries++ {
+			for ; tries < never; tries++ {
 				if _, ok, err := r.TryNext(); ok {
 					break
 				} else if !errors.Is(err, syscall.EIO) {
@@ -104,6 +106,56 @@ func TestTheMinuteOfADiskThatRefusesIsThatInWhichItWasTried(t *testing.T) {
 				t.Errorf("with %v between two tries it is passed over at the %d., want the %d.", pause, tries, want)
 			}
 		})
+	}
+}
+
+// TestWhoComesLongAfterOthersGaveUpHasTriesOfItsOwn, in virtual time: a second
+// output an hour later needs three, as the first did. A journal that keeps the
+// account when it was used up passes lines over at the second one's first try,
+// though the disk was well meanwhile for all that anybody knows.
+func TestWhoComesLongAfterOthersGaveUpHasTriesOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filled(t)
+		j, _ := open(t, Config{Dir: dir})
+		breakFile(t, segmentsOf(t, dir)[1])
+		for _, output := range []string{"first", "second"} {
+			r := j.Reader(1)
+			defer r.Close()
+			tries := 1
+			for ; tries < 10; tries++ {
+				if _, ok, err := r.TryNext(); ok {
+					break
+				} else if !errors.Is(err, syscall.EIO) {
+					t.Fatalf("%v: not the disk's error", err)
+				}
+				<-time.After(30 * time.Second)
+			}
+			if tries != 3 {
+				t.Errorf("the %s output goes on at its %d. try, want the 3.", output, tries)
+			}
+			<-time.After(time.Hour)
+		}
+	})
+}
+
+// TestADiskThatIsSlowToRefuseIsGivenUp: where each refusal takes two minutes, tries
+// begin half a minute after the one before. A journal that looks at when they ended
+// takes each for the first, and no output ever gets past the spot.
+func TestADiskThatIsSlowToRefuseIsGivenUp(t *testing.T) {
+	j, now := &Journal{}, time.Unix(0, 0)
+	for try := 1; ; try++ {
+		began := now
+		now = now.Add(2 * time.Minute)
+		if j.givenUp("a segment", 0, began, now) {
+			if try != 3 {
+				t.Errorf("it is given up at try %d, want 3", try)
+			}
+			break
+		}
+		if try > 3 {
+			t.Fatal("it is not given up")
+		}
+		now = now.Add(30 * time.Second)
 	}
 }
 

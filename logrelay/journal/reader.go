@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 )
 
 // Block is records that became durable together.
@@ -108,9 +109,10 @@ func (r *Reader) TryNext() (Block, bool, error) {
 
 // read reads one block where the reader stands; false: it is passed over.
 func (r *Reader) read() (Block, bool, error) {
+	began := time.Now()
 	b, whole, err := r.held.readBlock(r.file, r.at, r.buf)
 	r.buf = whole
-	if errors.Is(err, errBlock) || r.passable(r.held.path, r.at, err) {
+	if errors.Is(err, errBlock) || r.passable(r.held.path, r.at, began, err) {
 		return Block{}, false, r.pass()
 	}
 	if err != nil {
@@ -158,12 +160,13 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 		}
 		r.Close()
 		r.least = h.first
+		began := time.Now()
 		file, err := os.Open(h.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.j.missing(h.path) // unless it was trimmed meanwhile
 			continue
 		}
-		if r.passable(h.path, 0, err) {
+		if r.passable(h.path, 0, began, err) {
 			// For this reader alone: the disk may be well when another comes.
 			r.j.lost(h.path, 0, h.end)
 			r.least = h.first + 1
