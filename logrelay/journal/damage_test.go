@@ -244,3 +244,50 @@ func TestASegmentThatCantBeOpenedIsPassedOverAfterItsMinute(t *testing.T) {
 		})
 	}
 }
+
+// TestTheNumbersOfALostSegmentStayUsedThoughNothingWasWritten: a start sets the
+// newest aside, and ends before its first line; so does the next; then there is a
+// line. A journal that keeps the numbers in memory, or looks at *.journal alone,
+// gives them to other lines at the third start.
+func TestTheNumbersOfALostSegmentStayUsedThoughNothingWasWritten(t *testing.T) {
+	dir := filled(t)
+	if err := os.WriteFile(segmentsOf(t, dir)[4], make([]byte, 1000*leastRecord), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, stop := open(t, Config{Dir: dir})
+		stop()
+	}
+	j, _ := open(t, Config{Dir: dir})
+	if err := put(t, j, "next"); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.End() - 1; got != 1004 {
+		t.Errorf("the line has number %d, want 1004, behind all that the lost segment can have had", got)
+	}
+	if j.Damaged() != 1000*leastRecord {
+		t.Errorf("%d bytes are damaged, want %d", j.Damaged(), 1000*leastRecord)
+	}
+}
+
+// TestWhatWasSetAsideIsNotReplaced: a second segment of the same name is set aside
+// beside the first. A rename to the same name would remove that one.
+func TestWhatWasSetAsideIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	name := fmt.Sprintf("%s/%020d", dir, 7)
+	for i := range 3 {
+		if err := os.WriteFile(name+suffix, make([]byte, 100+i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, stop := open(t, Config{Dir: dir})
+		stop()
+		if want := int64(100*(i+1) + i*(i+1)/2); j.Damaged() != want {
+			t.Errorf("after %d: %d bytes are damaged, want %d", i+1, j.Damaged(), want)
+		}
+	}
+	for i, end := range []string{"", ".1", ".2"} {
+		if info, err := os.Stat(name + damagedSuffix + end); err != nil || info.Size() != int64(100+i) {
+			t.Errorf("the %d. one: %v", i+1, err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,11 @@ const leastRecord = 11
 // recover finds what is there. Only the newest segment is read: the others were
 // closed when the next began, and are checked when somebody reads them.
 func (j *Journal) recover() error {
-	if err := errors.Join(j.sweep(), j.countAside()); err != nil {
+	if err := j.sweep(); err != nil {
+		return err
+	}
+	set, err := j.findAside()
+	if err != nil {
 		return err
 	}
 	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+suffix))
@@ -28,11 +33,14 @@ func (j *Journal) recover() error {
 	}
 	slices.Sort(names) // by their first record: the names have a fixed width
 	for i, name := range slices.Backward(names) {
-		if err := j.recoverSegment(name, i == len(names)-1); err != nil {
+		away, err := j.recoverSegment(name, i == len(names)-1)
+		if err != nil {
 			return err
 		}
+		set = append(set, away...)
 	}
 	slices.Reverse(j.segments)
+	j.reserve(set)
 	if err := j.readCursors(); err != nil {
 		return err
 	}
@@ -135,30 +143,33 @@ func (j *Journal) inspect(path string, scan bool) (f inspected, err error) {
 
 // recoverSegment puts a segment in front of the younger ones. What the disk
 // refuses is tried for some seconds: it may be away for a moment, as when a
-// machine has just started, and what is set aside no output ever gets.
-func (j *Journal) recoverSegment(path string, newest bool) error {
+// machine has just started, and what is set aside no output ever gets. away is the segment if it is.
+func (j *Journal) recoverSegment(path string, newest bool) (away []aside, err error) {
 	scan := len(j.segments) == 0
 	f, err := j.inspect(path, scan)
 	for err == nil && f.refused && j.patient() {
 		f, err = j.inspect(path, scan)
 	}
 	if err != nil {
-		return fmt.Errorf("journal: %s: %w", path, err)
+		return nil, fmt.Errorf("journal: %s: %w", path, err)
 	}
 	if !f.sound {
 		if newest && !f.refused && f.size <= segmentHeader {
-			return os.Remove(path) // it was being made; nothing is acknowledged before its header is durable
+			return nil, os.Remove(path) // it was being made; nothing is acknowledged before its header is durable
 		}
-		return j.setAside(path, f.size, f.room) // without its salt no block can be told from a forged one
+		if first, ok := firstOf(path); ok {
+			away = []aside{{first, f.room}}
+		}
+		return away, j.setAside(path, f.size) // without its salt no block can be told from a forged one
 	}
 	h := held{segment: f.segment, path: path, end: f.size}
 	if scan {
 		if h.end, err = j.recoverEnd(path, f, newest); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	j.segments = append(j.segments, h)
-	return nil
+	return nil, nil
 }
 
 // recoverEnd takes over where the records end, in the newest segment that has
@@ -197,24 +208,53 @@ func cut(path string, size int64) error {
 	return errors.Join(file.Truncate(size), file.Sync(), file.Close())
 }
 
-// damagedSuffix is what a segment's name ends with that was set aside.
+// damagedSuffix is what a segment's name ends with that was set aside, and a
+// number if there was such a file before.
 const damagedSuffix = suffix + ".damaged"
 
-// countAside counts what earlier starts have set aside and nobody took away: the
+// aside is a segment that was set aside, by this start or an earlier one.
+type aside struct {
+	first uint64 // number of its first record, as its name says
+	room  int64  // bytes that it has at most
+}
+
+// findAside counts what earlier starts have set aside and nobody took away: the
 // disk has it no less lost than it had then.
-func (j *Journal) countAside() error {
-	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+damagedSuffix))
+func (j *Journal) findAside() (list []aside, err error) {
+	names, err := filepath.Glob(filepath.Join(j.config.Dir, "*"+damagedSuffix+"*"))
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("journal: %w", err)
 	}
 	for _, path := range names {
-		size := int64(0)
-		if info, err := os.Stat(path); err == nil { // else it is not known
-			size = info.Size()
+		size, room := int64(0), j.greatest()
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() { // else it is not known
+			size, room = info.Size(), info.Size()
 		}
 		j.lost(path, 0, max(size, 1))
+		if first, ok := firstOf(path); ok {
+			list = append(list, aside{first, room})
+		}
 	}
-	return nil
+	return list, nil
+}
+
+// firstOf is the number of a segment's first record, as its name says.
+func firstOf(path string) (first uint64, ok bool) {
+	name, _, _ := strings.Cut(filepath.Base(path), ".")
+	first, err := strconv.ParseUint(name, 10, 64)
+	return first, err == nil
+}
+
+// reserve has the numbers of all records that had room in what was set aside be
+// used by no other line: cursors, and the other node, may have seen them. A
+// younger segment, sound or not, begins behind all that an older one had.
+func (j *Journal) reserve(list []aside) {
+	for _, a := range list {
+		younger := func(b aside) bool { return b.first > a.first }
+		if !slices.ContainsFunc(j.segments, func(h held) bool { return h.first >= a.first }) && !slices.ContainsFunc(list, younger) {
+			j.nextNumber = max(j.nextNumber, a.first+uint64(a.room)/leastRecord)
+		}
+	}
 }
 
 // greatest is how many bytes a segment has at most: the last block begins before
@@ -223,16 +263,22 @@ func (j *Journal) greatest() int64 {
 	return max(j.config.Segment, defaultSegment) + blockHeader + MaxBlock
 }
 
-// setAside takes a segment of that many bytes out of the journal. The numbers of
-// all records that had room in so many are used by no other line: cursors, and
-// the other node, may have seen them.
-func (j *Journal) setAside(path string, size, room int64) error {
+// setAside takes a segment of that many bytes out of the journal, and keeps it
+// beside: who can read the disk may want it.
+func (j *Journal) setAside(path string, size int64) error {
 	j.lost(path, 0, max(size, 1))
-	first, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), suffix), 10, 64)
-	if err == nil && len(j.segments) == 0 { // else a younger one begins behind all that it had
-		j.nextNumber = max(j.nextNumber, first+uint64(room)/leastRecord)
+	to := strings.TrimSuffix(path, suffix) + damagedSuffix
+	for n := 1; ; n++ {
+		_, err := os.Lstat(to)
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("journal: set aside a segment that can't be read: %w", err)
+		}
+		to = fmt.Sprintf("%s%s.%d", strings.TrimSuffix(path, suffix), damagedSuffix, n)
 	}
-	if err := os.Rename(path, strings.TrimSuffix(path, suffix)+damagedSuffix); err != nil {
+	if err := os.Rename(path, to); err != nil {
 		return fmt.Errorf("journal: set aside a segment that can't be read: %w", err)
 	}
 	return nil
