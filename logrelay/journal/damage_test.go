@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -289,5 +290,88 @@ func TestWhatWasSetAsideIsNotReplaced(t *testing.T) {
 		if info, err := os.Stat(name + damagedSuffix + end); err != nil || info.Size() != int64(100+i) {
 			t.Errorf("the %d. one: %v", i+1, err)
 		}
+	}
+}
+
+// TestNumbersThatNoRecordHasAreNoLines: of a lost segment whose length nobody
+// knows, and of writes that failed one after the other; also at the next start, and
+// when what was set aside was taken away. A journal that subtracts cursors from its
+// end counts millions of lines that never were.
+func TestNumbersThatNoRecordHasAreNoLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, state := filled(t), &diskState{}
+		path := segmentsOf(t, dir)[4]
+		if err := errors.Join(os.Remove(path), os.Symlink(lockedTerminal(t), path)); err != nil {
+			t.Fatal(err)
+		}
+		j, stop := open(t, Config{Dir: dir, Wrap: func(f File) File { return disk{f, state} }})
+		if got := j.Lines(0, 1<<40); got != 4 {
+			t.Errorf("before there is a line there are %d, want 4", got)
+		}
+		if err := put(t, j, "one", "two"); err != nil {
+			t.Fatal(err)
+		}
+		amid := j.End() / 2
+		if amid < 1_000_000 {
+			t.Fatalf("the journal ends at %d", j.End())
+		}
+		state.set(func() { state.syncErr = syscall.EIO })
+		if err := put(t, j, "refused", "too"); err == nil {
+			t.Fatal("acknowledged")
+		}
+		state.set(func() { state.syncErr = nil })
+		refused := j.End()
+		if err := put(t, j, "three"); err != nil {
+			t.Fatal(err)
+		}
+		if j.End() != refused+3 {
+			t.Fatalf("from %d the end came to %d", refused, j.End())
+		}
+		for start := range 3 {
+			for _, test := range []struct{ from, to, want uint64 }{
+				{0, j.End(), 7}, {3, j.End(), 4}, {amid, j.End(), 3}, {0, amid, 4}, {amid, amid + 9, 0},
+				{refused, j.End(), 1}, {refused + 1, j.End(), 1}, {refused - 1, refused + 1, 1}, {j.End(), j.End() + 9, 0}, {9, 3, 0},
+			} {
+				if got := j.Lines(test.from, test.to); got != test.want {
+					t.Errorf("start %d: of [%d, %d) there are %d lines, want %d", start, test.from, test.to, got, test.want)
+				}
+			}
+			stop()
+			if err := os.RemoveAll(path + ".damaged"); err != nil {
+				t.Fatal(err)
+			}
+			j, stop = open(t, Config{Dir: dir})
+		}
+	})
+}
+
+// TestNumbersInFrontOfASegmentWithoutABlockCountOnce: it is left where a write
+// failed, and the next one begins behind it with all that no record has in front.
+func TestNumbersInFrontOfASegmentWithoutABlockCountOnce(t *testing.T) {
+	j := &Journal{end: 12}
+	for _, s := range []segment{{first: 0}, {first: 6, unused: 2}, {first: 8, unused: 4}, {first: 11, unused: 1}} {
+		j.segments = append(j.segments, held{segment: s})
+	}
+	if got := j.Lines(0, 12); got != 4+2+1 {
+		t.Errorf("%d lines, want 7: up to 4, 8 and 9, and 11", got)
+	}
+	if got := j.Lines(5, 9); got != 1 {
+		t.Errorf("of [5, 9) there are %d lines, want 1", got)
+	}
+}
+
+// TestALostSegmentWhoseLengthIsKnownUsesNoMoreNumbers than it had room for, though
+// it could not be opened.
+func TestALostSegmentWhoseLengthIsKnownUsesNoMoreNumbers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "segment")
+	if err := os.WriteFile(path, make([]byte, 1234), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := &Journal{}
+	if size, room := j.sizeOf(path); size != 1234 || room != 1234 {
+		t.Errorf("a file of 1234 bytes has %d, and %d at most", size, room)
+	}
+	if size, room := j.sizeOf(path + "."); size != 0 || room < defaultSegment {
+		t.Errorf("a file that can't be looked at has %d bytes, and %d at most", size, room)
 	}
 }

@@ -109,11 +109,8 @@ type inspected struct {
 func (j *Journal) inspect(path string, scan bool) (f inspected, err error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if unreadable(err) {
-		// Nor is it known how long it is: it may have all that a segment can.
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			f.size = info.Size()
-		}
-		f.room, f.refused = max(f.size, j.greatest()), true
+		f.refused = true
+		f.size, f.room = j.sizeOf(path)
 		return f, nil
 	}
 	if err != nil {
@@ -226,16 +223,22 @@ func (j *Journal) findAside() (list []aside, err error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	for _, path := range names {
-		size, room := int64(0), j.greatest()
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() { // else it is not known
-			size, room = info.Size(), info.Size()
-		}
+		size, room := j.sizeOf(path)
 		j.lost(path, 0, max(size, 1))
 		if first, ok := firstOf(path); ok {
 			list = append(list, aside{first, room})
 		}
 	}
 	return list, nil
+}
+
+// sizeOf is how long a segment is that can't be opened, and how long at most. If
+// that can't be seen either, it may have all that a segment can.
+func (j *Journal) sizeOf(path string) (size, room int64) {
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		return info.Size(), info.Size()
+	}
+	return 0, j.greatest()
 }
 
 // firstOf is the number of a segment's first record, as its name says.
