@@ -1,16 +1,16 @@
 package logrelay
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"holdfast/internal/health"
@@ -29,13 +29,42 @@ type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
-// refusedHandshake says so of a handshake, unless that just broke off.
-func refusedHandshake(err error) error {
-	var timeout net.Error
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.As(err, &timeout) && timeout.Timeout() {
+// probedError is why who connects is not heard: it shows no certificate, or speaks
+// no TLS that we do. Nothing says that it is what brings a node's lines.
+type probedError struct{ error }
+
+func (e probedError) Unwrap() error { return e.error }
+
+// theirsError is that the other end refuses this node.
+type theirsError struct{ error }
+
+func (e theirsError) Unwrap() error { return e.error }
+
+// refusedHandshake says of a handshake that failed who refused whom. All else,
+// such as one that broke off, or that ctx ended, stays what it is: no node is to
+// be blamed for a network.
+func refusedHandshake(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
 		return err
 	}
-	return refusedError{peer.Explain(err)}
+	if failed, ok := errors.AsType[*net.OpError](err); ok && failed.Op == "remote error" { // crypto/tls's for an alert
+		switch text := failed.Err.Error(); {
+		case strings.Contains(text, "certificate"):
+			return theirsError{fmt.Errorf("does not believe this node's certificate: %w", err)}
+		case strings.Contains(text, "protocol version"):
+			return theirsError{fmt.Errorf("speaks another version of TLS: %w", err)}
+		}
+		return err
+	}
+	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	switch text := err.Error(); {
+	case unverified, strings.HasPrefix(text, "peer: "): // as *peer.RefusedError does
+		return refusedError{peer.Explain(err)}
+	case noTLS, strings.Contains(text, "didn't provide a certificate"), strings.Contains(text, "unsupported versions"):
+		return probedError{err} // crypto/tls has no types for these two
+	}
+	return err
 }
 
 // refusals are the nodes that want to bring lines and are refused. The node
@@ -52,6 +81,7 @@ type refusals struct {
 // refusal is what there is to say of one.
 type refusal struct {
 	reason     string
+	theirs     bool // it is the node that refuses this one
 	told, last time.Time
 	more       int // since it was told
 }
@@ -72,7 +102,8 @@ func (r *refusals) note(node string, addr netip.Addr, err error, now time.Time) 
 	if one.more++; !one.told.IsZero() && now.Sub(one.told) < refusalsAgain {
 		return
 	}
-	r.log.Warn("a node that wants to bring its lines is refused", "node", node, "address", addr.String(), "times", one.more, "error", err)
+	r.log.Warn("a connection for a node's lines is refused", "node", node, "address", addr.String(), "times", one.more, "error", err)
+	one.theirs = errors.As(err, new(theirsError))
 	one.reason, one.told, one.more = strings.ReplaceAll(err.Error(), "\n", "; "), now, 0
 	r.tell()
 }
@@ -102,9 +133,15 @@ func (r *refusals) expire(now time.Time) {
 // tell sets the condition. The caller holds mu.
 func (r *refusals) tell() {
 	var list []string
+	head := "nodes bring no copy of their lines: "
 	for node, one := range r.nodes {
-		if node != "" {
+		switch {
+		case node == "":
+		case one.theirs:
+			list = append(list, node+" "+one.reason)
+		default:
 			list = append(list, node+": "+one.reason)
+			head = "nodes that want to bring a copy of their lines are refused: "
 		}
 	}
 	if len(list) == 0 {
@@ -112,13 +149,12 @@ func (r *refusals) tell() {
 		return
 	}
 	slices.Sort(list)
-	r.board.Raise(conditionRefused, health.Warning, fmt.Sprintf(
-		"nodes that want to bring a copy of their lines are refused: %s", strings.Join(list, "; ")))
+	r.board.Raise(conditionRefused, health.Warning, head+strings.Join(list, "; "))
 }
 
 // refused hears of a connection that was, and returns false if err is another.
 func (s *Server) refused(conn net.Conn, err error) bool {
-	if !errors.As(err, new(refusedError)) {
+	if !errors.As(err, new(refusedError)) && !errors.As(err, new(probedError)) && !errors.As(err, new(theirsError)) {
 		return false
 	}
 	addr := addrOf(conn.RemoteAddr())

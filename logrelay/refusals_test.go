@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,8 +25,9 @@ import (
 
 // TestARefusedNodeIsNamedWhereItIsRefused: the condition says which node it is by
 // its address, and why: another authority, no server, another's name, another
-// version. It ends when the node is let in. It fails where a refusal is one of
-// many connections that ended with an error.
+// version; or that it is the node that does not believe this one. It ends when the
+// node is let in. It fails where a refusal is one of many connections that ended
+// with an error, and where the other's alert counts as a refusal by us.
 func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 	n := nodes(t, "fb1")[0]
 	n.start(t)
@@ -53,7 +56,7 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 	}
 	stranger := trust(theirs, peer.RoleServer)
 	stranger.InsecureSkipVerify, stranger.VerifyConnection, stranger.VerifyPeerCertificate = true, nil, nil // else it is the one to refuse
-	server := trust(ours, peer.RoleServer)
+	distrustful, server := trust(theirs, peer.RoleServer), trust(ours, peer.RoleServer)
 	hello := greeting{journal: [16]byte{9}, node: "fb9"}.append(nil)
 	for _, test := range []struct {
 		name   string
@@ -66,25 +69,29 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 		{"let in", server, hello, nil},
 		{"name", server, greeting{node: "fb8"}.append(nil), []string{"fb9: ", "says that it is fb8"}},
 		{"let in again", server, hello, nil},
+		{"distrust", distrustful, hello, []string{"fb9 does not believe this node's certificate"}},
+		{"let in once more", server, hello, nil},
 		{"version", server, bytes.Replace(hello, []byte("HOLDREP1"), []byte("HOLDREP2"), 1), []string{"fb9: ", `"HOLDREP2"`, `"HOLDREP1"`}},
 	} {
 		dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}, Config: test.config}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(n.addr, testReplica).String())
 		cancel()
-		if err != nil {
+		if err != nil && test.config != distrustful {
 			t.Fatalf("%s: %v", test.name, err)
 		}
-		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-		_, err = conn.Write(test.says)
 		var answer [8]byte
-		if _, failed := io.ReadFull(conn, answer[:]); failed != nil {
-			err = errors.Join(err, failed)
+		if err == nil {
+			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_, err = conn.Write(test.says)
+			if _, failed := io.ReadFull(conn, answer[:]); failed != nil {
+				err = errors.Join(err, failed)
+			}
+			_ = conn.Close()
 		}
 		if (err == nil) != (test.want == nil) {
 			t.Errorf("%s: %v, answer %d", test.name, err, binary.LittleEndian.Uint64(answer[:]))
 		}
-		_ = conn.Close()
 		eventually(t, 20*time.Second, test.name, func() error {
 			said := ""
 			for _, c := range n.board.Conditions() {
@@ -144,4 +151,93 @@ func TestARefusedNodeIsLoggedOnceAMinute(t *testing.T) {
 			t.Errorf("it stays: %v", board.Conditions())
 		}
 	})
+}
+
+// TestOnlyARefusalIsOne: a handshake that ended because the network did, or because
+// this relay stops, is nobody's fault, and what shows no certificate may be any
+// program. It fails where all is a refusal that is not known to be something else.
+func TestOnlyARefusalIsOne(t *testing.T) {
+	dir := t.TempDir()
+	trusts := map[string]*peer.Trust{}
+	for _, name := range []string{"ours", "theirs"} {
+		ca, pki := filepath.Join(dir, name, "ca"), filepath.Join(dir, name, "pki")
+		if err := errors.Join(peer.Init(ca, "foobar"), peer.Issue(ca, pki, peer.Request{Identity: peer.Identity{Name: "fb2", Role: peer.RoleServer}})); err != nil {
+			t.Fatal(err)
+		}
+		loaded, err := peer.Load(pki)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trusts[name] = loaded
+	}
+	anyServer := &tls.Config{InsecureSkipVerify: true}
+	believing := trusts["theirs"].Client("")
+	believing.VerifyConnection = nil
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	talks := func(config *tls.Config) func(net.Conn) {
+		return func(conn net.Conn) {
+			secure := tls.Client(conn, config)
+			if secure.Handshake() == nil {
+				_, _ = secure.Read(make([]byte, 1)) // by TLS 1.3 the server's answer comes behind
+			}
+		}
+	}
+	const refused, probed, theirs, other = "refused", "probed", "theirs", "other"
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		err  error          // of the handshake
+		by   func(net.Conn) // or what the client does
+		want string
+	}{
+		{"another authority", t.Context(), nil, talks(believing), refused},
+		{"another role", t.Context(), &peer.RefusedError{Reason: "this port is for servers only"}, nil, refused},
+		{"it does not believe us", t.Context(), nil, talks(trusts["theirs"].Client("")), theirs},
+		{"its version of TLS", t.Context(), &net.OpError{Op: "remote error", Err: errors.New("tls: protocol version not supported")}, nil, theirs},
+		{"no certificate", t.Context(), nil, talks(anyServer), probed},
+		{"an old TLS", t.Context(), nil, talks(&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}), probed},
+		{"no TLS", t.Context(), nil, func(conn net.Conn) {
+			_, _ = conn.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+			_, _ = io.Copy(io.Discard, conn)
+		}, probed},
+		{"it breaks off", t.Context(), nil, func(net.Conn) {}, other},
+		{"its own trouble", t.Context(), &net.OpError{Op: "remote error", Err: errors.New("tls: internal error")}, nil, other},
+		{"a pipe that broke", t.Context(), &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, nil, other},
+		{"no way there", t.Context(), &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.EHOSTUNREACH)}, nil, other},
+		{"too slow", t.Context(), context.DeadlineExceeded, nil, other},
+		{"our own stop", stopped, nil, talks(believing), other},
+	} {
+		err := test.err
+		if test.by != nil {
+			here, there := net.Pipe()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				test.by(there)
+				_ = there.Close()
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			err = tls.Server(here, trusts["ours"].Server(peer.RoleServer)).HandshakeContext(ctx)
+			cancel()
+			_ = here.Close()
+			<-ended
+		}
+		if err == nil {
+			t.Errorf("%s: the handshake went well", test.name)
+			continue
+		}
+		got, said := other, refusedHandshake(test.ctx, err)
+		switch {
+		case errors.As(said, new(refusedError)):
+			got = refused
+		case errors.As(said, new(probedError)):
+			got = probed
+		case errors.As(said, new(theirsError)):
+			got = theirs
+		}
+		if got != test.want {
+			t.Errorf("%s: it counts as %s, want %s: %v", test.name, got, test.want, err)
+		}
+	}
 }
