@@ -75,15 +75,51 @@ type refusals struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	nodes map[string]*refusal // by the name that the cluster file has for the address; "": strangers
+	nodes map[string]*refusal // that run logs, by the name that the cluster file has for the address; "": all others
+}
+
+// grade is how much a refusal says. What says more stays when something comes that
+// says less, so that a probe of a node's port does not hide why its lines don't come.
+type grade int
+
+const (
+	probed grade = iota // anything may have come
+	theirs              // something that speaks TLS as a node does, and refuses this one
+	shown               // a certificate, or more
+)
+
+func gradeOf(err error) grade {
+	switch {
+	case errors.As(err, new(refusedError)):
+		return shown
+	case errors.As(err, new(theirsError)):
+		return theirs
+	}
+	return probed
 }
 
 // refusal is what there is to say of one.
 type refusal struct {
 	reason     string
-	theirs     bool // it is the node that refuses this one
+	grade      grade
+	at         time.Time // of the last of that grade
 	told, last time.Time
 	more       int // since it was told
+}
+
+// Bounds of the condition's text, in which others choose what stands.
+const (
+	mostReason  = 300 // bytes
+	mostRefused = 10  // nodes that are named
+)
+
+// reasonOf is why, on one line that is not too long.
+func reasonOf(err error) string {
+	text := oneLine(err)
+	if len(text) > mostReason {
+		text = strings.ToValidUTF8(text[:mostReason], "") + "..."
+	}
+	return text
 }
 
 // note hears of one more. node is "" for a stranger, who is logged and no more.
@@ -99,12 +135,20 @@ func (r *refusals) note(node string, addr netip.Addr, err error, now time.Time) 
 		r.nodes[node] = one
 	}
 	one.last = now
-	if one.more++; !one.told.IsZero() && now.Sub(one.told) < refusalsAgain {
+	one.more++
+	grade := gradeOf(err)
+	switch fresh := now.Sub(one.at) < refusalsFor; {
+	case grade == one.grade:
+		one.at = now
+	case grade < one.grade && fresh:
 		return
 	}
-	r.log.Warn("a connection for a node's lines is refused", "node", node, "address", addr.String(), "times", one.more, "error", err)
-	one.theirs = errors.As(err, new(theirsError))
-	one.reason, one.told, one.more = strings.ReplaceAll(err.Error(), "\n", "; "), now, 0
+	if grade <= one.grade && !one.told.IsZero() && now.Sub(one.told) < refusalsAgain {
+		return
+	}
+	reason := reasonOf(err)
+	r.log.Warn("a connection for a node's lines is refused", "node", node, "address", addr.String(), "times", one.more, "error", reason)
+	one.reason, one.grade, one.at, one.told, one.more = reason, grade, now, now, 0
 	r.tell()
 }
 
@@ -137,7 +181,7 @@ func (r *refusals) tell() {
 	for node, one := range r.nodes {
 		switch {
 		case node == "":
-		case one.theirs:
+		case one.grade == theirs:
 			list = append(list, node+" "+one.reason)
 		default:
 			list = append(list, node+": "+one.reason)
@@ -149,6 +193,9 @@ func (r *refusals) tell() {
 		return
 	}
 	slices.Sort(list)
+	if more := len(list) - mostRefused; more > 0 {
+		list = append(list[:mostRefused], fmt.Sprintf("and %d more", more))
+	}
 	r.board.Raise(conditionRefused, health.Warning, head+strings.Join(list, "; "))
 }
 
@@ -157,7 +204,11 @@ func (s *Server) refused(conn net.Conn, err error) bool {
 	if !errors.As(err, new(refusedError)) && !errors.As(err, new(probedError)) && !errors.As(err, new(theirsError)) {
 		return false
 	}
-	addr := addrOf(conn.RemoteAddr())
-	s.refusals.note(s.table.Load().nodes[addr], addr, err, time.Now())
+	addr, table := addrOf(conn.RemoteAddr()), s.table.Load()
+	node := table.nodes[addr]
+	if !table.logs[node] {
+		node = "" // it has no lines to bring: some program there has come by
+	}
+	s.refusals.note(node, addr, err, time.Now())
 	return true
 }

@@ -18,7 +18,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
+	"holdfast/cluster"
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
 )
@@ -34,7 +36,7 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 	defer n.end()
 	from := netip.MustParseAddr("127.0.7.9")
 	table := *n.table.Load()
-	table.nodes = map[netip.Addr]string{from: "fb9"}
+	table.nodes, table.logs = map[netip.Addr]string{from: "fb9"}, map[string]bool{"fb9": true}
 	n.table.Store(&table)
 
 	dir := t.TempDir()
@@ -241,3 +243,103 @@ func TestOnlyARefusalIsOne(t *testing.T) {
 		}
 	}
 }
+
+// TestNoProbeChoosesWhatTheConditionSays: something on a node that runs logs opens
+// the port without TLS, before and after the relay there is refused. The reason is
+// that of the relay, which is news at once. It fails where the first refusal of a
+// minute stands, or the last one.
+func TestNoProbeChoosesWhatTheConditionSays(t *testing.T) {
+	board := health.NewBoard(time.Now, nil, nil)
+	r := refusals{board: board, log: slog.New(slog.DiscardHandler)}
+	addr, now := netip.MustParseAddr("10.1.0.2"), time.Unix(0, 0)
+	probe, ours, real := probedError{errors.New("no TLS")}, theirsError{errors.New("does not believe us")}, refusedError{errors.New("expired")}
+	step := func(err error, after time.Duration, want string) {
+		t.Helper()
+		now = now.Add(after)
+		r.expire(now)
+		if err != nil {
+			r.note("fb2", addr, err, now)
+		}
+		said := ""
+		if c := board.Conditions(); len(c) > 0 {
+			said = c[0].Message
+		}
+		if !strings.HasSuffix(said, want) || (want == "") != (said == "") {
+			t.Errorf("after %v, %v: %q, want %q", now.Sub(time.Unix(0, 0)), err, said, want)
+		}
+	}
+	step(probe, 0, ": fb2: no TLS")
+	step(ours, time.Second, ": fb2 does not believe us")
+	step(real, time.Second, ": fb2: expired")
+	for range 4 {
+		step(probe, time.Minute, ": fb2: expired")
+		step(ours, time.Second, ": fb2: expired")
+	}
+	step(real, time.Second, ": fb2: expired")
+	step(probe, refusalsFor-time.Second, ": fb2: expired")
+	step(probe, time.Second, ": fb2: no TLS") // the relay has not come for five minutes
+	step(nil, refusalsFor, "")
+}
+
+// TestWhatRefusalsSayIsBounded: who is refused chooses a certificate's name, and
+// there may be thousands. A condition that says all is logged whole at each change.
+func TestWhatRefusalsSayIsBounded(t *testing.T) {
+	var out bytes.Buffer
+	board := health.NewBoard(time.Now, nil, nil)
+	r := refusals{board: board, log: slog.New(slog.NewTextHandler(&out, nil))}
+	for i := range 200 {
+		r.note(fmt.Sprintf("fb%03d", i), netip.MustParseAddr("10.1.0.2"), refusedError{errors.New(strings.Repeat("\u00e4", 8000))}, time.Now())
+	}
+	c := board.Conditions()
+	if len(c) != 1 || len(c[0].Message) > 4000 || !utf8.ValidString(c[0].Message) {
+		t.Fatalf("%d conditions; the first has %d bytes", len(c), len(c[0].Message))
+	}
+	for _, want := range []string{"fb000: \u00e4", "fb009: \u00e4", "...; and 190 more"} {
+		if !strings.Contains(c[0].Message, want) {
+			t.Errorf("no %q in it", want)
+		}
+	}
+	if strings.Contains(c[0].Message, "fb010") || out.Len() > 200*1000 {
+		t.Errorf("it names the eleventh, or the log has %d bytes", out.Len())
+	}
+}
+
+// TestOnlyWhoRunsLogsRaisesTheCondition: any program on any machine of the cluster
+// can open the port.
+func TestOnlyWhoRunsLogsRaisesTheCondition(t *testing.T) {
+	file, err := cluster.Parse("cluster.yaml", []byte(`schema: 1
+cluster: foobar
+domain: foobar.internal
+networks:
+  main: {prefix: 10.1.0.0/16}
+roles:
+  service: {voters: 1, run: [logs]}
+  compute: {run: []}
+nodes:
+  fb1: {role: service, addresses: {main: 10.1.0.1}}
+  cn1: {role: compute, addresses: {main: 10.1.0.2}}
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	board := health.NewBoard(time.Now, nil, nil)
+	s := &Server{board: board, refusals: refusals{board: board, log: slog.New(slog.DiscardHandler)}}
+	s.table.Store(newTable(file, "fb1"))
+	for addr, want := range map[string]int{"10.1.0.2:7": 0, "10.1.9.9:7": 0, "10.1.0.1:7": 1} {
+		if !s.refused(comesFrom{addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}, refusedError{errors.New("expired")}) {
+			t.Errorf("%s: it counts as another error", addr)
+		}
+		if got := board.Conditions(); len(got) != want {
+			t.Errorf("%s is refused, and it says %v", addr, got)
+		}
+		s.refusals.expire(time.Now().Add(refusalsFor))
+	}
+}
+
+// comesFrom is a connection from an address.
+type comesFrom struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c comesFrom) RemoteAddr() net.Addr { return c.addr }
