@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -75,8 +76,14 @@ type refusals struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	nodes map[string]*refusal // that run logs, by the name that the cluster file has for the address; "": all others
+	nodes map[string]*refusal // that run logs, by the name that the cluster file has for the address
+	// strangers are all others, by their addresses; those that came when there
+	// were mostStrangers are one, of no address.
+	strangers map[netip.Addr]*refusal
 }
+
+// mostStrangers bounds what one scan of a network has logged in a minute.
+const mostStrangers = 16
 
 // grade is how much a refusal says. What says more stays when something comes that
 // says less, so that a probe of a node's port does not hide why its lines don't come.
@@ -126,14 +133,7 @@ func reasonOf(err error) string {
 func (r *refusals) note(node string, addr netip.Addr, err error, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	one := r.nodes[node]
-	if one == nil {
-		if r.nodes == nil {
-			r.nodes = map[string]*refusal{}
-		}
-		one = &refusal{}
-		r.nodes[node] = one
-	}
+	one := r.of(node, addr)
 	one.last = now
 	one.more++
 	grade := gradeOf(err)
@@ -152,10 +152,36 @@ func (r *refusals) note(node string, addr netip.Addr, err error, now time.Time) 
 	r.tell()
 }
 
-// accepted hears that a node brings lines.
-func (r *refusals) accepted(node string) {
+// of is what there is of a node, or of a stranger. The caller holds mu.
+func (r *refusals) of(node string, addr netip.Addr) *refusal {
+	if r.nodes == nil {
+		r.nodes, r.strangers = map[string]*refusal{}, map[netip.Addr]*refusal{}
+	}
+	if node != "" {
+		if r.nodes[node] == nil {
+			r.nodes[node] = &refusal{}
+		}
+		return r.nodes[node]
+	}
+	known := len(r.strangers)
+	if r.strangers[netip.Addr{}] != nil {
+		known--
+	}
+	if r.strangers[addr] == nil && known >= mostStrangers {
+		addr = netip.Addr{}
+	}
+	if r.strangers[addr] == nil {
+		r.strangers[addr] = &refusal{}
+	}
+	return r.strangers[addr]
+}
+
+// accepted hears that lines are taken from an address, which is that of a node if
+// the cluster file has one there.
+func (r *refusals) accepted(node string, addr netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.strangers, addr)
 	if r.nodes[node] != nil {
 		delete(r.nodes, node)
 		r.tell()
@@ -166,6 +192,7 @@ func (r *refusals) accepted(node string) {
 func (r *refusals) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	maps.DeleteFunc(r.strangers, func(_ netip.Addr, one *refusal) bool { return now.Sub(one.last) >= refusalsFor })
 	for node, one := range r.nodes {
 		if now.Sub(one.last) >= refusalsFor {
 			delete(r.nodes, node)
@@ -179,14 +206,12 @@ func (r *refusals) tell() {
 	var list []string
 	head := "nodes bring no copy of their lines: "
 	for node, one := range r.nodes {
-		switch {
-		case node == "":
-		case one.grade == theirs:
+		if one.grade == theirs {
 			list = append(list, node+" "+one.reason)
-		default:
-			list = append(list, node+": "+one.reason)
-			head = "nodes that want to bring a copy of their lines are refused: "
+			continue
 		}
+		list = append(list, node+": "+one.reason)
+		head = "nodes that want to bring a copy of their lines are refused: "
 	}
 	if len(list) == 0 {
 		r.board.Clear(conditionRefused)

@@ -120,8 +120,8 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 }
 
 // TestARefusedNodeIsLoggedOnceAMinute, in virtual time, though it comes once a
-// second; the condition goes five minutes after it stopped. Strangers are logged
-// as often, all together, and have no condition: anybody can come.
+// second; the condition goes five minutes after it stopped. A stranger is logged
+// as often, and has no condition: anybody can come.
 func TestARefusedNodeIsLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -149,7 +149,7 @@ func TestARefusedNodeIsLoggedOnceAMinute(t *testing.T) {
 			t.Error("the condition went too early")
 		}
 		<-time.After(2 * time.Second)
-		if r.expire(time.Now()); len(board.Conditions()) != 0 || len(r.nodes) != 0 {
+		if r.expire(time.Now()); len(board.Conditions()) != 0 || len(r.nodes)+len(r.strangers) != 0 {
 			t.Errorf("it stays: %v", board.Conditions())
 		}
 	})
@@ -343,3 +343,39 @@ type comesFrom struct {
 }
 
 func (c comesFrom) RemoteAddr() net.Addr { return c.addr }
+
+// TestStrangersAreToldApart: each has a line of log a minute, up to sixteen, and the
+// rest of a scan have one together; one that is let in takes no other's with it. It
+// fails where the first stranger hides all others, and where each address of a scan
+// has a line and a place in memory.
+func TestStrangersAreToldApart(t *testing.T) {
+	var out bytes.Buffer
+	r := refusals{board: health.NewBoard(time.Now, nil, nil), log: slog.New(slog.NewTextHandler(&out, nil))}
+	addr, now := netip.MustParseAddr("192.0.2.1"), time.Unix(0, 0)
+	note := func(addr netip.Addr) (lines int) {
+		out.Reset()
+		r.note("", addr, probedError{errors.New("no TLS")}, now)
+		return strings.Count(out.String(), "address="+addr.String()+" ")
+	}
+	told := 0
+	for at, n := addr, 0; n < 1000; at, n = at.Next(), n+1 {
+		told += note(at)
+	}
+	if told != mostStrangers+1 || len(r.strangers) != mostStrangers+1 {
+		t.Errorf("of 1000 strangers %d are logged, and %d kept; want %d", told, len(r.strangers), mostStrangers+1)
+	}
+	r.accepted("", addr.Next()) // of no name in the cluster file, but with a certificate
+	if note(addr) != 0 {
+		t.Error("the first stranger is logged again, since another one was let in")
+	}
+	if note(addr.Next()) != 1 {
+		t.Error("who is refused after it was let in is no news")
+	}
+	now = now.Add(refusalsAgain)
+	if note(addr) != 1 || note(addr.Next().Next()) != 1 {
+		t.Error("after a minute two strangers are not logged once more")
+	}
+	if r.expire(now.Add(refusalsFor)); len(r.strangers) != 0 {
+		t.Errorf("%d strangers stay", len(r.strangers))
+	}
+}

@@ -177,7 +177,8 @@ func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	s.refusals.accepted(s.table.Load().nodes[addrOf(conn.RemoteAddr())])
+	addr := addrOf(conn.RemoteAddr())
+	s.refusals.accepted(s.table.Load().nodes[addr], addr)
 	_ = conn.SetReadDeadline(time.Time{})
 	taking, release := s.held.alone(ctx, g.node)
 	defer release()
