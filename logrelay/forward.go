@@ -48,6 +48,7 @@ type forward struct {
 	done      uint64     // all before it are there
 	committed time.Time
 	announced time.Time
+	untold    bool // lines were left out of which the target was to be told, and was not
 	out       []byte
 	line      line
 }
@@ -100,7 +101,7 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 // serve sends over a connection until ctx ends, it fails, or the first address
 // is well again: next is the connection to that.
 func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
-	f.link, f.out, f.done, f.announced = l, f.out[:0], f.cursor.Next(), time.Now()
+	f.link, f.out, f.done, f.announced, f.untold = l, f.out[:0], f.cursor.Next(), time.Now(), false
 	f.rules.begin()
 	defer l.close()
 	serving, stop := l.watch(ctx)
@@ -121,7 +122,8 @@ func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
 		f.gaveUp(l.address, err)
 		err = fmt.Errorf("%s: %w", l.address, err)
 	}
-	if f.done > f.cursor.Next() {
+	// From the last commit on they are judged once more, and told of.
+	if f.done > f.cursor.Next() && !f.untold {
 		err = errors.Join(err, own(f.cursor.Commit(f.done)))
 	}
 	return next, err
@@ -277,6 +279,7 @@ func (f *forward) announce(now time.Time) error {
 	f.announced = now
 	lines := 0
 	for _, left := range f.rules.leftOut() {
+		f.untold = true
 		f.line.announce(left)
 		if err := f.put(f.done - 1); err != nil {
 			return err
@@ -287,7 +290,9 @@ func (f *forward) announce(now time.Time) error {
 		return nil
 	}
 	f.log.Warn("limits left lines out", "output", f.target.name, "lines", lines)
-	return f.flush()
+	err := f.flush()
+	f.untold = err != nil
+	return err
 }
 
 // frame puts the line behind what is to be sent.

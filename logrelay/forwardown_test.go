@@ -3,6 +3,8 @@ package logrelay
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +79,71 @@ func TestATargetIsToldWhatWasLeftOutBeforeTheCursorPassesIt(t *testing.T) {
 		synctest.Wait()
 		if next := cursor.Next(); next != end {
 			t.Errorf("once it has heard of them: the cursor stands at %d of %d", next, end)
+		}
+	})
+}
+
+// brokenOff is a receiver's end of a connection that breaks off at a text.
+type brokenOff struct {
+	net.Conn
+	text []byte
+	gone chan struct{}
+}
+
+func (b *brokenOff) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if bytes.Contains(p[:n], b.text) {
+		close(b.gone)
+		return 0, errors.Join(io.ErrUnexpectedEOF, b.Conn.Close())
+	}
+	return n, err
+}
+
+// TestATargetThatGoesWhileItIsToldIsToldOnTheNextConnection, in virtual time: of the
+// lines since the last commit. It fails when the cursor moves behind them as the
+// connection ends: what was left out is then told to nobody.
+func TestATargetThatGoesWhileItIsToldIsToldOnTheNextConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{forward: {siem: {relp: "siem:20514"}}, rules: [{if: 'true', limit: {lines: 1, every: 24h}}]}`)
+		defer x.end()
+		first, second, gone := &receiver{}, &receiver{}, make(chan struct{})
+		calls := 0
+		x.s.dialer = func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			if calls++; calls == 1 {
+				x.group.Go(func() { first.serve(&brokenOff{there, []byte(" left out, "), gone}) })
+			} else {
+				x.group.Go(func() { second.serve(there) })
+			}
+			return here, nil
+		}
+		outputs, err := x.s.newOutputs(x.j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.group.Go(func() { x.s.runOutputs(x.ctx, outputs) })
+		away := func() bool {
+			select {
+			case <-gone:
+				return true
+			default:
+				return false
+			}
+		}
+		for n := 0; !away(); n++ {
+			if n > 300 {
+				t.Fatalf("after half a minute nothing is told: %q", first.lines())
+			}
+			x.store(flood("cn1", 2)...)
+			<-time.After(100 * time.Millisecond)
+		}
+		<-time.After(lastRetry + 2*announceEvery)
+		synctest.Wait()
+		if got := strings.Join(second.lines(), "\n"); !strings.Contains(got, " left out, ") {
+			t.Errorf("by the next connection came %q", got)
+		}
+		if next := x.s.outputs["siem"].cursor.Next(); next != x.j.End() {
+			t.Errorf("once it has heard of them: the cursor stands at %d of %d", next, x.j.End())
 		}
 	})
 }
