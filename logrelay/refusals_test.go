@@ -379,3 +379,39 @@ func TestStrangersAreToldApart(t *testing.T) {
 		t.Errorf("%d strangers stay", len(r.strangers))
 	}
 }
+
+// TestANodeThatSaysNothingDoesNotHoldTheStop, in virtual time: it has connected, and
+// its greeting does not come. It fails where only the twenty seconds of its silence
+// end the wait.
+func TestANodeThatSaysNothingDoesNotHoldTheStop(t *testing.T) {
+	ca, pki := filepath.Join(t.TempDir(), "ca"), filepath.Join(t.TempDir(), "pki")
+	if err := errors.Join(peer.Init(ca, "foobar"), peer.Issue(ca, pki, peer.Request{Identity: peer.Identity{Name: "fb2", Role: peer.RoleServer}})); err != nil {
+		t.Fatal(err)
+	}
+	trust, err := peer.Load(pki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer there.Close()
+		client, server := tls.Client(there, trust.Client("fb2")), tls.Server(here, trust.Server(peer.RoleServer))
+		shaken := make(chan error, 1)
+		go func() { shaken <- client.Handshake() }()
+		if err := errors.Join(server.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		began := time.Now()
+		go func() { served <- (&Server{}).serveReplica(ctx, server) }()
+		<-time.After(time.Second)
+		stop()
+		if err := <-served; err != nil {
+			t.Errorf("a planned end is an error: %v", err)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
