@@ -11,9 +11,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"holdfast/internal/health"
 )
 
 // heldUp is a receiver's end of a connection that is not read on from a text on,
@@ -150,12 +153,19 @@ func TestATargetThatGoesWhileItIsToldIsToldOnTheNextConnection(t *testing.T) {
 
 // TestADiskThatRefusesIsNoFaultOfTheTarget, in virtual time: the journal can't be
 // read, which no other address of the target makes better. The lines stay with
-// the first, and the condition names this node. It fails if an error of the
-// reader passes the turn on.
+// the first, and the condition names this node, and stands until the journal is
+// read. It fails if an error of the reader passes the turn on, and if a connection
+// that is taken ends the condition at each try.
 func TestADiskThatRefusesIsNoFaultOfTheTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newStage(t, `{forward: {siem: {relp: ["first:20514", "second:20514"]}}}`)
 		defer x.end()
+		var ended atomic.Int32
+		x.s.board = health.NewBoard(time.Now, nil, func(c health.Condition) {
+			if c.Name == conditionOutput+"siem" {
+				ended.Add(1)
+			}
+		})
 		var dialed []string
 		x.s.dialer = func(_ context.Context, _, address string) (net.Conn, error) {
 			dialed = append(dialed, address)
@@ -191,8 +201,14 @@ func TestADiskThatRefusesIsNoFaultOfTheTarget(t *testing.T) {
 		if !strings.Contains(said, conditionOutput+"siem: ") || !strings.Contains(said, "of this node, not the target") || !strings.Contains(said, "input/output error") {
 			t.Errorf("it says: %q", said)
 		}
+		if n := ended.Load(); n != 0 {
+			t.Errorf("the condition ended %d times while the disk refused", n)
+		}
 		<-time.After(5 * time.Minute) // the disk is given up meanwhile
 		synctest.Wait()
+		if n := ended.Load(); n != 1 {
+			t.Errorf("once the journal is read the condition has ended %d times, want 1", n)
+		}
 		if len(dialed) < 2 || slices.Contains(dialed, "second:20514") {
 			t.Errorf("connections to %q", dialed)
 		}
