@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"holdfast/api/acl"
@@ -404,18 +403,6 @@ func methodLabel(method string) string {
 	default:
 		return "other"
 	}
-}
-
-// handlers counts the requests under way, so that Run can wait for them.
-type handlers struct {
-	sync.WaitGroup
-	next http.Handler
-}
-
-func (h *handlers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.Add(1)
-	defer h.Done()
-	h.next.ServeHTTP(w, r)
 }
 
 // recorder remembers the status of an answer.

@@ -28,6 +28,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"holdfast/internal/admin"
 	"holdfast/internal/check"
 	"holdfast/internal/health"
 	"holdfast/internal/state"
@@ -385,7 +386,7 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	var server *http.Server
 	waiting := newLot(l.Addr(), func(back net.Listener) { _ = server.Serve(back) }) // it ends with the other
-	underWay := &handlers{next: s.parking(l.from, ctx.Done(), waiting)}
+	underWay := &admin.Handlers{Next: s.parking(l.from, ctx.Done(), waiting)}
 	defer underWay.Wait()
 	defer abandon() // first: handlers end with their context
 	conns := &connections{server: s}

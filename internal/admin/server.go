@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,8 +39,6 @@ type Server struct {
 	handler http.Handler
 	log     *slog.Logger
 	metrics *metrics
-
-	underWay sync.WaitGroup // handlers
 }
 
 // New makes a server that Run starts.
@@ -88,8 +85,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	// Requests outlive ctx for as long as stopTimeout lets them.
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	underWay := &Handlers{Next: http.HandlerFunc(s.serve)}
 	server := &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
+		Handler:           underWay,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,
@@ -99,7 +97,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	defer s.underWay.Wait()
+	defer underWay.Wait()
 	defer abandon() // first: handlers end with their context
 	ready()
 	select {
@@ -175,7 +173,5 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.metrics.requests.Inc()
-	s.underWay.Add(1)
-	defer s.underWay.Done()
 	s.handler.ServeHTTP(w, r)
 }
