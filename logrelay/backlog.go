@@ -108,7 +108,8 @@ func (b *backlog) from(j *journal.Journal, replay int64, short bool) uint64 {
 
 func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from uint64, short bool) {
 	next := o.cursor.Next()
-	if from <= next {
+	lines := j.Lines(next, from) // before the journal forgets them
+	if lines == 0 {
 		if o.goal > 0 && next >= o.goal {
 			o.goal, o.gone = 0, 0
 			s.board.Clear(conditionBacklog + name)
@@ -120,7 +121,6 @@ func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from 
 	if at, ok := timeOf(j, from); ok {
 		last = at.Format(time.RFC3339)
 	}
-	lines := j.Lines(next, from) // before the journal forgets them
 	if err := o.cursor.Commit(from); err != nil {
 		s.log.Error("lines that a target does not take can't be let go; tried again", "target", name, "error", err)
 		return

@@ -322,6 +322,18 @@ holdfast_logs_waiting_lines{output="siem"} %d
 	if err := b.outputs["files"].cursor.Commit(j.End()); err != nil {
 		t.Fatal(err)
 	}
+	b.settings.replay = 3 * b.one
+	if err := b.outputs["siem"].cursor.Commit(backlogLines); err != nil {
+		t.Fatal(err)
+	}
+	b.bound(j, 5)
+	if said := b.condition(conditionBacklog + "siem"); said != "" {
+		t.Errorf("only numbers that no line has lie in front of what is kept, and it says %q", said)
+	}
+	b.settings.replay = 0
+	if err := b.outputs["siem"].cursor.Commit(0); err != nil {
+		t.Fatal(err)
+	}
 	b.bound(j, 5)
 	if said := b.condition(conditionBacklog + "siem"); !strings.Contains(said, fmt.Sprintf(" %d of them", want-1)) {
 		t.Errorf("all but the newest are let go, and it says %q", said)

@@ -167,9 +167,9 @@ type shipper struct {
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
 func (s *shipper) run(ctx context.Context, well func()) error {
-	if from, next := s.letGo(), s.cursor.Next(); from > next && !s.replicas.wait {
+	from, next := s.letGo(), s.cursor.Next()
+	if lines := s.journal.Lines(next, from); lines > 0 && !s.replicas.wait {
 		s.log.Warn("too little of the disk is free: lines that no other node has are kept for it no more", "from", next, "to", from)
-		lines := s.journal.Lines(next, from) // before the journal forgets them
 		if err := s.cursor.Commit(from); err != nil {
 			return err
 		}
