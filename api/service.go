@@ -328,13 +328,14 @@ type listener struct {
 
 func (s *Server) listen() ([]listener, error) {
 	var bound []listener
+	var had []netip.AddrPort
 	bind := func(addresses []netip.AddrPort, from origin) error {
 		for _, address := range addresses {
 			l, err := net.Listen("tcp", address.String())
 			if err != nil {
-				return fmt.Errorf("api: listen on %s: %w%s", address, err, advice(err, address.Port()))
+				return fmt.Errorf("api: listen on %s: %w%s", address, err, advice(err, address, had))
 			}
-			bound = append(bound, listener{l, from})
+			bound, had = append(bound, listener{l, from}), append(had, address)
 		}
 		return nil
 	}
@@ -369,15 +370,28 @@ func closeAll(listeners []listener) {
 	}
 }
 
-// advice is what to do about an error of a socket.
-func advice(err error, port uint16) string {
+// advice is what to do about an error of a socket, when this server has had those
+// addresses.
+func advice(err error, address netip.AddrPort, had []netip.AddrPort) string {
+	port := address.Port()
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Sprintf("; another program has port %d, which `ss -ltnp sport = :%d` names: stop it (a Consul agent?), or list other addresses in the section api of the cluster file", port, port)
+		for _, own := range had {
+			if own.Port() == port && (takes(own.Addr(), address.Addr()) || takes(address.Addr(), own.Addr())) {
+				return fmt.Sprintf("; the API itself listens on %s, which is the same port of the same address: the section api of the cluster file needs two ports", own)
+			}
+		}
+		return fmt.Sprintf("; another program has port %d, or another section of the cluster file has it too (on 0.0.0.0 it is taken for each address); `ss -ltnp sport = :%d` names who: stop it (a Consul agent?), or list other addresses in the section api of the cluster file", port, port)
 	case errors.Is(err, syscall.EACCES):
 		return "; ports below 1024 need CAP_NET_BIND_SERVICE"
 	}
 	return ""
+}
+
+// takes tells whether a socket on one address keeps another one from a second.
+func takes(one, second netip.Addr) bool {
+	one, second = one.Unmap(), second.Unmap()
+	return one == second || one.IsUnspecified() && (one.Is6() || second.Is4())
 }
 
 // serve answers on one listener until ctx ends.

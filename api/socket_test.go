@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,5 +90,41 @@ func TestTheAdminSocketAnswersThoughAPortIsTaken(t *testing.T) {
 	c.url = "http://" + address.String()
 	if code, _, _ := c.get("/v1/status/leader"); code != 200 {
 		t.Errorf("the address answers with %d", code)
+	}
+}
+
+// TestAPortThatTheAPIHasItselfIsNoOtherPrograms: an admin who looks for one finds
+// holdfast. It fails where each port in use counts as another program's.
+func TestAPortThatTheAPIHasItselfIsNoOtherPrograms(t *testing.T) {
+	inUse := os.NewSyscallError("bind", syscall.EADDRINUSE)
+	for _, test := range []struct {
+		address, had string
+		own          bool
+	}{
+		{"10.1.0.5:8501", "10.1.0.5:8501", true},
+		{"10.1.0.5:8501", "0.0.0.0:8501", true},
+		{"0.0.0.0:8501", "127.0.0.1:8501", true},
+		{"127.0.0.1:8501", "[::]:8501", true},
+		{"[::ffff:127.0.0.1]:8501", "127.0.0.1:8501", true},
+		{"[::1]:8501", "0.0.0.0:8501", false},
+		{"10.1.0.5:8501", "127.0.0.1:8501", false},
+		{"10.1.0.5:8501", "10.1.0.5:8500", false},
+	} {
+		got := advice(inUse, netip.MustParseAddrPort(test.address), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort(test.had)})
+		if own := strings.Contains(got, "the API itself listens on "+test.had); own != test.own || own == strings.Contains(got, "another program has port 8501, or another section") {
+			t.Errorf("%s beside %s: %q", test.address, test.had, got)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := netip.MustParseAddrPort(taken.Addr().String())
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{config: Config{Listen: []netip.AddrPort{address, address}}}
+	if _, err := s.listen(); err == nil || !strings.Contains(err.Error(), "the API itself listens on "+address.String()) {
+		t.Errorf("twice the same address: %v", err)
 	}
 }

@@ -182,7 +182,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		cancel()
 		switch {
 		case err != nil && via == viaReplica:
-			return refusedHandshake(err)
+			return refusedHandshake(ctx, err)
 		case err != nil:
 			return err
 		case via == viaReplica:

@@ -83,7 +83,7 @@ func (s *Server) Status() Status {
 
 func (o *outputState) status(name string, j *journal.Journal, end uint64) OutputStatus {
 	next := o.cursor.Next()
-	status := OutputStatus{Name: name, Next: next, Waiting: end - min(end, next)}
+	status := OutputStatus{Name: name, Next: next, Waiting: j.Lines(next, end)}
 	if status.Waiting > 0 {
 		if at, ok := timeOf(j, next); ok {
 			status.Oldest = &at
@@ -178,7 +178,7 @@ func (s *Server) Flush(ctx context.Context) error {
 				o.tryNow()
 			}
 			if next := o.cursor.Next(); next < end {
-				behind = append(behind, fmt.Sprintf("%s lacks %d lines", name, end-next))
+				behind = append(behind, fmt.Sprintf("%s lacks %d lines", name, j.Lines(next, end)))
 			}
 		}
 		s.mu.Unlock()
@@ -238,7 +238,7 @@ func (s *Server) Replay(output string, since time.Time) (lines uint64, err error
 			}
 			o.replay(from)
 			s.log.Info("an admin has a target get lines once more", "output", output, "from", from, "end", j.End())
-			return j.End() - from, nil
+			return j.Lines(from, j.End()), nil
 		}
 	}
 }

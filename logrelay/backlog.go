@@ -108,7 +108,8 @@ func (b *backlog) from(j *journal.Journal, replay int64, short bool) uint64 {
 
 func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from uint64, short bool) {
 	next := o.cursor.Next()
-	if from <= next {
+	lines := j.Lines(next, from) // before the journal forgets them
+	if lines == 0 {
 		if o.goal > 0 && next >= o.goal {
 			o.goal, o.gone = 0, 0
 			s.board.Clear(conditionBacklog + name)
@@ -124,9 +125,9 @@ func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from 
 		s.log.Error("lines that a target does not take can't be let go; tried again", "target", name, "error", err)
 		return
 	}
-	o.gone += from - next
+	o.gone += lines
 	o.goal = j.End()
-	s.metrics.letGo.WithLabelValues(name).Add(float64(from - next))
+	s.metrics.letGo.WithLabelValues(name).Add(float64(lines))
 	why := fmt.Sprintf("it kept more than %d MiB (logs.forward.%s.backlog_mib)", max(o.backlog.most, s.settings.replay)>>20, name)
 	if short && !o.backlog.wait {
 		why = fmt.Sprintf("less than %.0f %% of the disk of %s are free", s.shortBelow(), s.dir())
@@ -134,7 +135,7 @@ func (s *Server) boundOne(j *journal.Journal, name string, o *outputState, from 
 	s.board.Raise(conditionBacklog+name, health.Error, fmt.Sprintf(
 		"target %s does not take its lines, and %d of them are kept for it no more, all that were received before %s: %s; the hosts' files have them",
 		name, o.gone, last, why))
-	s.log.Error("lines that a target has not taken are kept for it no more", "target", name, "lines", from-next, "before", last, "why", why)
+	s.log.Error("lines that a target has not taken are kept for it no more", "target", name, "lines", lines, "before", last, "why", why)
 }
 
 // letsReplicaGo is the first of the lines that are still kept for another node,

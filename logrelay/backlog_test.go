@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -255,5 +257,88 @@ func TestNoReplayBeginsBeforeWhatIsKept(t *testing.T) {
 		if err := siem.cursor.Commit(backlogLines); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestLinesThatNeverWereWaitForNobody: the newest segment is lost, and the numbers
+// that it had room for are set apart. What waits, what is lacked, and what is let go
+// is counted in lines that the journal has. A relay that subtracts numbers says
+// hundreds of thousands.
+func TestLinesThatNeverWereWaitForNobody(t *testing.T) {
+	b := newBacklogged(t, map[string]backlog{"siem": {}})
+	newest := filepath.Join(b.dir, fmt.Sprintf("%020d.journal", backlogLines-1))
+	if err := os.WriteFile(newest, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(journal.Config{Dir: b.dir, Segment: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.current.Store(j)
+	for name, cursor := range map[string]string{"siem": "to-siem", "files": "files"} {
+		if b.outputs[name].cursor, err = j.Cursor(cursor, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = j.Run(ctx)
+	}()
+	for range 3 {
+		var batch journal.Batch
+		batch.Add(journal.Record{Time: 1, Data: []byte("<13>Nov 25 12:00:00 cn1 test: x")})
+		commit, err := j.Append(ctx, &batch)
+		if err == nil {
+			err = commit.Wait(ctx)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	<-ended
+	if j.End() < 1<<20/11 {
+		t.Fatalf("the journal ends at %d", j.End())
+	}
+	const want = backlogLines + 3 // the files had the one that is lost
+	if got := b.outputs["siem"].status("siem", j, j.End()).Waiting; got != want {
+		t.Errorf("the status says that %d lines wait, want %d", got, want)
+	}
+	if err := testutil.CollectAndCompare(outlook{b.Server}, strings.NewReader(fmt.Sprintf(`
+# HELP holdfast_logs_waiting_lines Lines that an output does not durably have yet, by output.
+# TYPE holdfast_logs_waiting_lines gauge
+holdfast_logs_waiting_lines{output="files"} 3
+holdfast_logs_waiting_lines{output="siem"} %d
+`, want)), "holdfast_logs_waiting_lines"); err != nil {
+		t.Error(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.Flush(short); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("siem lacks %d lines", want)) {
+		t.Errorf("flush: %v", err)
+	}
+	if err := b.outputs["files"].cursor.Commit(j.End()); err != nil {
+		t.Fatal(err)
+	}
+	b.settings.replay = 3 * b.one
+	if err := b.outputs["siem"].cursor.Commit(backlogLines); err != nil {
+		t.Fatal(err)
+	}
+	b.bound(j, 5)
+	if said := b.condition(conditionBacklog + "siem"); said != "" {
+		t.Errorf("only numbers that no line has lie in front of what is kept, and it says %q", said)
+	}
+	b.settings.replay = 0
+	if err := b.outputs["siem"].cursor.Commit(0); err != nil {
+		t.Fatal(err)
+	}
+	b.bound(j, 5)
+	if said := b.condition(conditionBacklog + "siem"); !strings.Contains(said, fmt.Sprintf(" %d of them", want-1)) {
+		t.Errorf("all but the newest are let go, and it says %q", said)
+	}
+	if got := testutil.ToFloat64(b.metrics.letGo.WithLabelValues("siem")); got != want-1 {
+		t.Errorf("%v lines are counted, want %d", got, want-1)
 	}
 }

@@ -48,21 +48,31 @@ type forward struct {
 	done      uint64     // all before it are there
 	committed time.Time
 	announced time.Time
+	untold    bool // lines were left out of which the target was to be told, and was not
 	out       []byte
 	line      line
+
+	// sick: this node's disk refused. It is well again when something was read
+	// behind stuck, or the end was reached, and the cursor could be moved. read is
+	// behind the last block that was read by this connection.
+	sick        bool
+	read, stuck uint64
 }
 
 // run sends until ctx ends or the target fails. A first address that is well
-// again is gone back to.
+// again is gone back to. After a fault of this node's disk a connection alone is
+// no sign that lines are taken.
 func (f *forward) run(ctx context.Context, well func()) error {
 	link, err := f.connect(ctx)
 	for err == nil && link != nil {
-		well()
+		if !f.sick {
+			well()
+		}
 		if f.pool.at == 0 {
 			f.board.Clear(conditionFailover + f.target.name)
 		}
 		f.log.Info("forwarding", "address", link.address)
-		link, err = f.serve(ctx, link)
+		link, err = f.serve(ctx, link, well)
 	}
 	return err
 }
@@ -99,8 +109,9 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 
 // serve sends over a connection until ctx ends, it fails, or the first address
 // is well again: next is the connection to that.
-func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
-	f.link, f.out, f.done, f.announced = l, f.out[:0], f.cursor.Next(), time.Now()
+func (f *forward) serve(ctx context.Context, l *link, well func()) (next *link, err error) {
+	f.link, f.out, f.done, f.announced, f.untold = l, f.out[:0], f.cursor.Next(), time.Now(), false
+	f.read = f.done
 	f.rules.begin()
 	defer l.close()
 	serving, stop := l.watch(ctx)
@@ -110,7 +121,7 @@ func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
 	}()
 	reader := f.journal.Reader(f.done)
 	defer reader.Close()
-	next, err = f.send(serving, reader)
+	next, err = f.send(serving, reader, well)
 	if ctx.Err() != nil {
 		f.done = l.settle(f.done)
 	}
@@ -121,8 +132,12 @@ func (f *forward) serve(ctx context.Context, l *link) (next *link, err error) {
 		f.gaveUp(l.address, err)
 		err = fmt.Errorf("%s: %w", l.address, err)
 	}
-	if f.done > f.cursor.Next() {
+	// From the last commit on they are judged once more, and told of.
+	if f.done > f.cursor.Next() && !f.untold {
 		err = errors.Join(err, own(f.cursor.Commit(f.done)))
+	}
+	if errors.As(err, new(ownError)) {
+		f.sick, f.stuck = true, f.read
 	}
 	return next, err
 }
@@ -144,15 +159,17 @@ func own(err error) error {
 	return ownError{err}
 }
 
-func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link, err error) {
+func (f *forward) send(ctx context.Context, reader *journal.Reader, well func()) (next *link, err error) {
 	for {
 		idle, cancel := context.WithTimeout(ctx, commitEvery)
 		block, err := reader.Next(idle)
 		cancel()
+		end := false
 		if err == nil {
+			f.read = block.End()
 			err = f.sendBlock(ctx, block)
 		} else if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			err = nil
+			err, end = nil, true
 		} else {
 			err = own(err)
 		}
@@ -173,6 +190,10 @@ func (f *forward) send(ctx context.Context, reader *journal.Reader) (next *link,
 		}
 		if err := f.commit(); err != nil {
 			return nil, own(err)
+		}
+		if f.sick && (end || f.read > f.stuck) {
+			f.sick = false
+			well()
 		}
 		if next := f.tryFirst(ctx, now); next != nil {
 			return next, nil
@@ -277,6 +298,7 @@ func (f *forward) announce(now time.Time) error {
 	f.announced = now
 	lines := 0
 	for _, left := range f.rules.leftOut() {
+		f.untold = true
 		f.line.announce(left)
 		if err := f.put(f.done - 1); err != nil {
 			return err
@@ -287,7 +309,9 @@ func (f *forward) announce(now time.Time) error {
 		return nil
 	}
 	f.log.Warn("limits left lines out", "output", f.target.name, "lines", lines)
-	return f.flush()
+	err := f.flush()
+	f.untold = err != nil
+	return err
 }
 
 // frame puts the line behind what is to be sent.

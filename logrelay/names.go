@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
@@ -33,14 +34,17 @@ type names struct {
 type table struct {
 	file  *cluster.File
 	nodes map[netip.Addr]string
+	logs  map[string]bool // nodes that run logs, and so may bring lines of theirs
 	own   map[string]bool // their names, in files
 	self  netip.Addr      // of this node: its own lines have it as their source, so that other nodes know whose they are
 }
 
 func newTable(file *cluster.File, node string) *table {
-	t := &table{file: file, nodes: map[netip.Addr]string{}, own: map[string]bool{}}
+	t := &table{file: file, nodes: map[netip.Addr]string{}, logs: map[string]bool{}, own: map[string]bool{}}
 	for _, member := range file.Nodes {
 		t.own[safeName(member.Name)] = true
+		role := file.Role(member.Role)
+		t.logs[member.Name] = role != nil && slices.Contains(role.Run, "logs")
 		for _, addr := range member.Addresses {
 			t.nodes[addr.Unmap()] = member.Name
 		}

@@ -161,7 +161,7 @@ func (o outlook) Collect(to chan<- prometheus.Metric) {
 	for name, c := range o.s.cursors() {
 		next, waiting, lag := c.Next(), uint64(0), time.Duration(0)
 		if next < end {
-			waiting, lag = end-next, o.s.ages.of(next, now)
+			waiting, lag = j.Lines(next, end), o.s.ages.of(next, now)
 		}
 		gauge(waitingDesc, float64(waiting), name)
 		gauge(lagDesc, lag.Seconds(), name)

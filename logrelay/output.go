@@ -11,8 +11,8 @@ import (
 	"holdfast/logrelay/journal"
 )
 
-// output is one that reads the journal. run calls well when
-// its target takes lines; its error is a target that refuses, and it is called
+// output is one that reads the journal. run calls well when its
+// target takes lines, and this node's disk gives them; its error is a target that refuses, and it is called
 // again: it goes on where its cursor stands.
 type output struct {
 	name   string

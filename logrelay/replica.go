@@ -167,12 +167,13 @@ type shipper struct {
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
 func (s *shipper) run(ctx context.Context, well func()) error {
-	if from, next := s.letGo(), s.cursor.Next(); from > next && !s.replicas.wait {
+	from, next := s.letGo(), s.cursor.Next()
+	if lines := s.journal.Lines(next, from); lines > 0 && !s.replicas.wait {
 		s.log.Warn("too little of the disk is free: lines that no other node has are kept for it no more", "from", next, "to", from)
 		if err := s.cursor.Commit(from); err != nil {
 			return err
 		}
-		s.replicas.lacks(from - next)
+		s.replicas.lacks(lines)
 	}
 	failed := errors.New("there is no other node that runs logs and is alive")
 	for i, other := range s.others() {
@@ -213,7 +214,7 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 	_ = conn.SetDeadline(time.Time{})
 	from := s.begins(other.Name, binary.LittleEndian.Uint64(answer[:]))
 	well()
-	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.End()-min(from, s.journal.End()))
+	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.Lines(from, s.journal.End()))
 	sent := make(chan error, 1)
 	sending, end := context.WithCancel(ctx)
 	defer end()

@@ -166,7 +166,11 @@ func (h *heldReplicas) save(end uint64) error {
 // in this node's journal, and so in its files, before the answer goes out.
 func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
 	_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
+	silent := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	g, err := readGreeting(conn)
+	if !silent() { // ctx has ended, and with it the deadlines
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -177,7 +181,8 @@ func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	s.refusals.accepted(s.table.Load().nodes[addrOf(conn.RemoteAddr())])
+	addr := addrOf(conn.RemoteAddr())
+	s.refusals.accepted(s.table.Load().nodes[addr], addr)
 	_ = conn.SetReadDeadline(time.Time{})
 	taking, release := s.held.alone(ctx, g.node)
 	defer release()

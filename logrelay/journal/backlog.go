@@ -1,5 +1,7 @@
 package journal
 
+import "slices"
+
 // Behind is how many bytes the journal takes from the segment with a record on:
 // what it keeps for an output whose cursor stands there. 0: there is no such
 // record yet.
@@ -30,4 +32,27 @@ func (j *Journal) Newest(most int64) uint64 {
 		first = j.segments[i].first
 	}
 	return first
+}
+
+// Lines is how many records of the journal have numbers from one on and before to:
+// those that a failed write or a lost segment used up don't count. What a segment
+// that was trimmed had counts in full.
+func (j *Journal) Lines(from, to uint64) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	to = min(to, j.end)
+	if from >= to {
+		return 0
+	}
+	lines := to - from
+	for _, s := range slices.Backward(j.segments) {
+		// What is in front of a younger one may have been so for this one, which
+		// never had a block.
+		first, end := max(s.first-min(s.first, uint64(s.unused)), from), min(s.first, to)
+		if first < end {
+			lines -= end - first
+			to = first
+		}
+	}
+	return lines
 }

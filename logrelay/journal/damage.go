@@ -11,7 +11,10 @@ const (
 	unreadableFor = time.Minute // a disk that refuses to read may be well again
 	// unlooked is how much of the time between two tries counts at most: nobody
 	// knows of the rest how the disk was. A minute takes three tries, then.
-	unlooked  = 30 * time.Second
+	unlooked = 30 * time.Second
+	// apart is for how long nobody tried when the next try is the first of its
+	// own: outputs come every half minute, while their target is there.
+	apart     = 2 * unlooked
 	mostSpots = 10_000
 )
 
@@ -64,18 +67,22 @@ func (j *Journal) lostLocked(path string, at, bytes int64) {
 	j.damage.bytes += bytes
 }
 
-// givenUp tells whether reading at a spot, which has failed now, has failed for
-// so long that it is passed over. What counts is the time in which it was tried:
-// an output whose target was away for hours comes with a second try, not with
-// hours of them.
-func (j *Journal) givenUp(path string, at int64, now time.Time) bool {
+// givenUp tells whether reading at a spot, which was tried at began and has failed
+// now, has failed for so long that it is passed over. What counts is the time in
+// which it was tried, by whomever: an output whose target was away for hours comes
+// with its first try, and so does one that comes long after others gave up. How
+// long the disk takes to refuse does not make two tries lie apart.
+func (j *Journal) givenUp(path string, at int64, began, now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	where := spot{path, at}
 	r, ok := j.damage.refused[where]
-	if ok {
+	switch {
+	case ok && began.Sub(r.last) > apart:
+		r = refusal{}
+	case ok:
 		r.sum += min(max(0, now.Sub(r.last)), unlooked)
-	} else if j.damage.refused == nil || len(j.damage.refused) >= mostSpots {
+	case j.damage.refused == nil || len(j.damage.refused) >= mostSpots:
 		j.damage.refused = map[spot]refusal{}
 	}
 	r.last = now
@@ -112,10 +119,11 @@ func (j *Journal) missing(path string) {
 // what the disk refuses to read is passed over at once.
 func (j *Journal) Glance(from uint64) *Reader { return &Reader{j: j, next: from, hasty: true} }
 
-// passable tells whether a reader goes on behind what it can't read, because it
-// is damaged or has been refused for long enough.
-func (r *Reader) passable(err error) bool {
-	return unreadable(err) && (r.hasty || r.j.givenUp(r.held.path, r.at, time.Now()))
+// passable tells whether a reader goes on behind what the disk refuses at a spot,
+// because it has for long enough. It was tried at began. A segment that can't be
+// opened is refused at 0.
+func (r *Reader) passable(path string, at int64, began time.Time, err error) bool {
+	return unreadable(err) && (r.hasty || r.j.givenUp(path, at, began, time.Now()))
 }
 
 // removedError is what a write to a file says that has no name any more.

@@ -13,9 +13,13 @@ import (
 // A segment is a header and blocks. A block is what one fdatasync made
 // durable; the next is written after that only, so what is torn is the last.
 //
-//	segment: magic[8] first[8] salt[8] crc[4] zero[4]
+//	segment: magic[8] first[8] salt[8] crc[4] unused[4]
 //	block:   magic[4] crc[4] length[4] count[4] first[8] payload[length]
 //	record:  length(uvarint) time[8] input[1] address length[1] address data
+//
+// unused is how many numbers in front of first no record has. Lines are counted by
+// it, for people, and nothing else: the checksum does not cover it, as in segments
+// of before, where it is 0.
 //
 // Numbers are little-endian. A block's checksum (CRC-32C) begins with the
 // segment's random salt: who sends lines can't put a block into one of them.
@@ -88,8 +92,9 @@ func nextRecord(payload []byte) (r Record, rest []byte, err error) {
 
 // segment is what the header of a segment says.
 type segment struct {
-	first uint64 // number of its first record
-	salt  uint64
+	first  uint64 // number of its first record
+	salt   uint64
+	unused uint32 // numbers in front of first that no record has
 }
 
 func (s segment) header() []byte {
@@ -98,7 +103,7 @@ func (s segment) header() []byte {
 	h = binary.LittleEndian.AppendUint64(h, s.first)
 	h = binary.LittleEndian.AppendUint64(h, s.salt)
 	h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(h, castagnoli))
-	return append(h, 0, 0, 0, 0)
+	return binary.LittleEndian.AppendUint32(h, s.unused)
 }
 
 func parseSegment(h []byte) (segment, error) {
@@ -108,7 +113,10 @@ func parseSegment(h []byte) (segment, error) {
 	if crc32.Checksum(h[:24], castagnoli) != binary.LittleEndian.Uint32(h[24:]) {
 		return segment{}, errors.New("the segment's header is damaged")
 	}
-	return segment{first: binary.LittleEndian.Uint64(h[8:]), salt: binary.LittleEndian.Uint64(h[16:])}, nil
+	return segment{
+		first: binary.LittleEndian.Uint64(h[8:]), salt: binary.LittleEndian.Uint64(h[16:]),
+		unused: binary.LittleEndian.Uint32(h[28:]),
+	}, nil
 }
 
 // seal fills the header of a block whose payload follows it in b.
@@ -259,6 +267,7 @@ type extent struct {
 	next       uint64     // number behind its last record
 	gaps       [][2]int64 // passed over between sound blocks: from, to
 	unreadable bool       // some of what follows the end can't be read
+	refused    bool       // that, or some of what is in the gaps
 }
 
 // scan finds where the sound blocks of a segment end. What follows the end was
@@ -279,6 +288,7 @@ func (s segment) scan(file io.ReaderAt, size int64) (extent, error) {
 			return e, err
 		}
 		offset, found, bad, err := s.resync(file, e.end, size, e.next)
+		e.refused = e.refused || refused || bad
 		if err != nil || !found {
 			e.unreadable = refused || bad
 			return e, err

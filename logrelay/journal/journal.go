@@ -82,6 +82,8 @@ type Journal struct {
 	damage   damage
 	id       [16]byte // never changes
 
+	giveUp time.Time // when Open tries no more what the disk refuses; zero: it refused nothing
+
 	// Only Run touches these.
 	active     File
 	activeSeg  segment
@@ -192,7 +194,9 @@ const (
 )
 
 // Open recovers a journal: it finds what was durable, and cuts off what a
-// crash left of the last write. The error is a disk that can't be read.
+// crash left of the last write. It blocks for five seconds at most, and as long as
+// one more look takes, where the disk refuses to read; what it still refuses then
+// counts as lost. The error is a directory that can't be read or written.
 func Open(config Config) (*Journal, error) {
 	if config.Segment == 0 {
 		config.Segment = defaultSegment

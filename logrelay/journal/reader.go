@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 )
 
 // Block is records that became durable together.
@@ -55,7 +56,8 @@ type Reader struct {
 	at    int64
 	seen  uint64 // number behind the last record that it came to in the segment
 	buf   []byte
-	hasty bool // see Glance
+	hasty bool   // see Glance
+	least uint64 // first record of the oldest segment that may have more for it
 }
 
 // Reader reads from a record on, or from the oldest that is left.
@@ -107,9 +109,10 @@ func (r *Reader) TryNext() (Block, bool, error) {
 
 // read reads one block where the reader stands; false: it is passed over.
 func (r *Reader) read() (Block, bool, error) {
+	began := time.Now()
 	b, whole, err := r.held.readBlock(r.file, r.at, r.buf)
 	r.buf = whole
-	if errors.Is(err, errBlock) || r.passable(err) {
+	if errors.Is(err, errBlock) || r.passable(r.held.path, r.at, began, err) {
 		return Block{}, false, r.pass()
 	}
 	if err != nil {
@@ -156,14 +159,23 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 			return nil, nil
 		}
 		r.Close()
+		r.least = h.first
+		began := time.Now()
 		file, err := os.Open(h.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.j.missing(h.path) // unless it was trimmed meanwhile
 			continue
 		}
+		if r.passable(h.path, 0, began, err) {
+			// For this reader alone: the disk may be well when another comes.
+			r.j.lost(h.path, 0, h.end)
+			r.least = h.first + 1
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
+		r.j.readable(h.path, 0)
 		r.file, r.held, r.at, r.seen = file, h, segmentHeader, h.first
 		return nil, nil
 	}
@@ -188,7 +200,7 @@ func (r *Reader) wanted() (held, bool) {
 		}
 	}
 	for ; i < len(list); i++ {
-		if list[i].end > segmentHeader && !list[i].gone {
+		if list[i].end > segmentHeader && !list[i].gone && list[i].first >= r.least {
 			return list[i], true
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -59,13 +60,19 @@ func breakFile(t *testing.T, path string) {
 
 // TestOneBadSectorKeepsNoJournalFromOpening: in the header of a segment, an old
 // one or the newest. A journal that fails at an error of the disk does not open,
-// and one that counts on from an older segment gives numbers twice.
+// and one that counts on from an older segment gives numbers twice. What was set
+// aside counts as damaged at the next start, too: one that looks at *.journal
+// alone says that all is well. In virtual time, since the disk is given some.
 func TestOneBadSectorKeepsNoJournalFromOpening(t *testing.T) {
+	synctest.Test(t, oneBadSector)
+}
+
+func oneBadSector(t *testing.T) {
 	for _, broken := range []int{0, 2, 4} {
 		dir := filled(t)
 		path := segmentsOf(t, dir)[broken]
 		breakFile(t, path)
-		j, _ := open(t, Config{Dir: dir})
+		j, stop := open(t, Config{Dir: dir})
 		if j.Damaged() == 0 {
 			t.Errorf("segment %d: nothing is said of it", broken)
 		}
@@ -79,6 +86,38 @@ func TestOneBadSectorKeepsNoJournalFromOpening(t *testing.T) {
 		if diff := cmp.Diff(slices.Delete(want, broken, broken+1), all(t, j, 0)); diff != "" {
 			t.Errorf("segment %d: %s", broken, diff)
 		}
+		stop()
+		if j, _ = open(t, Config{Dir: dir}); j.Damaged() == 0 {
+			t.Errorf("segment %d: nothing is said of it at the next start", broken)
+		}
+	}
+}
+
+// TestADiskThatIsAwayForAMomentCostsAStartNoSegment, in virtual time: it refuses
+// to open the newest segment, or to read its header, and is well after two seconds. A journal that sets aside, or counts as lost, what was refused
+// once never gives these lines to anybody.
+func TestADiskThatIsAwayForAMomentCostsAStartNoSegment(t *testing.T) {
+	for _, away := range []func(*testing.T) string{lockedTerminal, func(*testing.T) string { return badMemory }} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := filled(t)
+			newest := segmentsOf(t, dir)[4]
+			aside := filepath.Join(dir, "aside")
+			if err := errors.Join(os.Rename(newest, aside), os.Symlink(away(t), newest)); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(2*time.Second, func() {
+				if err := os.Rename(aside, newest); err != nil {
+					t.Error(err)
+				}
+			})
+			j, _ := open(t, Config{Dir: dir})
+			if j.Damaged() != 0 || j.End() != 5 {
+				t.Errorf("%d bytes are damaged, the end is %d", j.Damaged(), j.End())
+			}
+			if got := strings.Join(all(t, j, 0), ", "); got != "line 0, line 1, line 2, line 3, line 4" {
+				t.Errorf("read: %s", got)
+			}
+		})
 	}
 }
 
@@ -103,8 +142,12 @@ func TestTheNumbersOfASegmentThatIsLostAreUsedByNoOther(t *testing.T) {
 // the newest is opened, so that nobody knows how much it had. It is kept aside,
 // and what comes next has numbers behind all that it can have had: the other node
 // and cursors may have seen those. A journal that counts on from the segment's
-// first record gives them once more.
+// first record gives them once more. In virtual time, since the disk is given some.
 func TestNoNumberIsUsedTwiceAfterASegmentThatCantBeOpened(t *testing.T) {
+	synctest.Test(t, segmentThatCantBeOpened)
+}
+
+func segmentThatCantBeOpened(t *testing.T) {
 	dir := filled(t)
 	newest := segmentsOf(t, dir)[4]
 	first := uint64(4)
@@ -179,14 +222,14 @@ func TestBlocksAroundABadSectorAreFound(t *testing.T) {
 	seg, data, ends := sample(200)
 	bad := int64(ends[100]+20) / 4096 * 4096
 	e, err := seg.scan(refusing{bytes.NewReader(data), bad, bad + 4096}, int64(len(data)))
-	if err != nil || e.end != int64(len(data)) || e.unreadable || len(e.gaps) != 1 {
+	if err != nil || e.end != int64(len(data)) || e.unreadable || !e.refused || len(e.gaps) != 1 {
 		t.Fatalf("a page amid: %+v, %v", e, err)
 	}
 	if gap := e.gaps[0]; gap[0] > bad || gap[1] < bad+4096 || gap[1]-gap[0] > 40<<10 {
 		t.Errorf("passed over: %v, for a page at %d", gap, bad)
 	}
 	e, err = seg.scan(refusing{bytes.NewReader(data), int64(len(data)) - 10, int64(len(data))}, int64(len(data)))
-	if err != nil || !e.unreadable || e.end < int64(len(data)-20<<10) {
+	if err != nil || !e.unreadable || !e.refused || e.end < int64(len(data)-20<<10) {
 		t.Errorf("the end: %+v, %v", e, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,7 +154,10 @@ func (j *Journal) roll() error {
 	j.abandon()
 	var salt [8]byte
 	_, _ = rand.Read(salt[:]) // never fails
-	seg := segment{first: j.nextNumber, salt: binary.LittleEndian.Uint64(salt[:])}
+	seg := segment{
+		first: j.nextNumber, salt: binary.LittleEndian.Uint64(salt[:]),
+		unused: uint32(min(j.nextNumber-j.End(), math.MaxUint32)),
+	}
 	path := filepath.Join(j.config.Dir, fmt.Sprintf("%020d%s", seg.first, suffix))
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) { // one that failed before its first block
