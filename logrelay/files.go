@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +37,7 @@ type filesConfig struct {
 // off and written again. It belongs to one goroutine.
 type files struct {
 	config  filesConfig
+	syncs   syncs
 	journal *journal.Journal
 	cursor  *journal.Cursor
 	names   *names
@@ -304,8 +305,7 @@ func (o *files) checkpoint() error {
 	}
 	o.written = 0
 	if o.next == o.cursor.Next() {
-		o.retire()
-		return nil
+		return o.retire()
 	}
 	for _, f := range o.open {
 		if !f.unsynced {
@@ -328,26 +328,22 @@ func (o *files) checkpoint() error {
 	if err := o.rotateDue(); err != nil {
 		return err
 	}
-	o.retire()
-	return nil
+	return o.retire()
 }
 
 // syncFolders makes the names of new files durable, and of their folders.
 func (o *files) syncFolders() error {
-	err := syncFolder(o.root, ".")
-	for dir := range o.folders {
-		// Who removed a folder by hand did that to the files in it, too.
-		if failed := syncFolder(o.root, dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) {
-			err = errors.Join(err, failed)
-		}
-	}
+	err := errors.Join(o.syncs.folder(o.root, "."), o.syncNames(o.folders))
 	if err == nil {
 		clear(o.folders)
 	}
 	return err
 }
 
+// rotateDue puts away what is due. The new names are durable before a line makes
+// a file of an old one: see retire.
 func (o *files) rotateDue() error {
+	folders := map[string]bool{}
 	for name, f := range o.open {
 		if !f.rotate {
 			continue
@@ -356,8 +352,12 @@ func (o *files) rotateDue() error {
 		if err := errors.Join(o.rotator.rotate(o.root, f.name, now), f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
+		folders[path.Dir(name)] = true
 		o.births[f.name] = now
 		delete(o.open, name)
+	}
+	if err := o.syncNames(folders); err != nil {
+		return fmt.Errorf("logrelay: files: rotate: %w", err)
 	}
 	return nil
 }

@@ -381,10 +381,9 @@ func TestAFileThatCanBeUndoneKeepsItsName(t *testing.T) {
 		}
 		retire := func() []string {
 			t.Helper()
-			if err := o.rotator.tidy(); err != nil {
+			if err := errors.Join(o.rotator.tidy(), o.retire()); err != nil {
 				t.Fatal(err)
 			}
-			o.retire()
 			return filesBelow(t, x.hosts)
 		}
 		o.undo.note("1999/cn1.log", 0)
