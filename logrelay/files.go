@@ -175,7 +175,7 @@ func (o *files) begin() (err error) {
 	if o.births, err = o.rotator.births(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
-	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
+	if o.undo, err = openUndo(o.config.undo, o.config.dir, o.next); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	if err := o.undo.apply(o.root); err != nil {
