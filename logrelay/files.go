@@ -173,7 +173,8 @@ func (o *files) begin() (err error) {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	if o.births, err = o.rotator.births(); err != nil {
-		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+		// It is about their ages alone, and no line waits for a foreign folder.
+		o.log.Warn("not all folders of files can be read", "dir", o.config.dir, "error", err)
 	}
 	if o.undo, err = openUndo(o.config.undo, o.config.dir, o.next); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
