@@ -56,7 +56,8 @@ type files struct {
 	open     map[string]*hostFile // by their paths
 	path     []byte               // room to write one
 	folders  map[string]bool      // in which there are names that are not durable yet
-	dirty    []*hostFile          // with buffered lines
+	blocked  blocked
+	dirty    []*hostFile // with buffered lines
 	buffered int
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
@@ -301,6 +302,7 @@ func (o *files) flush() error {
 // rotates what is due.
 func (o *files) checkpoint() error {
 	o.synced = o.now()
+	o.blocked.tell(o.synced)
 	if err := errors.Join(o.announce(), o.flush()); err != nil {
 		return err
 	}

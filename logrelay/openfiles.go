@@ -48,10 +48,19 @@ func (o *files) fileOf(l *line) (*hostFile, error) {
 			return nil, err
 		}
 	}
+	f, err := o.openable(l)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: files: %w", err)
+	}
+	return f, nil
+}
+
+// openFile opens a file of the line's host, whose path stands in o.path.
+func (o *files) openFile(l *line) (*hostFile, error) {
 	name := string(o.path)
 	file, info, err := o.access.open(o.root, name)
 	if err != nil {
-		return nil, fmt.Errorf("logrelay: files: %w", err)
+		return nil, err
 	}
 	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(l.host), used: o.turn}
 	if f.size > 0 {

@@ -138,8 +138,8 @@ func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
 			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
 		}
 		file, err := root.OpenFile(name, os.O_WRONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if err != nil && (errors.Is(err, fs.ErrNotExist) || obstructed(err)) {
+			continue // what was written there is gone
 		}
 		if err != nil {
 			return err
