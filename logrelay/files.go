@@ -311,13 +311,9 @@ func (o *files) checkpoint() error {
 		return o.retire()
 	}
 	for _, f := range o.open {
-		if !f.unsynced {
-			continue
-		}
-		if err := f.file.Sync(); err != nil {
+		if err := f.sync(); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)
 		}
-		f.unsynced = false
 	}
 	if err := o.syncFolders(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)

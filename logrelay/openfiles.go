@@ -84,14 +84,13 @@ func (o *files) closeOldest() error {
 	names := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
 	for _, name := range names[:max(1, len(names)/16)] {
 		f := o.open[name]
-		var err error
-		if f.unsynced {
-			err = f.file.Sync()
-		}
-		if err := errors.Join(err, f.file.Close()); err != nil {
+		if err := f.sync(); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)
 		}
 		delete(o.open, name)
+		if err := f.file.Close(); err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
 	}
 	return nil
 }

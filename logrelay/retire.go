@@ -86,10 +86,10 @@ func (o *files) retire() error {
 // retireOne puts a file away if it has had no line for long.
 func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	info, err := o.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, o.close(name) // it is away, or somebody removed it
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil // it is away
-		}
 		return false, err
 	}
 	// While it can be undone, the file's name has to stay: a later one of the
@@ -97,16 +97,23 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
 		return false, nil
 	}
-	if f := o.open[name]; f != nil {
-		delete(o.open, name)
-		if err := f.file.Close(); err != nil {
-			return false, err
-		}
+	if err := o.close(name); err != nil {
+		return false, err
 	}
 	if info.Size() == 0 {
 		return true, o.root.Remove(name)
 	}
 	return true, renameAway(o.root, name, now)
+}
+
+// close closes a file, if it is open. Nothing is to be written into it.
+func (o *files) close(name string) error {
+	f := o.open[name]
+	if f == nil || f.unsynced {
+		return nil
+	}
+	delete(o.open, name)
+	return f.file.Close()
 }
 
 // Where files went is remembered, so that what an earlier path left is put away

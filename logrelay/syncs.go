@@ -2,8 +2,10 @@ package logrelay
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // syncs makes durable what the files' output wrote.
@@ -22,4 +24,27 @@ func (o *files) syncNames(folders map[string]bool) (err error) {
 		}
 	}
 	return err
+}
+
+// errRemoved is a file that somebody removed while it was written. The output
+// begins anew where the cursor stands: what came since is written into another.
+var errRemoved = errors.New("it was removed while it was written, and what came since the last checkpoint is written anew")
+
+// sync makes durable what was written into a file that has a name.
+func (f *hostFile) sync() error {
+	if !f.unsynced {
+		return nil
+	}
+	info, err := f.file.Stat()
+	if err == nil && info.Sys().(*syscall.Stat_t).Nlink == 0 { // Linux
+		err = errRemoved
+	}
+	if err == nil {
+		err = f.file.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.name, err)
+	}
+	f.unsynced = false
+	return nil
 }

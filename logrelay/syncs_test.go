@@ -1,7 +1,9 @@
 package logrelay
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -158,5 +160,72 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestARemovedFolderCostsNoLineThatComesAfter: somebody removes today's folder
+// while its files are open, once seen by a checkpoint, and once by what closes
+// files when there are too many. It fails if lines go on into files that have no
+// name, or if the cursor moves behind them.
+func TestARemovedFolderCostsNoLineThatComesAfter(t *testing.T) {
+	for _, most := range []int{100, 1} {
+		t.Run(fmt.Sprintf("%d may be open", most), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+				defer x.end()
+				o, err := x.s.newFiles(x.j)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.most = most
+				begin := func() (end func() error) {
+					ctx, cancel := context.WithCancel(x.ctx)
+					ended := make(chan error, 1)
+					go func() { ended <- o.run(ctx, func() {}) }()
+					synctest.Wait()
+					return func() error { defer cancel(); <-time.After(2 * syncEvery); cancel(); return <-ended }
+				}
+				end := begin()
+				x.store("<13>Nov 25 12:00:00 cn1 test: before")
+				<-time.After(2 * syncEvery)
+				if diff := cmp.Diff([]string{"before"}, texts(t, x.hosts)); diff != "" {
+					t.Fatal(diff)
+				}
+				if err := os.RemoveAll(filepath.Join(x.hosts, time.Now().UTC().Format("2006"))); err != nil {
+					t.Fatal(err)
+				}
+				x.store("<13>Nov 25 12:00:00 cn1 test: 1", "<13>Nov 25 12:00:00 cn2 test: 2")
+				if err := end(); !errors.Is(err, errRemoved) {
+					t.Errorf("the output says %v", err)
+				}
+				end = begin()
+				x.store("<13>Nov 25 12:00:00 cn1 test: 3")
+				if err := end(); err != nil {
+					t.Error(err)
+				}
+				if diff := cmp.Diff([]string{"1", "2", "3"}, texts(t, x.hosts)); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}
+
+// TestARemovedFileThatGetsNoMoreLinesIsClosed: its descriptor, and what it has on
+// the disk, are let go.
+func TestARemovedFileThatGetsNoMoreLinesIsClosed(t *testing.T) {
+	x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+	defer x.end()
+	o := beginFiles(t, x)
+	f, err := fileOf(o, "cn1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.rotator.past.set([]string{f.name})
+	if err := errors.Join(os.Remove(filepath.Join(x.hosts, f.name)), o.retire()); err != nil {
+		t.Fatal(err)
+	}
+	if len(o.open) != 0 || f.file.Close() == nil {
+		t.Errorf("%d files are open", len(o.open))
 	}
 }
