@@ -58,6 +58,7 @@ type files struct {
 	folders  map[string]bool      // in which there are names that are not durable yet
 	blocked  blocked
 	dirty    []*hostFile // with buffered lines
+	buffers  buffers
 	buffered int
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
@@ -80,7 +81,7 @@ type hostFile struct {
 	name     string // its path below the folder
 	file     *os.File
 	size     int64
-	buf      []byte
+	buf      []byte // nil: it has no buffered lines
 	unsynced bool
 	born     time.Time // when its first line was written
 	voice    *voice
@@ -235,6 +236,9 @@ func (o *files) take(block journal.Block) (err error) {
 func (o *files) put(f *hostFile) {
 	if len(f.buf) == 0 {
 		o.dirty = append(o.dirty, f)
+		if f.buf == nil {
+			f.buf = o.buffers.take()
+		}
 	}
 	before := len(f.buf)
 	f.buf = append(o.config.format.append(f.buf, &o.line, o.rules), '\n')
@@ -282,9 +286,8 @@ func (o *files) flush() error {
 		f.size += int64(n)
 		o.written += int64(n)
 		f.unsynced = true
-		if f.buf = f.buf[:0]; cap(f.buf) > 256<<10 {
-			f.buf = nil
-		}
+		o.buffers.give(f.buf)
+		f.buf = nil
 		f.rotate = o.config.rotate.due(f.size, o.now().Sub(f.born))
 		rotate = rotate || f.rotate
 	}
