@@ -158,14 +158,14 @@ func (o *files) read(ctx context.Context, reader *journal.Reader) (journal.Block
 
 // begin makes the files as they were when the cursor last moved.
 func (o *files) begin() (err error) {
-	if err := os.MkdirAll(o.config.dir, 0o755); err != nil {
+	if o.access, err = o.config.owner.find(); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	if err := o.access.makeDir(o.config.dir); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if o.root, err = os.OpenRoot(o.config.dir); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
-	}
-	if o.access, err = o.config.owner.find(); err != nil {
-		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	o.rules.begin()
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
