@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,6 +53,8 @@ type files struct {
 	now     func() time.Time
 
 	root     *os.Root
+	folder   *os.File // that of root
+	device   uint64   // its file system
 	access   access
 	undo     *undo
 	open     map[string]*hostFile // by their paths
@@ -184,6 +188,14 @@ func (o *files) begin() (err error) {
 	if err := o.undo.apply(o.root); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
+	if o.folder, err = o.root.Open("."); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
+	info, err := o.folder.Stat()
+	if err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.folder.Close(), o.root.Close())
+	}
+	o.device = info.Sys().(*syscall.Stat_t).Dev // Linux
 	return nil
 }
 
@@ -193,6 +205,7 @@ func (o *files) end() {
 		_ = f.file.Close()
 	}
 	_ = o.undo.close()
+	_ = o.folder.Close()
 	_ = o.root.Close()
 }
 
@@ -313,10 +326,8 @@ func (o *files) checkpoint() error {
 	if o.next == o.cursor.Next() {
 		return o.retire()
 	}
-	for _, f := range o.open {
-		if err := f.sync(); err != nil {
-			return fmt.Errorf("logrelay: files: %w", err)
-		}
+	if err := o.syncFiles(maps.Values(o.open)); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if err := o.syncFolders(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)

@@ -75,19 +75,29 @@ func (o *files) openFile(l *line) (*hostFile, error) {
 }
 
 // closeOldest closes the sixteenth of the files that had no line for the longest
-// time, so that those that are busy stay open. The lines of the block that is
-// being taken are flushed as well; the cursor moves to where the block began.
+// time, so that those that are busy stay open, and those that are put away at the
+// next checkpoint. The lines of the block that is being taken are flushed as well;
+// the cursor moves to where the block began.
 func (o *files) closeOldest() error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	names := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
-	for _, name := range names[:max(1, len(names)/16)] {
-		f := o.open[name]
-		if err := f.sync(); err != nil {
-			return fmt.Errorf("logrelay: files: %w", err)
+	list := slices.SortedFunc(maps.Values(o.open), func(a, b *hostFile) int {
+		switch {
+		case a.rotate == b.rotate:
+			return cmp.Compare(a.used, b.used)
+		case a.rotate:
+			return 1
 		}
-		delete(o.open, name)
+		return -1
+	})
+	list = list[:max(1, len(list)/16)]
+	if err := o.syncFiles(slices.Values(list)); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	for _, f := range list {
+		o.births[f.name] = f.born // when it is opened again, the disk knows of its last line alone
+		delete(o.open, f.name)
 		if err := f.file.Close(); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)
 		}

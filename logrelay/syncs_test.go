@@ -229,3 +229,92 @@ func TestARemovedFileThatGetsNoMoreLinesIsClosed(t *testing.T) {
 		t.Errorf("%d files are open", len(o.open))
 	}
 }
+
+// TestManyFilesAreSyncedTogether, by a checkpoint and when there are more than may
+// be open; few are synced one by one, and so are those of another file system. It
+// fails if each of many waits for the disk, or if one is not synced at all.
+func TestManyFilesAreSyncedTogether(t *testing.T) {
+	for _, test := range []struct {
+		name                    string
+		hosts, most             int
+		elsewhere               bool
+		wantFiles, wantTogether int
+	}{
+		{"few", manyFiles - 1, 1000, false, manyFiles - 1, 0},
+		{"many", manyFiles, 1000, false, 0, 1},
+		{"many of another file system", manyFiles, 1000, true, manyFiles, 0},
+		{"more than may be open", 16*manyFiles + 1, 16 * manyFiles, false, 0, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := newStage(t, `{}`)
+				defer x.end()
+				o := beginFiles(t, x)
+				o.most = test.most
+				files, together := 0, 0
+				o.syncs.file = func(file *os.File) error { files++; return file.Sync() }
+				o.syncs.all = func(folder *os.File) error { together++; return syncAll(folder) }
+				if test.elsewhere {
+					o.device++
+				}
+				var lines []string
+				for n := range test.hosts {
+					lines = append(lines, fmt.Sprintf("<13>Nov 25 12:00:00 cn%d test: x", n))
+				}
+				x.store(lines...)
+				for range 2 { // nothing is left to do the second time
+					takeAll(t, x, o)
+					if err := o.checkpoint(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if files != test.wantFiles || together != test.wantTogether {
+					t.Errorf("%d files were synced, and %d times all, want %d and %d", files, together, test.wantFiles, test.wantTogether)
+				}
+				for _, f := range o.open {
+					if f.unsynced {
+						t.Fatalf("%s is not synced", f.name)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestAFileThatIsClosedMeanwhileKeepsItsAge, in virtual time: there are always more
+// files with lines than may be open, and each is put away when it is an hour old.
+// It fails if the age of one that is opened again is that of its last line, or if
+// what is to be put away is closed before that.
+func TestAFileThatIsClosedMeanwhileKeepsItsAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{}`)
+		defer x.end()
+		x.s.settings.rotate.every = time.Hour
+		o := beginFiles(t, x)
+		o.most = 4
+		const hosts = 8
+		for range 12 {
+			var lines []string
+			for n := range hosts {
+				lines = append(lines, fmt.Sprintf("<13>Nov 25 12:00:00 cn%d test: x", n))
+			}
+			x.store(lines...)
+			takeAll(t, x, o)
+			if err := o.checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(10 * time.Minute)
+		}
+		away := map[string]int{}
+		for _, name := range filesBelow(t, x.hosts) {
+			if file, _, ok := cutRotated(name); ok {
+				away[file]++
+			}
+		}
+		for n := range hosts {
+			if name := fmt.Sprintf("cn%d.log", n); away[name] != 1 {
+				t.Errorf("%s was put away %d times in two hours, want once: %v", name, away[name], away)
+			}
+		}
+	})
+}
