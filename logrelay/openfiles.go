@@ -96,7 +96,6 @@ func (o *files) closeOldest() error {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	for _, f := range list {
-		o.births[f.name] = f.born // when it is opened again, the disk knows of its last line alone
 		delete(o.open, f.name)
 		if err := f.file.Close(); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -281,40 +282,40 @@ func TestManyFilesAreSyncedTogether(t *testing.T) {
 	}
 }
 
-// TestAFileThatIsClosedMeanwhileKeepsItsAge, in virtual time: there are always more
-// files with lines than may be open, and each is put away when it is an hour old.
-// It fails if the age of one that is opened again is that of its last line, or if
-// what is to be put away is closed before that.
-func TestAFileThatIsClosedMeanwhileKeepsItsAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		x := newStage(t, `{}`)
-		defer x.end()
-		x.s.settings.rotate.every = time.Hour
-		o := beginFiles(t, x)
-		o.most = 4
-		const hosts = 8
-		for range 12 {
-			var lines []string
-			for n := range hosts {
-				lines = append(lines, fmt.Sprintf("<13>Nov 25 12:00:00 cn%d test: x", n))
-			}
-			x.store(lines...)
-			takeAll(t, x, o)
-			if err := o.checkpoint(); err != nil {
-				t.Fatal(err)
-			}
-			<-time.After(10 * time.Minute)
+// TestAFileThatIsToBePutAwayIsClosedLast: when it is closed for want of room, it
+// stays as it is until its next line. It fails if the one without a line for the
+// longest time is closed whatever it is.
+func TestAFileThatIsToBePutAwayIsClosedLast(t *testing.T) {
+	x := newStage(t, `{}`)
+	defer x.end()
+	o := beginFiles(t, x)
+	o.most = 3
+	open := func(host string) {
+		t.Helper()
+		if _, err := fileOf(o, host); err != nil {
+			t.Fatal(err)
 		}
-		away := map[string]int{}
-		for _, name := range filesBelow(t, x.hosts) {
-			if file, _, ok := cutRotated(name); ok {
-				away[file]++
-			}
+	}
+	for _, host := range []string{"cn1", "cn2", "cn3"} {
+		open(host)
+	}
+	o.open["cn1.log"].rotate = true
+	for _, step := range []struct {
+		host string
+		want []string
+	}{
+		{"cn4", []string{"cn1.log", "cn3.log", "cn4.log"}},
+		{"cn5", []string{"cn1.log", "cn4.log", "cn5.log"}},
+	} {
+		open(step.host)
+		if diff := cmp.Diff(step.want, slices.Sorted(maps.Keys(o.open))); diff != "" {
+			t.Errorf("with %s: %s", step.host, diff)
 		}
-		for n := range hosts {
-			if name := fmt.Sprintf("cn%d.log", n); away[name] != 1 {
-				t.Errorf("%s was put away %d times in two hours, want once: %v", name, away[name], away)
-			}
-		}
-	})
+	}
+	for _, f := range o.open {
+		f.rotate = true
+	}
+	if open("cn6"); len(o.open) != 3 || o.open["cn6.log"] == nil || o.open["cn1.log"] != nil {
+		t.Errorf("where all are, the oldest goes: %v", slices.Sorted(maps.Keys(o.open)))
+	}
 }
