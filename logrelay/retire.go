@@ -2,9 +2,11 @@ package logrelay
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -47,42 +49,47 @@ func (p *pastFiles) take(most int) (names []string) {
 
 // retire puts away files that get no more lines. Nothing is buffered, and what
 // is open is synced. What can't be put away is told of and found again by the
-// rotator: no line waits for it.
-func (o *files) retire() {
+// rotator: no line waits for it. An error is of names that are not durable.
+func (o *files) retire() error {
 	names := o.rotator.past.take(retireMost)
 	if len(names) == 0 {
-		return
+		return nil
 	}
-	now, away := o.now(), 0
+	now, folders := o.now(), map[string]bool{}
 	var failed error
 	for _, name := range names {
 		done, err := o.retireOne(name, now)
 		failed = errors.Join(failed, err)
 		if done {
-			away++
+			folders[path.Dir(name)] = true
 		}
 	}
 	if failed != nil {
 		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", failed)
 	}
-	if away == 0 {
-		return
+	if len(folders) == 0 {
+		return nil
+	}
+	// Before a late line makes a file of an old name: if a power cut took the
+	// renaming back, the new one's undo would cut the old one off.
+	if err := o.syncNames(folders); err != nil {
+		return fmt.Errorf("logrelay: files: put away: %w", err)
 	}
 	maps.DeleteFunc(o.births, func(name string, _ time.Time) bool {
 		p, ok := o.layout.place(name, now)
 		return !ok || p.past
 	})
 	o.rotator.wakeUp()
+	return nil
 }
 
-// retireOne puts a file away if it has had no line for long. Its new name need
-// not be durable: with its old one it is found again.
+// retireOne puts a file away if it has had no line for long.
 func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	info, err := o.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, o.close(name) // it is away, or somebody removed it
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil // it is away
-		}
 		return false, err
 	}
 	// While it can be undone, the file's name has to stay: a later one of the
@@ -90,16 +97,23 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
 		return false, nil
 	}
-	if f := o.open[name]; f != nil {
-		delete(o.open, name)
-		if err := f.file.Close(); err != nil {
-			return false, err
-		}
+	if err := o.close(name); err != nil {
+		return false, err
 	}
 	if info.Size() == 0 {
 		return true, o.root.Remove(name)
 	}
 	return true, renameAway(o.root, name, now)
+}
+
+// close closes a file, if it is open. Nothing is to be written into it.
+func (o *files) close(name string) error {
+	f := o.open[name]
+	if f == nil || f.unsynced {
+		return nil
+	}
+	delete(o.open, name)
+	return f.file.Close()
 }
 
 // Where files went is remembered, so that what an earlier path left is put away

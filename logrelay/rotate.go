@@ -62,13 +62,13 @@ func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logge
 	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freeForFiles}
 }
 
-// rotate puts a file away. It is synced already.
+// rotate puts a file away. It is synced already; its new name is not.
 func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
 	if err := renameAway(root, name, now); err != nil {
 		return err
 	}
 	r.wakeUp()
-	return syncFolder(root, path.Dir(name))
+	return nil
 }
 
 func renameAway(root *os.Root, name string, now time.Time) error {
