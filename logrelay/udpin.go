@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -14,10 +15,15 @@ import (
 
 // Sizes of the UDP input.
 const (
-	datagrams     = 64
-	datagramBytes = 64 << 10 // the greatest that there is
+	datagrams     = 64        // a system call
+	datagramBytes = 64 << 10  // the greatest that there is
+	datagramsMost = 256 << 10 // bytes of lines after which they go to the journal, though more have come
 	receiveBuffer = 16 << 20
 	debugSeverity = 7
+	// gatherFor is for how long lines that come thick gather in the socket. Each
+	// time that they are looked for costs a write of the journal and a look of
+	// each output at that, besides the waking.
+	gatherFor = 2 * time.Millisecond
 )
 
 // listenUDP opens a socket for each processor on an address.
@@ -38,36 +44,50 @@ func (s *Server) listenUDP(ctx context.Context, address string) (list []*net.UDP
 	return list, nil
 }
 
-// serveUDP takes datagrams until ctx ends.
+// serveUDP takes datagrams until ctx ends, and then what has come by then. It
+// closes conn.
 func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
-	packets, err := sockopt.NewBatch(conn, datagrams, datagramBytes, 1) // nothing is answered
+	packets, err := sockopt.NewModerated(conn, datagrams, datagramBytes, gatherFor)
 	if err != nil {
-		return err
+		return fmt.Errorf("logrelay: udp %v: %w", conn.LocalAddr(), err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer packets.Close()
+	stop := context.AfterFunc(ctx, packets.Stop)
 	defer stop()
 	var batch journal.Batch
 	promised := promises{lost: s.metrics.lost[viaUDP]}
 	defer promised.end()
 	for {
 		n, err := packets.Receive()
-		if ctx.Err() != nil {
-			return nil
+		s.takeDatagrams(&batch, packets, n)
+		if err == nil && packets.More() && batch.Size() < datagramsMost {
+			continue
 		}
-		if err != nil {
+		if failed := s.put(ctx, &batch, viaUDP, &promised); failed != nil {
+			return failed
+		}
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
 			return fmt.Errorf("logrelay: udp %v: %w", conn.LocalAddr(), err)
 		}
-		now, shed := time.Now().UnixNano(), s.gate.shed()
-		for i := range n {
-			data := packets.Packet(i)
-			if shed && syslog.Severity(data) >= debugSeverity {
-				s.metrics.shed.Inc()
-				continue
-			}
-			batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
-		}
-		if err := s.put(ctx, &batch, viaUDP, &promised); err != nil {
-			return err
-		}
 	}
+}
+
+// takeDatagrams adds what was received to a batch.
+func (s *Server) takeDatagrams(batch *journal.Batch, packets *sockopt.Moderated, n int) {
+	now, shed, cut := time.Now().UnixNano(), s.gate.shed(), 0
+	for i := range n {
+		data := packets.Packet(i)
+		if packets.Cut(i) {
+			cut++
+		}
+		if shed && syslog.Severity(data) >= debugSeverity {
+			s.metrics.shed.Inc()
+			continue
+		}
+		batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
+	}
+	s.metrics.cutLines(viaUDP, &cut)
 }
