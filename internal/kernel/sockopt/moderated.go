@@ -52,7 +52,7 @@ type Moderated struct {
 
 // Room for what comes in a pause. A receive buffer of less bytes (as SO_RCVBUF
 // says, which counts what the kernel needs for each datagram) could overflow.
-const moderatedRoom = 4 << 20
+const moderatedRoom = 16 << 20
 
 // moderatedLasts is how many calls take what is there after Stop, at most.
 const moderatedLasts = 1000
@@ -64,7 +64,7 @@ const spread = 7 * 64
 // NewModerated makes a Moderated of count datagrams, of at most size bytes each,
 // a call. It takes the socket over, closed or not. pause is for how long it does
 // not look for datagrams while they come thick; there is none if the socket's
-// receive buffer is below 4 MiB.
+// receive buffer is below 16 MiB.
 func NewModerated(conn *net.UDPConn, count, size int, pause time.Duration) (m *Moderated, err error) {
 	defer func() {
 		if err != nil {

@@ -46,11 +46,11 @@ func moderated(t *testing.T, size int, pause time.Duration) (*sockopt.Moderated,
 	if err != nil {
 		t.Fatal(err)
 	}
-	if room < 4<<20 {
+	if room < 16<<20 {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("a receive buffer has %d bytes at most; run as root, or set net.core.rmem_max to 16777216", room)
 		}
-		t.Skip("needs CAP_NET_ADMIN, or net.core.rmem_max of 4 MiB")
+		t.Skip("needs CAP_NET_ADMIN, or net.core.rmem_max of 8 MiB")
 	}
 	return moderate(t, conn, size, pause)
 }
