@@ -129,7 +129,8 @@ func byUDPAt(rate int) func(lines int) (func(string) (result, error), func(), er
 			if err != nil {
 				return nil, err
 			}
-			return result{takenLines: float64(sent), lostLines: float64(sent - settled(dir))}, nil
+			got := settled(dir)
+			return result{takenLines: float64(got), lostLines: float64(sent - got)}, nil
 		}, nothing, nil
 	}
 }
