@@ -114,13 +114,13 @@ func TestModeratedReceivesOneThatComesAloneAtOnce(t *testing.T) {
 // Where datagrams come thick, the next are looked for once a pause, and all that
 // came meanwhile are received together.
 func TestModeratedGathersWhatComesThick(t *testing.T) {
-	const pause = 200 * time.Millisecond
+	const pause = 500 * time.Millisecond
 	m, client := moderated(t, 100, pause)
 	send(t, client, "a", "b")
 	began := time.Now()
 	receives(t, m, "a", "b")
 	send(t, client, "c")
-	time.AfterFunc(pause/10, func() { _, _ = client.Write([]byte("d")) })
+	time.AfterFunc(pause/50, func() { _, _ = client.Write([]byte("d")) })
 	receives(t, m, "c", "d")
 	if took := time.Since(began); took < pause {
 		t.Errorf("the next were looked for after %v, want %v", took, pause)
@@ -154,20 +154,28 @@ func TestModeratedDoesNotPauseWithoutRoom(t *testing.T) {
 	}
 }
 
-// Stop ends a pause and a wait, and what had come by then is not lost.
+// Stop ends a pause and a wait, and what had come by then is not lost. The pause
+// is due since two came within one, though each alone.
 func TestModeratedStops(t *testing.T) {
+	const after = 10 * time.Millisecond
 	m, client := moderated(t, 100, never)
-	send(t, client, "a", "b")
-	receives(t, m, "a", "b") // a pause is due
+	for _, text := range []string{"a", "b"} {
+		send(t, client, text)
+		receives(t, m, text)
+	}
 	send(t, client, "c", "d", "e", "f")
-	time.AfterFunc(10*time.Millisecond, m.Stop)
+	began := time.Now()
+	time.AfterFunc(after, m.Stop)
 	receives(t, m, "c", "d", "e")
+	if took := time.Since(began); took < after {
+		t.Errorf("received after %v, before the end of the pause", took)
+	}
 	receives(t, m, "f")
 	if _, err := m.Receive(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
 	m, _ = moderated(t, 100, never)
-	time.AfterFunc(10*time.Millisecond, m.Stop)
+	time.AfterFunc(after, m.Stop)
 	late := time.AfterFunc(within, func() { panic("Stop does not end Receive") })
 	defer late.Stop()
 	if n, err := m.Receive(); n != 0 || !errors.Is(err, net.ErrClosed) {
