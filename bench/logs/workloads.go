@@ -129,7 +129,7 @@ func byUDPAt(rate int) func(lines int) (func(string) (result, error), func(), er
 			if err != nil {
 				return nil, err
 			}
-			got := settled(dir)
+			got := settled(dir, sent)
 			return result{takenLines: float64(got), lostLines: float64(sent - got)}, nil
 		}, nothing, nil
 	}
@@ -150,7 +150,7 @@ func byUDP(int) (func(string) (result, error), func(), error) {
 			if err != nil {
 				return nil, err
 			}
-			if got := settled(dir) - before; got < reached {
+			if got := settled(dir, before+reached) - before; got < reached {
 				lost++
 				continue
 			}
@@ -202,16 +202,21 @@ func pace(conn *net.UDPConn, rate int, during time.Duration) (sent int, err erro
 // millisecond at 64,000 a second.
 const atOnce = 64
 
-// settled counts the lines in the files when no more come.
-func settled(dir string) int {
-	tick := time.NewTicker(300 * time.Millisecond)
+// settled counts the lines in the files when so many are there, or when no more
+// have come for two seconds: a disk that is busy keeps them for longer than a
+// flush takes.
+func settled(dir string, want int) int {
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for last := -1; ; <-tick.C {
+	last, since := -1, time.Now()
+	for ; ; <-tick.C {
 		n := lineCount(dir)
-		if n == last {
+		if n != last {
+			last, since = n, time.Now()
+		}
+		if n >= want || time.Since(since) >= 2*time.Second {
 			return n
 		}
-		last = n
 	}
 }
 
