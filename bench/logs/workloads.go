@@ -110,8 +110,9 @@ func byTCP(lines int) (func(string) (result, error), func(), error) {
 	}, nothing, nil
 }
 
-// tries are how often a rate may lose lines before it is taken for too great:
-// other processes of the machine take their part, too.
+// tries are how often a rate may lose lines, or be more than the sender sends,
+// before it is taken for too great: other processes of the machine take their
+// part, too.
 const tries = 2
 
 // byUDPAt sends at a rate that no server loses lines at: what a line costs then
@@ -143,21 +144,22 @@ func byUDP(int) (func(string) (result, error), func(), error) {
 			return nil, err
 		}
 		defer conn.Close()
-		best, lost := 0, 0
-		for rate := 20_000; rate < 400_000 && lost < tries; {
+		best, failed := 0, 0
+		for rate := 20_000; rate < 400_000 && failed < tries; {
 			before := lineCount(dir)
 			reached, err := pace(conn, rate, time.Second)
 			if err != nil {
 				return nil, err
 			}
-			if got := settled(dir, before+reached) - before; got < reached {
-				lost++
+			whole := settled(dir, before+reached)-before >= reached
+			if whole {
+				best = max(best, reached)
+			}
+			if !whole || reached < rate*9/10 { // the sender is the limit
+				failed++
 				continue
 			}
-			lost = 0
-			if best = max(best, reached); reached < rate*9/10 {
-				break // the sender is the limit
-			}
+			failed = 0
 			rate += rate / 7
 		}
 		return result{takenLines: float64(lineCount(dir)), lossless: float64(best)}, nil
