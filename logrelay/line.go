@@ -176,18 +176,3 @@ func appendWord(dst, word []byte, most int) []byte {
 	}
 	return dst
 }
-
-// appendClean writes text with its control characters as rsyslog writes them:
-// '#' and three octal digits. Nothing a sender writes begins a new line.
-func appendClean(dst, text []byte) []byte {
-	from := 0
-	for i, c := range text {
-		if c >= 0x20 && c != 0x7f {
-			continue
-		}
-		dst = append(dst, text[from:i]...)
-		dst = append(dst, '#', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
-		from = i + 1
-	}
-	return append(dst, text[from:]...)
-}

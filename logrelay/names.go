@@ -26,17 +26,18 @@ type names struct {
 	most   int
 
 	known map[string]bool
-	over  int // lines of hosts beyond the most
+	safe  map[string]string // of claimed names, so that a line costs no new one
+	over  int               // lines of hosts beyond the most
 }
 
 // table is what the cluster file says of nodes. It is never changed: a reload
 // makes another.
 type table struct {
 	file  *cluster.File
-	nodes map[netip.Addr]string
-	logs  map[string]bool // nodes that run logs, and so may bring lines of theirs
-	own   map[string]bool // their names, in files
-	self  netip.Addr      // of this node: its own lines have it as their source, so that other nodes know whose they are
+	nodes map[netip.Addr]string // their names, safe in a file's name
+	own   map[string]bool       // their names, in files
+	logs  map[string]bool       // those that run logs, and so may bring lines of theirs
+	self  netip.Addr            // of this node: its own lines have it as their source, so that other nodes know whose they are
 }
 
 func newTable(file *cluster.File, node string) *table {
@@ -44,9 +45,9 @@ func newTable(file *cluster.File, node string) *table {
 	for _, member := range file.Nodes {
 		t.own[safeName(member.Name)] = true
 		role := file.Role(member.Role)
-		t.logs[member.Name] = role != nil && slices.Contains(role.Run, "logs")
+		t.logs[safeName(member.Name)] = role != nil && slices.Contains(role.Run, "logs")
 		for _, addr := range member.Addresses {
-			t.nodes[addr.Unmap()] = member.Name
+			t.nodes[addr.Unmap()] = safeName(member.Name)
 		}
 		if member.Name == node {
 			t.self = member.Addresses[file.Main().Name]
@@ -95,14 +96,33 @@ func (n *names) judge(source netip.Addr, claimed []byte) string {
 		return safeName(n.node)
 	}
 	if len(claimed) > 0 && n.relayed(source) {
-		if name := safeName(string(claimed)); name != "" {
+		if name := n.safeClaim(claimed); name != "" {
 			return name
 		}
 	}
 	if name, ok := n.table.Load().nodes[source]; ok {
-		return safeName(name)
+		return name
 	}
 	return safeName(source.String())
+}
+
+// mostClaims is how many claimed names are remembered.
+const mostClaims = 4096
+
+// safeClaim is safeName of a claimed name.
+func (n *names) safeClaim(claimed []byte) string {
+	if name, ok := n.safe[string(claimed)]; ok {
+		return name
+	}
+	name := safeName(string(claimed))
+	if len(claimed) > maxName {
+		return name // nobody has such a name
+	}
+	if n.safe == nil || len(n.safe) >= mostClaims {
+		n.safe = map[string]string{}
+	}
+	n.safe[string(claimed)] = name
+	return name
 }
 
 func (n *names) relayed(source netip.Addr) bool {
