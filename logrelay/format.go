@@ -21,17 +21,18 @@ type lineFormat struct {
 	// One of these.
 	whole func(*line, []byte) []byte
 	json  bool
+	apart bool   // parts don't stand behind each other as in the default: see rules.hide
 	steps []step // variables are lineVariables
 }
 
 // lineFormats are those that have names: rsyslog's templates, but for Scibian's
 // and JSON. Behind them stands what they are as a template.
 var lineFormats = map[string]lineFormat{
-	"scibian":     {whole: (*line).appendFile},        // {time} {claims} {facility}.{severity} {tag}{text}
-	"rsyslog":     {whole: (*line).appendFileFormat},  // RSYSLOG_FileFormat: {time} {claims} {tag}{text}
-	"traditional": {whole: (*line).appendTraditional}, // RSYSLOG_TraditionalFileFormat: {stamp} {claims} {tag}{text}
-	"rfc5424":     {whole: (*line).append5424},        // RSYSLOG_SyslogProtocol23Format
-	"json":        {json: true},
+	"scibian":     {whole: (*line).appendFile},              // {time} {claims} {facility}.{severity} {tag}{text}
+	"rsyslog":     {whole: (*line).appendFileFormat},        // RSYSLOG_FileFormat: {time} {claims} {tag}{text}
+	"traditional": {whole: (*line).appendTraditional},       // RSYSLOG_TraditionalFileFormat: {stamp} {claims} {tag}{text}
+	"rfc5424":     {whole: (*line).append5424, apart: true}, // RSYSLOG_SyslogProtocol23Format
+	"json":        {json: true, apart: true},
 }
 
 // lineVariables are what a template of lines can have, in the order of their
@@ -90,7 +91,7 @@ func parseFormat(text string) (lineFormat, error) {
 	if !said {
 		return lineFormat{}, errors.New("{text} is missing: what a sender said would be in no file")
 	}
-	return lineFormat{steps: steps}, nil
+	return lineFormat{steps: steps, apart: true}, nil
 }
 
 // append writes the line without the line feed that ends it in a file, and
@@ -98,10 +99,26 @@ func parseFormat(text string) (lineFormat, error) {
 // sender wrote begins a new line. It allocates nothing but room, unless
 // something is redacted.
 func (f *lineFormat) append(dst []byte, l *line, r *rules) []byte {
-	if f.json {
+	if !f.apart || !r.mayHide(l) {
+		return f.write(dst, l, r, false)
+	}
+	said, host := l.Message, l.host
+	r.hide(l)
+	dst = f.write(dst, l, r, true)
+	l.Message, l.host = said, host
+	return dst
+}
+
+// write is append with the line's parts as they may be written. some: there is
+// something in the line that patterns may fit.
+func (f *lineFormat) write(dst []byte, l *line, r *rules, some bool) []byte {
+	from := len(dst)
+	if f.json { // patterns that are tried in all of it could take a quote away
+		if !some {
+			r = nil
+		}
 		return l.appendJSON(dst, r)
 	}
-	from := len(dst)
 	if f.whole != nil {
 		return r.redact(f.whole(l, dst), from)
 	}
@@ -189,26 +206,22 @@ func (l *line) appendReceived(dst []byte) []byte {
 }
 
 // appendJSON writes the line as an object of JSON (RFC 8259). What the message
-// does not have is not there, but for the text. Patterns of secrets are tried
-// in each part by itself: in the whole they could take a quote away.
+// does not have is not there, but for the text. The parts are as they may be
+// written, but for the source: r looks at that, unless it is nil.
 func (l *line) appendJSON(dst []byte, r *rules) []byte {
 	part := func(name string, value []byte) {
-		if len(value) == 0 {
-			return
+		if len(value) > 0 {
+			dst = append(append(append(dst, `,"`...), name...), `":"`...)
+			dst = append(appendQuoted(dst, value), '"')
 		}
-		dst = append(append(append(dst, `,"`...), name...), `":"`...)
-		if r != nil && len(r.secrets) > 0 {
-			l.tag = append(l.tag[:0], value...)
-			value = r.redact(l.tag, 0)
-		}
-		dst = append(appendQuoted(dst, value), '"')
 	}
 	dst = append(l.appendTime(append(dst, `{"time":"`...)), `","received":"`...)
 	dst = append(l.appendReceived(dst), `","host":"`...)
 	dst = append(append(dst, l.host...), '"')
 	part("claims", l.Host)
 	if l.record.Source.IsValid() {
-		dst = append(l.record.Source.AppendTo(append(dst, `,"source":"`...)), '"')
+		l.tag = r.redact(l.record.Source.AppendTo(l.tag[:0]), 0)
+		part("source", l.tag)
 	}
 	dst = append(l.AppendFacility(append(dst, `,"facility":"`...)), `","severity":"`...)
 	dst = append(append(dst, syslog.SeverityName(l.Severity())...), `","priority":`...)
@@ -217,12 +230,8 @@ func (l *line) appendJSON(dst []byte, r *rules) []byte {
 	part("proc", l.Proc)
 	part("id", l.ID)
 	part("data", l.Data)
-	if text := bytes.TrimPrefix(l.Text, []byte{' '}); len(text) > 0 {
-		part("text", text)
-	} else {
-		dst = append(dst, `,"text":""`...)
-	}
-	return append(dst, '}')
+	dst = appendQuoted(append(dst, `,"text":"`...), bytes.TrimPrefix(l.Text, []byte{' '}))
+	return append(dst, `"}`...)
 }
 
 // appendQuoted writes text as it stands between the quotes of JSON. Control

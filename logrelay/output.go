@@ -3,7 +3,6 @@ package logrelay
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"sync"
 	"time"
 
@@ -202,7 +201,11 @@ func (s *Server) names() *names {
 func (s *Server) newRules() *rules {
 	r := &rules{list: s.settings.rules}
 	for _, text := range s.settings.redact {
-		r.secrets = append(r.secrets, regexp.MustCompile(text)) // decode read it
+		one, err := compileSecret(text)
+		if err != nil {
+			panic(err) // decode read it
+		}
+		r.secrets = append(r.secrets, one)
 	}
 	return r
 }

@@ -236,8 +236,10 @@ func TestInventedProgramsUseUpNoOtherHostsFiles(t *testing.T) {
 }
 
 // TestALineCostsNoMemory, but for files that are opened and what is redacted:
-// with the default, and with a path and a format of one's own. It fails where a
-// path, a name or a part is made a string on the way.
+// with the default, and with a path and a format of one's own, with patterns of
+// secrets that fit nowhere, and with a program beyond those that have files. It
+// fails where a path, a name or a part is made a string on the way, or a part
+// is copied before a pattern fits.
 func TestALineCostsNoMemory(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -246,9 +248,14 @@ func TestALineCostsNoMemory(t *testing.T) {
 		`{}`,
 		`{files: {path: "{year}/{month}/{day}/{facility}/{severity}/{host}/{app}.log", format: "{received} {time} {stamp} {host} {claims} {source} {facility} {severity} {priority} {app} {proc} {tag}{text}"}}`,
 		`{files: {format: json}}`, `{files: {format: rfc5424}}`, `{files: {format: traditional}}`, `{files: {format: rsyslog}}`,
+		`{redact: ['password=\S+', '\bkey$']}`, `{files: {format: json}, redact: ['password=\S+', '\bkey$']}`, `{files: {format: rfc5424}, redact: ['password=\S+']}`,
+		`{files: {path: "{host}/{app}.log", format: "{received} {app} {text}", apps: 1}, redact: ['password=\S+', '\bkey$']}`,
 	} {
 		x := newStage(t, section)
 		o := beginFiles(t, x)
+		if o.layout.path.has[varApp] { // where apps says 1, the line's is one too many
+			o.apps.of(named("cn01", "another", time.Now()))
+		}
 		record := journal.Record{
 			Time: time.Now().UnixNano(), Source: netip.MustParseAddr("10.1.0.31"), Input: viaRELP,
 			Data: []byte("<101>2026-11-25T12:00:00.123456+01:00 cn01 Slurm/D[12]: launched \x01 \xff \u2028 \"a\""),
