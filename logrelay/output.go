@@ -183,12 +183,14 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
 	layout := newLayout(s.settings.path, before)
+	rules, apps := s.newRules(), newApps(s.settings.apps)
+	apps.rules = rules
 	return &files{
 		config:  filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner, format: s.settings.format},
-		journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
+		journal: j, cursor: cursor, names: s.names(), rules: rules, log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: newRotator(s.settings.dir, s.settings.rotate, layout, s.log),
-		layout:  layout, paths: paths, apps: newApps(s.settings.apps),
+		layout:  layout, paths: paths, apps: apps,
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -167,6 +168,28 @@ func TestAQueryNamesNoProgramThatIsASecret(t *testing.T) {
 	if e, by := f.entry(), countBy("app")(f); e.App != redacted || by != redacted || strings.Contains(e.Line, "hunter2") {
 		t.Errorf("%+v, counted as %q", e, by)
 	}
+}
+
+// TestASecretIsNoFilesName: where the path has {app}, and a sender's first word
+// is one, or begins one that goes on in the text. It fails if a file is called
+// as the line's program whatever the patterns say.
+func TestASecretIsNoFilesName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log"}, redact: ['password=\S+', 'Bearer \S+']}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for text, want := range map[string]string{
+			"password=hunter2 is wrong": "cn02/redacted.log",
+			"x,password=hunter2: wrong": "cn02/redacted.log",
+			"Bearer hunter2":            "cn02/redacted.log",
+			"login: password=hunter2":   "cn02/login.log",
+		} {
+			l := lineOf("<13>Nov 25 12:00:00 cn02 "+text, time.Now())
+			if f, err := o.fileOf(l); err != nil || f.name != want {
+				t.Errorf("%q is in %v, want %s (%v)", text, f, want, err)
+			}
+		}
+	})
 }
 
 // FuzzRedact: where a pattern fits, and whatever a sender writes around it, the

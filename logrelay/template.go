@@ -27,7 +27,8 @@ const (
 
 	folderMark = '+' // behind a folder's name that could be a file's
 
-	noApp = "none" // the name of a line's program where it names none
+	noApp     = "none"     // the name of a line's program where it names none
+	hiddenApp = "redacted" // where it is what must not be written
 )
 
 // pathVariable is what a path is made of, beside what stands in it.
@@ -277,6 +278,7 @@ func appendApp(dst, app []byte) []byte {
 // of another. It belongs to one goroutine.
 type apps struct {
 	most  int
+	rules *rules // that say what must not be written; nil: nothing
 	seed  maphash.Seed
 	known map[string]map[uint64]bool // by host, of which there are few, and the hash of the name
 	room  []byte
@@ -289,6 +291,10 @@ func newApps(most int) apps {
 // of is the name of a line's program in its file's path. It is good until the
 // next call.
 func (a *apps) of(l *line) []byte {
+	if _, covered := a.rules.app(l); covered {
+		a.room = append(a.room[:0], hiddenApp...)
+		return a.room
+	}
 	a.room = appendApp(a.room[:0], l.App)
 	key, list := maphash.Bytes(a.seed, a.room), a.known[l.host]
 	switch {
