@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"regexp"
 	"slices"
 	"strings"
@@ -260,55 +259,6 @@ func namesFile(name []byte) bool {
 	return at > 0 && name[at] == '.' && bytes.HasSuffix(name[:at], []byte(fileSuffix))
 }
 
-// appendApp writes a program's name as safeName writes a host's, and noApp if
-// nothing is left of it.
-func appendApp(dst, app []byte) []byte {
-	app = bytes.TrimLeft(app, ".")
-	if len(app) == 0 {
-		return append(dst, noApp...)
-	}
-	for _, c := range app[:min(len(app), maxApp)] {
-		dst = append(dst, safeByte(c))
-	}
-	return dst
-}
-
-// apps bounds the programs of a host that have files of their own: a name of a
-// program is as easily invented as one of a host, and no host uses up the files
-// of another. It belongs to one goroutine.
-type apps struct {
-	most  int
-	rules *rules // that say what must not be written; nil: nothing
-	seed  maphash.Seed
-	known map[string]map[uint64]bool // by host, of which there are few, and the hash of the name
-	room  []byte
-}
-
-func newApps(most int) apps {
-	return apps{most: most, seed: maphash.MakeSeed(), known: map[string]map[uint64]bool{}}
-}
-
-// of is the name of a line's program in its file's path. It is good until the
-// next call.
-func (a *apps) of(l *line) []byte {
-	if _, covered := a.rules.app(l); covered {
-		a.room = append(a.room[:0], hiddenApp...)
-		return a.room
-	}
-	a.room = appendApp(a.room[:0], l.App)
-	key, list := maphash.Bytes(a.seed, a.room), a.known[l.host]
-	switch {
-	case list[key]:
-	case len(list) >= a.most:
-		a.room = append(a.room[:0], overflow...)
-	case list == nil:
-		a.known[l.host] = map[uint64]bool{key: true}
-	default:
-		list[key] = true
-	}
-	return a.room
-}
-
 // layout knows the files that this relay writes, and those that it wrote when
 // its path was another. What it does not know is no file of ours. It is never
 // changed.
@@ -353,47 +303,65 @@ func (l *layout) place(path string, now time.Time) (p place, ok bool) {
 }
 
 func (t *pathTemplate) place(names []string, now time.Time) (p place, ok bool) {
+	values, ok := t.values(names)
+	if !ok {
+		return p, false
+	}
 	p.group = t.text
-	for i, e := range t.elements {
-		values := e.pattern.FindStringSubmatch(names[i])
-		if values == nil {
-			return p, false
+	for variable, value := range values {
+		if value == "" {
+			continue
 		}
-		values = values[1:]
+		switch variable {
+		case varYear:
+			p.past = p.past || value != now.Format("2006")
+		case varMonth:
+			p.past = p.past || value != now.Format("01")
+		case varDay:
+			p.past = p.past || value != now.Format("02")
+		default:
+			p.group += "/" + value
+		}
+	}
+	return p, true
+}
+
+// values are what the variables are in a path, or in a folder's that is one's
+// beginning; ok is false if the template gives no such path. "": it has no such
+// variable.
+func (t *pathTemplate) values(names []string) (values [len(pathVariables)]string, ok bool) {
+	if len(names) > len(t.elements) {
+		return values, false
+	}
+	for i, name := range names {
+		e := t.elements[i]
+		found := e.pattern.FindStringSubmatch(name)
+		if found == nil {
+			return values, false
+		}
+		found = found[1:]
 		for _, s := range e.steps {
 			if s.text != "" {
 				continue
 			}
-			value := values[0]
-			values = values[1:]
-			switch s.variable {
-			case varYear:
-				p.past = p.past || value != now.Format("2006")
-			case varMonth:
-				p.past = p.past || value != now.Format("01")
-			case varDay:
-				p.past = p.past || value != now.Format("02")
-			default:
-				p.group += "/" + value
+			value := found[0]
+			found = found[1:]
+			// What stands there twice is the same.
+			if before := values[s.variable]; before != "" && before != value || len(value) > pathVariables[s.variable].most {
+				return values, false
 			}
+			values[s.variable] = value
 		}
 	}
-	return p, true
+	return values, true
 }
 
 // folder tells whether files of ours can be below a folder.
 func (l *layout) folder(path string) bool {
 	names := strings.Split(path, "/")
 	return slices.ContainsFunc(l.all, func(t *pathTemplate) bool {
-		if len(names) >= len(t.elements) {
-			return false
-		}
-		for i, name := range names {
-			if !t.elements[i].pattern.MatchString(name) {
-				return false
-			}
-		}
-		return true
+		_, ok := t.values(names)
+		return ok && len(names) < len(t.elements)
 	})
 }
 

@@ -2,8 +2,10 @@ package logrelay
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -232,6 +234,55 @@ func TestInventedProgramsUseUpNoOtherHostsFiles(t *testing.T) {
 	}
 	if got := string(a.of(named("cn2", "forged99999", at))); got != "forged99999" {
 		t.Errorf("a program of another host is %q", got)
+	}
+}
+
+// TestARestartLetsNoHostHaveMorePrograms: those that have files count, whether
+// they are written or were put away, and keep them. It fails if programs are
+// forgotten at a start.
+func TestARestartLetsNoHostHaveMorePrograms(t *testing.T) {
+	x := newStage(t, `{files: {path: "{year}/{host}/{app}.log", apps: 3}}`)
+	defer x.end()
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	for _, name := range []string{
+		"2026/cn1/sshd.log", "2025/cn1/su.log.20251231T235959.000.zst", "2026/cn1/cron.log.20261125T120000.000", "2026/cn1/others.log", "2026/cn1/holdfast.log",
+		"2026/cn1/.su4.log.20251231T235959.000.zst.1", "2026/cn1/notes.txt", "2026/cn1/x/y.log", "2026/cn2/sshd.log", "2026/cn3/a.log", "2026/cn3/b.log", "2026/cn3/c.log", "2026/cn3/d.log",
+	} {
+		file := filepath.Join(x.hosts, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("x\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := beginFiles(t, x)
+	for _, test := range []struct{ host, app, want string }{
+		{"cn1", "forged", overflow}, {"cn1", "sshd", "sshd"}, {"cn1", "su", "su"}, {"cn1", "cron", "cron"}, {"cn1", "notes", overflow}, {"cn1", "su4", overflow},
+		{"cn2", "forged", "forged"}, {"cn2", "second", "second"}, {"cn2", "third", overflow}, {"cn2", "sshd", "sshd"},
+		{"cn3", "d", "d"}, {"cn3", "a", "a"}, {"cn3", "e", overflow}, {"cn4", "e", "e"},
+	} {
+		if got := string(o.apps.of(named(test.host, test.app, at))); got != test.want {
+			t.Errorf("%s of %s is in %s, want %s", test.app, test.host, got, test.want)
+		}
+	}
+}
+
+// TestWhatALimitLeftOutIsToldInOneFile, also of a host that has as many
+// programs as may have files. It fails if the relay's own name is counted as any
+// other.
+func TestWhatALimitLeftOutIsToldInOneFile(t *testing.T) {
+	a := newApps(2)
+	told := &line{}
+	for i := range 4 {
+		told.announce(&over{overKey: overKey{host: "cn1"}, limit: &limit{lines: 1, every: time.Second}, lines: 1, first: time.Now(), last: time.Now()})
+		if got := string(a.of(told)); got != "holdfast" {
+			t.Errorf("with %d programs it is told in %s", i, got)
+		}
+		want := fmt.Sprint("app", i)
+		if i >= 2 {
+			want = overflow
+		}
+		if got := string(a.of(named("cn1", fmt.Sprint("app", i), time.Now()))); got != want {
+			t.Errorf("program %d is in %s, want %s", i, got, want)
+		}
 	}
 }
 
