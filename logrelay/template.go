@@ -38,17 +38,20 @@ type pathVariable struct {
 	dated   bool   // of the time at which the line was received, in UTC
 }
 
-const safePattern = `[a-z0-9_-][a-z0-9._-]*`
+const (
+	safePattern     = `[a-z0-9_-][a-z0-9._-]*`
+	facilityPattern = `kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|facility1[2-5]|local[0-7]`
+)
 
 // pathVariables in the order of the numbers that steps have.
 var pathVariables = [...]pathVariable{
 	varHost:     {name: "host", most: maxName, pattern: safePattern},
 	varApp:      {name: "app", most: maxApp, pattern: safePattern},
-	varFacility: {name: "facility", most: len("facility12"), pattern: `[a-z0-9]+`},
-	varSeverity: {name: "severity", most: len("warning"), pattern: `[a-z]+`},
+	varFacility: {name: "facility", most: len("facility12"), pattern: facilityPattern},
+	varSeverity: {name: "severity", most: len("warning"), pattern: `emerg|alert|crit|err|warning|notice|info|debug`},
 	varYear:     {name: "year", most: 4, pattern: `\d{4}`, dated: true},
-	varMonth:    {name: "month", most: 2, pattern: `\d{2}`, dated: true},
-	varDay:      {name: "day", most: 2, pattern: `\d{2}`, dated: true},
+	varMonth:    {name: "month", most: 2, pattern: `0[1-9]|1[0-2]`, dated: true},
+	varDay:      {name: "day", most: 2, pattern: `0[1-9]|[12]\d|3[01]`, dated: true},
 }
 
 const (

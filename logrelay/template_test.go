@@ -113,7 +113,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 }
 
 // safePaths are templates with a place for each kind of name.
-var safePaths = []string{defaultPath, "{host}/{app}.log", "{app}/{host}.log", "{facility}/{severity}/{host}.log", "{host}-{year}{month}{day}/x{app}.{facility}.log"}
+var safePaths = []string{defaultPath, "{host}/{host}.log", "{app}/{app}/{host}/{app}.log", "{host}/{app}.log", "{app}/{host}.log", "{facility}/{severity}/{host}.log", "{host}-{year}{month}{day}/x{app}.{facility}.log"}
 
 // checkPath: a path is one of a file below the folder, which can't be taken for
 // one that was put away; and it is known again.
@@ -261,6 +261,45 @@ func TestARestartLetsNoHostHaveMorePrograms(t *testing.T) {
 	} {
 		if got := string(o.apps.of(named(test.host, test.app, at))); got != test.want {
 			t.Errorf("%s of %s is in %s, want %s", test.app, test.host, got, test.want)
+		}
+	}
+}
+
+// TestOnlyPathsThatATemplateGivesAreOurs: of severities, facilities, dates and
+// names that stand twice, those alone that it writes. It fails where a variable
+// takes any word: files of an earlier path are then taken for those of now, and
+// never put away, or files of others for ours, and removed.
+func TestOnlyPathsThatATemplateGivesAreOurs(t *testing.T) {
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	long := strings.Repeat("x", maxApp+1)
+	for _, test := range []struct {
+		path      string // and those before, separated by blanks
+		files     string // that are of the path of now
+		earlier   string
+		strangers string
+	}{
+		{"{facility}/{host}.log {severity}/{host}.log", "auth/cn1.log local7/cn1.log kern/x.log.log", "info/cn1.log emerg/cn1.log", "apt/history.log local8/cn1.log warn/cn1.log authx/cn1.log"},
+		{"{severity}/{host}.log {facility}/{host}.log", "err/cn1.log debug/cn1.log", "daemon/cn1.log authpriv/cn1.log", "error/cn1.log apt/history.log"},
+		{"{year}/{month}/{day}/{host}.log", "2026/11/26/cn1.log 2025/02/31/cn1.log 2026/09/09/cn1.log", "", "2026/99/26/cn1.log 2026/00/26/cn1.log 2026/13/01/cn1.log 2026/11/00/cn1.log 2026/11/32/cn1.log"},
+		{"{host}/{host}.log", "a/a.log a.log+/a.log.log", "", "a/b.log a/aa.log"},
+		{"{app}/x{app}/{host}.log", "su/xsu/cn1.log", "", "su/xsudo/cn1.log " + long + "/x" + long + "/cn1.log"},
+	} {
+		l := layoutOf(t, strings.Fields(test.path)...)
+		for _, want := range []struct {
+			files       string
+			ok, earlier bool
+		}{{test.files, true, false}, {test.earlier, true, true}, {test.strangers, false, false}} {
+			for _, file := range strings.Fields(want.files) {
+				if p, ok := l.place(file, at); ok != want.ok || p.earlier != want.earlier || want.earlier && !p.past {
+					t.Errorf("%s: %s is ours: %v, %+v", test.path, file, ok, p)
+				}
+			}
+		}
+	}
+	l := layoutOf(t, "{facility}/{host}/{host}/x.log")
+	for dir, want := range map[string]bool{"auth": true, "apt": false, "auth/cn1": true, "auth/cn1/cn1": true, "auth/cn1/cn2": false, "auth/cn1/cn1/x.log": false} {
+		if got := l.folder(dir); got != want {
+			t.Errorf("files of ours can be below %s: %v", dir, got)
 		}
 	}
 }
