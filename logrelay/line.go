@@ -105,6 +105,18 @@ func (l *line) appendTime(dst []byte) []byte {
 	return l.appendReceived(dst)
 }
 
+// appendTime5424 is appendTime with six digits of a second at most (RFC 5424
+// §6.2.3).
+func (l *line) appendTime5424(dst []byte) []byte {
+	const most = len("2006-01-02T15:04:05.000000")
+	dot := most - len(".000000")
+	if len(l.RFC3339) <= dot || l.RFC3339[dot] != '.' {
+		return l.appendTime(dst)
+	}
+	zone := dot + bytes.IndexAny(l.RFC3339[dot:], "Z+-")
+	return append(append(dst, l.RFC3339[:min(zone, most)]...), l.RFC3339[zone:]...)
+}
+
 // appendHost writes the name that the message claims, or whose it is.
 func (l *line) appendHost(dst []byte) []byte {
 	if len(l.Host) == 0 {
@@ -149,7 +161,7 @@ func (l *line) append5424(dst []byte) []byte {
 	dst = append(dst, '<')
 	dst = strconv.AppendUint(dst, uint64(l.Priority), 10)
 	dst = append(dst, ">1 "...)
-	dst = append(l.appendTime(dst), ' ')
+	dst = append(l.appendTime5424(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
 	for i, part := range [][]byte{l.App, l.Proc, l.ID} {
 		dst = append(appendWord(dst, part, [...]int{48, 128, 32}[i]), ' ')

@@ -17,7 +17,7 @@ const DefaultPriority = 13
 type Message struct {
 	Priority uint8     // facility*8 + severity, 0 to 191
 	Time     time.Time // zero: the message has none
-	RFC3339  []byte    // the time as it stood there, if it was in this format
+	RFC3339  []byte    // the time as it stood there, if it was in this format, with 9 digits of a second at most
 	Host     []byte    // empty: the message names none
 	App      []byte
 	Proc     []byte
@@ -120,7 +120,7 @@ func (m *Message) parse5424(b []byte) bool {
 		if err != nil {
 			return false
 		}
-		m.Time, m.RFC3339 = t, fields[0]
+		m.setTime(t, fields[0])
 	}
 	m.Host, m.App, m.Proc, m.ID = fields[1], fields[2], fields[3], fields[4]
 	if b[0] == '[' {

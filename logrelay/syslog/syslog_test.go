@@ -59,6 +59,46 @@ func TestEveryDialectIsTakenApart(t *testing.T) {
 	}
 }
 
+// TestOnlyStrictTimesStandAsTheyCame: what package time takes beside RFC 3339 is
+// no time for the programs that read our files, and for the next relay. It fails
+// if a time is kept because it could be read.
+func TestOnlyStrictTimesStandAsTheyCame(t *testing.T) {
+	const utc = "2026-11-25T11:59:59Z"
+	for in, want := range map[string]string{
+		"2026-11-25T11:59:59Z":                     utc,
+		"2026-11-25T11:59:59.5-00:00":              "2026-11-25T11:59:59.5Z",
+		"2026-11-25T11:59:59.123456789+23:59":      "2026-11-25T11:59:59.123456789+23:59",
+		"2026-11-25T11:59:59,123456Z":              "!2026-11-25T11:59:59.123456Z",
+		"2026-11-25T1:59:59.000001Z":               "!2026-11-25T01:59:59.000001Z",
+		"2026-11-25T11:59:59+24:00":                "!2026-11-24T11:59:59Z",
+		"2026-11-25T11:59:59-24:00":                "!2026-11-26T11:59:59Z",
+		"2026-11-25T11:59:59.12345678901234+00:00": "!2026-11-25T11:59:59.123456789Z",
+	} {
+		for _, form := range []string{"<13>1 %s cn02 app - - - x", "<13>%s cn02 app: x"} {
+			var m Message
+			Parse(&m, fmt.Appendf(nil, form, in), received)
+			got := m.Time.Format(time.RFC3339Nano)
+			if m.RFC3339 == nil {
+				got = "!" + got
+			} else if string(m.RFC3339) != in {
+				t.Errorf("%s is kept as %s", in, m.RFC3339)
+			}
+			if diff := cmp.Diff(want, got); diff != "" || string(m.Host) != "cn02" {
+				t.Errorf(form+": host %s, %s", in, m.Host, diff)
+			}
+		}
+	}
+	var m Message
+	if Parse(&m, []byte("<13>1 0000-01-01T00:00:00+24:00 cn02 app - - - x"), received); !m.Time.IsZero() || m.RFC3339 != nil {
+		t.Errorf("a year that nobody can write: %v", m.Time)
+	}
+	for _, text := range []string{"", utc[:19], utc[:19] + ".", utc[:19] + ".Z", utc + "Z", utc[:19] + "z", utc[:19] + "+0100", utc[:19] + "+01:60", utc[:10] + " " + utc[11:]} {
+		if strict3339([]byte(text)) {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
 func TestTheYearIsTheOneInWhichTheTimeIsPast(t *testing.T) {
 	for in, test := range map[string]struct {
 		received time.Time
