@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"strings"
@@ -8,7 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/leodido/go-syslog/v4/rfc5424"
 
 	"holdfast/logrelay/journal"
 )
@@ -45,7 +47,7 @@ func TestTheDefaultFormatIsScibians(t *testing.T) {
 		"":           "2026-11-25T12:00:00.123456+01:00 10.1.0.9 user.notice ",
 	} {
 		for _, format := range []string{settingsFormat(t, `{}`), defaultFormat, "{time} {claims} {facility}.{severity} {tag}{text}"} {
-			if diff := cmp.Diff(want, written(t, format, inParis(in), nil)); diff != "" {
+			if diff := gocmp.Diff(want, written(t, format, inParis(in), nil)); diff != "" {
 				t.Errorf("%q as %s: %s", in, format, diff)
 			}
 		}
@@ -80,6 +82,10 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"rfc5424", older, "<30>1 2026-11-05T11:59:59+01:00 CN02 sshd 12 - - #011hi"},
 		{"rfc5424", newer, `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`},
 		{"rfc5424", "<13>2026-11-25T11:59:59.123456789+01:00 cn02 a: x", "<13>1 2026-11-25T11:59:59.123456+01:00 cn02 a - - - x"},
+		{"rfc5424", `<13>1 2026-11-25T11:59:59Z cn02 a - - [a b="]"] x`, "<13>1 2026-11-25T11:59:59Z cn02 a - - - x"},
+		{"rfc5424", "<13>1 2026-11-25T11:59:59Z c\x01n\xff a - - - \xef\xbb\xbfx é", "<13>1 2026-11-25T11:59:59Z c?n? a - - - \xef\xbb\xbfx é"},
+		{"rfc5424", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 300) + " a - - - \xef\xbb\xbf\xff", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 255) + " a - - - \xff"},
+		{"scibian", "<13>1 2026-11-25T11:59:59Z cn02 a - - - \xef\xbb\xbfx", "2026-11-25T11:59:59Z cn02 user.notice a: x"},
 		{"rfc5424", "<13>2026-11-25T11:59:59.12Z cn02 a: x", "<13>1 2026-11-25T11:59:59.12Z cn02 a - - - x"},
 		{"scibian", "<13>2026-11-25T11:59:59.123456789+01:00 cn02 a: x", "2026-11-25T11:59:59.123456789+01:00 cn02 user.notice a: x"},
 		{"scibian", "<13>2026-11-25T1:59:59,5+24:00 cn02 a: x", "2026-11-05T11:59:59+01:00 cn02 user.notice a: x"},
@@ -97,7 +103,7 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"{app}|{proc}|{tag}|{text}", bare, "-|-||words alone"},
 		{"{{{text}}} 100 % é", bare, "{words alone} 100 % é"},
 	} {
-		if diff := cmp.Diff(test.want, written(t, test.format, inParis(test.in), nil)); diff != "" {
+		if diff := gocmp.Diff(test.want, written(t, test.format, inParis(test.in), nil)); diff != "" {
 			t.Errorf("%q as %s: %s", test.in, test.format, diff)
 		}
 	}
@@ -144,7 +150,7 @@ func TestARedactedLineOfJSONIsJSON(t *testing.T) {
 			`"app":"[redacted]","proc":"[redacted]","id":"[redacted]","data":"[x y=\"[redacted]","text":"t"}`,
 	} {
 		out := written(t, "json", inParis(in), r)
-		if diff := cmp.Diff(want, out); diff != "" || !json.Valid([]byte(out)) {
+		if diff := gocmp.Diff(want, out); diff != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%q: %s", in, diff)
 		}
 	}
@@ -153,8 +159,9 @@ func TestARedactedLineOfJSONIsJSON(t *testing.T) {
 	}
 }
 
-// FuzzFormat: whatever a sender writes is one line in every format, and in JSON
-// an object that has what it wrote.
+// FuzzFormat: whatever a sender writes is one line in every format, in JSON an
+// object that has what it wrote, and in RFC 5424 a message for a reader that is
+// strict.
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte("<30>2026-11-25T11:59:59.123456+01:00 ../x/y ss\"hd[\n12]: hel\x00lo\xff\\ \u2028\u0085\u007f"))
 	f.Add([]byte(`<165>1 2026-11-25T05:14:15Z h app 8 - [a b="c\]"] text`))
@@ -168,16 +175,31 @@ func FuzzFormat(f *testing.F) {
 					t.Fatalf("%s: %q has a control character", format, out)
 				}
 			}
+			if format == "rfc5424" {
+				if _, err := rfc5424.NewParser().Parse([]byte(out)); err != nil {
+					t.Fatalf("%q: %v", out, err)
+				}
+			}
 			if format != "json" {
 				continue
 			}
-			var got struct{ Host, Claims, App, Proc, ID, Data, Text string }
-			if err := json.Unmarshal([]byte(out), &got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
+			var got struct {
+				Host, Claims, App, Proc, ID, Data, Text, Source, Facility, Severity string
+				Time, Received                                                      time.Time
+				Priority                                                            uint8
+			}
+			read := json.NewDecoder(strings.NewReader(out))
+			read.DisallowUnknownFields()
+			if err := read.Decode(&got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
 				t.Fatalf("%q: %v", out, err)
+			}
+			if want := cmp.Or(l.Time, l.received); got.Priority != l.Priority || got.Time.Unix() != want.Unix() || !got.Received.Equal(l.received.Truncate(time.Microsecond)) {
+				t.Fatalf("%q has %+v, want %v, %v, %d", out, got, want, l.received, l.Priority)
 			}
 			for _, part := range [][2]string{
 				{got.Host, l.host}, {got.Claims, string(l.Host)}, {got.App, string(l.App)}, {got.Proc, string(l.Proc)}, {got.ID, string(l.ID)},
 				{got.Data, string(l.Data)}, {got.Text, strings.TrimPrefix(string(l.Text), " ")},
+				{got.Source, "10.1.0.9"}, {got.Facility + "." + got.Severity, string(l.AppendPriority(nil))},
 			} {
 				if want := string([]rune(part[1])); part[0] != want { // a rune for each byte that is none
 					t.Fatalf("%q has %q, want %q", out, part[0], want)

@@ -131,7 +131,7 @@ func (r *rules) change(l *line, c *change) {
 	host, newHost := r.text(c.host)
 	severity, newSeverity := r.severity(c.severity)
 	if newText {
-		l.Text = []byte(text[:min(len(text), maxLine)])
+		l.Text, l.BOM = []byte(text[:min(len(text), maxLine)]), false
 	}
 	if newTag {
 		l.retag(tag)

@@ -99,6 +99,29 @@ func TestOnlyStrictTimesStandAsTheyCame(t *testing.T) {
 	}
 }
 
+// TestStructuredDataIsToldFromWhatLooksLikeIt: what a strict reader refuses is
+// refused here. It fails if a name, a value or what is between them is not
+// looked at.
+func TestStructuredDataIsToldFromWhatLooksLikeIt(t *testing.T) {
+	name := strings.Repeat("n", 32)
+	for data, want := range map[string]bool{
+		`[a]`: true, `[a b="c"]`: true, `[a@32473 b="c" d=""][e]`: true, `[a b="\"\]\\ é"]`: true, `[a b="\x"]`: false, `[a b="\""]`: true, `[` + name + ` ` + name + `="v"]`: true, `[a b="c" b="d"]`: true,
+		``: false, `-`: false, `[]`: false, `[a`: false, `[a ]`: false, `[a  b="c"]`: false, `[a b]`: false, `[a b=c]`: false, `[a b="c]`: false, `[a b="c"`: false,
+		`[a b="c"d="e"]`: false, `[a b="]"]`: false, `[a b="c\"]`: false, `[a b="c"]x`: false, `[a b="c"] `: false, `[a"b]`: false, `[ä]`: false, `[a ="c"]`: false,
+		"[a b=\"\xff\"]": false, "[a b=\"\n\"]": false, "[a b=\"\\\n\"]": false, `[` + name + `n]`: false, `[a ` + name + `n="v"]`: false, `[a b="[redacted]"]`: false,
+	} {
+		if got := StrictData([]byte(data)); got != want {
+			t.Errorf("%q: %v", data, got)
+		}
+		if data == "" || data == "-" || strings.ContainsAny(data, "\n") || strings.HasSuffix(data, " ") {
+			continue // the oracle takes these for what they are, or beside what is behind
+		}
+		if _, err := rfc5424.NewParser().Parse([]byte("<13>1 - - - - - " + data + " x")); (err == nil) != want {
+			t.Errorf("%q: the oracle has %v", data, err)
+		}
+	}
+}
+
 func TestTheYearIsTheOneInWhichTheTimeIsPast(t *testing.T) {
 	for in, test := range map[string]struct {
 		received time.Time
