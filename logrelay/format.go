@@ -180,14 +180,24 @@ func appendCleanOr(dst, text []byte) []byte {
 func (l *line) appendFileFormat(dst []byte) []byte {
 	dst = append(l.appendTime(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
-	return l.appendBody(dst)
+	return l.appendSpaced(dst)
 }
 
 // appendTraditional writes the line as RSYSLOG_TraditionalFileFormat: RFC 3164.
 func (l *line) appendTraditional(dst []byte) []byte {
 	dst = append(l.appendStamp(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
-	return l.appendBody(dst)
+	return l.appendSpaced(dst)
+}
+
+// appendSpaced is appendBody, with the blank behind the tag also where no text
+// follows, as rsyslog's sp-if-no-1st-sp has it.
+func (l *line) appendSpaced(dst []byte) []byte {
+	dst = l.appendBody(dst)
+	if len(l.tag) > 0 && len(l.Text) == 0 {
+		dst = append(dst, ' ')
+	}
+	return dst
 }
 
 // appendStamp writes the message's time as RFC 3164 §4.1.2 has it, in the

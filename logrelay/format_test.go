@@ -42,7 +42,7 @@ func TestTheDefaultFormatIsScibians(t *testing.T) {
 	for in, want := range map[string]string{
 		"<30>2026-11-25T11:59:59.123456+01:00 cn01 sshd[12]: hello": "2026-11-25T11:59:59.123456+01:00 cn01 daemon.info sshd[12]: hello",
 		"<13>Nov 05 11:59:59 cn01 su: no\nhost\x00\x7f":             "2026-11-05T11:59:59+01:00 cn01 user.notice su: no#012host#000#177",
-		"<97>1 2026-11-25T05:14:15Z h app 8 - - text":               "2026-11-25T05:14:15Z h facility12.alert app[8]: text",
+		"<97>1 2026-11-25T05:14:15Z h app 8 - - text":               "2026-11-25T05:14:15Z h ntp.alert app[8]: text",
 		"just words": "2026-11-25T12:00:00.123456+01:00 10.1.0.9 user.notice just words",
 		"":           "2026-11-25T12:00:00.123456+01:00 10.1.0.9 user.notice ",
 	} {
@@ -76,6 +76,9 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"rsyslog", older, "2026-11-05T11:59:59+01:00 CN02 sshd[12]: #011hi"},
 		{"rsyslog", newer, "2026-11-25T05:14:15.000003-07:00 cn02 slurmd[8]: hi"},
 		{"rsyslog", bare, "2026-11-25T12:00:00.123456+01:00 10.1.0.9 words alone"},
+		{"rsyslog", "<13>Nov 25 12:00:00 cn02 a:", "2026-11-05T11:59:59+01:00 cn02 a: "},
+		{"traditional", "<13>Nov 25 12:00:00 cn02 a:", "Nov  5 11:59:59 cn02 a: "},
+		{"scibian", "<13>Nov 25 12:00:00 cn02 a:", "2026-11-05T11:59:59+01:00 cn02 user.notice a:"},
 		{"traditional", older, "Nov  5 11:59:59 CN02 sshd[12]: #011hi"},
 		{"traditional", newer, "Nov 25 05:14:15 cn02 slurmd[8]: hi"},
 		{"traditional", bare, "Nov 25 12:00:00 10.1.0.9 words alone"},

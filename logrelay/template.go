@@ -39,8 +39,9 @@ type pathVariable struct {
 }
 
 const (
-	safePattern     = `[a-z0-9_-][a-z0-9._-]*`
-	facilityPattern = `kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|facility1[2-5]|local[0-7]`
+	safePattern = `[a-z0-9_-][a-z0-9._-]*`
+	// That of 12 to 15, which have names now, is written no more.
+	facilityPattern = `kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|ntp|audit|alert|clock|facility1[2-5]|local[0-7]`
 )
 
 // pathVariables in the order of the numbers that steps have.
@@ -322,6 +323,9 @@ func (t *pathTemplate) place(names []string, now time.Time) (p place, ok bool) {
 			p.past = p.past || value != now.Format("01")
 		case varDay:
 			p.past = p.past || value != now.Format("02")
+		case varFacility:
+			p.past = p.past || strings.HasPrefix(value, "facility")
+			p.group += "/" + value
 		default:
 			p.group += "/" + value
 		}

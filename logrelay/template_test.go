@@ -278,7 +278,7 @@ func TestOnlyPathsThatATemplateGivesAreOurs(t *testing.T) {
 		earlier   string
 		strangers string
 	}{
-		{"{facility}/{host}.log {severity}/{host}.log", "auth/cn1.log local7/cn1.log kern/x.log.log", "info/cn1.log emerg/cn1.log", "apt/history.log local8/cn1.log warn/cn1.log authx/cn1.log"},
+		{"{facility}/{host}.log {severity}/{host}.log", "auth/cn1.log local7/cn1.log kern/x.log.log ntp/a.log audit/a.log alert/a.log clock/a.log", "info/cn1.log emerg/cn1.log", "apt/history.log local8/cn1.log warn/cn1.log authx/cn1.log"},
 		{"{severity}/{host}.log {facility}/{host}.log", "err/cn1.log debug/cn1.log", "daemon/cn1.log authpriv/cn1.log", "error/cn1.log apt/history.log"},
 		{"{year}/{month}/{day}/{host}.log", "2026/11/26/cn1.log 2025/02/31/cn1.log 2026/09/09/cn1.log", "", "2026/99/26/cn1.log 2026/00/26/cn1.log 2026/13/01/cn1.log 2026/11/00/cn1.log 2026/11/32/cn1.log"},
 		{"{host}/{host}.log", "a/a.log a.log+/a.log.log", "", "a/b.log a/aa.log"},
@@ -295,6 +295,9 @@ func TestOnlyPathsThatATemplateGivesAreOurs(t *testing.T) {
 				}
 			}
 		}
+	}
+	if p, ok := layoutOf(t, "{facility}/{host}.log").place("facility12/cn1.log", at); !ok || !p.past || p.earlier {
+		t.Errorf("a file of a facility that had no name: %+v, %v", p, ok)
 	}
 	l := layoutOf(t, "{facility}/{host}/{host}/x.log")
 	for dir, want := range map[string]bool{"auth": true, "apt": false, "auth/cn1": true, "auth/cn1/cn1": true, "auth/cn1/cn2": false, "auth/cn1/cn1/x.log": false} {

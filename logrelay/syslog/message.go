@@ -5,7 +5,6 @@ package syslog
 import (
 	"bytes"
 	"net/netip"
-	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -301,15 +300,11 @@ func (m *Message) AppendPriority(dst []byte) []byte {
 
 // AppendFacility writes the facility as rsyslog names it: "kern" to "local7".
 func (m *Message) AppendFacility(dst []byte) []byte {
-	f := m.Facility()
-	if name := facilityName(f); name != "" {
-		return append(dst, name...)
-	}
-	return strconv.AppendInt(append(dst, "facility"...), int64(f), 10)
+	return append(dst, FacilityName(m.Facility())...)
 }
 
-// facilityName is "" for one that has no name.
-func facilityName(f int) string {
+// FacilityName is "kern" to "local7" for 0 to 23.
+func FacilityName(f int) string {
 	if f >= 16 && f <= 23 {
 		return "local0local1local2local3local4local5local6local7"[(f-16)*6:][:6]
 	}
@@ -338,8 +333,14 @@ func facilityName(f int) string {
 		return "authpriv"
 	case 11:
 		return "ftp"
+	case 12:
+		return "ntp"
+	case 13:
+		return "audit"
+	case 14:
+		return "alert"
 	}
-	return ""
+	return "clock"
 }
 
 // SeverityName is "emerg" to "debug" for 0 to 7.

@@ -122,6 +122,16 @@ func TestStructuredDataIsToldFromWhatLooksLikeIt(t *testing.T) {
 	}
 }
 
+// TestFacilitiesHaveRsyslogsNames, which its pri-text writes for 0 to 23.
+func TestFacilitiesHaveRsyslogsNames(t *testing.T) {
+	for f, want := range strings.Fields("kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp audit alert clock local0 local1 local2 local3 local4 local5 local6 local7") {
+		m := Message{Priority: uint8(f) << 3}
+		if got := string(m.AppendPriority(nil)); got != want+".emerg" {
+			t.Errorf("%d is %s, want %s", f, got, want)
+		}
+	}
+}
+
 func TestTheYearIsTheOneInWhichTheTimeIsPast(t *testing.T) {
 	for in, test := range map[string]struct {
 		received time.Time
