@@ -16,6 +16,12 @@ import (
 // defaultFormat is a line's in the files unless the cluster file says otherwise.
 const defaultFormat = "scibian"
 
+// Bounds of a template of lines: each of its variables may be all of a line.
+const (
+	maxFormat  = 1024 // bytes of its text
+	maxRepeats = 2    // of one variable
+)
+
 // lineFormat says how a line stands in its file. It is never changed.
 type lineFormat struct {
 	// One of these.
@@ -71,11 +77,23 @@ func parseFormat(text string) (lineFormat, error) {
 	}
 	list, err := parseSteps(text, func(name string) int { return slices.Index(lineVariables[:], name) })
 	if err != nil {
-		return lineFormat{}, fmt.Errorf("%w: want {%s}", err, strings.Join(lineVariables[:], "} {"))
+		return lineFormat{}, fmt.Errorf("%w: want {%s}, and {{ or }} for a brace that is to stand there", err, strings.Join(lineVariables[:], "} {"))
+	}
+	if len(text) > maxFormat {
+		return lineFormat{}, fmt.Errorf("has %d bytes, want %d at most", len(text), maxFormat)
+	}
+	if word := strings.TrimSpace(list[0].text); lineFormats[word].whole != nil || lineFormats[word].json {
+		return lineFormat{}, fmt.Errorf("is %s and a template: want one of the two", word)
 	}
 	var steps []step
+	var count [len(lineVariables)]int
 	said := false
 	for _, s := range list {
+		if s.text == "" {
+			if count[s.variable]++; count[s.variable] > maxRepeats {
+				return lineFormat{}, fmt.Errorf("has {%s} more than %d times", lineVariables[s.variable], maxRepeats)
+			}
+		}
 		for _, c := range s.text {
 			if c != '\t' && (c < 0x20 || c >= 0x7f && c <= 0x9f || c == '\u2028' || c == '\u2029') {
 				return lineFormat{}, fmt.Errorf("%q has a control character: what stands in a file is one line, and only a tab can be in it", s.text)

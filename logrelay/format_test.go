@@ -96,6 +96,7 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"json", newer, `{"time":"2026-11-25T05:14:15.000003-07:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"cn02","source":"10.1.0.9","facility":"local4","severity":"notice","priority":165,"app":"slurmd","proc":"8","id":"ID7","data":"[a b=\"c\"]","text":"hi"}`},
 		{"json", "<13>", `{"time":"2026-11-25T12:00:00.123456+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"10.1.0.9","source":"10.1.0.9","facility":"user","severity":"notice","priority":13,"text":""}`},
 		{"{text}", older, "#011hi"},
+		{"rsyslogd {text} {text}", older, "rsyslogd #011hi #011hi"},
 		{"{tag}{text}", bare, "words alone"},
 		{"{tag} {text}", newer, "slurmd[8]: hi"},
 		{"{time}|{stamp}|{received}|{text}", older, "2026-11-05T11:59:59+01:00|Nov  5 11:59:59|2026-11-25T12:00:00.123456+01:00|#011hi"},
@@ -119,17 +120,21 @@ func TestEveryFormatAndVariable(t *testing.T) {
 
 func TestAFormatThatIsNoneIsRefused(t *testing.T) {
 	for format, want := range map[string]string{
-		"":                "is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template",
-		"JSON":            "is no format",
-		"%msg%":           "is no format",
-		"{msg}":           `"{msg}" is no variable: want {time} {stamp} {received} {host} {claims}`,
-		"{text":           "a brace without its other",
-		"{time} {tag}":    "{text} is missing",
-		"{time}\n{text}":  "has a control character",
-		"{text}\u2028":    "has a control character",
-		"{text}\u0085":    "has a control character",
-		"{\"a\":{text}}":  "is no variable",
-		"{{text}} {time}": "{text} is missing",
+		"":               "is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template",
+		"JSON":           "is no format",
+		"%msg%":          "is no format",
+		"{msg}":          `"{msg}" is no variable: want {time} {stamp} {received} {host} {claims}`,
+		"{text":          "{text}, and {{ or }} for a brace that is to stand there",
+		"rsyslog {text}": "is rsyslog and a template: want one of the two",
+		"json\t{text}":   "is json and a template",
+		"{text} " + strings.Repeat("x", maxFormat): "has 1031 bytes, want 1024 at most",
+		"{text}{text} {host}{text}":                "has {text} more than 2 times",
+		"{time} {tag}":                             "{text} is missing",
+		"{time}\n{text}":                           "has a control character",
+		"{text}\u2028":                             "has a control character",
+		"{text}\u0085":                             "has a control character",
+		"{\"a\":{text}}":                           "is no variable",
+		"{{text}} {time}":                          "{text} is missing",
 	} {
 		if _, err := parseFormat(format); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", format, err, want)

@@ -102,7 +102,7 @@ func parsePath(text string) (*pathTemplate, error) {
 	}
 	switch {
 	case long > maxPath:
-		return nil, fmt.Errorf("a file's path can have %d bytes, want %d at most", long, maxPath)
+		return nil, fmt.Errorf("a file's path can have %d bytes, want %d at most: {host} counts as %d, {app} as %d", long, maxPath, maxName, maxApp)
 	case !t.has[varHost]:
 		return nil, errors.New("{host} is missing: each host has files of its own, so that none writes into another's")
 	case t.has[varMonth] && !t.has[varYear] || t.has[varDay] && !t.has[varMonth]:
@@ -113,6 +113,11 @@ func parsePath(text string) (*pathTemplate, error) {
 
 // element reads one name of a path. size is how long what it gives can be.
 func (t *pathTemplate) element(name string, last bool) (e pathElement, size int, err error) {
+	if e.steps, err = parseSteps(name, func(variable string) int {
+		return slices.IndexFunc(pathVariables[:], func(v pathVariable) bool { return v.name == variable })
+	}); err != nil {
+		return e, 0, fmt.Errorf("%w: want %s", err, variableNames())
+	}
 	switch {
 	case name == "":
 		return e, 0, errors.New("a name is empty: want names with one / between them, and none in front or behind")
@@ -122,11 +127,6 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		return e, 0, fmt.Errorf("%q does not end with %s: by that, files are told from what was put away", name, fileSuffix)
 	case !last && strings.HasSuffix(name, fileSuffix):
 		return e, 0, fmt.Errorf("%q is a folder and ends with %s: files alone do", name, fileSuffix)
-	}
-	if e.steps, err = parseSteps(name, func(variable string) int {
-		return slices.IndexFunc(pathVariables[:], func(v pathVariable) bool { return v.name == variable })
-	}); err != nil {
-		return e, 0, fmt.Errorf("%w: want %s", err, variableNames())
 	}
 	pattern := "^"
 	var free []string
@@ -155,7 +155,7 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		return e, 0, fmt.Errorf("%q: %s want a / between them, since {host} or a date is there: a name of a program could else make another of it", name, strings.Join(free, " and "))
 	}
 	if size > maxElement {
-		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most", name, size, maxElement)
+		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most: {host} counts as %d, {app} as %d", name, size, maxElement, maxName, maxApp)
 	}
 	if !last {
 		pattern, size = pattern+regexp.QuoteMeta(string(folderMark))+"?", size+1

@@ -92,6 +92,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 		"{hosts}.log":                 `"{hosts}" is no variable: want {host} {app} {facility} {severity} {year} {month} {day}`,
 		"{claims}.log":                `"{claims}" is no variable`,
 		"{host.log":                   "a brace without its other",
+		"{host":                       "a brace without its other: want {host} {app}",
 		"host}.log":                   "a brace without its other",
 		"{{host}}.log":                "has other characters than letters",
 		"{host} {year}.log":           "has other characters than letters",
@@ -103,7 +104,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 		"{host}-{app}.log":            "{host} and {app} want a / between them",
 		"{app}{year}{app}/{host}.log": "{app} and {app} want a / between them",
 		"{facility}{host}/x.log":      "{facility} and {host} want a / between them",
-		"{host}" + strings.Repeat("x", 70) + ".log":        "can be a name of 202 bytes, want 200 at most",
+		"{host}" + strings.Repeat("x", 70) + ".log":        "can be a name of 202 bytes, want 200 at most: {host} counts as 128, {app} as 48",
 		"{host}" + strings.Repeat("/{app}", 30) + "/x.log": "want 1024 at most",
 	} {
 		if _, err := parsePath(template); err == nil || !strings.Contains(err.Error(), want) {
