@@ -54,6 +54,8 @@ type line struct {
 	names    *names // that decided
 	host     string // that it belongs to, safe in a file's name
 	tag      []byte // room to write it
+	day      []byte // see date
+	dayAt    int64  // when that day began, in seconds since 1970
 }
 
 // read takes a record apart. names says whose it is.

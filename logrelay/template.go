@@ -245,11 +245,21 @@ func appendPathVariable(dst []byte, variable int, l *line, app []byte) []byte {
 	case varSeverity:
 		return append(dst, syslog.SeverityName(l.Severity())...)
 	case varYear:
-		return l.received.UTC().AppendFormat(dst, "2006")
+		return append(dst, l.date()[:4]...)
 	case varMonth:
-		return l.received.UTC().AppendFormat(dst, "01")
+		return append(dst, l.date()[4:6]...)
 	}
-	return l.received.UTC().AppendFormat(dst, "02")
+	return append(dst, l.date()[6:]...)
+}
+
+// date is the day on which the line was received, in UTC, as 20261125. It is
+// good until the next call: the lines of a day share it.
+func (l *line) date() []byte {
+	at := l.received.Unix()
+	if day := at - (at%86400+86400)%86400; len(l.day) == 0 || l.dayAt != day {
+		l.day, l.dayAt = time.Unix(day, 0).UTC().AppendFormat(l.day[:0], "20060102"), day
+	}
+	return l.day
 }
 
 // namesFile tells whether a file can be called so: one that is written, or one

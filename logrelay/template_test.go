@@ -146,9 +146,35 @@ func checkPath(t *testing.T, template, path string, at time.Time) {
 			t.Fatalf("%s: folder %q of %q is not known again", template, dir, path)
 		}
 	}
+	// Where the path of now is another, it is still known, as one of before.
+	for _, now := range safePaths {
+		l := layoutOf(t, now, template)
+		if p, ok := l.place(path, at); !ok || p.earlier && !p.past || !p.earlier && now != template && !gives(t, now, names) {
+			t.Fatalf("%s behind %s: %q is %+v, %v", now, template, path, p, ok)
+		}
+	}
 	if p, ok := l.place(path, at.AddDate(1, 1, 1)); !ok || p.past != strings.Contains(template, "{year}") {
 		t.Fatalf("%s: %q a year later: %+v", template, path, p)
 	}
+}
+
+// gives tells whether a template gives a path of those names, by writing it
+// anew of what it takes for its variables.
+func gives(t *testing.T, template string, names []string) bool {
+	t.Helper()
+	path, err := parsePath(template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, ok := path.values(names)
+	if !ok {
+		return false
+	}
+	again := template
+	for i, v := range pathVariables {
+		again = strings.ReplaceAll(again, "{"+v.name+"}", values[i])
+	}
+	return again == strings.ReplaceAll(strings.Join(names, "/"), string(folderMark), "")
 }
 
 // checkHosts: two hosts have no file in common, whatever their programs are
@@ -304,6 +330,26 @@ func TestOnlyPathsThatATemplateGivesAreOurs(t *testing.T) {
 	for dir, want := range map[string]bool{"auth": true, "apt": false, "auth/cn1": true, "auth/cn1/cn1": true, "auth/cn1/cn2": false, "auth/cn1/cn1/x.log": false} {
 		if got := l.folder(dir); got != want {
 			t.Errorf("files of ours can be below %s: %v", dir, got)
+		}
+	}
+}
+
+// TestEachLineHasItsOwnDay, whatever the line before had: the text of a day is
+// kept while lines are of it. It fails if the next day's first second, or a day
+// before 1970, has the day before.
+func TestEachLineHasItsOwnDay(t *testing.T) {
+	path, err := parsePath("{year}/{month}/{day}/{host}.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	midnight := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+	l := &line{host: "cn1"}
+	for _, at := range []time.Time{
+		{}, midnight, midnight.Add(-1), midnight.Add(24*time.Hour - 1), midnight.Add(24 * time.Hour), time.Unix(0, 0), time.Unix(-1, 0), time.Unix(-86400, 0), time.Unix(-86401, 0),
+	} {
+		l.received = at.In(time.FixedZone("", 7200))
+		if got, want := string(path.append(nil, l, nil)), at.UTC().Format("2006/01/02/")+"cn1.log"; got != want {
+			t.Errorf("a line of %v is in %s", at, got)
 		}
 	}
 }
