@@ -148,11 +148,25 @@ func TestOnlyWhatIsCoveredIsRedacted(t *testing.T) {
 		{older, "ey|7.*ne|one", "cn02|k[redacted]|[redacted]|k[redacted][[redacted]|[redacted] two three"},
 		{newer, `7\]: one`, "cn02|key|[redacted]|key[[redacted]]:|[redacted] two three"},
 		{newer, "(two|three)", "cn02|key|7|key[7]:|one [redacted] [redacted]"},
+		{"<13>Nov 25 12:00:00 cn02 key[7]: a\tb\x01 c", "a\tb", "cn02|key|7|key[7]:|[redacted]#001 c"}, // as it came
 		{newer, "^cn02", "[redacted]|key|7|key[7]:|one two three"},
 	} {
 		const format = "{claims}|{app}|{proc}|{tag}|{text}"
 		if diff := cmp.Diff(test.want, written(t, format, inParis(test.in), hiding(t, test.pattern))); diff != "" {
 			t.Errorf("%s in %q: %s", test.pattern, test.in, diff)
+		}
+	}
+}
+
+// TestATargetGetsNoSecretThatBeginsInTheTag, in RFC 5424 no more than in RFC
+// 3164. It fails if what is sent is redacted as it stands alone.
+func TestATargetGetsNoSecretThatBeginsInTheTag(t *testing.T) {
+	for _, format := range []string{format3164, format5424} {
+		f := &forward{target: target{via: viaTCP, format: format}, rules: hiding(t, `password: \S+`)}
+		f.line = *inParis("<13>Nov 25 12:00:00 cn02 password: hunter2 is wrong")
+		f.frame(1)
+		if got := string(f.out); strings.Contains(got, "hunter2") || !strings.HasSuffix(got, redacted+" is wrong") {
+			t.Errorf("%s: %s", format, got)
 		}
 	}
 }
