@@ -52,15 +52,20 @@ func loosen(re *syntax.Regexp) (changed bool) {
 
 // redact replaces what must not be written in a line that begins at from and
 // ends where b does, without a line feed: '$' is the line's end, and nothing
-// that fits takes its line feed away.
+// that fits takes its line feed away. Each pattern is tried in the line as it
+// came: one that begins as another does would else find its beginning gone.
 func (r *rules) redact(b []byte, from int) []byte {
 	if r == nil {
 		return b
 	}
-	for _, secret := range r.secrets {
-		if secret.Match(b[from:]) {
-			b = append(b[:from], secret.ReplaceAll(b[from:], []byte(redacted))...) // a copy: b may be large
-		}
+	r.covered = r.covered[:0]
+	r.cover(b[from:], nil, from)
+	if len(r.covered) == 0 {
+		return b
+	}
+	r.sortCovered()
+	if out := r.left(b, from, len(b)); out != nil {
+		b = append(b[:from], out...) // a copy: b may be large
 	}
 	return b
 }
@@ -141,17 +146,17 @@ func (r *rules) hide(l *line) {
 	if len(r.covered) == 0 {
 		return
 	}
-	slices.SortFunc(r.covered, func(a, b [2]int) int { return a[0] - b[0] })
+	r.sortCovered()
 	if len(l.Host) > 0 {
-		l.Host = r.left(l.Host, at.claims)
-		l.host = string(r.left(l.tag, at.host))
-	} else if out := r.left(l.tag, at.claims); !bytes.Equal(out, l.tag) {
+		l.Host = r.leftOf(l.Host, at.claims)
+		l.host = string(r.leftOf(l.tag, at.host))
+	} else if out := r.leftOf(l.tag, at.claims); !bytes.Equal(out, l.tag) {
 		l.host = string(out)
 	} else {
-		l.host = string(r.left(l.tag, at.host))
+		l.host = string(r.leftOf(l.tag, at.host))
 	}
-	l.Tag, l.App, l.Proc, l.Text = r.left(l.Tag, at.tag), r.left(l.App, at.tag), r.left(l.Proc, proc), r.left(l.Text, at.text)
-	l.ID, l.Data = r.left(l.ID, at.id), r.left(l.Data, at.data)
+	l.Tag, l.App, l.Proc, l.Text = r.leftOf(l.Tag, at.tag), r.leftOf(l.App, at.tag), r.leftOf(l.Proc, proc), r.leftOf(l.Text, at.text)
+	l.ID, l.Data = r.leftOf(l.ID, at.id), r.leftOf(l.Data, at.data)
 }
 
 // cover notes what patterns fit in: in text, which stands at from in the line,
@@ -172,22 +177,35 @@ func (r *rules) cover(text, raw []byte, from int) {
 	}
 }
 
-// left is what is left of a part that stands at from: the part itself, or
-// another that is clean.
-func (r *rules) left(part []byte, from int) (out []byte) {
-	to, done := from+cleanLen(part), from
+func (r *rules) sortCovered() {
+	slices.SortFunc(r.covered, func(a, b [2]int) int { return a[0] - b[0] })
+}
+
+// left is what is left of plain between two places: another piece of memory,
+// and nil if nothing is covered there.
+func (r *rules) left(plain []byte, from, to int) (out []byte) {
+	done := from
 	for _, c := range r.covered {
 		if begin, end := max(c[0], done), min(c[1], to); begin < end {
-			if out = append(out, r.plain[done:begin]...); begin > done || begin == from {
+			if out = append(out, plain[done:begin]...); c[0] >= done || done == from {
 				out = append(out, redacted...)
 			}
 			done = end
 		}
 	}
 	if done == from {
-		return part
+		return nil
 	}
-	return append(out, r.plain[done:to]...)
+	return append(out, plain[done:to]...)
+}
+
+// leftOf is what is left of a part that stands at from: the part itself, or
+// another that is clean.
+func (r *rules) leftOf(part []byte, from int) []byte {
+	if out := r.left(r.plain, from, from+cleanLen(part)); out != nil {
+		return out
+	}
+	return part
 }
 
 // app is the program of a line as it may be written. covered: some of it may

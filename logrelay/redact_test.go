@@ -84,7 +84,7 @@ func hiding(t *testing.T, patterns ...string) *rules {
 // everyFormat is one of each kind, with each variable that a sender chooses.
 var everyFormat = []string{
 	"scibian", "rsyslog", "traditional", "rfc5424", "json",
-	"{tag}{text}", "{text}", "{host}|{claims}|{source}|{app}|{proc}|{tag}|{text}", "{text} {app}", "{text}, {tag}", "{proc} {text}",
+	"{tag}{text}", "{text}", "{host}|{claims}|{source}|{app}|{proc}|{tag}|{text}", "{text} {app}", "{text}, {tag}", "{proc}\t{text}\t",
 }
 
 // TestASecretStandsInNoFormat, wherever it is in a line: behind a line feed or a
@@ -126,6 +126,14 @@ func TestASecretStandsInNoFormat(t *testing.T) {
 			if after := fmt.Sprintf("%q %s", []any{l.Host, l.Tag, l.App, l.Proc, l.Text, l.ID, l.Data}, l.host); after != before {
 				t.Errorf("%s in %q as %s: the line is another behind that: %s", test.pattern, test.text, format, after)
 			}
+		}
+	}
+	// A pattern takes no other's beginning away.
+	for _, format := range everyFormat {
+		l := inParis("<13>Nov 25 12:00:00 cn02 app: user=root password=hunter2 user=x 44")
+		out := written(t, format, l, hiding(t, `user=\S+`, `user=\S+ password=\S+`, `root`, `4$`))
+		if strings.Contains(out, "hunter2") || !strings.Contains(out, "[redacted] [redacted] 4[redacted]") {
+			t.Errorf("as %s: %s", format, out)
 		}
 	}
 	for _, pattern := range []string{`10\.1\.0\.\d`, `^10\.1\.0\.9$`, `^cn02$`, `^ID7$`, `^\[a b="c"\]$`, `^hi$`, `^8$`} {
