@@ -178,6 +178,9 @@ func (o *files) begin() (err error) {
 	if err := o.paths.save(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
+	if err := o.apps.fill(o.root, o.layout.path); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
 	if o.births, err = o.rotator.births(); err != nil {
 		// It is about their ages alone, and no line waits for a foreign folder.
 		o.log.Warn("not all folders of files can be read", "dir", o.config.dir, "error", err)

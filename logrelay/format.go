@@ -16,22 +16,29 @@ import (
 // defaultFormat is a line's in the files unless the cluster file says otherwise.
 const defaultFormat = "scibian"
 
+// Bounds of a template of lines: each of its variables may be all of a line.
+const (
+	maxFormat  = 1024 // bytes of its text
+	maxRepeats = 2    // of one variable
+)
+
 // lineFormat says how a line stands in its file. It is never changed.
 type lineFormat struct {
 	// One of these.
 	whole func(*line, []byte) []byte
 	json  bool
+	apart bool   // parts don't stand behind each other as in the default: see rules.hide
 	steps []step // variables are lineVariables
 }
 
 // lineFormats are those that have names: rsyslog's templates, but for Scibian's
 // and JSON. Behind them stands what they are as a template.
 var lineFormats = map[string]lineFormat{
-	"scibian":     {whole: (*line).appendFile},        // {time} {claims} {facility}.{severity} {tag}{text}
-	"rsyslog":     {whole: (*line).appendFileFormat},  // RSYSLOG_FileFormat: {time} {claims} {tag}{text}
-	"traditional": {whole: (*line).appendTraditional}, // RSYSLOG_TraditionalFileFormat: {stamp} {claims} {tag}{text}
-	"rfc5424":     {whole: (*line).append5424},        // RSYSLOG_SyslogProtocol23Format
-	"json":        {json: true},
+	"scibian":     {whole: (*line).appendFile},              // {time} {claims} {facility}.{severity} {tag}{text}
+	"rsyslog":     {whole: (*line).appendFileFormat},        // RSYSLOG_FileFormat: {time} {claims} {tag}{text}
+	"traditional": {whole: (*line).appendTraditional},       // RSYSLOG_TraditionalFileFormat: {stamp} {claims} {tag}{text}
+	"rfc5424":     {whole: (*line).append5424, apart: true}, // RSYSLOG_SyslogProtocol23Format
+	"json":        {json: true, apart: true},
 }
 
 // lineVariables are what a template of lines can have, in the order of their
@@ -70,11 +77,23 @@ func parseFormat(text string) (lineFormat, error) {
 	}
 	list, err := parseSteps(text, func(name string) int { return slices.Index(lineVariables[:], name) })
 	if err != nil {
-		return lineFormat{}, fmt.Errorf("%w: want {%s}", err, strings.Join(lineVariables[:], "} {"))
+		return lineFormat{}, fmt.Errorf("%w: want {%s}, and {{ or }} for a brace that is to stand there", err, strings.Join(lineVariables[:], "} {"))
+	}
+	if len(text) > maxFormat {
+		return lineFormat{}, fmt.Errorf("has %d bytes, want %d at most", len(text), maxFormat)
+	}
+	if word := strings.TrimSpace(list[0].text); lineFormats[word].whole != nil || lineFormats[word].json {
+		return lineFormat{}, fmt.Errorf("is %s and a template: want one of the two", word)
 	}
 	var steps []step
+	var count [len(lineVariables)]int
 	said := false
 	for _, s := range list {
+		if s.text == "" {
+			if count[s.variable]++; count[s.variable] > maxRepeats {
+				return lineFormat{}, fmt.Errorf("has {%s} more than %d times", lineVariables[s.variable], maxRepeats)
+			}
+		}
 		for _, c := range s.text {
 			if c != '\t' && (c < 0x20 || c >= 0x7f && c <= 0x9f || c == '\u2028' || c == '\u2029') {
 				return lineFormat{}, fmt.Errorf("%q has a control character: what stands in a file is one line, and only a tab can be in it", s.text)
@@ -90,7 +109,7 @@ func parseFormat(text string) (lineFormat, error) {
 	if !said {
 		return lineFormat{}, errors.New("{text} is missing: what a sender said would be in no file")
 	}
-	return lineFormat{steps: steps}, nil
+	return lineFormat{steps: steps, apart: true}, nil
 }
 
 // append writes the line without the line feed that ends it in a file, and
@@ -98,10 +117,26 @@ func parseFormat(text string) (lineFormat, error) {
 // sender wrote begins a new line. It allocates nothing but room, unless
 // something is redacted.
 func (f *lineFormat) append(dst []byte, l *line, r *rules) []byte {
-	if f.json {
+	if !f.apart || !r.mayHide(l) {
+		return f.write(dst, l, r, false)
+	}
+	said, host := l.Message, l.host
+	r.hide(l)
+	dst = f.write(dst, l, r, true)
+	l.Message, l.host = said, host
+	return dst
+}
+
+// write is append with the line's parts as they may be written. some: there is
+// something in the line that patterns may fit.
+func (f *lineFormat) write(dst []byte, l *line, r *rules, some bool) []byte {
+	from := len(dst)
+	if f.json { // patterns that are tried in all of it could take a quote away
+		if !some {
+			r = nil
+		}
 		return l.appendJSON(dst, r)
 	}
-	from := len(dst)
 	if f.whole != nil {
 		return r.redact(f.whole(l, dst), from)
 	}
@@ -163,14 +198,24 @@ func appendCleanOr(dst, text []byte) []byte {
 func (l *line) appendFileFormat(dst []byte) []byte {
 	dst = append(l.appendTime(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
-	return l.appendBody(dst)
+	return l.appendSpaced(dst)
 }
 
 // appendTraditional writes the line as RSYSLOG_TraditionalFileFormat: RFC 3164.
 func (l *line) appendTraditional(dst []byte) []byte {
 	dst = append(l.appendStamp(dst), ' ')
 	dst = append(l.appendHost(dst), ' ')
-	return l.appendBody(dst)
+	return l.appendSpaced(dst)
+}
+
+// appendSpaced is appendBody, with the blank behind the tag also where no text
+// follows, as rsyslog's sp-if-no-1st-sp has it.
+func (l *line) appendSpaced(dst []byte) []byte {
+	dst = l.appendBody(dst)
+	if len(l.tag) > 0 && len(l.Text) == 0 {
+		dst = append(dst, ' ')
+	}
+	return dst
 }
 
 // appendStamp writes the message's time as RFC 3164 §4.1.2 has it, in the
@@ -189,26 +234,22 @@ func (l *line) appendReceived(dst []byte) []byte {
 }
 
 // appendJSON writes the line as an object of JSON (RFC 8259). What the message
-// does not have is not there, but for the text. Patterns of secrets are tried
-// in each part by itself: in the whole they could take a quote away.
+// does not have is not there, but for the text. The parts are as they may be
+// written, but for the source: r looks at that, unless it is nil.
 func (l *line) appendJSON(dst []byte, r *rules) []byte {
 	part := func(name string, value []byte) {
-		if len(value) == 0 {
-			return
+		if len(value) > 0 {
+			dst = append(append(append(dst, `,"`...), name...), `":"`...)
+			dst = append(appendQuoted(dst, value), '"')
 		}
-		dst = append(append(append(dst, `,"`...), name...), `":"`...)
-		if r != nil && len(r.secrets) > 0 {
-			l.tag = append(l.tag[:0], value...)
-			value = r.redact(l.tag, 0)
-		}
-		dst = append(appendQuoted(dst, value), '"')
 	}
 	dst = append(l.appendTime(append(dst, `{"time":"`...)), `","received":"`...)
 	dst = append(l.appendReceived(dst), `","host":"`...)
 	dst = append(append(dst, l.host...), '"')
 	part("claims", l.Host)
 	if l.record.Source.IsValid() {
-		dst = append(l.record.Source.AppendTo(append(dst, `,"source":"`...)), '"')
+		l.tag = r.redact(l.record.Source.AppendTo(l.tag[:0]), 0)
+		part("source", l.tag)
 	}
 	dst = append(l.AppendFacility(append(dst, `,"facility":"`...)), `","severity":"`...)
 	dst = append(append(dst, syslog.SeverityName(l.Severity())...), `","priority":`...)
@@ -217,12 +258,8 @@ func (l *line) appendJSON(dst []byte, r *rules) []byte {
 	part("proc", l.Proc)
 	part("id", l.ID)
 	part("data", l.Data)
-	if text := bytes.TrimPrefix(l.Text, []byte{' '}); len(text) > 0 {
-		part("text", text)
-	} else {
-		dst = append(dst, `,"text":""`...)
-	}
-	return append(dst, '}')
+	dst = appendQuoted(append(dst, `,"text":"`...), bytes.TrimPrefix(l.Text, []byte{' '}))
+	return append(dst, `"}`...)
 }
 
 // appendQuoted writes text as it stands between the quotes of JSON. Control

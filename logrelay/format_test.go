@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"strings"
@@ -8,7 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/leodido/go-syslog/v4/rfc5424"
 
 	"holdfast/logrelay/journal"
 )
@@ -40,12 +42,12 @@ func TestTheDefaultFormatIsScibians(t *testing.T) {
 	for in, want := range map[string]string{
 		"<30>2026-11-25T11:59:59.123456+01:00 cn01 sshd[12]: hello": "2026-11-25T11:59:59.123456+01:00 cn01 daemon.info sshd[12]: hello",
 		"<13>Nov 05 11:59:59 cn01 su: no\nhost\x00\x7f":             "2026-11-05T11:59:59+01:00 cn01 user.notice su: no#012host#000#177",
-		"<97>1 2026-11-25T05:14:15Z h app 8 - - text":               "2026-11-25T05:14:15Z h facility12.alert app[8]: text",
+		"<97>1 2026-11-25T05:14:15Z h app 8 - - text":               "2026-11-25T05:14:15Z h ntp.alert app[8]: text",
 		"just words": "2026-11-25T12:00:00.123456+01:00 10.1.0.9 user.notice just words",
 		"":           "2026-11-25T12:00:00.123456+01:00 10.1.0.9 user.notice ",
 	} {
 		for _, format := range []string{settingsFormat(t, `{}`), defaultFormat, "{time} {claims} {facility}.{severity} {tag}{text}"} {
-			if diff := cmp.Diff(want, written(t, format, inParis(in), nil)); diff != "" {
+			if diff := gocmp.Diff(want, written(t, format, inParis(in), nil)); diff != "" {
 				t.Errorf("%q as %s: %s", in, format, diff)
 			}
 		}
@@ -74,15 +76,27 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"rsyslog", older, "2026-11-05T11:59:59+01:00 CN02 sshd[12]: #011hi"},
 		{"rsyslog", newer, "2026-11-25T05:14:15.000003-07:00 cn02 slurmd[8]: hi"},
 		{"rsyslog", bare, "2026-11-25T12:00:00.123456+01:00 10.1.0.9 words alone"},
+		{"rsyslog", "<13>Nov 25 12:00:00 cn02 a:", "2026-11-05T11:59:59+01:00 cn02 a: "},
+		{"traditional", "<13>Nov 25 12:00:00 cn02 a:", "Nov  5 11:59:59 cn02 a: "},
+		{"scibian", "<13>Nov 25 12:00:00 cn02 a:", "2026-11-05T11:59:59+01:00 cn02 user.notice a:"},
 		{"traditional", older, "Nov  5 11:59:59 CN02 sshd[12]: #011hi"},
 		{"traditional", newer, "Nov 25 05:14:15 cn02 slurmd[8]: hi"},
 		{"traditional", bare, "Nov 25 12:00:00 10.1.0.9 words alone"},
 		{"rfc5424", older, "<30>1 2026-11-05T11:59:59+01:00 CN02 sshd 12 - - #011hi"},
 		{"rfc5424", newer, `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`},
+		{"rfc5424", "<13>2026-11-25T11:59:59.123456789+01:00 cn02 a: x", "<13>1 2026-11-25T11:59:59.123456+01:00 cn02 a - - - x"},
+		{"rfc5424", `<13>1 2026-11-25T11:59:59Z cn02 a - - [a b="]"] x`, "<13>1 2026-11-25T11:59:59Z cn02 a - - - x"},
+		{"rfc5424", "<13>1 2026-11-25T11:59:59Z c\x01n\xff a - - - \xef\xbb\xbfx é", "<13>1 2026-11-25T11:59:59Z c?n? a - - - \xef\xbb\xbfx é"},
+		{"rfc5424", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 300) + " a - - - \xef\xbb\xbf\xff", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 255) + " a - - - \xff"},
+		{"scibian", "<13>1 2026-11-25T11:59:59Z cn02 a - - - \xef\xbb\xbfx", "2026-11-25T11:59:59Z cn02 user.notice a: x"},
+		{"rfc5424", "<13>2026-11-25T11:59:59.12Z cn02 a: x", "<13>1 2026-11-25T11:59:59.12Z cn02 a - - - x"},
+		{"scibian", "<13>2026-11-25T11:59:59.123456789+01:00 cn02 a: x", "2026-11-25T11:59:59.123456789+01:00 cn02 user.notice a: x"},
+		{"scibian", "<13>2026-11-25T1:59:59,5+24:00 cn02 a: x", "2026-11-05T11:59:59+01:00 cn02 user.notice a: x"},
 		{"json", older, `{"time":"2026-11-05T11:59:59+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"CN02","source":"10.1.0.9","facility":"daemon","severity":"info","priority":30,"app":"sshd","proc":"12","text":"\u0009hi"}`},
 		{"json", newer, `{"time":"2026-11-25T05:14:15.000003-07:00","received":"2026-11-25T12:00:00.123456+01:00","host":"cn02","claims":"cn02","source":"10.1.0.9","facility":"local4","severity":"notice","priority":165,"app":"slurmd","proc":"8","id":"ID7","data":"[a b=\"c\"]","text":"hi"}`},
 		{"json", "<13>", `{"time":"2026-11-25T12:00:00.123456+01:00","received":"2026-11-25T12:00:00.123456+01:00","host":"10.1.0.9","source":"10.1.0.9","facility":"user","severity":"notice","priority":13,"text":""}`},
 		{"{text}", older, "#011hi"},
+		{"rsyslogd {text} {text}", older, "rsyslogd #011hi #011hi"},
 		{"{tag}{text}", bare, "words alone"},
 		{"{tag} {text}", newer, "slurmd[8]: hi"},
 		{"{time}|{stamp}|{received}|{text}", older, "2026-11-05T11:59:59+01:00|Nov  5 11:59:59|2026-11-25T12:00:00.123456+01:00|#011hi"},
@@ -93,7 +107,7 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"{app}|{proc}|{tag}|{text}", bare, "-|-||words alone"},
 		{"{{{text}}} 100 % é", bare, "{words alone} 100 % é"},
 	} {
-		if diff := cmp.Diff(test.want, written(t, test.format, inParis(test.in), nil)); diff != "" {
+		if diff := gocmp.Diff(test.want, written(t, test.format, inParis(test.in), nil)); diff != "" {
 			t.Errorf("%q as %s: %s", test.in, test.format, diff)
 		}
 	}
@@ -106,17 +120,21 @@ func TestEveryFormatAndVariable(t *testing.T) {
 
 func TestAFormatThatIsNoneIsRefused(t *testing.T) {
 	for format, want := range map[string]string{
-		"":                "is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template",
-		"JSON":            "is no format",
-		"%msg%":           "is no format",
-		"{msg}":           `"{msg}" is no variable: want {time} {stamp} {received} {host} {claims}`,
-		"{text":           "a brace without its other",
-		"{time} {tag}":    "{text} is missing",
-		"{time}\n{text}":  "has a control character",
-		"{text}\u2028":    "has a control character",
-		"{text}\u0085":    "has a control character",
-		"{\"a\":{text}}":  "is no variable",
-		"{{text}} {time}": "{text} is missing",
+		"":               "is no format: want scibian, rsyslog, traditional, rfc5424, json, or a template",
+		"JSON":           "is no format",
+		"%msg%":          "is no format",
+		"{msg}":          `"{msg}" is no variable: want {time} {stamp} {received} {host} {claims}`,
+		"{text":          "{text}, and {{ or }} for a brace that is to stand there",
+		"rsyslog {text}": "is rsyslog and a template: want one of the two",
+		"json\t{text}":   "is json and a template",
+		"{text} " + strings.Repeat("x", maxFormat): "has 1031 bytes, want 1024 at most",
+		"{text}{text} {host}{text}":                "has {text} more than 2 times",
+		"{time} {tag}":                             "{text} is missing",
+		"{time}\n{text}":                           "has a control character",
+		"{text}\u2028":                             "has a control character",
+		"{text}\u0085":                             "has a control character",
+		"{\"a\":{text}}":                           "is no variable",
+		"{{text}} {time}":                          "{text} is missing",
 	} {
 		if _, err := parseFormat(format); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", format, err, want)
@@ -125,33 +143,22 @@ func TestAFormatThatIsNoneIsRefused(t *testing.T) {
 }
 
 // TestARedactedLineOfJSONIsJSON: a pattern that goes on to the next blank takes
-// no quote away. It fails if patterns are tried in the whole line, or if the
-// parts are not looked at one by one.
+// no quote away. It fails if patterns are tried in the whole line of JSON, or if
+// a key is left out.
 func TestARedactedLineOfJSONIsJSON(t *testing.T) {
-	r := &rules{}
-	for _, text := range []string{`password=\S+`, `secret-host`, `(?s)key:.*`} {
-		secret, err := compileSecret(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.secrets = append(r.secrets, secret)
-	}
+	r := hiding(t, `password=\S+`, `secret-host`, `(?s)key:.*`)
+	const begin = `{"time":"2026-11-05T11:59:59+01:00","received":"2026-11-25T12:00:00.123456+01:00",`
+	const middle = `"source":"10.1.0.9","facility":"user","severity":"notice","priority":13,`
 	for in, want := range map[string]string{
-		`<13>Nov 25 12:00:00 secret-host app: login "password=hunter2"`: ` "claims": "[redacted]", "text": "login \"[redacted]"`,
-		"<13>Nov 25 12:00:00 cn02 key: a\nb":                            ` "claims": "cn02", "text": "a\nb"`, // the tag is another part
-		"<13>Nov 25 12:00:00 cn02 app: key: a\nb\xff":                   ` "claims": "cn02", "text": "[redacted]"`,
+		`<13>Nov 25 12:00:00 secret-host app: login "password=hunter2"`: begin + `"host":"[redacted]","claims":"[redacted]",` + middle + `"app":"app","text":"login \"[redacted]"}`,
+		"<13>Nov 25 12:00:00 cn02 key: a\nb":                            begin + `"host":"cn02","claims":"cn02",` + middle + `"app":"[redacted]","text":"[redacted]"}`,
+		"<13>Nov 25 12:00:00 cn02 app: key: a\nb\xff":                   begin + `"host":"cn02","claims":"cn02",` + middle + `"app":"app","text":"[redacted]"}`,
+		"<13>Nov 25 12:00:00 cn02 app: one\npassword=hunter2 \t two":    begin + `"host":"cn02","claims":"cn02",` + middle + `"app":"app","text":"one#012[redacted] #011 two"}`,
+		`<13>1 2026-11-05T11:59:59+01:00 cn02 password=a password=b password=c [x y="password=d"] t`: begin + `"host":"cn02","claims":"cn02",` + middle +
+			`"app":"[redacted]","proc":"[redacted]","id":"[redacted]","data":"[x y=\"[redacted]","text":"t"}`,
 	} {
 		out := written(t, "json", inParis(in), r)
-		var got struct {
-			Claims string `json:"claims"`
-			Text   string `json:"text"`
-		}
-		if err := json.Unmarshal([]byte(out), &got); err != nil {
-			t.Errorf("%s: %v", out, err)
-		}
-		claims, _ := json.Marshal(got.Claims)
-		text, _ := json.Marshal(got.Text)
-		if diff := cmp.Diff(want, ` "claims": `+string(claims)+`, "text": `+string(text)); diff != "" {
+		if diff := gocmp.Diff(want, out); diff != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%q: %s", in, diff)
 		}
 	}
@@ -160,8 +167,9 @@ func TestARedactedLineOfJSONIsJSON(t *testing.T) {
 	}
 }
 
-// FuzzFormat: whatever a sender writes is one line in every format, and in JSON
-// an object that has what it wrote.
+// FuzzFormat: whatever a sender writes is one line in every format, in JSON an
+// object that has what it wrote, and in RFC 5424 a message for a reader that is
+// strict.
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte("<30>2026-11-25T11:59:59.123456+01:00 ../x/y ss\"hd[\n12]: hel\x00lo\xff\\ \u2028\u0085\u007f"))
 	f.Add([]byte(`<165>1 2026-11-25T05:14:15Z h app 8 - [a b="c\]"] text`))
@@ -175,16 +183,31 @@ func FuzzFormat(f *testing.F) {
 					t.Fatalf("%s: %q has a control character", format, out)
 				}
 			}
+			if format == "rfc5424" {
+				if _, err := rfc5424.NewParser().Parse([]byte(out)); err != nil {
+					t.Fatalf("%q: %v", out, err)
+				}
+			}
 			if format != "json" {
 				continue
 			}
-			var got struct{ Host, Claims, App, Proc, ID, Data, Text string }
-			if err := json.Unmarshal([]byte(out), &got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
+			var got struct {
+				Host, Claims, App, Proc, ID, Data, Text, Source, Facility, Severity string
+				Time, Received                                                      time.Time
+				Priority                                                            uint8
+			}
+			read := json.NewDecoder(strings.NewReader(out))
+			read.DisallowUnknownFields()
+			if err := read.Decode(&got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
 				t.Fatalf("%q: %v", out, err)
+			}
+			if want := cmp.Or(l.Time, l.received); got.Priority != l.Priority || got.Time.Unix() != want.Unix() || !got.Received.Equal(l.received.Truncate(time.Microsecond)) {
+				t.Fatalf("%q has %+v, want %v, %v, %d", out, got, want, l.received, l.Priority)
 			}
 			for _, part := range [][2]string{
 				{got.Host, l.host}, {got.Claims, string(l.Host)}, {got.App, string(l.App)}, {got.Proc, string(l.Proc)}, {got.ID, string(l.ID)},
 				{got.Data, string(l.Data)}, {got.Text, strings.TrimPrefix(string(l.Text), " ")},
+				{got.Source, "10.1.0.9"}, {got.Facility + "." + got.Severity, string(l.AppendPriority(nil))},
 			} {
 				if want := string([]rune(part[1])); part[0] != want { // a rune for each byte that is none
 					t.Fatalf("%q has %q, want %q", out, part[0], want)

@@ -316,11 +316,12 @@ func (f *forward) announce(now time.Time) error {
 
 // frame puts the line behind what is to be sent.
 func (f *forward) frame(number uint64) {
-	text := f.line.appendForward(nil)
-	if f.target.format == format5424 {
-		text = f.line.append5424(text[:0])
+	var text []byte
+	if format := lineFormats["rfc5424"]; f.target.format == format5424 {
+		text = format.append(nil, &f.line, f.rules)
+	} else {
+		text = f.rules.redact(f.line.appendForward(nil), 0)
 	}
-	text = f.rules.redact(text, 0)
 	if f.target.relp() {
 		f.out = f.link.session.AppendLine(f.out, text)
 		f.link.sent = append(f.link.sent, number)

@@ -126,12 +126,15 @@ func (r *rules) leftOut() []*over {
 // announce makes the line one that says what was left out.
 func (l *line) announce(o *over) {
 	l.Message = syslog.Message{
-		Priority: announcePriority, Host: []byte(o.host), App: []byte("holdfast"),
+		Priority: announcePriority, Host: []byte(o.host), App: []byte(announceApp),
 		Text: fmt.Appendf(nil, "%d lines left out, received from %s to %s: more than %d in %v (logs.rules[%d].limit)",
 			o.lines, o.first.Format(time.TimeOnly), o.last.Format(time.TimeOnly), o.limit.lines, o.limit.every, o.rule),
 	}
 	l.record, l.received, l.host = journal.Record{Time: o.last.UnixNano()}, o.last, o.host
 }
+
+// announceApp is the program that says so.
+const announceApp = "holdfast"
 
 // announcePriority is syslog.warning (RFC 5424 §6.2.1).
 const announcePriority = 5<<3 | 4

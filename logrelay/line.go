@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"holdfast/logrelay/journal"
 	"holdfast/logrelay/syslog"
@@ -53,6 +54,8 @@ type line struct {
 	names    *names // that decided
 	host     string // that it belongs to, safe in a file's name
 	tag      []byte // room to write it
+	day      []byte // see date
+	dayAt    int64  // when that day began, in seconds since 1970
 }
 
 // read takes a record apart. names says whose it is.
@@ -105,6 +108,18 @@ func (l *line) appendTime(dst []byte) []byte {
 	return l.appendReceived(dst)
 }
 
+// appendTime5424 is appendTime with six digits of a second at most (RFC 5424
+// §6.2.3).
+func (l *line) appendTime5424(dst []byte) []byte {
+	const most = len("2006-01-02T15:04:05.000000")
+	dot := most - len(".000000")
+	if len(l.RFC3339) <= dot || l.RFC3339[dot] != '.' {
+		return l.appendTime(dst)
+	}
+	zone := dot + bytes.IndexAny(l.RFC3339[dot:], "Z+-")
+	return append(append(dst, l.RFC3339[:min(zone, most)]...), l.RFC3339[zone:]...)
+}
+
 // appendHost writes the name that the message claims, or whose it is.
 func (l *line) appendHost(dst []byte) []byte {
 	if len(l.Host) == 0 {
@@ -144,22 +159,31 @@ func (l *line) appendForward(dst []byte) []byte {
 }
 
 // append5424 writes the line for another relay as RFC 5424 §6 has it, with the
-// structured data that it came with.
+// structured data that it came with if that is as §6.3 has it: the next relay
+// would else take all of it for text.
 func (l *line) append5424(dst []byte) []byte {
 	dst = append(dst, '<')
 	dst = strconv.AppendUint(dst, uint64(l.Priority), 10)
 	dst = append(dst, ">1 "...)
-	dst = append(l.appendTime(dst), ' ')
-	dst = append(l.appendHost(dst), ' ')
+	dst = append(l.appendTime5424(dst), ' ')
+	if len(l.Host) > 0 {
+		dst = appendWord(dst, l.Host, 255)
+	} else {
+		dst = append(dst, l.host...)
+	}
+	dst = append(dst, ' ')
 	for i, part := range [][]byte{l.App, l.Proc, l.ID} {
 		dst = append(appendWord(dst, part, [...]int{48, 128, 32}[i]), ' ')
 	}
-	if len(l.Data) > 0 {
-		dst = appendClean(dst, l.Data)
+	if syslog.StrictData(l.Data) {
+		dst = append(dst, l.Data...)
 	} else {
 		dst = append(dst, '-')
 	}
-	return appendClean(append(dst, ' '), bytes.TrimPrefix(l.Text, []byte{' '}))
+	if dst = append(dst, ' '); l.BOM && utf8.Valid(l.Text) {
+		dst = append(dst, syslog.BOM...)
+	}
+	return appendClean(dst, bytes.TrimPrefix(l.Text, []byte{' '}))
 }
 
 // appendWord writes what RFC 5424 has as 1 to most printable characters of

@@ -3,7 +3,6 @@ package logrelay
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"sync"
 	"time"
 
@@ -184,12 +183,14 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
 	layout := newLayout(s.settings.path, before)
+	rules, apps := s.newRules(), newApps(s.settings.apps)
+	apps.rules = rules
 	return &files{
 		config: filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner, format: s.settings.format},
-		syncs:  kernelSyncs(), journal: j, cursor: cursor, names: s.names(), rules: s.newRules(), log: s.log,
+		syncs:  kernelSyncs(), journal: j, cursor: cursor, names: s.names(), rules: rules, log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: newRotator(s.settings.dir, s.settings.rotate, layout, s.log),
-		layout:  layout, paths: paths, apps: newApps(s.settings.apps), blocked: blocked{board: s.board, names: map[string]blockedName{}},
+		layout:  layout, paths: paths, apps: apps, blocked: blocked{board: s.board, names: map[string]blockedName{}},
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil
 }
@@ -202,7 +203,11 @@ func (s *Server) names() *names {
 func (s *Server) newRules() *rules {
 	r := &rules{list: s.settings.rules}
 	for _, text := range s.settings.redact {
-		r.secrets = append(r.secrets, regexp.MustCompile(text)) // decode read it
+		one, err := compileSecret(text)
+		if err != nil {
+			panic(err) // decode read it
+		}
+		r.secrets = append(r.secrets, one)
 	}
 	return r
 }

@@ -192,9 +192,10 @@ func (f *filter) render() {
 
 func (f *filter) entry() *Entry {
 	f.render()
+	app, _ := f.rules.app(&f.line)
 	e := &Entry{
 		Time: f.line.received, Host: f.line.host, Input: inputName(f.line.record.Input),
-		Facility: f.line.Facility(), Severity: f.line.Severity(), App: string(f.line.App), Line: strings.ToValidUTF8(string(f.out), "\uFFFD"),
+		Facility: f.line.Facility(), Severity: f.line.Severity(), App: string(app), Line: strings.ToValidUTF8(string(f.out), "\uFFFD"),
 	}
 	if f.line.record.Source.IsValid() {
 		e.Source = f.line.record.Source.String()

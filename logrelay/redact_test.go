@@ -1,12 +1,19 @@
 package logrelay
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"holdfast/logrelay/journal"
 )
 
 // TestASecretAtTheEndOfALineIsWrittenNowhere: not into the file, not onward,
@@ -58,4 +65,186 @@ func TestASecretAtTheEndOfALineIsWrittenNowhere(t *testing.T) {
 	if err := check("a query", lines); err != nil || !done {
 		t.Error(err, done)
 	}
+}
+
+// hiding are rules with patterns of secrets.
+func hiding(t *testing.T, patterns ...string) *rules {
+	t.Helper()
+	r := &rules{}
+	for _, text := range patterns {
+		one, err := compileSecret(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.secrets = append(r.secrets, one)
+	}
+	return r
+}
+
+// everyFormat is one of each kind, with each variable that a sender chooses.
+var everyFormat = []string{
+	"scibian", "rsyslog", "traditional", "rfc5424", "json",
+	"{tag}{text}", "{text}", "{host}|{claims}|{source}|{app}|{proc}|{tag}|{text}", "{text} {app}", "{text}, {tag}", "{proc}\t{text}\t",
+}
+
+// TestASecretStandsInNoFormat, wherever it is in a line: behind a line feed or a
+// tab, and where the pattern begins in the tag and ends in the text. It fails
+// if a format tries patterns in the raw parts alone, or in each part alone, or
+// leaves the host or the source out.
+func TestASecretStandsInNoFormat(t *testing.T) {
+	for _, test := range []struct{ pattern, text string }{
+		{`password=.*$`, "<13>Nov 25 12:00:00 cn02 app: password=one\nhunter2"},
+		{`password=\S+`, "<13>Nov 25 12:00:00 cn02 app: password=hun\nhunter2 x"},
+		{`password=#011\S+`, "<13>Nov 25 12:00:00 cn02 app: password=\thunter2"},
+		{`password: \S+`, "<13>Nov 25 12:00:00 cn02 password: hunter2 is wrong"},
+		{`password:\s+\S+`, "<13>password: hunter2"},
+		{`Bearer \S+`, "<13>Nov 25 12:00:00 cn02 Bearer hunter2"},
+		{`password=\S+`, "<13>Nov 25 12:00:00 cn02 password=hunter2 is wrong"},
+		{`key\[[^ ]+`, "<13>Nov 25 12:00:00 cn02 key[hunter2]: x"},
+		{`app\[7\]: .*`, "<165>1 2026-11-25T05:14:15Z cn02 app 7 - - hunter2 and more"},
+		{`user\.notice \S+ .*`, "<13>Nov 25 12:00:00 cn02 app: hunter2"},
+		{`cn02 user\.notice .*`, "<13>Nov 25 12:00:00 cn02 hunter2: hunter2"},
+		{`hunter\d`, "<13>Nov 25 12:00:00 hunter2 app: x"},
+		{`\bhunter2\b`, "<13>Nov 25 12:00:00 cn02 a\x01/hunter2/x: x"},
+		{`(?i)TOKEN.*$`, "<13>Nov 25 12:00:00 cn02 app: a token\x7fhunter2"},
+		{`one.*`, "<13>Nov 25 12:00:00 cn02 one[hunter2]: two"},
+	} {
+		r := hiding(t, `no such thing`, test.pattern)
+		for _, format := range everyFormat {
+			if strings.Contains(test.pattern, "notice") && (format == "rsyslog" || format == "traditional") {
+				continue // they have no facility, and patterns are tried in the line as it stands
+			}
+			l := inParis(test.text)
+			before := fmt.Sprintf("%q %s", []any{l.Host, l.Tag, l.App, l.Proc, l.Text, l.ID, l.Data}, l.host)
+			out := written(t, format, l, r)
+			if strings.Contains(out, "hunter2") {
+				t.Errorf("%s in %q as %s: %s", test.pattern, test.text, format, out)
+			}
+			if format == "json" && !json.Valid([]byte(out)) {
+				t.Errorf("%s in %q: %s is no JSON", test.pattern, test.text, out)
+			}
+			if after := fmt.Sprintf("%q %s", []any{l.Host, l.Tag, l.App, l.Proc, l.Text, l.ID, l.Data}, l.host); after != before {
+				t.Errorf("%s in %q as %s: the line is another behind that: %s", test.pattern, test.text, format, after)
+			}
+		}
+	}
+	// A pattern takes no other's beginning away.
+	for _, format := range everyFormat {
+		l := inParis("<13>Nov 25 12:00:00 cn02 app: user=root password=hunter2 user=x 44")
+		out := written(t, format, l, hiding(t, `user=\S+`, `user=\S+ password=\S+`, `root`, `4$`))
+		if strings.Contains(out, "hunter2") || !strings.Contains(out, "[redacted] [redacted] 4[redacted]") {
+			t.Errorf("as %s: %s", format, out)
+		}
+	}
+	for _, pattern := range []string{`10\.1\.0\.\d`, `^10\.1\.0\.9$`, `^cn02$`, `^ID7$`, `^\[a b="c"\]$`, `^hi$`, `^8$`} {
+		out := written(t, "json", inParis(`<165>1 2026-11-25T05:14:15Z cn02 app 8 ID7 [a b="c"] hi`), hiding(t, pattern))
+		if !strings.Contains(out, redacted) || !json.Valid([]byte(out)) {
+			t.Errorf("%s is redacted in no part of %s", pattern, out)
+		}
+	}
+}
+
+// TestOnlyWhatIsCoveredIsRedacted: the other parts, and what is around it, stay
+// as they came. It fails if a part's place in the line is another than hide
+// takes it for.
+func TestOnlyWhatIsCoveredIsRedacted(t *testing.T) {
+	const older, newer = "<13>Nov 25 12:00:00 cn02 key[7]: \x01one two three", `<13>1 2026-11-25T05:14:15Z cn02 key 7 ID [a b="c"] one two three`
+	for _, test := range []struct{ in, pattern, want string }{
+		{older, "two", "cn02|key|7|key[7]:|#001one [redacted] three"},
+		{older, `7\]: #001one`, "cn02|key|[redacted]|key[[redacted]|[redacted] two three"},
+		{older, `y\[`, "cn02|ke[redacted]|7|ke[redacted]7]:|#001one two three"},
+		{older, "ey|7.*ne|one", "cn02|k[redacted]|[redacted]|k[redacted][[redacted]|[redacted] two three"},
+		{newer, `7\]: one`, "cn02|key|[redacted]|key[[redacted]]:|[redacted] two three"},
+		{newer, "(two|three)", "cn02|key|7|key[7]:|one [redacted] [redacted]"},
+		{"<13>Nov 25 12:00:00 cn02 key[7]: a\tb\x01 c", "a\tb", "cn02|key|7|key[7]:|[redacted]#001 c"}, // as it came
+		{newer, "^cn02", "[redacted]|key|7|key[7]:|one two three"},
+	} {
+		const format = "{claims}|{app}|{proc}|{tag}|{text}"
+		if diff := cmp.Diff(test.want, written(t, format, inParis(test.in), hiding(t, test.pattern))); diff != "" {
+			t.Errorf("%s in %q: %s", test.pattern, test.in, diff)
+		}
+	}
+}
+
+// TestATargetGetsNoSecretThatBeginsInTheTag, in RFC 5424 no more than in RFC
+// 3164. It fails if what is sent is redacted as it stands alone.
+func TestATargetGetsNoSecretThatBeginsInTheTag(t *testing.T) {
+	for _, format := range []string{format3164, format5424} {
+		f := &forward{target: target{via: viaTCP, format: format}, rules: hiding(t, `password: \S+`)}
+		f.line = *inParis("<13>Nov 25 12:00:00 cn02 password: hunter2 is wrong")
+		f.frame(1)
+		if got := string(f.out); strings.Contains(got, "hunter2") || !strings.HasSuffix(got, redacted+" is wrong") {
+			t.Errorf("%s: %s", format, got)
+		}
+	}
+}
+
+// TestAQueryNamesNoProgramThatIsASecret, neither by line nor in a sum.
+func TestAQueryNamesNoProgramThatIsASecret(t *testing.T) {
+	f := &filter{names: testNames(), severity: 7}
+	f.rules.secrets = hiding(t, `password=\S+`).secrets
+	record := journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte("<13>Nov 25 12:00:00 cn02 password=hunter2 is wrong")}
+	if !f.take(record) {
+		t.Fatal("a query for all takes no line")
+	}
+	if e, by := f.entry(), countBy("app")(f); e.App != redacted || by != redacted || strings.Contains(e.Line, "hunter2") {
+		t.Errorf("%+v, counted as %q", e, by)
+	}
+}
+
+// TestASecretIsNoFilesName: where the path has {app}, and a sender's first word
+// is one, or begins one that goes on in the text. It fails if a file is called
+// as the line's program whatever the patterns say.
+func TestASecretIsNoFilesName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log"}, redact: ['password=\S+', 'Bearer \S+']}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for text, want := range map[string]string{
+			"password=hunter2 is wrong": "cn02/redacted.log",
+			"x,password=hunter2: wrong": "cn02/redacted.log",
+			"Bearer hunter2":            "cn02/redacted.log",
+			"login: password=hunter2":   "cn02/login.log",
+		} {
+			l := lineOf("<13>Nov 25 12:00:00 cn02 "+text, time.Now())
+			if f, err := o.fileOf(l); err != nil || f.name != want {
+				t.Errorf("%q is in %v, want %s (%v)", text, f, want, err)
+			}
+		}
+	})
+}
+
+// FuzzRedact: where a pattern fits, and whatever a sender writes around it, the
+// secret stands in no format; and where it does not, lines are as without.
+func FuzzRedact(f *testing.F) {
+	f.Add([]byte("<13>Nov 25 12:00:00 cn02 app[1]: "), []byte(" more"))
+	f.Add([]byte("<13>"), []byte("[12]: text"))
+	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\"c\"] "), []byte("\n\x00"))
+	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\""), []byte("\"] x"))
+	f.Add([]byte("\xe2\x80 \t"), []byte("\x80:"))
+	f.Fuzz(func(t *testing.T, before, behind []byte) {
+		const name = "Zq"
+		if strings.Contains(string(before)+string(behind), name) || len(before)+len(behind) > 2048 {
+			return
+		}
+		r := hiding(t, `Zq=[0-9]+`, `^Zq$`)
+		for _, format := range everyFormat {
+			for _, in := range []string{string(before) + "Zq=4711" + string(behind), string(before) + string(behind)} {
+				var l line
+				l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte(in)}, testNames())
+				out := written(t, format, &l, r)
+				if strings.Contains(out, "Zq=4711") {
+					t.Fatalf("%q as %s: %q", in, format, out)
+				}
+				if !strings.Contains(in, name) && out != written(t, format, &l, nil) {
+					t.Fatalf("%q as %s: %q, though nothing is to be hidden", in, format, out)
+				}
+			}
+		}
+		var l line
+		l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: append(before, behind...)}, testNames())
+		if plain, at := l.appendPlain(nil); string(plain[:at.end]) != string(l.appendFile(nil)) || at.tag > at.text || string(plain[at.data:]) != string(appendClean(nil, l.Data)) {
+			t.Fatalf("%q, %+v", plain, at)
+		}
+	})
 }

@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -68,8 +67,10 @@ func replace(args ...any) (any, error) {
 // rules are the rules, for one output: they belong to its goroutine.
 type rules struct {
 	list      []rule
-	secrets   []*regexp.Regexp
-	boundless bool // limits leave nothing out
+	secrets   []*secret
+	plain     []byte   // room to write a line
+	covered   [][2]int // of that, what must not be written
+	boundless bool     // limits leave nothing out
 	machine   vm.VM
 	facts     facts
 	failed    int
@@ -130,7 +131,7 @@ func (r *rules) change(l *line, c *change) {
 	host, newHost := r.text(c.host)
 	severity, newSeverity := r.severity(c.severity)
 	if newText {
-		l.Text = []byte(text[:min(len(text), maxLine)])
+		l.Text, l.BOM = []byte(text[:min(len(text), maxLine)]), false
 	}
 	if newTag {
 		l.retag(tag)
@@ -200,28 +201,4 @@ func factsOf(l *line) facts {
 		f.Source = l.record.Source.String()
 	}
 	return f
-}
-
-// redact replaces what must not be written in a line that begins at from and
-// ends where b does, without a line feed: '$' is the line's end, and nothing
-// that fits takes its line feed away.
-func (r *rules) redact(b []byte, from int) []byte {
-	if r == nil {
-		return b
-	}
-	for _, secret := range r.secrets {
-		if secret.Match(b[from:]) {
-			b = append(b[:from], secret.ReplaceAll(b[from:], []byte("[redacted]"))...) // a copy: b may be large
-		}
-	}
-	return b
-}
-
-// compileSecret reads a pattern of what is not to be written.
-func compileSecret(text string) (*regexp.Regexp, error) {
-	re, err := regexp.Compile(text)
-	if err == nil && re.MatchString("") {
-		return nil, fmt.Errorf("%q fits everywhere, between any two letters", text)
-	}
-	return re, err
 }

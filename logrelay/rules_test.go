@@ -129,3 +129,16 @@ func TestALineIsNotMadeToFillTheMemory(t *testing.T) {
 		t.Errorf("%d bytes, want it cut at %d", len(l.Text), maxLine)
 	}
 }
+
+// TestATextThatARuleMadeIsMarkedAsNothing: the byte order mark says of the text
+// that came that it is in UTF-8. It fails if the mark outlives that text.
+func TestATextThatARuleMadeIsMarkedAsNothing(t *testing.T) {
+	l := lineOf("<13>1 2026-11-25T12:00:00Z cn02 app - - - \xef\xbb\xbfold", time.Now())
+	if got := string(l.append5424(nil)); got != "<13>1 2026-11-25T12:00:00Z cn02 app - - - \xef\xbb\xbfold" {
+		t.Errorf("%q", got)
+	}
+	rulesOf(t, `{if: 'true', set: {text: '"new"'}}`).judge(l, "files")
+	if got := string(l.append5424(nil)); got != "<13>1 2026-11-25T12:00:00Z cn02 app - - - new" {
+		t.Errorf("%q", got)
+	}
+}

@@ -74,16 +74,19 @@ func Add(list []Summary) map[string]*Counts {
 }
 
 // countBy is what lines are counted by; nil: there is none of that name.
-func countBy(name string) func(*line) string {
+func countBy(name string) func(*filter) string {
 	switch name {
 	case "host":
-		return func(l *line) string { return l.host }
+		return func(f *filter) string { return f.line.host }
 	case "app":
-		return func(l *line) string { return string(l.App) }
+		return func(f *filter) string {
+			app, _ := f.rules.app(&f.line)
+			return string(app)
+		}
 	case "severity":
-		return func(l *line) string { return syslog.SeverityName(l.Severity()) }
+		return func(f *filter) string { return syslog.SeverityName(f.line.Severity()) }
 	case "input":
-		return func(l *line) string { return inputName(l.record.Input) }
+		return func(f *filter) string { return inputName(f.line.record.Input) }
 	}
 	return nil
 }
@@ -93,7 +96,7 @@ func countBy(name string) func(*line) string {
 const maxSummed = 20_000
 
 // summarize counts a journal's lines that fit.
-func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, by func(*line) string) (Summary, error) {
+func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, by func(*filter) string) (Summary, error) {
 	s := Summary{Node: node, Own: map[string]*Counts{}, Held: map[string]map[string]*Counts{}}
 	end := j.End()
 	reader := j.Glance(f.begin(j))
@@ -127,7 +130,7 @@ func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, 
 			}
 			one := Counts{Lines: 1, Bytes: int64(len(r.Data)), Last: f.line.received}
 			one.Severities[f.line.Severity()] = 1
-			countsOf(into, by(&f.line)).add(&one)
+			countsOf(into, by(f)).add(&one)
 			return true
 		})
 		if err == nil {

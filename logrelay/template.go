@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,7 +26,8 @@ const (
 
 	folderMark = '+' // behind a folder's name that could be a file's
 
-	noApp = "none" // the name of a line's program where it names none
+	noApp     = "none"     // the name of a line's program where it names none
+	hiddenApp = "redacted" // where it is what must not be written
 )
 
 // pathVariable is what a path is made of, beside what stands in it.
@@ -38,17 +38,21 @@ type pathVariable struct {
 	dated   bool   // of the time at which the line was received, in UTC
 }
 
-const safePattern = `[a-z0-9_-][a-z0-9._-]*`
+const (
+	safePattern = `[a-z0-9_-][a-z0-9._-]*`
+	// That of 12 to 15, which have names now, is written no more.
+	facilityPattern = `kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|ntp|audit|alert|clock|facility1[2-5]|local[0-7]`
+)
 
 // pathVariables in the order of the numbers that steps have.
 var pathVariables = [...]pathVariable{
 	varHost:     {name: "host", most: maxName, pattern: safePattern},
 	varApp:      {name: "app", most: maxApp, pattern: safePattern},
-	varFacility: {name: "facility", most: len("facility12"), pattern: `[a-z0-9]+`},
-	varSeverity: {name: "severity", most: len("warning"), pattern: `[a-z]+`},
+	varFacility: {name: "facility", most: len("facility12"), pattern: facilityPattern},
+	varSeverity: {name: "severity", most: len("warning"), pattern: `emerg|alert|crit|err|warning|notice|info|debug`},
 	varYear:     {name: "year", most: 4, pattern: `\d{4}`, dated: true},
-	varMonth:    {name: "month", most: 2, pattern: `\d{2}`, dated: true},
-	varDay:      {name: "day", most: 2, pattern: `\d{2}`, dated: true},
+	varMonth:    {name: "month", most: 2, pattern: `0[1-9]|1[0-2]`, dated: true},
+	varDay:      {name: "day", most: 2, pattern: `0[1-9]|[12]\d|3[01]`, dated: true},
 }
 
 const (
@@ -98,7 +102,7 @@ func parsePath(text string) (*pathTemplate, error) {
 	}
 	switch {
 	case long > maxPath:
-		return nil, fmt.Errorf("a file's path can have %d bytes, want %d at most", long, maxPath)
+		return nil, fmt.Errorf("a file's path can have %d bytes, want %d at most: {host} counts as %d, {app} as %d", long, maxPath, maxName, maxApp)
 	case !t.has[varHost]:
 		return nil, errors.New("{host} is missing: each host has files of its own, so that none writes into another's")
 	case t.has[varMonth] && !t.has[varYear] || t.has[varDay] && !t.has[varMonth]:
@@ -109,6 +113,11 @@ func parsePath(text string) (*pathTemplate, error) {
 
 // element reads one name of a path. size is how long what it gives can be.
 func (t *pathTemplate) element(name string, last bool) (e pathElement, size int, err error) {
+	if e.steps, err = parseSteps(name, func(variable string) int {
+		return slices.IndexFunc(pathVariables[:], func(v pathVariable) bool { return v.name == variable })
+	}); err != nil {
+		return e, 0, fmt.Errorf("%w: want %s", err, variableNames())
+	}
 	switch {
 	case name == "":
 		return e, 0, errors.New("a name is empty: want names with one / between them, and none in front or behind")
@@ -118,11 +127,6 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		return e, 0, fmt.Errorf("%q does not end with %s: by that, files are told from what was put away", name, fileSuffix)
 	case !last && strings.HasSuffix(name, fileSuffix):
 		return e, 0, fmt.Errorf("%q is a folder and ends with %s: files alone do", name, fileSuffix)
-	}
-	if e.steps, err = parseSteps(name, func(variable string) int {
-		return slices.IndexFunc(pathVariables[:], func(v pathVariable) bool { return v.name == variable })
-	}); err != nil {
-		return e, 0, fmt.Errorf("%w: want %s", err, variableNames())
 	}
 	pattern := "^"
 	var free []string
@@ -151,7 +155,7 @@ func (t *pathTemplate) element(name string, last bool) (e pathElement, size int,
 		return e, 0, fmt.Errorf("%q: %s want a / between them, since {host} or a date is there: a name of a program could else make another of it", name, strings.Join(free, " and "))
 	}
 	if size > maxElement {
-		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most", name, size, maxElement)
+		return e, 0, fmt.Errorf("%q can be a name of %d bytes, want %d at most: {host} counts as %d, {app} as %d", name, size, maxElement, maxName, maxApp)
 	}
 	if !last {
 		pattern, size = pattern+regexp.QuoteMeta(string(folderMark))+"?", size+1
@@ -241,11 +245,21 @@ func appendPathVariable(dst []byte, variable int, l *line, app []byte) []byte {
 	case varSeverity:
 		return append(dst, syslog.SeverityName(l.Severity())...)
 	case varYear:
-		return l.received.UTC().AppendFormat(dst, "2006")
+		return append(dst, l.date()[:4]...)
 	case varMonth:
-		return l.received.UTC().AppendFormat(dst, "01")
+		return append(dst, l.date()[4:6]...)
 	}
-	return l.received.UTC().AppendFormat(dst, "02")
+	return append(dst, l.date()[6:]...)
+}
+
+// date is the day on which the line was received, in UTC, as 20261125. It is
+// good until the next call: the lines of a day share it.
+func (l *line) date() []byte {
+	at := l.received.Unix()
+	if day := at - (at%86400+86400)%86400; len(l.day) == 0 || l.dayAt != day {
+		l.day, l.dayAt = time.Unix(day, 0).UTC().AppendFormat(l.day[:0], "20060102"), day
+	}
+	return l.day
 }
 
 // namesFile tells whether a file can be called so: one that is written, or one
@@ -257,50 +271,6 @@ func namesFile(name []byte) bool {
 	name = bytes.TrimSuffix(name, []byte(zstSuffix))
 	at := len(name) - len(rotatedTime) - 1
 	return at > 0 && name[at] == '.' && bytes.HasSuffix(name[:at], []byte(fileSuffix))
-}
-
-// appendApp writes a program's name as safeName writes a host's, and noApp if
-// nothing is left of it.
-func appendApp(dst, app []byte) []byte {
-	app = bytes.TrimLeft(app, ".")
-	if len(app) == 0 {
-		return append(dst, noApp...)
-	}
-	for _, c := range app[:min(len(app), maxApp)] {
-		dst = append(dst, safeByte(c))
-	}
-	return dst
-}
-
-// apps bounds the programs of a host that have files of their own: a name of a
-// program is as easily invented as one of a host, and no host uses up the files
-// of another. It belongs to one goroutine.
-type apps struct {
-	most  int
-	seed  maphash.Seed
-	known map[string]map[uint64]bool // by host, of which there are few, and the hash of the name
-	room  []byte
-}
-
-func newApps(most int) apps {
-	return apps{most: most, seed: maphash.MakeSeed(), known: map[string]map[uint64]bool{}}
-}
-
-// of is the name of a line's program in its file's path. It is good until the
-// next call.
-func (a *apps) of(l *line) []byte {
-	a.room = appendApp(a.room[:0], l.App)
-	key, list := maphash.Bytes(a.seed, a.room), a.known[l.host]
-	switch {
-	case list[key]:
-	case len(list) >= a.most:
-		a.room = append(a.room[:0], overflow...)
-	case list == nil:
-		a.known[l.host] = map[uint64]bool{key: true}
-	default:
-		list[key] = true
-	}
-	return a.room
 }
 
 // layout knows the files that this relay writes, and those that it wrote when
@@ -348,47 +318,68 @@ func (l *layout) place(path string, now time.Time) (p place, ok bool) {
 }
 
 func (t *pathTemplate) place(names []string, now time.Time) (p place, ok bool) {
+	values, ok := t.values(names)
+	if !ok {
+		return p, false
+	}
 	p.group = t.text
-	for i, e := range t.elements {
-		values := e.pattern.FindStringSubmatch(names[i])
-		if values == nil {
-			return p, false
+	for variable, value := range values {
+		if value == "" {
+			continue
 		}
-		values = values[1:]
+		switch variable {
+		case varYear:
+			p.past = p.past || value != now.Format("2006")
+		case varMonth:
+			p.past = p.past || value != now.Format("01")
+		case varDay:
+			p.past = p.past || value != now.Format("02")
+		case varFacility:
+			p.past = p.past || strings.HasPrefix(value, "facility")
+			p.group += "/" + value
+		default:
+			p.group += "/" + value
+		}
+	}
+	return p, true
+}
+
+// values are what the variables are in a path, or in a folder's that is one's
+// beginning; ok is false if the template gives no such path. "": it has no such
+// variable.
+func (t *pathTemplate) values(names []string) (values [len(pathVariables)]string, ok bool) {
+	if len(names) > len(t.elements) {
+		return values, false
+	}
+	for i, name := range names {
+		e := t.elements[i]
+		found := e.pattern.FindStringSubmatch(name)
+		if found == nil {
+			return values, false
+		}
+		found = found[1:]
 		for _, s := range e.steps {
 			if s.text != "" {
 				continue
 			}
-			value := values[0]
-			values = values[1:]
-			switch s.variable {
-			case varYear:
-				p.past = p.past || value != now.Format("2006")
-			case varMonth:
-				p.past = p.past || value != now.Format("01")
-			case varDay:
-				p.past = p.past || value != now.Format("02")
-			default:
-				p.group += "/" + value
+			value := found[0]
+			found = found[1:]
+			// What stands there twice is the same.
+			if before := values[s.variable]; before != "" && before != value || len(value) > pathVariables[s.variable].most {
+				return values, false
 			}
+			values[s.variable] = value
 		}
 	}
-	return p, true
+	return values, true
 }
 
 // folder tells whether files of ours can be below a folder.
 func (l *layout) folder(path string) bool {
 	names := strings.Split(path, "/")
 	return slices.ContainsFunc(l.all, func(t *pathTemplate) bool {
-		if len(names) >= len(t.elements) {
-			return false
-		}
-		for i, name := range names {
-			if !t.elements[i].pattern.MatchString(name) {
-				return false
-			}
-		}
-		return true
+		_, ok := t.values(names)
+		return ok && len(names) < len(t.elements)
 	})
 }
 

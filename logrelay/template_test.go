@@ -2,8 +2,10 @@ package logrelay
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -90,6 +92,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 		"{hosts}.log":                 `"{hosts}" is no variable: want {host} {app} {facility} {severity} {year} {month} {day}`,
 		"{claims}.log":                `"{claims}" is no variable`,
 		"{host.log":                   "a brace without its other",
+		"{host":                       "a brace without its other: want {host} {app}",
 		"host}.log":                   "a brace without its other",
 		"{{host}}.log":                "has other characters than letters",
 		"{host} {year}.log":           "has other characters than letters",
@@ -101,7 +104,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 		"{host}-{app}.log":            "{host} and {app} want a / between them",
 		"{app}{year}{app}/{host}.log": "{app} and {app} want a / between them",
 		"{facility}{host}/x.log":      "{facility} and {host} want a / between them",
-		"{host}" + strings.Repeat("x", 70) + ".log":        "can be a name of 202 bytes, want 200 at most",
+		"{host}" + strings.Repeat("x", 70) + ".log":        "can be a name of 202 bytes, want 200 at most: {host} counts as 128, {app} as 48",
 		"{host}" + strings.Repeat("/{app}", 30) + "/x.log": "want 1024 at most",
 	} {
 		if _, err := parsePath(template); err == nil || !strings.Contains(err.Error(), want) {
@@ -111,7 +114,7 @@ func TestAPathThatIsNotSafeIsRefused(t *testing.T) {
 }
 
 // safePaths are templates with a place for each kind of name.
-var safePaths = []string{defaultPath, "{host}/{app}.log", "{app}/{host}.log", "{facility}/{severity}/{host}.log", "{host}-{year}{month}{day}/x{app}.{facility}.log"}
+var safePaths = []string{defaultPath, "{host}/{host}.log", "{app}/{app}/{host}/{app}.log", "{host}/{app}.log", "{app}/{host}.log", "{facility}/{severity}/{host}.log", "{host}-{year}{month}{day}/x{app}.{facility}.log"}
 
 // checkPath: a path is one of a file below the folder, which can't be taken for
 // one that was put away; and it is known again.
@@ -143,9 +146,33 @@ func checkPath(t *testing.T, template, path string, at time.Time) {
 			t.Fatalf("%s: folder %q of %q is not known again", template, dir, path)
 		}
 	}
+	// Where the path of now is another, it is still known, as one of before.
+	now := safePaths[len(path)%len(safePaths)] // each in its turn: to read one takes long
+	if p, ok := layoutOf(t, now, template).place(path, at); !ok || p.earlier && !p.past || !p.earlier && now != template && !gives(t, now, names) {
+		t.Fatalf("%s behind %s: %q is %+v, %v", now, template, path, p, ok)
+	}
 	if p, ok := l.place(path, at.AddDate(1, 1, 1)); !ok || p.past != strings.Contains(template, "{year}") {
 		t.Fatalf("%s: %q a year later: %+v", template, path, p)
 	}
+}
+
+// gives tells whether a template gives a path of those names, by writing it
+// anew of what it takes for its variables.
+func gives(t *testing.T, template string, names []string) bool {
+	t.Helper()
+	path, err := parsePath(template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, ok := path.values(names)
+	if !ok {
+		return false
+	}
+	again := template
+	for i, v := range pathVariables {
+		again = strings.ReplaceAll(again, "{"+v.name+"}", values[i])
+	}
+	return again == strings.ReplaceAll(strings.Join(names, "/"), string(folderMark), "")
 }
 
 // checkHosts: two hosts have no file in common, whatever their programs are
@@ -235,9 +262,122 @@ func TestInventedProgramsUseUpNoOtherHostsFiles(t *testing.T) {
 	}
 }
 
+// TestARestartLetsNoHostHaveMorePrograms: those that have files count, whether
+// they are written or were put away, and keep them. It fails if programs are
+// forgotten at a start.
+func TestARestartLetsNoHostHaveMorePrograms(t *testing.T) {
+	x := newStage(t, `{files: {path: "{year}/{host}/{app}.log", apps: 3}}`)
+	defer x.end()
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	for _, name := range []string{
+		"2026/cn1/sshd.log", "2025/cn1/su.log.20251231T235959.000.zst", "2026/cn1/cron.log.20261125T120000.000", "2026/cn1/others.log", "2026/cn1/holdfast.log",
+		"2026/cn1/.su4.log.20251231T235959.000.zst.1", "2026/cn1/notes.txt", "2026/cn1/x/y.log", "2026/cn2/sshd.log", "2026/cn3/a.log", "2026/cn3/b.log", "2026/cn3/c.log", "2026/cn3/d.log",
+	} {
+		file := filepath.Join(x.hosts, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("x\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := beginFiles(t, x)
+	for _, test := range []struct{ host, app, want string }{
+		{"cn1", "forged", overflow}, {"cn1", "sshd", "sshd"}, {"cn1", "su", "su"}, {"cn1", "cron", "cron"}, {"cn1", "notes", overflow}, {"cn1", "su4", overflow},
+		{"cn2", "forged", "forged"}, {"cn2", "second", "second"}, {"cn2", "third", overflow}, {"cn2", "sshd", "sshd"},
+		{"cn3", "d", "d"}, {"cn3", "a", "a"}, {"cn3", "e", overflow}, {"cn4", "e", "e"},
+	} {
+		if got := string(o.apps.of(named(test.host, test.app, at))); got != test.want {
+			t.Errorf("%s of %s is in %s, want %s", test.app, test.host, got, test.want)
+		}
+	}
+}
+
+// TestOnlyPathsThatATemplateGivesAreOurs: of severities, facilities, dates and
+// names that stand twice, those alone that it writes. It fails where a variable
+// takes any word: files of an earlier path are then taken for those of now, and
+// never put away, or files of others for ours, and removed.
+func TestOnlyPathsThatATemplateGivesAreOurs(t *testing.T) {
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	long := strings.Repeat("x", maxApp+1)
+	for _, test := range []struct {
+		path      string // and those before, separated by blanks
+		files     string // that are of the path of now
+		earlier   string
+		strangers string
+	}{
+		{"{facility}/{host}.log {severity}/{host}.log", "auth/cn1.log local7/cn1.log kern/x.log.log ntp/a.log audit/a.log alert/a.log clock/a.log", "info/cn1.log emerg/cn1.log", "apt/history.log local8/cn1.log warn/cn1.log authx/cn1.log"},
+		{"{severity}/{host}.log {facility}/{host}.log", "err/cn1.log debug/cn1.log", "daemon/cn1.log authpriv/cn1.log", "error/cn1.log apt/history.log"},
+		{"{year}/{month}/{day}/{host}.log", "2026/11/26/cn1.log 2025/02/31/cn1.log 2026/09/09/cn1.log", "", "2026/99/26/cn1.log 2026/00/26/cn1.log 2026/13/01/cn1.log 2026/11/00/cn1.log 2026/11/32/cn1.log"},
+		{"{host}/{host}.log", "a/a.log a.log+/a.log.log", "", "a/b.log a/aa.log"},
+		{"{app}/x{app}/{host}.log", "su/xsu/cn1.log", "", "su/xsudo/cn1.log " + long + "/x" + long + "/cn1.log"},
+	} {
+		l := layoutOf(t, strings.Fields(test.path)...)
+		for _, want := range []struct {
+			files       string
+			ok, earlier bool
+		}{{test.files, true, false}, {test.earlier, true, true}, {test.strangers, false, false}} {
+			for _, file := range strings.Fields(want.files) {
+				if p, ok := l.place(file, at); ok != want.ok || p.earlier != want.earlier || want.earlier && !p.past {
+					t.Errorf("%s: %s is ours: %v, %+v", test.path, file, ok, p)
+				}
+			}
+		}
+	}
+	if p, ok := layoutOf(t, "{facility}/{host}.log").place("facility12/cn1.log", at); !ok || !p.past || p.earlier {
+		t.Errorf("a file of a facility that had no name: %+v, %v", p, ok)
+	}
+	l := layoutOf(t, "{facility}/{host}/{host}/x.log")
+	for dir, want := range map[string]bool{"auth": true, "apt": false, "auth/cn1": true, "auth/cn1/cn1": true, "auth/cn1/cn2": false, "auth/cn1/cn1/x.log": false} {
+		if got := l.folder(dir); got != want {
+			t.Errorf("files of ours can be below %s: %v", dir, got)
+		}
+	}
+}
+
+// TestEachLineHasItsOwnDay, whatever the line before had: the text of a day is
+// kept while lines are of it. It fails if the next day's first second, or a day
+// before 1970, has the day before.
+func TestEachLineHasItsOwnDay(t *testing.T) {
+	path, err := parsePath("{year}/{month}/{day}/{host}.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	midnight := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+	l := &line{host: "cn1"}
+	for _, at := range []time.Time{
+		{}, midnight, midnight.Add(-1), midnight.Add(24*time.Hour - 1), midnight.Add(24 * time.Hour), time.Unix(0, 0), time.Unix(-1, 0), time.Unix(-86400, 0), time.Unix(-86401, 0),
+	} {
+		l.received = at.In(time.FixedZone("", 7200))
+		if got, want := string(path.append(nil, l, nil)), at.UTC().Format("2006/01/02/")+"cn1.log"; got != want {
+			t.Errorf("a line of %v is in %s", at, got)
+		}
+	}
+}
+
+// TestWhatALimitLeftOutIsToldInOneFile, also of a host that has as many
+// programs as may have files. It fails if the relay's own name is counted as any
+// other.
+func TestWhatALimitLeftOutIsToldInOneFile(t *testing.T) {
+	a := newApps(2)
+	told := &line{}
+	for i := range 4 {
+		told.announce(&over{overKey: overKey{host: "cn1"}, limit: &limit{lines: 1, every: time.Second}, lines: 1, first: time.Now(), last: time.Now()})
+		if got := string(a.of(told)); got != "holdfast" {
+			t.Errorf("with %d programs it is told in %s", i, got)
+		}
+		want := fmt.Sprint("app", i)
+		if i >= 2 {
+			want = overflow
+		}
+		if got := string(a.of(named("cn1", fmt.Sprint("app", i), time.Now()))); got != want {
+			t.Errorf("program %d is in %s, want %s", i, got, want)
+		}
+	}
+}
+
 // TestALineCostsNoMemory, but for files that are opened and what is redacted:
-// with the default, and with a path and a format of one's own. It fails where a
-// path, a name or a part is made a string on the way.
+// with the default, and with a path and a format of one's own, with patterns of
+// secrets that fit nowhere, and with a program beyond those that have files. It
+// fails where a path, a name or a part is made a string on the way, or a part
+// is copied before a pattern fits.
 func TestALineCostsNoMemory(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -246,9 +386,14 @@ func TestALineCostsNoMemory(t *testing.T) {
 		`{}`,
 		`{files: {path: "{year}/{month}/{day}/{facility}/{severity}/{host}/{app}.log", format: "{received} {time} {stamp} {host} {claims} {source} {facility} {severity} {priority} {app} {proc} {tag}{text}"}}`,
 		`{files: {format: json}}`, `{files: {format: rfc5424}}`, `{files: {format: traditional}}`, `{files: {format: rsyslog}}`,
+		`{redact: ['password=\S+', '\bkey$']}`, `{files: {format: json}, redact: ['password=\S+', '\bkey$']}`, `{files: {format: rfc5424}, redact: ['password=\S+']}`,
+		`{files: {path: "{host}/{app}.log", format: "{received} {app} {text}", apps: 1}, redact: ['password=\S+', '\bkey$']}`,
 	} {
 		x := newStage(t, section)
 		o := beginFiles(t, x)
+		if o.layout.path.has[varApp] { // where apps says 1, the line's is one too many
+			o.apps.of(named("cn01", "another", time.Now()))
+		}
 		record := journal.Record{
 			Time: time.Now().UnixNano(), Source: netip.MustParseAddr("10.1.0.31"), Input: viaRELP,
 			Data: []byte("<101>2026-11-25T12:00:00.123456+01:00 cn01 Slurm/D[12]: launched \x01 \xff \u2028 \"a\""),

@@ -5,19 +5,22 @@ package syslog
 import (
 	"bytes"
 	"net/netip"
-	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // DefaultPriority is that of a message that has none: user.notice (RFC 3164
 // §4.3.3).
 const DefaultPriority = 13
 
+// BOM is in front of a text that is said to be in UTF-8 (RFC 5424 §6.4).
+const BOM = "\xef\xbb\xbf"
+
 // Message is a message, taken apart. Its parts are parts of what was parsed.
 type Message struct {
 	Priority uint8     // facility*8 + severity, 0 to 191
 	Time     time.Time // zero: the message has none
-	RFC3339  []byte    // the time as it stood there, if it was in this format
+	RFC3339  []byte    // the time as it stood there, if it was in this format, with 9 digits of a second at most
 	Host     []byte    // empty: the message names none
 	App      []byte
 	Proc     []byte
@@ -25,6 +28,7 @@ type Message struct {
 	Data     []byte // RFC 5424's structured data, as it stood there
 	Tag      []byte // RFC 3164's, with brackets and colon; empty for RFC 5424
 	Text     []byte // what follows, in RFC 3164 mostly with a space in front
+	BOM      bool   // RFC 5424's text came with one, which is no part of Text: it is in UTF-8
 }
 
 // Facility is 0 (kern) to 23 (local7).
@@ -120,13 +124,13 @@ func (m *Message) parse5424(b []byte) bool {
 		if err != nil {
 			return false
 		}
-		m.Time, m.RFC3339 = t, fields[0]
+		m.setTime(t, fields[0])
 	}
 	m.Host, m.App, m.Proc, m.ID = fields[1], fields[2], fields[3], fields[4]
 	if b[0] == '[' {
 		m.Data = b[:n]
 	}
-	m.Text = bytes.TrimPrefix(b[min(n+1, len(b)):], []byte("\xef\xbb\xbf")) // BOM
+	m.Text, m.BOM = bytes.CutPrefix(b[min(n+1, len(b)):], []byte(BOM))
 	return true
 }
 
@@ -154,6 +158,68 @@ func structuredData(b []byte) int {
 		}
 	}
 	return min(at, len(b))
+}
+
+// StrictData tells whether b is structured data as RFC 5424 §6.3 has it, where
+// structuredData takes more. None is false.
+func StrictData(b []byte) bool {
+	for valid := utf8.Valid(b); valid && len(b) > 0; {
+		if b[0] != '[' {
+			return false
+		}
+		n := nameLen(b[1:])
+		if b = b[1+n:]; n == 0 {
+			return false
+		}
+		for len(b) > 0 && b[0] == ' ' {
+			n := nameLen(b[1:])
+			if b = b[1+n:]; n == 0 || !bytes.HasPrefix(b, []byte(`="`)) {
+				return false
+			}
+			n = valueLen(b[2:])
+			if b = b[2+n:]; len(b) == 0 || b[0] != '"' {
+				return false
+			}
+			b = b[1:]
+		}
+		if len(b) == 0 || b[0] != ']' {
+			return false
+		}
+		if b = b[1:]; len(b) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// nameLen is how long the SD-NAME at the start of b is; 0: there is none, or it
+// is longer than 32 bytes.
+func nameLen(b []byte) int {
+	for i, c := range b {
+		if c <= ' ' || c >= 0x7f || c == '=' || c == ']' || c == '"' {
+			return i
+		}
+		if i == 32 {
+			return 0
+		}
+	}
+	return 0
+}
+
+// valueLen is how long the PARAM-VALUE at the start of b is: up to its quote, or
+// to what must not be in it. Control characters can't go into a line.
+func valueLen(b []byte) int {
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '\\':
+			if i++; i == len(b) || b[i] != '"' && b[i] != '\\' && b[i] != ']' {
+				return i // the backslash itself is not escaped
+			}
+		case c == '"', c == ']', c < ' ', c == 0x7f:
+			return i
+		}
+	}
+	return len(b)
 }
 
 // parse3164 reads what follows the priority (RFC 3164 §4.1).
@@ -234,15 +300,11 @@ func (m *Message) AppendPriority(dst []byte) []byte {
 
 // AppendFacility writes the facility as rsyslog names it: "kern" to "local7".
 func (m *Message) AppendFacility(dst []byte) []byte {
-	f := m.Facility()
-	if name := facilityName(f); name != "" {
-		return append(dst, name...)
-	}
-	return strconv.AppendInt(append(dst, "facility"...), int64(f), 10)
+	return append(dst, FacilityName(m.Facility())...)
 }
 
-// facilityName is "" for one that has no name.
-func facilityName(f int) string {
+// FacilityName is "kern" to "local7" for 0 to 23.
+func FacilityName(f int) string {
 	if f >= 16 && f <= 23 {
 		return "local0local1local2local3local4local5local6local7"[(f-16)*6:][:6]
 	}
@@ -271,8 +333,14 @@ func facilityName(f int) string {
 		return "authpriv"
 	case 11:
 		return "ftp"
+	case 12:
+		return "ntp"
+	case 13:
+		return "audit"
+	case 14:
+		return "alert"
 	}
-	return ""
+	return "clock"
 }
 
 // SeverityName is "emerg" to "debug" for 0 to 7.

@@ -59,6 +59,79 @@ func TestEveryDialectIsTakenApart(t *testing.T) {
 	}
 }
 
+// TestOnlyStrictTimesStandAsTheyCame: what package time takes beside RFC 3339 is
+// no time for the programs that read our files, and for the next relay. It fails
+// if a time is kept because it could be read.
+func TestOnlyStrictTimesStandAsTheyCame(t *testing.T) {
+	const utc = "2026-11-25T11:59:59Z"
+	for in, want := range map[string]string{
+		"2026-11-25T11:59:59Z":                     utc,
+		"2026-11-25T11:59:59.5-00:00":              "2026-11-25T11:59:59.5Z",
+		"2026-11-25T11:59:59.123456789+23:59":      "2026-11-25T11:59:59.123456789+23:59",
+		"2026-11-25T11:59:59,123456Z":              "!2026-11-25T11:59:59.123456Z",
+		"2026-11-25T1:59:59.000001Z":               "!2026-11-25T01:59:59.000001Z",
+		"2026-11-25T11:59:59+24:00":                "!2026-11-24T11:59:59Z",
+		"2026-11-25T11:59:59-24:00":                "!2026-11-26T11:59:59Z",
+		"2026-11-25T11:59:59.12345678901234+00:00": "!2026-11-25T11:59:59.123456789Z",
+	} {
+		for _, form := range []string{"<13>1 %s cn02 app - - - x", "<13>%s cn02 app: x"} {
+			var m Message
+			Parse(&m, fmt.Appendf(nil, form, in), received)
+			got := m.Time.Format(time.RFC3339Nano)
+			if m.RFC3339 == nil {
+				got = "!" + got
+			} else if string(m.RFC3339) != in {
+				t.Errorf("%s is kept as %s", in, m.RFC3339)
+			}
+			if diff := cmp.Diff(want, got); diff != "" || string(m.Host) != "cn02" {
+				t.Errorf(form+": host %s, %s", in, m.Host, diff)
+			}
+		}
+	}
+	var m Message
+	if Parse(&m, []byte("<13>1 0000-01-01T00:00:00+24:00 cn02 app - - - x"), received); !m.Time.IsZero() || m.RFC3339 != nil {
+		t.Errorf("a year that nobody can write: %v", m.Time)
+	}
+	for _, text := range []string{"", utc[:19], utc[:19] + ".", utc[:19] + ".Z", utc + "Z", utc[:19] + "z", utc[:19] + "+0100", utc[:19] + "+01:60", utc[:10] + " " + utc[11:]} {
+		if strict3339([]byte(text)) {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+// TestStructuredDataIsToldFromWhatLooksLikeIt: what a strict reader refuses is
+// refused here. It fails if a name, a value or what is between them is not
+// looked at.
+func TestStructuredDataIsToldFromWhatLooksLikeIt(t *testing.T) {
+	name := strings.Repeat("n", 32)
+	for data, want := range map[string]bool{
+		`[a]`: true, `[a b="c"]`: true, `[a@32473 b="c" d=""][e]`: true, `[a b="\"\]\\ é"]`: true, `[a b="\x"]`: false, `[a b="\""]`: true, `[` + name + ` ` + name + `="v"]`: true, `[a b="c" b="d"]`: true,
+		``: false, `-`: false, `[]`: false, `[a`: false, `[a ]`: false, `[a  b="c"]`: false, `[a b]`: false, `[a b=c]`: false, `[a b="c]`: false, `[a b="c"`: false,
+		`[a b="c"d="e"]`: false, `[a b="]"]`: false, `[a b="c\"]`: false, `[a b="c"]x`: false, `[a b="c"] `: false, `[a"b]`: false, `[ä]`: false, `[a ="c"]`: false,
+		"[a b=\"\xff\"]": false, "[a b=\"\n\"]": false, "[a b=\"\\\n\"]": false, `[` + name + `n]`: false, `[a ` + name + `n="v"]`: false, `[a b="[redacted]"]`: false,
+	} {
+		if got := StrictData([]byte(data)); got != want {
+			t.Errorf("%q: %v", data, got)
+		}
+		if data == "" || data == "-" || strings.ContainsAny(data, "\n") || strings.HasSuffix(data, " ") {
+			continue // the oracle takes these for what they are, or beside what is behind
+		}
+		if _, err := rfc5424.NewParser().Parse([]byte("<13>1 - - - - - " + data + " x")); (err == nil) != want {
+			t.Errorf("%q: the oracle has %v", data, err)
+		}
+	}
+}
+
+// TestFacilitiesHaveRsyslogsNames, which its pri-text writes for 0 to 23.
+func TestFacilitiesHaveRsyslogsNames(t *testing.T) {
+	for f, want := range strings.Fields("kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp audit alert clock local0 local1 local2 local3 local4 local5 local6 local7") {
+		m := Message{Priority: uint8(f) << 3}
+		if got := string(m.AppendPriority(nil)); got != want+".emerg" {
+			t.Errorf("%d is %s, want %s", f, got, want)
+		}
+	}
+}
+
 func TestTheYearIsTheOneInWhichTheTimeIsPast(t *testing.T) {
 	for in, test := range map[string]struct {
 		received time.Time

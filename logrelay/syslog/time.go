@@ -32,10 +32,64 @@ func (m *Message) parseTime(b []byte, received time.Time) (rest []byte, ok bool)
 		if err != nil {
 			return b, false
 		}
-		m.Time, m.RFC3339 = t, bytes.TrimSuffix(b[:end], []byte(":"))
+		m.setTime(t, bytes.TrimSuffix(b[:end], []byte(":")))
 		return b[end+1:], true
 	}
 	return m.parseBSD(b, received)
+}
+
+// setTime takes a time that was read, and as it stood there if that is RFC 3339.
+func (m *Message) setTime(t time.Time, text []byte) {
+	if _, offset := t.Zone(); offset <= -24*3600 || offset >= 24*3600 {
+		t = t.UTC() // there is no such zone to write
+	}
+	if t.Year() < 0 || t.Year() > 9999 {
+		return // nor such a year
+	}
+	if m.Time = t; strict3339(text) {
+		m.RFC3339 = text
+	}
+}
+
+// maxFraction is the most digits of a second that are taken as they came: more
+// than nanoseconds nobody means.
+const maxFraction = 9
+
+// strict3339 tells whether a time that package time could read is as RFC 3339
+// §5.6 has it, with upper-case letters (RFC 5424 §6.2.3): the package takes a
+// comma, an hour of one digit and zones of a day and more, too.
+func strict3339(b []byte) bool {
+	const form = "0000-00-00T00:00:00"
+	if len(b) <= len(form) || !hasForm(b[:len(form)], form) {
+		return false
+	}
+	if b = b[len(form):]; b[0] == '.' {
+		digits := 1
+		for digits < len(b) && b[digits] >= '0' && b[digits] <= '9' {
+			digits++
+		}
+		if digits == 1 || digits > 1+maxFraction {
+			return false
+		}
+		b = b[digits:]
+	}
+	if len(b) == 1 {
+		return b[0] == 'Z'
+	}
+	return (hasForm(b, "+00:00") || hasForm(b, "-00:00")) && (b[1] < '2' || b[1] == '2' && b[2] < '4') && b[4] < '6'
+}
+
+// hasForm tells whether b is form, with any digit for a 0.
+func hasForm(b []byte, form string) bool {
+	if len(b) != len(form) {
+		return false
+	}
+	for i, c := range b {
+		if form[i] != '0' && c != form[i] || form[i] == '0' && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
 }
 
 // parseBSD takes "Mmm dd hh:mm:ss" and its kin.
