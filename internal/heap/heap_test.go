@@ -1,0 +1,97 @@
+package heap
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"testing"
+	"time"
+)
+
+// goalNow is the heap at which this process is collected next.
+func goalNow() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// allocate makes 200 MB of garbage a second, beside 8 MiB that stay, until done
+// says so, or for too long.
+func allocate(done func() bool) {
+	kept := make([][]byte, 512)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for i, end := 0, time.Now().Add(30*time.Second); !done() && time.Now().Before(end); <-tick.C {
+		for range 64 {
+			kept[i%len(kept)] = make([]byte, 16<<10)
+			i++
+		}
+	}
+	runtime.KeepAlive(kept)
+}
+
+// start runs the task until the test ends or end is called.
+func start(t *testing.T) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- New().Run(ctx, func() { close(ready) }) }()
+	<-ready
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The runtime itself, whose metrics could get other names: nothing would be
+// raised then.
+func TestTheRuntimeTakesUpTheFloor(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(usual))
+	end := start(t)
+	allocate(func() bool { return goalNow() >= Floor*8/10 })
+	if got := goalNow(); got < Floor*8/10 || got > Floor*12/10 {
+		t.Errorf("the goal of a busy heap is %d MiB, want about %d", got/mib, Floor/mib)
+	}
+	// What is allocated while it waits is little.
+	ended := time.Now().Add(30 * time.Second)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for read().percent != usual && time.Now().Before(ended) {
+		<-tick.C
+	}
+	if got := read().percent; got != usual {
+		t.Errorf("the percentage is %d when the load has ended, want %d", got, usual)
+	}
+	end()
+}
+
+func TestThePercentageIsGivenBackAtTheEnd(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(usual))
+	end := start(t)
+	allocate(func() bool { return read().percent != usual })
+	if read().percent == usual {
+		t.Error("the percentage was never raised")
+	}
+	end()
+	if got := read().percent; got != usual {
+		t.Errorf("the percentage is %d after the task, want %d", got, usual)
+	}
+}
+
+// Who starts the agent with GOGC=50 has little memory.
+func TestAPercentageThatSomebodySetStays(t *testing.T) {
+	was := debug.SetGCPercent(50)
+	defer debug.SetGCPercent(was)
+	end := start(t)
+	began := time.Now()
+	allocate(func() bool { return time.Since(began) > 1500*time.Millisecond })
+	if got := read().percent; got != 50 {
+		t.Errorf("the percentage is %d, want the 50 that were set", got)
+	}
+	end()
+	if got := read().percent; got != 50 {
+		t.Errorf("the percentage is %d after the task, want the 50 that were set", got)
+	}
+}
