@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"holdfast/api/acl"
 )
@@ -271,7 +270,7 @@ func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 // parking is a handler whose blocking queries wait in a lot; nil: in the handler.
 func (s *Server) parking(from origin, stop <-chan struct{}, waiting *lot) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop, lot: waiting}
+		c := &call{Request: r, w: &recorder{ResponseWriter: w, streams: r.ProtoMajor == 2}, from: from, stop: stop, lot: waiting}
 		if back := served(r); back != nil {
 			r.TLS, c.place = back.tls, back.resume()
 		}
@@ -415,47 +414,4 @@ func (h *handlers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Add(1)
 	defer h.Done()
 	h.next.ServeHTTP(w, r)
-}
-
-// recorder remembers the status of an answer.
-type recorder struct {
-	http.ResponseWriter
-	code int
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (r *recorder) WriteHeader(code int) {
-	if r.code == 0 {
-		r.code = code
-	}
-	r.ResponseWriter.WriteHeader(code)
-}
-
-func (r *recorder) Write(p []byte) (int, error) {
-	if r.code == 0 {
-		r.code = http.StatusOK
-	}
-	return r.ResponseWriter.Write(p)
-}
-
-func (r *recorder) status() int {
-	if r.code == 0 {
-		return http.StatusOK
-	}
-	return r.code
-}
-
-// wait takes the time limit of writing away until there is something to
-// write: what the connection's last request left may be over, and in HTTP/2 a
-// limit that passes breaks a query off that waits for a change.
-func (r *recorder) wait() {
-	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Time{}) // as in extend
-}
-
-// extend gives the connection time to take an answer.
-func (r *recorder) extend(d time.Duration) {
-	// A test's recorder has no deadlines; that is no reason to fail.
-	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(d))
 }
