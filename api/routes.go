@@ -195,9 +195,12 @@ func withheld() []string {
 	return []string{"/v1/kv/", "/v1/session/", "/v1/txn", "/v1/snapshot", "/v1/acl/", "/v1/operator/raft/", "/v1/operator/autopilot/", joinPath, joinTokensPath, storePath}
 }
 
+// omission is what paths of Consul that begin so are not here for.
+type omission struct{ prefix, why string }
+
 // notOffered says why, for paths of Consul that we leave out.
-func notOffered() []struct{ prefix, why string } {
-	return []struct{ prefix, why string }{
+func notOffered() []omission {
+	return []omission{
 		{"/v1/query", "prepared queries are not offered"},
 		{"/v1/acl/", "of ACLs, tokens and policies are offered; roles, auth methods and binding rules are not"},
 		{"/v1/connect/", "the service mesh is not offered"},
@@ -233,10 +236,11 @@ func notOffered() []struct{ prefix, why string } {
 type routeTable struct {
 	exact    map[string]route
 	prefixes []route // the longest first
+	without  []omission
 }
 
 func newRouteTable(all []route) *routeTable {
-	table := &routeTable{exact: map[string]route{}}
+	table := &routeTable{exact: map[string]route{}, without: notOffered()}
 	for _, r := range all {
 		if strings.HasSuffix(r.path, "/") {
 			table.prefixes = append(table.prefixes, r)
@@ -328,7 +332,7 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	if refused != nil {
 		return s.refuse(refused)
 	}
-	if err := missing(c.URL.Path, found, known); err != nil {
+	if err := s.routes.missing(c.URL.Path, found, known); err != nil {
 		return err
 	}
 	if s.config.Elsewhere != "" && slices.ContainsFunc(withheld(), func(p string) bool { return strings.HasPrefix(c.URL.Path, p) }) {
@@ -382,8 +386,8 @@ func (s *Server) refuse(r *refusal) error {
 
 // missing makes the error for a path that is not offered: one that no route
 // takes, or that stands out of a route's ("maintenance/" of "service/").
-func missing(path string, found route, known bool) error {
-	for _, m := range notOffered() {
+func (t *routeTable) missing(path string, found route, known bool) error {
+	for _, m := range t.without {
 		if strings.HasPrefix(path, m.prefix) && len(m.prefix) > len(found.path) {
 			return fault(http.StatusNotFound, "%s: %s", path, m.why)
 		}
