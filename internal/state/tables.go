@@ -57,6 +57,16 @@ func (t *tx) entry(key string) *Entry {
 	return first[Entry](t.base, string(TableKV), "id", []byte(key))
 }
 
+// below tells whether there is a key that begins with dir now. As in entry, the
+// transaction is asked only when what was there before does not tell.
+func (t *tx) below(dir string) bool {
+	before := first[Entry](t.base, string(TableKV), "id_prefix", []byte(dir))
+	if before != nil && t.entry(before.Key) != nil {
+		return true
+	}
+	return first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil
+}
+
 func (t *tx) node(name string) *Node {
 	return first[Node](t.txn, string(TableNode), "id", key(Fold(name)))
 }
@@ -280,7 +290,7 @@ func (t *tx) fillDirectories(key string) {
 	for end := len(key); end > 0; {
 		end = strings.LastIndexByte(key[:end], '/')
 		dir := key[:end+1]
-		if dir == "" || first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil {
+		if dir == "" || t.below(dir) {
 			return
 		}
 		t.wakeAbsent(subject{ofPrefix, dir})
