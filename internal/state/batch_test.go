@@ -418,8 +418,8 @@ func newKeys() (s *Store, next func(size int) []Batched) {
 }
 
 // Each new key asks whether its directory had one. Asked of the transaction, that
-// has the nodes copied anew that it wrote before: a batch of 128 took 30 % more
-// memory.
+// has the nodes copied anew that it wrote before: 89 allocations a key in a batch
+// of 128, where there are 48.
 func TestNewKeysOfABatchShareTheirNodes(t *testing.T) {
 	s, next := newKeys()
 	one := testing.AllocsPerRun(50, func() { s.ApplyBatch(next(1)) })

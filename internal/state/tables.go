@@ -60,9 +60,10 @@ func (t *tx) entry(key string) *Entry {
 // below tells whether there is a key that begins with dir now. As in entry, the
 // transaction is asked only when what was there before does not tell.
 func (t *tx) below(dir string) bool {
-	before := first[Entry](t.base, string(TableKV), "id_prefix", []byte(dir))
-	if before != nil && t.entry(before.Key) != nil {
-		return true
+	if before := first[Entry](t.base, string(TableKV), "id_prefix", []byte(dir)); before != nil {
+		if now, written := t.entries[before.Key]; !written || now != nil {
+			return true
+		}
 	}
 	return first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil
 }
@@ -341,15 +342,22 @@ func (t *tx) finish() {
 			t.touch(ofTable, allNames)
 		}
 	}
+	if len(t.touched) > 0 { // a put touches nothing
+		t.touchAll()
+	}
+	for a := ofTable; a < aspects; a++ {
+		t.reap(a)
+	}
+}
+
+// touchAll writes the index of every answer that was touched.
+func (t *tx) touchAll() {
 	for _, s := range slices.SortedFunc(maps.Keys(t.touched), compareSubjects) {
 		if t.alive(s) {
 			t.bump(s)
 		} else {
 			t.bury(s)
 		}
-	}
-	for a := ofTable; a < aspects; a++ {
-		t.reap(a)
 	}
 }
 
