@@ -11,12 +11,13 @@ const (
 	// most is the percentage by which minimum alone is the floor.
 	most = usual * Floor / minimum
 
-	// A process is busy when it would be collected so many times a second at the
-	// usual percentage, and calm again when it would less often for so long. A
-	// collection of a few megabytes takes ten milliseconds of a processor.
-	often    = 2.0
-	seldom   = 0.5
-	calmFor  = 3 * time.Second
+	// A process is busy when the collector would scan so many bytes a second at the
+	// usual percentage, which takes some hundredths of a processor, and calm again
+	// when they are fewer than seldom for so long.
+	often   = 20 << 20
+	seldom  = 5 << 20
+	calmFor = 3 * time.Second
+
 	measured = 900 * time.Millisecond // over at least so long, or a burst would count as load
 )
 
@@ -53,11 +54,12 @@ func (p *pacer) judge(now time.Time, u usage) {
 	if first || u.live == 0 { // it was not collected once
 		return
 	}
-	rate := float64(allocated) / took.Seconds() / float64(goal(u, usual)-u.live)
+	collections := float64(allocated) / float64(goal(u, usual)-u.live)
+	scanned := collections * float64(u.live+u.roots) / took.Seconds()
 	switch {
-	case rate >= often:
+	case scanned >= often:
 		p.raised, p.calm = true, time.Time{}
-	case rate >= seldom:
+	case scanned >= seldom:
 		p.calm = time.Time{}
 	case p.calm.IsZero():
 		p.calm = now

@@ -92,6 +92,15 @@ func TestABurstRaisesNothing(t *testing.T) {
 	}
 }
 
+// An agent that starts allocates much in its first second, and has little to scan.
+func TestASmallHeapRaisesNothing(t *testing.T) {
+	p := newProcess(1*mib, mib/2)
+	p.run(5*time.Second, 25*mib)
+	if p.sets != 0 || p.most > 5*mib {
+		t.Errorf("the percentage was changed %d times, the heap was %.0f MiB", p.sets, p.most/mib)
+	}
+}
+
 func TestMemoryGoesBackWhenTheLoadEnds(t *testing.T) {
 	p := newProcess(10*mib, 1*mib)
 	p.run(10*time.Second, 100*mib)
