@@ -58,8 +58,12 @@ func (*Task) Run(ctx context.Context, ready func()) error {
 			return nil
 		}
 		was := p.percent
-		if is := p.next(time.Now(), read()); is != was {
+		is := p.next(time.Now(), read())
+		if is != was {
 			debug.SetGCPercent(is)
+		}
+		if is != was && !p.raised {
+			debug.FreeOSMemory() // else it would go when the heap has doubled, which takes a calm process minutes
 		}
 		if p.raised {
 			timer.Reset(followEvery)
