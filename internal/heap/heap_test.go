@@ -23,17 +23,20 @@ func goalNow() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// allocate makes 200 MB of garbage a second, beside 8 MiB that stay, until done
-// says so, or for too long.
+// allocate makes 200 MB of garbage a second, however seldom it gets to run, beside
+// 8 MiB that stay, until done says so, or for too long.
 func allocate(done func() bool) {
 	kept := make([][]byte, 512)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for i, end := 0, time.Now().Add(30*time.Second); !done() && time.Now().Before(end); <-tick.C {
-		for range 64 {
+	last, end := time.Now(), time.Now().Add(30*time.Second)
+	for i := 0; !done() && time.Now().Before(end); <-tick.C {
+		now := time.Now()
+		for range int(min(now.Sub(last), time.Second) * 200e6 / time.Second / (16 << 10)) {
 			kept[i%len(kept)] = make([]byte, 16<<10)
 			i++
 		}
+		last = now
 	}
 	runtime.KeepAlive(kept)
 }
@@ -57,11 +60,16 @@ func start(t *testing.T) (end func()) {
 func TestTheRuntimeTakesUpTheFloor(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(usual))
 	end := start(t)
-	allocate(func() bool { return goalNow() >= Floor*8/10 })
-	if got := goalNow(); got < Floor*8/10 || got > Floor*12/10 {
-		t.Errorf("the goal of a busy heap is %d MiB, want about %d", got/mib, Floor/mib)
+	var goal uint64
+	reached := false
+	allocate(func() bool { // more than one look: a collection that was late counts garbage as live, until the next
+		goal = goalNow()
+		reached = goal > Floor*8/10 && goal < Floor*12/10
+		return reached
+	})
+	if !reached {
+		t.Errorf("the goal of a busy heap is %d MiB, want about %d", goal/mib, Floor/mib)
 	}
-	// What is allocated while it waits is little.
 	ended := time.Now().Add(30 * time.Second)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
