@@ -190,7 +190,7 @@ func formatKey() []byte { return []byte("holdfast log format") }
 
 // readFormat gives the format of a log, 0 of a new one, and refuses one that this
 // program can't read.
-func readFormat(bolt *boltLog) (format uint64, err error) {
+func readFormat(bolt *raftboltdb.BoltStore) (format uint64, err error) {
 	err = soundly(func() error {
 		format, err = readSound(bolt)
 		return err
@@ -201,7 +201,7 @@ func readFormat(bolt *boltLog) (format uint64, err error) {
 // errNoChecksums: nothing in the log can be trusted.
 var errNoChecksums = errors.New("it keeps no checksums: it was written by a version before they came, or its format is damaged")
 
-func readSound(bolt *boltLog) (uint64, error) {
+func readSound(bolt *raftboltdb.BoltStore) (uint64, error) {
 	format, err := checkedStable{bolt}.GetUint64(formatKey())
 	switch {
 	case err == nil && format >= formatChecked && format <= logFormat:
@@ -223,12 +223,12 @@ func readSound(bolt *boltLog) (uint64, error) {
 
 // openLogOver takes up the journal before a log in dir, or makes one for a log
 // that has none, and notes that.
-func openLogOver(dir string, bolt *boltLog) (*front, error) {
+func openLogOver(dir string, bolt *raftboltdb.BoltStore) (*front, error) {
 	return openLogReading(dir, bolt, once)
 }
 
 // openLogReading is openLogOver; what only reads is done by read.
-func openLogReading(dir string, bolt *boltLog, read reading) (*front, error) {
+func openLogReading(dir string, bolt *raftboltdb.BoltStore, read reading) (*front, error) {
 	var format uint64
 	err := read(func() (err error) {
 		format, err = readFormat(bolt)

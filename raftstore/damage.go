@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
@@ -66,7 +67,7 @@ func soundly(do func() error) (err error) {
 }
 
 // openBolt opens the log's file.
-func openBolt(path string) (*boltLog, error) {
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
 	return openBoltWith(path, boltOptions(), once)
 }
 
@@ -77,12 +78,12 @@ func boltOptions() *bbolt.Options {
 }
 
 // openBoltWith reads the whole file by read first. To open it then is a write, too.
-func openBoltWith(path string, options *bbolt.Options, read reading) (bolt *boltLog, err error) {
+func openBoltWith(path string, options *bbolt.Options, read reading) (bolt *raftboltdb.BoltStore, err error) {
 	if err := read(func() error { return checkLogFile(path) }); err != nil {
 		return nil, err
 	}
 	err = soundly(func() error {
-		bolt, err = newBoltLog(path, options)
+		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 		return err
 	})
 	for _, bad := range []error{bbolterrors.ErrInvalid, bbolterrors.ErrChecksum, bbolterrors.ErrVersionMismatch} {

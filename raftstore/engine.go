@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/internal/durable"
@@ -43,7 +44,7 @@ type engine struct {
 	run       string // names this start
 	advertise string
 	record    *recordFile
-	bolt      *boltLog
+	bolt      *raftboltdb.BoltStore
 	front     *front        // bolt's newest entries, before they get there
 	checked   *checkedLog   // the entries, with their checksums
 	stable    checkedStable // bolt's terms and votes, with theirs
