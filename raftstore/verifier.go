@@ -100,7 +100,7 @@ func (e *engine) keepDigests(ctx context.Context) {
 			continue
 		}
 		h := sha256.New()
-		if _, err := m.state.WriteTo(newRestingWriter(ctx, h)); err != nil {
+		if _, err := m.state.WriteTo(&contextWriter{ctx, h}); err != nil {
 			continue // only ctx's end
 		}
 		m.sum = hex.EncodeToString(h.Sum(nil))
