@@ -177,7 +177,7 @@ func PeerIdentity(cs tls.ConnectionState) (Identity, error) {
 // older than the authorities that are believed: whose authority is gone is
 // nobody any more.
 func (t *Trust) PeerIdentity(cs tls.ConnectionState) (Identity, error) {
-	id, err := t.known.of(cs)
+	id, err := PeerIdentity(cs)
 	if err != nil {
 		return Identity{}, err
 	}

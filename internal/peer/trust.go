@@ -25,7 +25,6 @@ type Trust struct {
 	issued   *atomic.Pointer[issued]
 	gossip   []byte
 	accepted *accepted
-	known    *identities
 	renewed  *signal
 	now      func() time.Time // nil: the system's clock; tests set it
 }
@@ -60,7 +59,7 @@ func load(dir string, now time.Time) (*Trust, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, fileCA), err)
 	}
-	t := &Trust{dir: dir, issued: new(atomic.Pointer[issued]), accepted: newAccepted(), known: newIdentities(), renewed: newSignal()}
+	t := &Trust{dir: dir, issued: new(atomic.Pointer[issued]), accepted: newAccepted(), renewed: newSignal()}
 	cert, err := t.loadPair(dir, advice)
 	if err != nil {
 		return nil, err
