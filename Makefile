@@ -50,7 +50,7 @@ test: deps lint build ## everything that CI runs: lint, then all tests with the 
 	@status=0; \
 	$(call gotest,$$(go list $(PACKAGES) | grep -Ev '/chaos(/|$$)')) || status=1; \
 	$(call gotest,-count 1 -p 1 ./chaos/...) || status=1; \
-	go test -vet=off -run TakesLittleMemory ./dns || status=1; \
+	go test -vet=off -run 'TakesLittleMemory|CostsNoMemory|WithoutMakingCoders' ./dns ./internal/state ./logrelay || status=1; \
 	go test -vet=off ./ntpproxy/discipline || status=1; \
 	exit $$status
 	@echo "== all tests passed"

@@ -34,6 +34,8 @@ type call struct {
 	filter *filter
 	hidden bool // something was left out that the token may not see
 
+	hurried time.Time // when the client was last given time for its body
+
 	stop    <-chan struct{} // the server ends
 	blocked bool            // it waited for a change: its duration says nothing
 	place   *place          // of a blocking query
@@ -224,21 +226,27 @@ func (s *Server) body(c *call, limit int64) ([]byte, error) {
 func (c *call) hurry(d time.Duration) {
 	var at time.Time
 	if d > 0 {
-		at = time.Now().Add(d)
+		now := time.Now()
+		if c.w.streams && d == bodyTimeout && now.Sub(c.hurried) < slack {
+			return
+		}
+		c.hurried, at = now, now.Add(d)
 	}
 	_ = http.NewResponseController(c.w.ResponseWriter).SetReadDeadline(at)
 }
 
 // bodyRead is called when the body was read, or can't be. What is left of it
 // then, net/http reads before it sends the answer, without a limit of its own:
-// it gets a short one, or who sends nothing would hold the connection.
+// it gets a short one, or who sends nothing would hold the connection. In HTTP/2
+// the limit is the stream's, and nothing is left to which it could come.
 func (c *call) bodyRead(err error) {
-	if err == nil {
+	switch {
+	case err != nil:
+		c.w.Header().Set("Connection", "close")
+		c.hurry(leftoverTimeout)
+	case !c.w.streams:
 		c.hurry(0)
-		return
 	}
-	c.w.Header().Set("Connection", "close")
-	c.hurry(leftoverTimeout)
 }
 
 // decode reads a JSON body into v.

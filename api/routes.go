@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"holdfast/api/acl"
 )
@@ -196,9 +195,12 @@ func withheld() []string {
 	return []string{"/v1/kv/", "/v1/session/", "/v1/txn", "/v1/snapshot", "/v1/acl/", "/v1/operator/raft/", "/v1/operator/autopilot/", joinPath, joinTokensPath, storePath}
 }
 
+// omission is what paths of Consul that begin so are not here for.
+type omission struct{ prefix, why string }
+
 // notOffered says why, for paths of Consul that we leave out.
-func notOffered() []struct{ prefix, why string } {
-	return []struct{ prefix, why string }{
+func notOffered() []omission {
+	return []omission{
 		{"/v1/query", "prepared queries are not offered"},
 		{"/v1/acl/", "of ACLs, tokens and policies are offered; roles, auth methods and binding rules are not"},
 		{"/v1/connect/", "the service mesh is not offered"},
@@ -234,10 +236,11 @@ func notOffered() []struct{ prefix, why string } {
 type routeTable struct {
 	exact    map[string]route
 	prefixes []route // the longest first
+	without  []omission
 }
 
 func newRouteTable(all []route) *routeTable {
-	table := &routeTable{exact: map[string]route{}}
+	table := &routeTable{exact: map[string]route{}, without: notOffered()}
 	for _, r := range all {
 		if strings.HasSuffix(r.path, "/") {
 			table.prefixes = append(table.prefixes, r)
@@ -271,7 +274,7 @@ func (s *Server) handler(from origin, stop <-chan struct{}) http.Handler {
 // parking is a handler whose blocking queries wait in a lot; nil: in the handler.
 func (s *Server) parking(from origin, stop <-chan struct{}, waiting *lot) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{Request: r, w: &recorder{ResponseWriter: w}, from: from, stop: stop, lot: waiting}
+		c := &call{Request: r, w: &recorder{ResponseWriter: w, streams: r.ProtoMajor == 2}, from: from, stop: stop, lot: waiting}
 		if back := served(r); back != nil {
 			r.TLS, c.place = back.tls, back.resume()
 		}
@@ -329,7 +332,7 @@ func (s *Server) answer(c *call, found route, known bool) error {
 	if refused != nil {
 		return s.refuse(refused)
 	}
-	if err := missing(c.URL.Path, found, known); err != nil {
+	if err := s.routes.missing(c.URL.Path, found, known); err != nil {
 		return err
 	}
 	if s.config.Elsewhere != "" && slices.ContainsFunc(withheld(), func(p string) bool { return strings.HasPrefix(c.URL.Path, p) }) {
@@ -383,8 +386,8 @@ func (s *Server) refuse(r *refusal) error {
 
 // missing makes the error for a path that is not offered: one that no route
 // takes, or that stands out of a route's ("maintenance/" of "service/").
-func missing(path string, found route, known bool) error {
-	for _, m := range notOffered() {
+func (t *routeTable) missing(path string, found route, known bool) error {
+	for _, m := range t.without {
 		if strings.HasPrefix(path, m.prefix) && len(m.prefix) > len(found.path) {
 			return fault(http.StatusNotFound, "%s: %s", path, m.why)
 		}
@@ -403,47 +406,4 @@ func methodLabel(method string) string {
 	default:
 		return "other"
 	}
-}
-
-// recorder remembers the status of an answer.
-type recorder struct {
-	http.ResponseWriter
-	code int
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (r *recorder) WriteHeader(code int) {
-	if r.code == 0 {
-		r.code = code
-	}
-	r.ResponseWriter.WriteHeader(code)
-}
-
-func (r *recorder) Write(p []byte) (int, error) {
-	if r.code == 0 {
-		r.code = http.StatusOK
-	}
-	return r.ResponseWriter.Write(p)
-}
-
-func (r *recorder) status() int {
-	if r.code == 0 {
-		return http.StatusOK
-	}
-	return r.code
-}
-
-// wait takes the time limit of writing away until there is something to
-// write: what the connection's last request left may be over, and in HTTP/2 a
-// limit that passes breaks a query off that waits for a change.
-func (r *recorder) wait() {
-	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Time{}) // as in extend
-}
-
-// extend gives the connection time to take an answer.
-func (r *recorder) extend(d time.Duration) {
-	// A test's recorder has no deadlines; that is no reason to fail.
-	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(d))
 }

@@ -16,6 +16,7 @@ import (
 	"holdfast/discovery"
 	"holdfast/dns"
 	"holdfast/internal/admin"
+	"holdfast/internal/heap"
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/peer"
 	"holdfast/internal/run"
@@ -134,7 +135,7 @@ func (c *agentCmd) beServer(base *foundation, h *heart, services []discovery.Ser
 		return err
 	}
 	h.leave = leaver{Agent: h.members, store: store, replica: h.state, id: h.nodeID, end: end}
-	h.tasks = []run.Task{store, h.members}
+	h.tasks = []run.Task{heap.New(), store, h.members}
 	return nil
 }
 

@@ -122,7 +122,8 @@ func (t *tx) kv(c KV) error {
 	if e.Key == "" && c.Verb != DeleteTree {
 		return invalid("key is empty")
 	}
-	if err := checkBytes("key", fmt.Sprintf("key %q", e.Key), e.Key, e.Value); err != nil {
+	what := func() string { return fmt.Sprintf("key %q", e.Key) } // for errors alone: most commands are fine
+	if err := checkBytes("key", what, e.Key, e.Value); err != nil {
 		return err
 	}
 	if c.Verb == DeleteTree {
@@ -136,7 +137,7 @@ func (t *tx) kv(c KV) error {
 	if old != nil {
 		at = old.ModifyIndex
 	}
-	if err := checkVerb(c.Verb, fmt.Sprintf("key %q", e.Key), at, e.ModifyIndex, true); err != nil {
+	if err := checkVerb(c.Verb, what, at, e.ModifyIndex, true); err != nil {
 		return err
 	}
 	e.Value = bytes.Clone(e.Value)
@@ -158,7 +159,7 @@ func (t *tx) kv(c KV) error {
 // checkVerb refuses an unknown verb and, for the compare-and-set ones, an
 // entry that is not the one the writer saw. Indexes are 0 for what is not
 // there; locks tells whether the entry can be held.
-func checkVerb(v Verb, what string, stored, expected uint64, locks bool) error {
+func checkVerb(v Verb, what func() string, stored, expected uint64, locks bool) error {
 	switch v {
 	case Set, Delete:
 		return nil
@@ -171,14 +172,14 @@ func checkVerb(v Verb, what string, stored, expected uint64, locks bool) error {
 			return nil
 		}
 		if stored == 0 {
-			return fmt.Errorf("%w: %s is not there, instead of at index %d", ErrConflict, what, expected)
+			return fmt.Errorf("%w: %s is not there, instead of at index %d", ErrConflict, what(), expected)
 		}
 		if expected == 0 {
-			return fmt.Errorf("%w: %s is there already, at index %d", ErrConflict, what, stored)
+			return fmt.Errorf("%w: %s is there already, at index %d", ErrConflict, what(), stored)
 		}
-		return fmt.Errorf("%w: %s is at index %d, not %d", ErrConflict, what, stored, expected)
+		return fmt.Errorf("%w: %s is at index %d, not %d", ErrConflict, what(), stored, expected)
 	}
-	return invalid("%s: verb %.32q is unknown here", what, v)
+	return invalid("%s: verb %.32q is unknown here", what(), v)
 }
 
 func (t *tx) document(c PutDocument) error {
@@ -186,9 +187,9 @@ func (t *tx) document(c PutDocument) error {
 	if err := checkName("kind of the document", d.Kind); err != nil {
 		return err
 	}
-	what := fmt.Sprintf("document %q of kind %q", d.Key, d.Kind)
+	what := func() string { return fmt.Sprintf("document %q of kind %q", d.Key, d.Kind) }
 	if d.Key == "" {
-		return invalid("%s: key is empty", what)
+		return invalid("%s: key is empty", what())
 	}
 	if err := checkBytes("key of the document", what, d.Key, d.Value); err != nil {
 		return err

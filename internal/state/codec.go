@@ -56,10 +56,12 @@ func Encode(cmd Command) ([]byte, error) {
 	if cmd == nil {
 		return nil, invalid("no command")
 	}
-	var body []byte
-	if err := codec.NewEncoderBytes(&body, wire).Encode(cmd); err != nil {
+	e := encoders.Get().(*encoder)
+	body, err := e.encode(cmd)
+	if err != nil {
 		return nil, fmt.Errorf("state: encode %T: %w", cmd, err)
 	}
+	defer e.release()
 	if len(body) > MaxCommand-headerRoom {
 		return nil, invalid("%T takes %d bytes, more than %d", cmd, len(body), MaxCommand-headerRoom)
 	}
@@ -136,7 +138,14 @@ func decodeBody(b []byte, into any) error {
 	if err := checkMsgpack(b); err != nil {
 		return err
 	}
-	return codec.NewDecoderBytes(b, wire).Decode(into)
+	d := decoders.Get().(*codec.Decoder)
+	d.ResetBytes(b)
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	d.ResetBytes([]byte{}) // or it would keep b
+	decoders.Put(d)
+	return nil
 }
 
 // Codes of the errors that survive a forwarded call.

@@ -28,14 +28,17 @@ func (t *tx) bump(s subject) {
 	t.insert(tableIndex, &indexRow{Aspect: s.aspect, Name: s.name, Index: t.index})
 }
 
-// arrive accounts for a subject that is about to get a live row.
-func (t *tx) arrive(s subject) {
-	switch row := t.row(s); {
+// arrive accounts for a subject that is about to get a live row, and returns the
+// one that it has; nil: none.
+func (t *tx) arrive(s subject) *indexRow {
+	row := t.row(s)
+	switch {
 	case row == nil:
 		t.wakeAbsent(s)
 	case row.Dead:
 		t.graves[s.aspect].count--
 	}
+	return row
 }
 
 // bury leaves a tombstone: the subject is gone since this command.
@@ -67,8 +70,7 @@ func (t *tx) entomb(s subject) {
 // unbury removes the tombstone of a subject whose row is in a table again.
 func (t *tx) unbury(s subject) {
 	delete(t.touched, s) // deleted earlier in the same command
-	t.arrive(s)
-	if row := t.row(s); row != nil {
+	if row := t.arrive(s); row != nil {
 		t.delete(tableIndex, row)
 	}
 }

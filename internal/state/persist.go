@@ -11,7 +11,6 @@ import (
 	"io"
 
 	"github.com/hashicorp/go-memdb"
-	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
 // The stream of a snapshot, all numbers big-endian:
@@ -119,7 +118,7 @@ type recordWriter struct {
 	buffered *bufio.Writer
 	sum      hash.Hash
 	frame    []byte
-	body     []byte
+	encoder  *encoder
 	records  uint64
 	err      error
 }
@@ -137,7 +136,7 @@ func (c *countingWriter) Write(b []byte) (int, error) {
 }
 
 func newRecordWriter(to io.Writer) *recordWriter {
-	w := &recordWriter{written: countingWriter{w: to}, sum: sha256.New()}
+	w := &recordWriter{written: countingWriter{w: to}, sum: sha256.New(), encoder: newEncoder()}
 	w.buffered = bufio.NewWriterSize(&w.written, 64<<10)
 	return w
 }
@@ -171,14 +170,14 @@ func sealed(b []byte) []byte {
 }
 
 func (w *recordWriter) record(tag byte, row any) {
-	w.body = w.body[:0]
-	if err := codec.NewEncoderBytes(&w.body, wire).Encode(row); err != nil {
+	body, err := w.encoder.encode(row)
+	if err != nil {
 		w.err = fmt.Errorf("encode %T: %w", row, err)
 		return
 	}
 	b := append(w.frame[:0], tag)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(w.body)))
-	b = sealed(append(b, w.body...))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	b = sealed(append(b, body...))
 	w.write(b)
 	w.frame = b
 	w.records++

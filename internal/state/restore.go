@@ -161,7 +161,7 @@ func (l *loader) row(tag byte, body []byte) error {
 			if e.Key == "" {
 				return nil, errors.New("key is empty")
 			}
-			return entryKey(e), errors.Join(l.indexes(e.CreateIndex, e.ModifyIndex), checkBytes("key", e.Key, e.Key, e.Value))
+			return entryKey(e), errors.Join(l.indexes(e.CreateIndex, e.ModifyIndex), checkBytes("key", func() string { return e.Key }, e.Key, e.Value))
 		})
 	case tagDocument:
 		return loadRow(l, tag, body, TableDocument, func(d *Document) ([]byte, error) {
@@ -169,7 +169,7 @@ func (l *loader) row(tag byte, body []byte) error {
 				return nil, errors.New("key is empty")
 			}
 			return documentKey(d), errors.Join(l.indexes(d.CreateIndex, d.ModifyIndex),
-				checkName("kind", d.Kind), checkBytes("key", d.Key, d.Key, d.Value))
+				checkName("kind", d.Kind), checkBytes("key", func() string { return d.Key }, d.Key, d.Value))
 		})
 	case tagIndex:
 		return loadRow(l, tag, body, tableIndex, func(r *indexRow) ([]byte, error) {
@@ -186,7 +186,7 @@ func (l *loader) row(tag byte, body []byte) error {
 			if d.Delay < MinLockDelay || d.Delay > MaxLockDelay {
 				return nil, fmt.Errorf("lock-delay of %s", d.Delay)
 			}
-			return []byte(d.Key), errors.Join(l.indexes(d.Index, d.Index), checkBytes("key", d.Key, d.Key, nil))
+			return []byte(d.Key), errors.Join(l.indexes(d.Index, d.Index), checkBytes("key", func() string { return d.Key }, d.Key, nil))
 		})
 	}
 	return fmt.Errorf("record of unknown kind %d: a newer program wrote it", tag)

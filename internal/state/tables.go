@@ -57,6 +57,17 @@ func (t *tx) entry(key string) *Entry {
 	return first[Entry](t.base, string(TableKV), "id", []byte(key))
 }
 
+// below tells whether there is a key that begins with dir now. As in entry, the
+// transaction is asked only when what was there before does not tell.
+func (t *tx) below(dir string) bool {
+	if before := first[Entry](t.base, string(TableKV), "id_prefix", []byte(dir)); before != nil {
+		if now, written := t.entries[before.Key]; !written || now != nil {
+			return true
+		}
+	}
+	return first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil
+}
+
 func (t *tx) node(name string) *Node {
 	return first[Node](t.txn, string(TableNode), "id", key(Fold(name)))
 }
@@ -280,7 +291,7 @@ func (t *tx) fillDirectories(key string) {
 	for end := len(key); end > 0; {
 		end = strings.LastIndexByte(key[:end], '/')
 		dir := key[:end+1]
-		if dir == "" || first[Entry](t.txn, string(TableKV), "id_prefix", []byte(dir)) != nil {
+		if dir == "" || t.below(dir) {
 			return
 		}
 		t.wakeAbsent(subject{ofPrefix, dir})
@@ -331,15 +342,22 @@ func (t *tx) finish() {
 			t.touch(ofTable, allNames)
 		}
 	}
+	if len(t.touched) > 0 { // a put touches nothing
+		t.touchAll()
+	}
+	for a := ofTable; a < aspects; a++ {
+		t.reap(a)
+	}
+}
+
+// touchAll writes the index of every answer that was touched.
+func (t *tx) touchAll() {
 	for _, s := range slices.SortedFunc(maps.Keys(t.touched), compareSubjects) {
 		if t.alive(s) {
 			t.bump(s)
 		} else {
 			t.bury(s)
 		}
-	}
-	for a := ofTable; a < aspects; a++ {
-		t.reap(a)
 	}
 }
 

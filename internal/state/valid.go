@@ -46,12 +46,14 @@ func checkName(what, name string) error {
 	return nil
 }
 
-func checkBytes(what, name, key string, value []byte) error {
+// checkBytes refuses a key or a value that is too long; name says of what the value
+// is.
+func checkBytes(what string, name func() string, key string, value []byte) error {
 	switch {
 	case len(key) > MaxKey:
 		return invalid("%s has %d bytes, more than %d: %.32q...", what, len(key), MaxKey, key)
 	case len(value) > MaxValue:
-		return invalid("value of %s has %d bytes, more than %d", name, len(value), MaxValue)
+		return invalid("value of %s has %d bytes, more than %d", name(), len(value), MaxValue)
 	}
 	return nil
 }
