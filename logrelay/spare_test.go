@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"holdfast/lab"
 )
 
 // TestANameThatCanNotBeOpenedStopsNoOtherHost, in virtual time: a file where the
@@ -30,7 +32,7 @@ func TestANameThatCanNotBeOpenedStopsNoOtherHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				asMortal(t, func() {
+				lab.WithoutFileRights(t, func() {
 					x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
 					defer x.end()
 					o, board := beginFiles(t, x), x.s.board
@@ -131,7 +133,7 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 		t.Error(diff, err)
 	}
 	u.sizes["cn2.log"] = 0
-	asMortal(t, func() {
+	lab.WithoutFileRights(t, func() {
 		if err := u.apply(root); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("one that can't be opened: %v", err)
 		}

@@ -8,26 +8,17 @@ import (
 	"os"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"holdfast/internal/kernel/filesystem"
 )
 
 // syncs makes durable what the files' output wrote.
 type syncs struct {
 	folder func(root *os.Root, name string) error // the names in a folder
 	file   func(file *os.File) error
-	all    func(folder *os.File) error // of its file system, by syncfs(2)
+	all    func(folder *os.File) error // of its file system; it was opened before what is synced was written
 }
 
-func kernelSyncs() syncs { return syncs{syncFolder, (*os.File).Sync, syncAll} }
-
-// syncAll waits for all of a file system. The folder was opened before what is
-// synced was written: the kernel (from 5.8 on) says if any of that failed since.
-func syncAll(folder *os.File) error {
-	if err := unix.Syncfs(int(folder.Fd())); err != nil {
-		return &os.PathError{Op: "syncfs", Path: folder.Name(), Err: err}
-	}
-	return nil
-}
+func kernelSyncs() syncs { return syncs{syncFolder, (*os.File).Sync, filesystem.Sync} }
 
 // syncNames makes the names in folders durable, of each once. Who removed a folder
 // by hand did that to the files in it, too.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/kernel/filesystem"
 )
 
 // takeAll has the files' output take what is in the journal.
@@ -254,7 +256,7 @@ func TestManyFilesAreSyncedTogether(t *testing.T) {
 				o.most = test.most
 				files, together := 0, 0
 				o.syncs.file = func(file *os.File) error { files++; return file.Sync() }
-				o.syncs.all = func(folder *os.File) error { together++; return syncAll(folder) }
+				o.syncs.all = func(folder *os.File) error { together++; return filesystem.Sync(folder) }
 				if test.elsewhere {
 					o.device++
 				}
