@@ -18,7 +18,7 @@ import (
 //
 // Senders of syslog by TCP and TLS are told nothing of what is stored and send
 // nothing again, so all that comes of them is taken until the address has gone;
-// but our half of their connection is closed (streamConn.goAway), so that those who
+// but our half of their connection is closed (streamConn.dismiss), so that those who
 // look go elsewhere with their next line.
 const (
 	// LeavePath has sessions end: POST, with address=A for each.
@@ -46,9 +46,11 @@ type sessions struct {
 
 // guest is a client's connection.
 type guest struct {
-	end    context.CancelFunc
-	left   chan struct{}
-	goAway func() // asks a sender by TCP or TLS to go elsewhere; nil: it speaks RELP
+	end  context.CancelFunc
+	left chan struct{}
+	// dismiss asks a sender by TCP or TLS to go elsewhere, and says whether this is
+	// the first time; nil: it speaks RELP.
+	dismiss func() (first bool)
 }
 
 // await blocks while a session at an address may not begin, since that is about
@@ -85,16 +87,16 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 }
 
 // enterStream begins a session with a sender by TCP or TLS, as enter does. It
-// never waits: away says that the address is about to go, and that goAway is to
-// be called.
-func (s *sessions) enterStream(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func(), away bool) {
+// never waits, and dismisses it if its address is about to go.
+func (s *sessions) enterStream(ctx context.Context, at netip.Addr, dismiss func() bool) (_ context.Context, left func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ctx, left = s.admit(ctx, at, goAway)
-	if away = waits(s.dismissed, at, time.Now()) > 0; away {
+	ctx, left = s.admit(ctx, at, dismiss)
+	if waits(s.dismissed, at, time.Now()) > 0 {
 		s.expect(at)
+		dismiss()
 	}
-	return ctx, left, away
+	return ctx, left
 }
 
 // expect has the sessions at an address end when it has gone, though nobody has
@@ -110,9 +112,9 @@ func (s *sessions) expect(at netip.Addr) {
 }
 
 // admit notes a session. s.mu is held.
-func (s *sessions) admit(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func()) {
+func (s *sessions) admit(ctx context.Context, at netip.Addr, dismiss func() bool) (_ context.Context, left func()) {
 	ctx, end := context.WithCancel(ctx)
-	own := &guest{end, make(chan struct{}), goAway}
+	own := &guest{end, make(chan struct{}), dismiss}
 	if s.open == nil {
 		s.open = map[netip.Addr]map[*guest]bool{}
 	}
@@ -195,7 +197,7 @@ func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 	}
 	s.leaving[at] = until
 	for one := range s.at(at) {
-		if one.goAway == nil {
+		if one.dismiss == nil {
 			one.end()
 			ended = append(ended, one)
 		}
@@ -204,26 +206,29 @@ func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 }
 
 // dismiss asks the senders by TCP and TLS at an address to go elsewhere, and says
-// how many there are; new ones are asked, too, until a time. The zero Addr means
-// all addresses.
+// how many had not been asked before; new ones are asked, too, until a time. The
+// zero Addr means all addresses.
 func (s *sessions) dismiss(at netip.Addr, until time.Time) int {
 	s.mu.Lock()
 	if s.dismissed == nil {
 		s.dismissed = map[netip.Addr]time.Time{}
 	}
 	s.dismissed[at] = until
-	var list []func()
+	var list []func() bool
 	for one, address := range s.at(at) {
-		if one.goAway != nil {
-			list = append(list, one.goAway)
+		if one.dismiss != nil {
+			list = append(list, one.dismiss)
 			s.expect(address)
 		}
 	}
 	s.mu.Unlock()
-	for _, goAway := range list {
-		goAway()
+	count := 0
+	for _, dismiss := range list {
+		if dismiss() {
+			count++
+		}
 	}
-	return len(list)
+	return count
 }
 
 // at gives the guests at an address, and which that is; the zero Addr means all

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/kernel/sockopt"
@@ -31,7 +32,10 @@ type streamConn struct {
 	buf    []byte // received and not taken apart
 	batch  journal.Batch
 	keep   *keeper
-	away   sync.Once
+	// begun: something was taken of it. asked: it is to go elsewhere. Both may be set
+	// by different goroutines, and whoever sets the second sees the first.
+	begun, asked atomic.Bool
+	away         sync.Once
 }
 
 // serveStream serves a sender of syslog over TCP or TLS until it leaves, its
@@ -42,12 +46,9 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 		s: s, conn: conn, via: via, source: addrOf(conn.RemoteAddr()), framer: syslog.Framer{Max: maxLine},
 		buf: make([]byte, 0, firstBuffer), keep: s.newKeeper(ctx, via),
 	}
-	session, left, away := s.sessions.enterStream(ctx, addrOf(conn.LocalAddr()), c.goAway)
+	session, left := s.sessions.enterStream(ctx, addrOf(conn.LocalAddr()), c.dismiss)
 	defer left()
 	defer c.keep.end()
-	if away {
-		c.goAway()
-	}
 	woken := make(chan struct{})
 	stop := context.AfterFunc(session, func() {
 		defer close(woken)
@@ -74,6 +75,11 @@ func (c *streamConn) receive(ctx context.Context) error {
 	}
 	n, failed := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
 	c.buf = c.buf[:len(c.buf)+n]
+	if n > 0 {
+		if c.begun.Store(true); c.asked.Load() {
+			c.goAway()
+		}
+	}
 	now, at := time.Now().UnixNano(), 0
 	for {
 		message, size, err := c.framer.Next(c.buf[at:])
@@ -103,6 +109,18 @@ func (c *streamConn) last(now int64) {
 		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: c.buf})
 		c.buf = c.buf[:0]
 	}
+}
+
+// dismiss asks the sender to go elsewhere, once something was taken of it: rsyslog
+// takes a connection that ends before its first line for a failed attempt, and
+// passes over what it has for 30 s. It says whether this is the first time, and may
+// be called from any goroutine.
+func (c *streamConn) dismiss() bool {
+	first := !c.asked.Swap(true)
+	if c.begun.Load() {
+		c.goAway()
+	}
+	return first
 }
 
 // goAway closes our half of the connection, which tells a sender that looks to
