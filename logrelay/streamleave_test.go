@@ -310,7 +310,7 @@ func TestRsyslogTakesItsNextLineElsewhere(t *testing.T) {
 			connections := testutil.ToFloat64(s.metrics.input(via).connections)
 			s.Leave(t.Context(), loopback)
 			s.sessions.dismiss(loopback, time.Now().Add(time.Hour)) // however slow this machine is
-			const spaced = 150
+			const spaced = 400
 			pace := time.NewTicker(5 * time.Millisecond) // else it sends many at once
 			defer pace.Stop()
 			for n := range spaced {
