@@ -37,8 +37,9 @@ const (
 	holdMost = 2 * holdFor
 	restFor  = 2 * time.Second
 	// dismissAhead is how long before the address goes senders by TCP and TLS are
-	// asked to go elsewhere: those who do so earlier come back here.
-	dismissAhead = 100 * time.Millisecond
+	// asked to go elsewhere: those who do so earlier come back here. The word of it
+	// was on its way for some part of that.
+	dismissAhead = 200 * time.Millisecond
 )
 
 // sessions knows which clients are here by the address they came to. Its zero

@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,7 +170,7 @@ func TestMoveTellsWhatCameOfIt(t *testing.T) {
 func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	fake := newFake(Active, time.Now())
 	var asked string
-	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string, _ bool) (Moved, error) {
+	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router, _ string) (Moved, error) {
 		asked = node + " " + router
 		return Moved{}, fake.tell("preempted", router, Backup)
 	}})
@@ -181,7 +182,7 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	if fake.told[0] != "release dns1" {
 		t.Errorf("this node still holds on: %q", fake.told)
 	}
-	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, bool) (Moved, error) { return Moved{}, errors.New("no route") }})
+	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, string) (Moved, error) { return Moved{}, errors.New("no route") }})
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", nil); status != 500 || !strings.Contains(text, "no route; type it there: ssh fbservice2") {
 		t.Errorf("%d %s", status, text)
 	}
@@ -189,7 +190,7 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 
 // TestTheHolderHearsOfAMoveByCommandFirst: wherever it is typed. It fails if the
 // address goes before; if nobody is told because it is another node that holds it,
-// or two are told for one; and if a holder that can't be told stops the move, or
+// or held it when another was told; if two are told for one; and if a holder that can't be told stops the move, or
 // goes unsaid.
 func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 	deaf := errors.New("no route to host")
@@ -206,7 +207,10 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 		{"on the target", "move/dns1?to=fbservice1", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
 		{"on the target, of a holder that is deaf", "hold/dns1", false, deaf, "", "hear fbservice2 dns1, pull dns1",
 			"the holder fbservice2 could not be told before: some log lines may come twice: no route to host"},
-		{"on the holder, for the target", "hold/dns1?heard=true", false, deaf, "", "pull dns1", ""},
+		{"on the holder, for the target", "hold/dns1?heard=fbservice2", false, deaf, "", "pull dns1", ""},
+		{"on one that held it, for the target", "hold/dns1?heard=fbservice3", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
+		{"on the holder, for the next", "move/dns1", true, deaf, "", "hear fbservice1 dns1, yield dns1",
+			"the holder fbservice1 could not be told before"},
 		{"on the target, which has it", "hold/dns1", true, nil, "", "pull dns1", ""},
 		{"on the holder", "move/dns1?to=fbservice2", true, nil, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1", ""},
 		{"on the holder, with a relay that is deaf", "move/dns1?to=fbservice2", true, deaf, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1",
@@ -224,13 +228,13 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 			}
 			admin := NewAdmin(AdminDeps{
 				Node: "fbservice1", Routers: fake,
-				HearOut: func(_ context.Context, node, router string) error {
-					log("hear " + node + " " + router)
+				HearOut: func(_ context.Context, node string, d Departure) error {
+					log("hear " + node + " " + d.Router)
 					return test.failed
 				},
-				Elsewhere: func(_ context.Context, node, router string, heard bool) (Moved, error) {
-					if heard != test.active {
-						t.Errorf("%s hears that the holder has been told: %v", node, heard)
+				Elsewhere: func(_ context.Context, node, router, heard string) (Moved, error) {
+					if want := map[bool]string{true: "fbservice1"}[test.active]; heard != want {
+						t.Errorf("%s hears that %q has been told, want %q", node, heard, want)
 					}
 					return Moved{Note: test.note}, fake.tell("hold "+node, router, Backup)
 				},
@@ -247,25 +251,85 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 	}
 }
 
+// TestAReleaseByWhichAnAddressGoesIsHeardFirst: another takes it back from this node,
+// which held it by order, or this one from a worse one, for which it had stood back.
+// It fails if the node that loses it hears of it late or not at all; and if one does
+// that keeps it, since it was told to hold as well, or the better one is dead or gave it
+// up: its clients would wait for nothing.
+func TestAReleaseByWhichAnAddressGoesIsHeardFirst(t *testing.T) {
+	now := time.Now()
+	held := func(r *RouterReport, theirs uint8, before time.Duration) { // its last advert was so long before this node took over
+		r.Status.Pulled = true
+		r.Status.Peers[0].Advert.Priority, r.Status.Peers[0].At = theirs, r.Status.Since.Add(-before)
+	}
+	back := func(r *RouterReport, theirs uint8) {
+		r.Status.Yielded, r.Status.Priority = true, 1
+		r.Status.Peers[0].Advert.Priority = theirs
+	}
+	const here, there = "hear fbservice1 dns1, release dns1", "hear fbservice2 dns1, release dns1"
+	for name, test := range map[string]struct {
+		state State
+		set   func(*RouterReport)
+		want  string
+	}{
+		"held in place of a better":     {Active, func(r *RouterReport) { held(r, 253, time.Second) }, here},
+		"held in place of an equal":     {Active, func(r *RouterReport) { held(r, 252, time.Second) }, here}, // its address is higher
+		"held in place of a worse":      {Active, func(r *RouterReport) { held(r, 251, time.Second) }, ""},
+		"held, and a better is dead":    {Active, func(r *RouterReport) { held(r, 253, 4*time.Second) }, ""},
+		"held, and a better gave it up": {Active, func(r *RouterReport) { held(r, 0, time.Second) }, ""},
+		"held since before the agent": {Active, func(r *RouterReport) {
+			held(r, 0, 0)
+			r.Status.Peers = nil
+			r.Settings.Order = []string{"fbservice2", "fbservice1"}
+		}, here},
+		"held, and first in the order":    {Active, func(r *RouterReport) { held(r, 0, 0); r.Status.Peers = nil }, ""},
+		"held, and kept":                  {Active, func(r *RouterReport) { held(r, 253, 0); r.Settings.Preempt = false }, ""},
+		"held by priority":                {Active, func(r *RouterReport) { held(r, 253, 0); r.Status.Pulled = false }, ""},
+		"stood back for a worse":          {Backup, func(r *RouterReport) { back(r, 251) }, there},
+		"stood back for a better":         {Backup, func(r *RouterReport) { back(r, 253) }, ""},
+		"stood back for one told to hold": {Backup, func(r *RouterReport) { back(r, 254) }, ""},
+		"stood back, for later":           {Backup, func(r *RouterReport) { back(r, 251); r.Settings.PreemptDelay = time.Minute }, ""},
+	} {
+		fake := newFake(test.state, now)
+		fake.report.Status.Released = 252
+		test.set(&fake.report)
+		admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, HearOut: func(_ context.Context, node string, d Departure) error {
+			fake.told = append(fake.told, "hear "+node+" "+d.Router)
+			return errors.New("it is busy")
+		}})
+		var released Released
+		status, text := request(t, admin, "POST", "release/dns1", &released)
+		if status != 200 || (released.Note == "") != (test.want == "") || released.Name != "dns1" {
+			t.Errorf("%s: %d %s", name, status, text)
+		}
+		if got := strings.Join(fake.told, ", "); got != cmp.Or(test.want, "release dns1") {
+			t.Errorf("%s: %s; want %q", name, got, test.want)
+		}
+	}
+}
+
 // TestWhoIsAboutToTakeItIsHeardByTheHolderAlone.
 func TestWhoIsAboutToTakeItIsHeardByTheHolderAlone(t *testing.T) {
 	for _, state := range []State{Active, Backup} {
 		fake := newFake(state, time.Now())
 		heard := ""
-		admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, HearOut: func(_ context.Context, node, router string) error {
-			heard = node + " " + router
+		admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, HearOut: func(_ context.Context, node string, d Departure) error {
+			heard = fmt.Sprint(node, " ", d)
 			return errors.New("it is busy")
 		}})
 		var told Told
-		status, text := request(t, admin, "POST", "leave/dns1", &told)
+		status, text := request(t, admin, "POST", "leave/dns1?in=3s&by=fbservice2", &told)
 		switch {
-		case state == Active && (status != 500 || !strings.Contains(text, "it is busy") || heard != "fbservice1 dns1"):
+		case state == Active && (status != 500 || !strings.Contains(text, "it is busy") || heard != "fbservice1 {dns1 3s fbservice2}"):
 			t.Errorf("the holder: %d %s, told %q", status, text, heard)
 		case state == Backup && (status != 200 || told.Holds || heard != ""):
 			t.Errorf("another: %d %s, told %q", status, text, heard)
 		}
 		if len(fake.told) > 0 {
 			t.Errorf("the router was given orders: %q", fake.told)
+		}
+		if status, _ := request(t, admin, "POST", "leave/dns1?in=soon", nil); status != http.StatusConflict {
+			t.Errorf("in a time that is none: %d", status)
 		}
 		if status, _ := request(t, admin, "POST", "leave/nothing", nil); status != http.StatusNotFound {
 			t.Errorf("of nobody: %d", status)
