@@ -249,7 +249,9 @@ type vipReleaseCmd struct {
 	Name string `arg:"" help:"Name of the VIP."`
 }
 
-func (*vipReleaseCmd) Help() string { return "Example: holdfast vip release dns1" }
+func (*vipReleaseCmd) Help() string {
+	return "Example: holdfast vip release dns1\n\nIf the address goes by that, the log relay that loses it is told before, as by vip move."
+}
 
 func (c *vipReleaseCmd) Run(con *console) error {
 	var v vrrp.Released
