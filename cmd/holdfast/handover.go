@@ -26,7 +26,7 @@ const (
 	// preemptLead is how long before this node takes an address from a worse one
 	// the other is told, and preemptEvery how often it is looked whether that is soon:
 	// more often where preempt_delay is short, but not below preemptLeast, and hardly
-	// where no router has any.
+	// while none runs that would have to be told of.
 	preemptLead  = logrelay.LeaveAhead
 	preemptEvery = time.Second
 	preemptLeast = 50 * time.Millisecond
@@ -126,13 +126,20 @@ func (h *handover) watch(ctx context.Context) {
 	}
 }
 
-// nextLook is how long watch waits: what it looks at costs the routers time.
+// nextLook is how long watch waits: what it looks at costs the routers time. Where no
+// delay runs, none that begins meanwhile is to be told of sooner.
 func (h *handover) nextLook(reports []vrrp.RouterReport) time.Duration {
 	wait := preemptNever
 	for i := range reports {
-		if delay := reports[i].Settings.PreemptDelay; delay > 0 {
-			wait = min(wait, h.every, max(delay/4, preemptLeast))
+		delay := reports[i].Settings.PreemptDelay
+		if delay == 0 {
+			continue
 		}
+		soon := min(h.every, max(delay/4, preemptLeast))
+		if reports[i].Status.PreemptAt.IsZero() {
+			soon = max(soon, delay-preemptLead)
+		}
+		wait = min(wait, soon)
 	}
 	return wait
 }

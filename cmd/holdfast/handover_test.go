@@ -190,17 +190,26 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 }
 
 // TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed: each look takes their time. It fails
-// if routers without a delay are looked at each second, or those with a short one not
-// before it is over.
+// if they are looked at each second while no delay runs, or not before a short one is
+// over.
 func TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed(t *testing.T) {
 	h := &handover{every: preemptEvery}
-	for delay, want := range map[time.Duration]time.Duration{
-		0: preemptNever, time.Minute: preemptEvery, time.Second: 250 * time.Millisecond, 100 * time.Millisecond: preemptLeast,
+	for delay, want := range map[time.Duration]struct{ idle, runs time.Duration }{
+		0:                           {preemptNever, preemptNever},
+		time.Minute:                 {preemptNever, preemptEvery},
+		preemptLead + 3*time.Second: {3 * time.Second, preemptEvery},
+		time.Second:                 {250 * time.Millisecond, 250 * time.Millisecond},
+		100 * time.Millisecond:      {preemptLeast, preemptLeast},
 	} {
 		r := standing("logs", vrrp.Backup)
 		r.Settings.PreemptDelay = delay
-		if got := h.nextLook([]vrrp.RouterReport{standing("dns1", vrrp.Backup), r}); got != want {
-			t.Errorf("delay %v: after %v, want %v", delay, got, want)
+		all := []vrrp.RouterReport{standing("dns1", vrrp.Backup), r}
+		if got := h.nextLook(all); got != want.idle {
+			t.Errorf("delay %v: after %v, want %v", delay, got, want.idle)
+		}
+		all[1].Status.PreemptAt = time.Now().Add(delay)
+		if got := h.nextLook(all); got != want.runs {
+			t.Errorf("delay %v, which runs: after %v, want %v", delay, got, want.runs)
 		}
 	}
 }
