@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,17 +19,27 @@ import (
 //
 // Senders of syslog by TCP and TLS are told nothing of what is stored and send
 // nothing again, so all that comes of them is taken until the address has gone;
-// but our half of their connection is closed (streamConn.goAway), so that those who
+// but our half of their connection is closed (streamConn.dismiss), so that those who
 // look go elsewhere with their next line.
 const (
-	// LeavePath has sessions end: POST, with address=A for each.
+	// LeavePath has sessions end: POST, with address=A for each, in=DURATION if they
+	// go later than now (LeaveAhead at most), and by=NODE, who says so.
 	LeavePath = Root + "leave"
+	// LeaveAhead is how long before an address goes its clients may be heard out.
+	LeaveAhead = holdFor - time.Second
 	// leaveMost is how long Leave waits for their ends: a client that has more
 	// all the time is heard out for hearOutMost, and then its answers are read.
 	leaveMost = 2500 * time.Millisecond
 	// holdFor is how long a new session waits for the address to go. It may not
-	// go, since nobody takes it.
-	holdFor = 5 * time.Second
+	// go, since nobody takes it. Who says so again meanwhile has it wait for holdMost
+	// at most, and then not before restFor: else it could for ever.
+	holdFor  = 5 * time.Second
+	holdMost = 2 * holdFor
+	restFor  = 2 * time.Second
+	// dismissAhead is how long before the address goes senders by TCP and TLS are
+	// asked to go elsewhere: those who do so earlier come back here. The word of it
+	// was on its way for some part of that.
+	dismissAhead = 200 * time.Millisecond
 )
 
 // sessions knows which clients are here by the address they came to. Its zero
@@ -37,18 +48,25 @@ type sessions struct {
 	mu      sync.Mutex
 	open    map[netip.Addr]map[*guest]bool
 	listed  map[netip.Addr]bool      // was an interface's while it had sessions
-	leaving map[netip.Addr]time.Time // until when it may go; the zero Addr: every one
-	// dismissed is leaving, of streams: from when all RELP sessions have ended.
-	dismissed map[netip.Addr]time.Time
+	missed  map[netip.Addr]bool      // and was none's at the last look
+	leaving map[netip.Addr]*mayLeave // the zero Addr: of every one
 	// leftLocal are addresses that were an interface's when they were about to go.
 	leftLocal map[netip.Addr]bool
 }
 
+// mayLeave is the time in which an address may go.
+type mayLeave struct {
+	from, until time.Time
+	streams     bool // streams are asked to go elsewhere, too
+}
+
 // guest is a client's connection.
 type guest struct {
-	end    context.CancelFunc
-	left   chan struct{}
-	goAway func() // asks a sender by TCP or TLS to go elsewhere; nil: it speaks RELP
+	end  context.CancelFunc
+	left chan struct{}
+	// dismiss asks a sender by TCP or TLS to go elsewhere, and says whether this is
+	// the first time; nil: it speaks RELP.
+	dismiss func() (first bool)
 }
 
 // await blocks while a session at an address may not begin, since that is about
@@ -85,16 +103,16 @@ func (s *sessions) enter(ctx context.Context, at netip.Addr) (_ context.Context,
 }
 
 // enterStream begins a session with a sender by TCP or TLS, as enter does. It
-// never waits: away says that the address is about to go, and that goAway is to
-// be called.
-func (s *sessions) enterStream(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func(), away bool) {
+// never waits, and dismisses it if its address is about to go.
+func (s *sessions) enterStream(ctx context.Context, at netip.Addr, dismiss func() bool) (_ context.Context, left func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ctx, left = s.admit(ctx, at, goAway)
-	if away = waits(s.dismissed, at, time.Now()) > 0; away {
+	ctx, left = s.admit(ctx, at, dismiss)
+	if s.dismisses(at, time.Now()) {
 		s.expect(at)
+		dismiss()
 	}
-	return ctx, left, away
+	return ctx, left
 }
 
 // expect has the sessions at an address end when it has gone, though nobody has
@@ -102,17 +120,22 @@ func (s *sessions) enterStream(ctx context.Context, at netip.Addr, goAway func()
 // held.
 func (s *sessions) expect(at netip.Addr) {
 	if s.leftLocal[at] {
-		if s.listed == nil {
-			s.listed = map[netip.Addr]bool{}
-		}
-		s.listed[at] = true
+		s.list(at)
 	}
 }
 
+// list notes that an address is an interface's. s.mu is held.
+func (s *sessions) list(at netip.Addr) {
+	if s.listed == nil {
+		s.listed = map[netip.Addr]bool{}
+	}
+	s.listed[at] = true
+}
+
 // admit notes a session. s.mu is held.
-func (s *sessions) admit(ctx context.Context, at netip.Addr, goAway func()) (_ context.Context, left func()) {
+func (s *sessions) admit(ctx context.Context, at netip.Addr, dismiss func() bool) (_ context.Context, left func()) {
 	ctx, end := context.WithCancel(ctx)
-	own := &guest{end, make(chan struct{}), goAway}
+	own := &guest{end, make(chan struct{}), dismiss}
 	if s.open == nil {
 		s.open = map[netip.Addr]map[*guest]bool{}
 	}
@@ -128,6 +151,7 @@ func (s *sessions) admit(ctx context.Context, at netip.Addr, goAway func()) (_ c
 		if delete(s.open[at], own); len(s.open[at]) == 0 {
 			delete(s.open, at)
 			delete(s.listed, at)
+			delete(s.missed, at)
 		}
 	}
 }
@@ -159,30 +183,52 @@ func (s *sessions) wasLocal(at netip.Addr) bool {
 func (s *sessions) stays(at netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.listed == nil {
-		s.listed = map[netip.Addr]bool{}
-	}
-	s.listed[at] = true
+	s.list(at)
 }
 
 // held is for how long a new RELP session at an address waits. s.mu is held.
-func (s *sessions) held(at netip.Addr, now time.Time) time.Duration { return waits(s.leaving, at, now) }
-
-// waits is how long it takes until the times of an address, and of all, are over.
-// It forgets those that are.
-func waits(until map[netip.Addr]time.Time, at netip.Addr, now time.Time) time.Duration {
+func (s *sessions) held(at netip.Addr, now time.Time) time.Duration {
 	var wait time.Duration
 	for _, a := range []netip.Addr{at, {}} {
-		end, ok := until[a]
-		if left := end.Sub(now); !ok {
+		if w := s.leaving[a]; w == nil {
 			continue
-		} else if left > 0 {
-			wait = max(wait, left)
-		} else {
-			delete(until, a)
+		} else if now.Before(w.until) {
+			wait = max(wait, w.until.Sub(now))
+		} else if !now.Before(w.until.Add(restFor)) {
+			delete(s.leaving, a)
 		}
 	}
 	return wait
+}
+
+// dismisses tells whether a new stream at an address is to go elsewhere. s.mu is
+// held.
+func (s *sessions) dismisses(at netip.Addr, now time.Time) bool {
+	for _, a := range []netip.Addr{at, {}} {
+		if w := s.leaving[a]; w != nil && w.streams && now.Before(w.until) {
+			return true
+		}
+	}
+	return false
+}
+
+// hold has an address be one that may go until a time. s.mu is held.
+func (s *sessions) hold(at netip.Addr, now, until time.Time) {
+	w := s.leaving[at]
+	switch {
+	case w == nil || !now.Before(w.until.Add(restFor)):
+		if s.leaving == nil {
+			s.leaving = map[netip.Addr]*mayLeave{}
+		}
+		s.leaving[at] = &mayLeave{from: now, until: until}
+	case now.Before(w.until):
+		if most := w.from.Add(holdMost); until.After(most) {
+			until = most
+		}
+		if until.After(w.until) {
+			w.until = until
+		}
+	}
 }
 
 // leave has the RELP sessions at an address end, and new ones wait until a time.
@@ -190,12 +236,9 @@ func waits(until map[netip.Addr]time.Time, at netip.Addr, now time.Time) time.Du
 func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.leaving == nil {
-		s.leaving = map[netip.Addr]time.Time{}
-	}
-	s.leaving[at] = until
+	s.hold(at, time.Now(), until)
 	for one := range s.at(at) {
-		if one.goAway == nil {
+		if one.dismiss == nil {
 			one.end()
 			ended = append(ended, one)
 		}
@@ -204,26 +247,28 @@ func (s *sessions) leave(at netip.Addr, until time.Time) (ended []*guest) {
 }
 
 // dismiss asks the senders by TCP and TLS at an address to go elsewhere, and says
-// how many there are; new ones are asked, too, until a time. The zero Addr means
-// all addresses.
-func (s *sessions) dismiss(at netip.Addr, until time.Time) int {
+// how many had not been asked before; new ones are asked, too, while it may go. The
+// zero Addr means all addresses.
+func (s *sessions) dismiss(at netip.Addr) int {
 	s.mu.Lock()
-	if s.dismissed == nil {
-		s.dismissed = map[netip.Addr]time.Time{}
+	if w := s.leaving[at]; w != nil {
+		w.streams = true
 	}
-	s.dismissed[at] = until
-	var list []func()
+	var list []func() bool
 	for one, address := range s.at(at) {
-		if one.goAway != nil {
-			list = append(list, one.goAway)
+		if one.dismiss != nil {
+			list = append(list, one.dismiss)
 			s.expect(address)
 		}
 	}
 	s.mu.Unlock()
-	for _, goAway := range list {
-		goAway()
+	count := 0
+	for _, dismiss := range list {
+		if dismiss() {
+			count++
+		}
 	}
-	return len(list)
+	return count
 }
 
 // at gives the guests at an address, and which that is; the zero Addr means all
@@ -244,27 +289,35 @@ func (s *sessions) at(at netip.Addr) iter.Seq2[*guest, netip.Addr] {
 }
 
 // gone has those sessions end whose address was an interface's and is none's any
-// more, and returns how many these are of each. Addresses that were never on an
-// interface can be local, too: by a route.
+// more, and returns how many these are of each. Streams, which lose a line by it, end
+// at the second look in a row, unless the address was to go: one may be away for a
+// moment. Addresses that were never on an interface can be local, too: by a route.
 func (s *sessions) gone(local map[netip.Addr]bool) map[netip.Addr]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	count := map[netip.Addr]int{}
+	now, count := time.Now(), map[netip.Addr]int{}
+	if s.missed == nil {
+		s.missed = map[netip.Addr]bool{}
+	}
 	for at, list := range s.open {
 		if local[at] {
-			if s.listed == nil {
-				s.listed = map[netip.Addr]bool{}
-			}
-			s.listed[at] = true
+			s.list(at)
+			delete(s.missed, at)
 			continue
 		}
 		if !s.listed[at] {
 			continue
 		}
-		delete(s.listed, at)
-		count[at] = len(list)
+		sure := s.missed[at] || s.held(at, now) > 0
 		for one := range list {
-			one.end()
+			if sure || one.dismiss == nil {
+				one.end()
+				count[at]++
+			}
+		}
+		if s.missed[at] = true; sure {
+			delete(s.listed, at)
+			delete(s.missed, at)
 		}
 	}
 	return count
@@ -278,11 +331,15 @@ func (s *sessions) some() bool {
 }
 
 // Leave has the RELP sessions of clients end that came to one of these addresses,
-// which are about to go to another node; no addresses mean all. It blocks until
-// they have ended, for 2.5 s at most or until ctx ends, and returns how many
-// there were. New sessions at these addresses wait for five seconds. Then senders
-// by TCP and TLS are asked to go elsewhere, but read until the addresses have gone.
-func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
+// which are about to go to another node; no addresses mean all. New sessions at them
+// wait for five seconds. When these have ended, but not long before the addresses go
+// (in is how long that takes, LeaveAhead at most), senders by TCP and TLS are asked to
+// go elsewhere, and read on until the addresses have gone. It blocks until they are
+// asked, for 2.5 s or in, or until ctx ends, and returns how many RELP sessions there
+// were.
+func (s *Server) Leave(ctx context.Context, in time.Duration, addrs ...netip.Addr) int {
+	goes := time.NewTimer(in - dismissAhead)
+	defer goes.Stop()
 	until := time.Now().Add(holdFor)
 	if len(addrs) == 0 {
 		addrs = []netip.Addr{{}}
@@ -296,9 +353,26 @@ func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
 		s.sessions.sawLocal(at.Unmap(), local)
 		ended = append(ended, s.sessions.leave(at.Unmap(), until)...)
 	}
+	late := lateOf(ctx, ended)
+	select {
+	case <-goes.C:
+	case <-ctx.Done():
+	}
+	streams := 0
+	for _, at := range addrs {
+		streams += s.sessions.dismiss(at.Unmap())
+	}
+	if len(ended)+streams > 0 {
+		s.log.Info("sessions ended, since their address is about to go to another node",
+			"addresses", addrs, "sessions", len(ended), "late", late, "streams", streams)
+	}
+	return len(ended)
+}
+
+// lateOf waits for sessions to leave, for leaveMost at most, and says how many did not.
+func lateOf(ctx context.Context, ended []*guest) (late int) {
 	ctx, cancel := context.WithTimeout(ctx, leaveMost)
 	defer cancel()
-	late := 0
 	for _, one := range ended {
 		select {
 		case <-one.left:
@@ -311,15 +385,7 @@ func (s *Server) Leave(ctx context.Context, addrs ...netip.Addr) int {
 			late++
 		}
 	}
-	streams := 0
-	for _, at := range addrs {
-		streams += s.sessions.dismiss(at.Unmap(), until)
-	}
-	if len(ended)+streams > 0 {
-		s.log.Info("sessions ended, since their address is about to go to another node",
-			"addresses", addrs, "sessions", len(ended), "late", late, "streams", streams)
-	}
-	return len(ended)
+	return late
 }
 
 // noteAddresses ends the sessions whose address has gone: their clients' packets
@@ -355,8 +421,9 @@ func (s *Server) localAddresses() (map[netip.Addr]bool, error) {
 
 // serveLeave answers LeavePath with how many sessions there were.
 func (s *Server) serveLeave(w http.ResponseWriter, r *http.Request) {
+	args := r.URL.Query()
 	var addrs []netip.Addr
-	for _, text := range r.URL.Query()["address"] {
+	for _, text := range args["address"] {
 		at, err := netip.ParseAddr(text)
 		if err != nil {
 			http.Error(w, fmt.Sprintf("address %q: want an IP address", text), http.StatusBadRequest)
@@ -368,5 +435,11 @@ func (s *Server) serveLeave(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "address: want one IP address at least", http.StatusBadRequest)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(map[string]int{"sessions": s.Leave(r.Context(), addrs...)}) // who asked may be gone
+	in, err := time.ParseDuration(cmp.Or(args.Get("in"), "0s"))
+	if err != nil || in < 0 || in > LeaveAhead {
+		http.Error(w, fmt.Sprintf("in %q: want a duration from 0s to %v", args.Get("in"), LeaveAhead), http.StatusBadRequest)
+		return
+	}
+	s.log.Info("addresses are about to go to another node", "addresses", addrs, "in", in, "by", cmp.Or(args.Get("by"), "an admin"))
+	_ = json.NewEncoder(w).Encode(map[string]int{"sessions": s.Leave(r.Context(), in, addrs...)}) // who asked may be gone
 }

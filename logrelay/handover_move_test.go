@@ -52,10 +52,10 @@ func TestAPlannedMoveDoublesNothingThoughNoNodeHasTheOthersLines(t *testing.T) {
 			return nil
 		})
 		here := netip.MustParseAddr("127.0.0.1")
-		relays[1-move].sessions.leave(here, time.Time{}) // what was said at its own move is over
-		relays[move].Leave(t.Context(), here)
+		mayGo(&relays[1-move].sessions, here, time.Time{}) // what was said at its own move is over
+		relays[move].Leave(t.Context(), 0, here)
 		// However long the files take, its clients are not to go on here meanwhile.
-		relays[move].sessions.leave(here, time.Now().Add(time.Hour))
+		mayGo(&relays[move].sessions, here, time.Now().Add(time.Hour))
 		eventually(t, 20*time.Second, "what is stored is answered", func() error {
 			for i, c := range list {
 				if have, answered := len(stored(c)), int(c.acked.Load()); have != answered {

@@ -15,6 +15,41 @@ import (
 
 var someAddress, otherAddress = netip.MustParseAddr("10.1.0.101"), netip.MustParseAddr("10.1.0.102")
 
+// mayGo has an address be one that may go until a time, whatever was said before;
+// never, if that is zero.
+func mayGo(s *sessions, at netip.Addr, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if until.IsZero() {
+		delete(s.leaving, at)
+		return
+	}
+	w := s.leaving[at]
+	s.leaving[at] = &mayLeave{from: time.Now(), until: until, streams: w != nil && w.streams}
+}
+
+// TestWhoSaysAllTheTimeThatAnAddressGoesHoldsNobodyForEver, in virtual time: a
+// session at it begins within holdMost, and for restFor all do. It fails if each
+// word counts from anew; and if a second word shortens what the first said.
+func TestWhoSaysAllTheTimeThatAnAddressGoesHoldsNobodyForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		began := time.Now()
+		s.leave(someAddress, began.Add(holdFor))
+		if s.leave(someAddress, began.Add(time.Second)); s.wait(someAddress) != holdFor {
+			t.Errorf("a second word makes it %v", s.wait(someAddress))
+		}
+		for time.Since(began) < time.Minute {
+			s.leave(someAddress, time.Now().Add(holdFor))
+			held := s.wait(someAddress) > 0
+			if at := time.Since(began) % (holdMost + restFor); held != (at < holdMost) {
+				t.Errorf("after %v: held %v", time.Since(began), held)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 // TestANewSessionWaitsWhileItsAddressMayGo, in virtual time, and is served when
 // the address stayed; those at others begin at once, unless all may go.
 func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
@@ -54,7 +89,8 @@ func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {
 		if s.await(ended, someAddress); time.Since(began) != time.Second {
 			t.Errorf("at the relay's end it waits for %v", time.Since(began))
 		}
-		if s.some() || len(s.leaving) > 1 {
+		time.Sleep(holdFor + restFor)
+		if s.wait(someAddress); s.some() || len(s.leaving) > 0 {
 			t.Errorf("left behind: %v, %v", s.open, s.leaving)
 		}
 	})
@@ -107,6 +143,13 @@ func TestBeforeAnAddressGoesItsClientsHearOfAllTheySent(t *testing.T) {
 	s.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, LeavePath+"?address=10.9.9.9", nil))
 	if answer.Body.String() != "{\"sessions\":0}\n" {
 		t.Errorf("an address of nobody: %s", answer.Body)
+	}
+	for _, in := range []string{"1h", "-1s", "soon"} {
+		answer = httptest.NewRecorder()
+		s.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, LeavePath+"?address=127.0.0.1&in="+in, nil))
+		if answer.Code != http.StatusBadRequest {
+			t.Errorf("in %s: %d %s", in, answer.Code, answer.Body)
+		}
 	}
 	answer = httptest.NewRecorder()
 	s.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodPost, LeavePath+"?address=127.0.0.1", nil))

@@ -110,13 +110,13 @@ func TestRsyslogThatComesWhileItsAddressMayGo(t *testing.T) {
 			run(t, second)
 			at := newWandering(t, first.Addrs("relp")[0].String())
 			before := first.journal.End()
-			first.Leave(t.Context(), here)
+			first.Leave(t.Context(), 0, here)
 			r := newRsyslog(t, at.Addr().String())
 			const count = 50
 			r.log(0, count)
 			eventually(t, 30*time.Second, "its open is answered, and its lines come", func() error {
 				if !at.lines.Load() {
-					first.Leave(t.Context(), here) // the window lasts, however slow rsyslogd is
+					mayGo(&first.sessions, here, time.Now().Add(holdFor)) // it lasts, however slow rsyslogd is
 					return errors.New("none came")
 				}
 				return nil

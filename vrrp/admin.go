@@ -1,7 +1,6 @@
 package vrrp
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,13 +29,13 @@ type AdminDeps struct {
 	Node    string // this node's name
 	Routers Routers
 	// Elsewhere asks the net unit of another node to take a router over now
-	// (POST AdminPath + "hold/NAME" there, with ?heard=true if its holder has been
-	// told); nil: this unit reaches no other.
-	Elsewhere func(ctx context.Context, node, router string, heard bool) (Moved, error)
+	// (POST AdminPath + "hold/NAME" there, with ?heard=NODE if that node has been
+	// told, which held it); nil: this unit reaches no other.
+	Elsewhere func(ctx context.Context, node, router, heard string) (Moved, error)
 	// HearOut has whoever must hear of a planned move before it be told on the
 	// node that holds the router: this one, or by POST AdminPath + "leave/NAME"
 	// there. It blocks until that is done, which it bounds; nil: nobody must.
-	HearOut func(ctx context.Context, node, router string) error
+	HearOut func(ctx context.Context, node string, d Departure) error
 	Kernel  Kernel // what Probe looks at; nil: only what the routers know
 	Now     func() time.Time
 }
@@ -52,9 +51,9 @@ type AdminDeps struct {
 //	GET  plan                 []PlanLine
 //	GET  probe, probe/NAME    []Finding
 //	POST move/NAME[?to=NODE]  Moved
-//	POST hold/NAME            Moved; with ?heard=true its holder has been told
-//	POST leave/NAME           Told: NAME is about to be taken away by a member
-//	POST release/NAME         View
+//	POST hold/NAME            Moved; with ?heard=NODE that has been told
+//	POST leave/NAME           Told: a Departure, by a member that takes NAME
+//	POST release/NAME         Released
 type Admin struct {
 	AdminDeps
 	mux *http.ServeMux
@@ -182,179 +181,4 @@ func (a *Admin) sysctlLines(ctx context.Context, reports []RouterReport) []PlanL
 		}
 	}
 	return lines
-}
-
-// Moved is what came of an order to move.
-type Moved struct {
-	Name   string `json:"name"`
-	From   string `json:"from"` // who held it before, as this node knew; "" nobody
-	Holder string `json:"holder"`
-	Done   bool   `json:"done"`           // it is where it was to go
-	Text   string `json:"text"`           // a sentence about it
-	Note   string `json:"note,omitempty"` // what the move may have cost; "" nothing
-}
-
-// Told is what came of the word that a router is about to be taken away.
-type Told struct {
-	Name  string `json:"name"`
-	Holds bool   `json:"holds"` // this node does; else there is nobody to tell
-}
-
-func (a *Admin) move(r *http.Request) (any, error) {
-	ctx, name, to := r.Context(), r.PathValue("name"), r.URL.Query().Get("to")
-	v, err := a.view(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case to == a.Node:
-		return a.pull(ctx, v, false)
-	case to != "":
-		return a.push(ctx, v, to)
-	case v.State != stateLabel(Active):
-		return nil, conflict{fmt.Errorf("%s does not hold %s, %s does: type it there, or say where it shall go: holdfast vip move %s --to NODE", a.Node, name, orNobody(v.Holder), name)}
-	}
-	if err := a.Routers.Yield(ctx, name); err != nil {
-		return nil, err
-	}
-	return a.await(ctx, v, "", func(v *View) bool { return v.State != stateLabel(Active) && v.Holder != "" && v.Holder != a.Node }), nil
-}
-
-func orNobody(holder string) string {
-	if holder == "" {
-		return "nobody that is known"
-	}
-	return holder
-}
-
-func (a *Admin) hold(r *http.Request) (any, error) {
-	v, err := a.view(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return nil, err
-	}
-	return a.pull(r.Context(), v, r.URL.Query().Get("heard") == "true")
-}
-
-// pull takes it over here; heard: the holder has been told.
-func (a *Admin) pull(ctx context.Context, v View, heard bool) (any, error) {
-	if v.State == stateLabel(Fault) {
-		return nil, conflict{fmt.Errorf("%s can't hold %s: %s", a.Node, v.Name, v.Reason)}
-	}
-	note := ""
-	if v.Holder != a.Node && !heard {
-		note = a.hearOut(ctx, v.Holder, v.Name)
-	}
-	if err := a.Routers.Pull(ctx, v.Name); err != nil {
-		return nil, err
-	}
-	moved := a.await(ctx, v, a.Node, func(v *View) bool { return v.State == stateLabel(Active) })
-	moved.Note = note
-	return moved, nil
-}
-
-// hearOut tells a router's holder that it is about to be taken away. What stands
-// in the way of that stops no move; the note says so.
-func (a *Admin) hearOut(ctx context.Context, holder, name string) (note string) {
-	if a.HearOut == nil || holder == "" {
-		return ""
-	}
-	if err := a.HearOut(ctx, holder, name); err != nil {
-		return fmt.Sprintf("the holder %s could not be told before: some log lines may come twice: %v", holder, err)
-	}
-	return ""
-}
-
-// leave is the word of another member, or of an admin, that a router is about to
-// be taken away.
-func (a *Admin) leave(r *http.Request) (any, error) {
-	v, err := a.view(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return nil, err
-	}
-	told := Told{Name: v.Name, Holds: v.Holder == a.Node}
-	if told.Holds && a.HearOut != nil {
-		err = a.HearOut(r.Context(), a.Node, v.Name)
-	}
-	return told, err
-}
-
-// push has another node take it over.
-func (a *Admin) push(ctx context.Context, v View, to string) (any, error) {
-	known := false
-	for _, member := range v.Order {
-		known = known || member == to
-	}
-	if !known {
-		return nil, conflict{fmt.Errorf("%s is no member of %s; its members are %s", to, v.Name, strings.Join(v.Order, ", "))}
-	}
-	byHand := fmt.Sprintf("type it there: ssh %s holdfast vip hold %s", to, v.Name)
-	if a.Elsewhere == nil {
-		return nil, conflict{fmt.Errorf("this unit reaches no other node; %s", byHand)}
-	}
-	here, note := v.Holder == a.Node, ""
-	if here {
-		note = a.hearOut(ctx, a.Node, v.Name)
-	}
-	if v.Mode == ModeHeld { // two that were told to hold would have to compare their addresses
-		if err := a.Routers.Release(ctx, v.Name); err != nil {
-			return nil, err
-		}
-	}
-	there, err := a.Elsewhere(ctx, to, v.Name, here) // it tells the holder, if that is a third
-	if err != nil {
-		return nil, fmt.Errorf("ask %s to take %s: %w; %s", to, v.Name, err, byHand)
-	}
-	moved := a.await(ctx, v, to, func(v *View) bool { return v.Holder == to })
-	moved.Note = cmp.Or(note, there.Note)
-	return moved, nil
-}
-
-// A move is looked at for so many intervals, and a little for a slow machine,
-// but never longer than what somebody waits at a terminal.
-const (
-	awaitIntervals = 5
-	awaitSlack     = time.Second
-	awaitLongest   = 20 * time.Second
-	awaitEvery     = 20 * time.Millisecond
-)
-
-// await waits until an order has had its effect, and tells which.
-func (a *Admin) await(ctx context.Context, before View, to string, done func(*View) bool) Moved {
-	limit := min(awaitIntervals*time.Duration(before.Interval)+awaitSlack, awaitLongest)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(awaitEvery)
-	defer tick.Stop()
-	moved := Moved{Name: before.Name, From: before.Holder}
-	for {
-		v, err := a.view(ctx, before.Name)
-		if err == nil {
-			moved.Holder, moved.Done = v.Holder, done(&v)
-		}
-		if moved.Done {
-			moved.Text = fmt.Sprintf("%s holds %s", moved.Holder, before.Name)
-			return moved
-		}
-		select {
-		case <-tick.C:
-			continue
-		case <-ctx.Done():
-		}
-		moved.Text = fmt.Sprintf("%s holds %s: nobody took it within %v; look at holdfast vip explain %s on the other members", orNobody(moved.Holder), before.Name, limit, before.Name)
-		if to != "" {
-			moved.Text = fmt.Sprintf("%s holds %s, not yet %s after %v; look at holdfast vip explain %s there", orNobody(moved.Holder), before.Name, to, limit, before.Name)
-		}
-		return moved
-	}
-}
-
-func (a *Admin) release(r *http.Request) (any, error) {
-	name := r.PathValue("name")
-	if _, err := a.view(r.Context(), name); err != nil {
-		return nil, err
-	}
-	if err := a.Routers.Release(r.Context(), name); err != nil {
-		return nil, err
-	}
-	return a.view(r.Context(), name)
 }

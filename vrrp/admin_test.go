@@ -169,7 +169,7 @@ func TestMoveTellsWhatCameOfIt(t *testing.T) {
 func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	fake := newFake(Active, time.Now())
 	var asked string
-	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router string, _ bool) (Moved, error) {
+	admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(_ context.Context, node, router, _ string) (Moved, error) {
 		asked = node + " " + router
 		return Moved{}, fake.tell("preempted", router, Backup)
 	}})
@@ -181,7 +181,7 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 	if fake.told[0] != "release dns1" {
 		t.Errorf("this node still holds on: %q", fake.told)
 	}
-	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, bool) (Moved, error) { return Moved{}, errors.New("no route") }})
+	admin = NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Elsewhere: func(context.Context, string, string, string) (Moved, error) { return Moved{}, errors.New("no route") }})
 	if status, text := request(t, admin, "POST", "move/dns1?to=fbservice2", nil); status != 500 || !strings.Contains(text, "no route; type it there: ssh fbservice2") {
 		t.Errorf("%d %s", status, text)
 	}
@@ -189,7 +189,7 @@ func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
 
 // TestTheHolderHearsOfAMoveByCommandFirst: wherever it is typed. It fails if the
 // address goes before; if nobody is told because it is another node that holds it,
-// or two are told for one; and if a holder that can't be told stops the move, or
+// or held it when another was told; if two are told for one; and if a holder that can't be told stops the move, or
 // goes unsaid.
 func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 	deaf := errors.New("no route to host")
@@ -206,7 +206,10 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 		{"on the target", "move/dns1?to=fbservice1", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
 		{"on the target, of a holder that is deaf", "hold/dns1", false, deaf, "", "hear fbservice2 dns1, pull dns1",
 			"the holder fbservice2 could not be told before: some log lines may come twice: no route to host"},
-		{"on the holder, for the target", "hold/dns1?heard=true", false, deaf, "", "pull dns1", ""},
+		{"on the holder, for the target", "hold/dns1?heard=fbservice2", false, deaf, "", "pull dns1", ""},
+		{"on one that held it, for the target", "hold/dns1?heard=fbservice3", false, nil, "", "hear fbservice2 dns1, pull dns1", ""},
+		{"on the holder, for the next", "move/dns1", true, deaf, "", "hear fbservice1 dns1, yield dns1",
+			"the holder fbservice1 could not be told before"},
 		{"on the target, which has it", "hold/dns1", true, nil, "", "pull dns1", ""},
 		{"on the holder", "move/dns1?to=fbservice2", true, nil, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1", ""},
 		{"on the holder, with a relay that is deaf", "move/dns1?to=fbservice2", true, deaf, "", "hear fbservice1 dns1, release dns1, hold fbservice2 dns1",
@@ -224,13 +227,13 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 			}
 			admin := NewAdmin(AdminDeps{
 				Node: "fbservice1", Routers: fake,
-				HearOut: func(_ context.Context, node, router string) error {
-					log("hear " + node + " " + router)
+				HearOut: func(_ context.Context, node string, d Departure) error {
+					log("hear " + node + " " + d.Router)
 					return test.failed
 				},
-				Elsewhere: func(_ context.Context, node, router string, heard bool) (Moved, error) {
-					if heard != test.active {
-						t.Errorf("%s hears that the holder has been told: %v", node, heard)
+				Elsewhere: func(_ context.Context, node, router, heard string) (Moved, error) {
+					if want := map[bool]string{true: "fbservice1"}[test.active]; heard != want {
+						t.Errorf("%s hears that %q has been told, want %q", node, heard, want)
 					}
 					return Moved{Note: test.note}, fake.tell("hold "+node, router, Backup)
 				},
@@ -244,32 +247,6 @@ func TestTheHolderHearsOfAMoveByCommandFirst(t *testing.T) {
 				t.Errorf("%s; want %s", got, test.want)
 			}
 		})
-	}
-}
-
-// TestWhoIsAboutToTakeItIsHeardByTheHolderAlone.
-func TestWhoIsAboutToTakeItIsHeardByTheHolderAlone(t *testing.T) {
-	for _, state := range []State{Active, Backup} {
-		fake := newFake(state, time.Now())
-		heard := ""
-		admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, HearOut: func(_ context.Context, node, router string) error {
-			heard = node + " " + router
-			return errors.New("it is busy")
-		}})
-		var told Told
-		status, text := request(t, admin, "POST", "leave/dns1", &told)
-		switch {
-		case state == Active && (status != 500 || !strings.Contains(text, "it is busy") || heard != "fbservice1 dns1"):
-			t.Errorf("the holder: %d %s, told %q", status, text, heard)
-		case state == Backup && (status != 200 || told.Holds || heard != ""):
-			t.Errorf("another: %d %s, told %q", status, text, heard)
-		}
-		if len(fake.told) > 0 {
-			t.Errorf("the router was given orders: %q", fake.told)
-		}
-		if status, _ := request(t, admin, "POST", "leave/nothing", nil); status != http.StatusNotFound {
-			t.Errorf("of nobody: %d", status)
-		}
 	}
 }
 

@@ -57,6 +57,7 @@ type Status struct {
 	Since    time.Time
 	Reason   string
 	Priority uint8 // with weights
+	Released uint8 // what that is, or will be, without Pull and Yield
 	Pulled   bool
 	Yielded  bool
 	Active   netip.Addr    // who is, as far as we know: Source of ours, a peer's, or zero
@@ -89,7 +90,7 @@ func (m *Machine) Status(router int) Status {
 	r := m.routers[router]
 	g := r.group
 	s := Status{
-		State: g.state, Since: g.since, Reason: g.reason, Priority: r.priority,
+		State: g.state, Since: g.since, Reason: g.reason, Priority: r.priority, Released: r.released(),
 		Pulled: g.pulled, Yielded: g.yielded, Active: r.active, Interval: r.interval,
 	}
 	if g.state == Backup {

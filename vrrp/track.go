@@ -102,9 +102,17 @@ func (r *router) weigh() {
 		r.priority = maxPriority
 		return
 	}
+	r.priority = r.released()
+}
+
+// released is its priority with its weights where nobody gave an order.
+func (r *router) released() uint8 {
+	if r.Priority == owner {
+		return owner
+	}
 	sum := int(r.Priority)
 	for i := range r.tracks {
 		sum += r.tracks[i].adds(r.adopted)
 	}
-	r.priority = uint8(min(max(sum, minPriority), maxPriority))
+	return uint8(min(max(sum, minPriority), maxPriority))
 }

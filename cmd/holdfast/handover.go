@@ -7,10 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,24 +24,28 @@ const (
 	// longer than the relay takes, and short to who types it.
 	handoverWithin = 4 * time.Second
 	// preemptLead is how long before this node takes an address from a worse one
-	// the other is told: as long as its relay may take, and so short that it still
-	// holds new clients then.
-	preemptLead  = 4 * time.Second
+	// the other is told, and preemptEvery how often it is looked whether that is soon:
+	// more often where preempt_delay is short, but not below preemptLeast, and hardly
+	// while none runs that would have to be told of.
+	preemptLead  = logrelay.LeaveAhead
 	preemptEvery = time.Second
+	preemptLeast = 50 * time.Millisecond
+	preemptNever = 10 * time.Second
 )
 
-// handover is the virtual routers of a node, whose log relay, if there is one,
-// hears of it before addresses are given away on purpose: at a move, a drain or
-// this process's end. Its clients then know what is stored of what they sent. Where
-// it is this node that takes an address away on purpose, the relay of the node that
-// has it hears of it. Nothing that is not planned comes by here, and what a relay
+// handover tells the log relay, if there is one, of the node that holds an address
+// before that goes on purpose: at a move, a drain or this process's end, or where this
+// node takes it by an order or after preempt_delay. Its clients then know what is
+// stored of what they sent. Nothing that is not planned comes by here, and what a relay
 // says stops no move. It is a run.Task: its end is before the routers'.
 type handover struct {
-	vrrp.Routers
+	routers interface {
+		Status(context.Context) ([]vrrp.RouterReport, error)
+	}
 	node  string // this one
-	relay func(ctx context.Context, addrs []netip.Addr) error
+	relay func(ctx context.Context, addrs []netip.Addr, d vrrp.Departure) error
 	// ask tells another node that a router is about to be taken from it.
-	ask func(ctx context.Context, node, router string) error
+	ask func(ctx context.Context, node string, d vrrp.Departure) error
 	log *slog.Logger
 	// every is preemptEvery.
 	every time.Duration
@@ -56,7 +58,7 @@ func (h *handover) String() string { return "handover" }
 func (h *handover) Run(ctx context.Context, ready func()) error {
 	ready()
 	h.watch(ctx)
-	h.said(h.before(context.WithoutCancel(ctx), ""), h.node, "")
+	h.said(h.before(context.WithoutCancel(ctx), vrrp.Departure{By: h.node}), h.node, "")
 	return nil
 }
 
@@ -68,47 +70,20 @@ func (h *handover) said(err error, holder, router string) {
 	}
 }
 
-// Yield hands a router over to a peer; see vrrp.Service.
-func (h *handover) Yield(ctx context.Context, router string) error {
-	h.said(h.before(ctx, router), h.node, router)
-	return h.Routers.Yield(ctx, router)
+// together has the clients of several routers, and of their holders, heard out at the
+// same time. It blocks until that is done, for handoverWithin at most.
+func (h *handover) together(ctx context.Context, holders map[string]string) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for router, holder := range holders {
+		group.Go(func() { h.said(h.HearOut(ctx, holder, vrrp.Departure{Router: router, By: h.node}), holder, router) })
+	}
 }
 
-// Release has priorities decide about a router again; see vrrp.Service. The
-// address goes by that, if a better node gives it up or is this one.
-func (h *handover) Release(ctx context.Context, router string) error {
-	if holder := h.loses(ctx, router); holder != "" {
-		h.said(h.HearOut(ctx, holder, router), holder, router)
-	}
-	return h.Routers.Release(ctx, router)
-}
-
-// loses is the node that a router goes from as soon as it is released here; ""
-// none, as far as this one knows. Where it goes later, watch tells.
-func (h *handover) loses(ctx context.Context, router string) string {
-	reports, err := h.Status(ctx)
-	if err != nil {
-		return ""
-	}
-	at := slices.IndexFunc(reports, func(r vrrp.RouterReport) bool { return r.Settings.Name == router })
-	if at < 0 {
-		return ""
-	}
-	set, status := &reports[at].Settings, &reports[at].Status
-	switch {
-	case !set.Preempt || set.PreemptDelay > 0:
-	case status.State == vrrp.Active && status.Pulled && len(set.Order) > 0 && set.Order[0] != h.node:
-		return h.node
-	case status.State == vrrp.Backup && status.Yielded && h.worse(set, status):
-		return set.Nodes[status.Active]
-	}
-	return ""
-}
-
-// worse tells whether a router's holder is to hold it after this node.
-func (h *handover) worse(set *vrrp.RouterSettings, status *vrrp.Status) bool {
-	theirs := slices.Index(set.Order, set.Nodes[status.Active])
-	return theirs > slices.Index(set.Order, h.node)
+// preemption is a takeover after preempt_delay.
+type preemption struct {
+	holder string
+	at     time.Time
 }
 
 // watch tells each holder that this node is better than, and takes over from after
@@ -117,66 +92,90 @@ func (h *handover) worse(set *vrrp.RouterSettings, status *vrrp.Status) bool {
 func (h *handover) watch(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
-	tick := time.NewTicker(h.every)
-	defer tick.Stop()
-	told := map[string]time.Time{} // by router: of which moment
+	timer := time.NewTimer(h.every)
+	defer timer.Stop()
+	told := map[string]preemption{} // by router
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
-		reports, err := h.Status(ctx)
+		reports, err := h.routers.Status(ctx)
 		if err != nil {
-			continue // they have not begun
+			timer.Reset(h.every) // they have not begun
+			continue
 		}
+		timer.Reset(h.nextLook(reports))
 		for i := range reports {
 			set, status := &reports[i].Settings, &reports[i].Status
-			router, holder := set.Name, set.Nodes[status.Active]
-			if status.PreemptAt.IsZero() || holder == "" {
+			router, next := set.Name, preemption{set.Nodes[status.Active], status.PreemptAt}
+			if next.at.IsZero() || next.holder == "" {
 				delete(told, router)
 				continue
 			}
-			if time.Until(status.PreemptAt) > preemptLead || told[router].Equal(status.PreemptAt) {
+			in := time.Until(next.at)
+			if last := told[router]; in > preemptLead || last.holder == next.holder && last.at.Equal(next.at) {
 				continue
 			}
-			told[router] = status.PreemptAt
-			group.Go(func() { h.said(h.HearOut(ctx, holder, router), holder, router) })
+			told[router] = next
+			group.Go(func() {
+				h.said(h.HearOut(ctx, next.holder, vrrp.Departure{Router: router, In: max(0, in), By: h.node}), next.holder, router)
+			})
 		}
 	}
 }
 
-// HearOut has the clients of a router's addresses heard out by the log relay of
-// the node that holds it. It blocks until that is done, for handoverWithin at most.
-func (h *handover) HearOut(ctx context.Context, node, router string) error {
-	if node == h.node {
-		return h.before(ctx, router)
+// nextLook is how long watch waits: what it looks at costs the routers time. Where no
+// delay runs, none that begins meanwhile is to be told of sooner.
+func (h *handover) nextLook(reports []vrrp.RouterReport) time.Duration {
+	wait := preemptNever
+	for i := range reports {
+		delay := reports[i].Settings.PreemptDelay
+		if delay == 0 {
+			continue
+		}
+		soon := min(h.every, max(delay/4, preemptLeast))
+		if reports[i].Status.PreemptAt.IsZero() {
+			soon = max(soon, delay-preemptLead)
+		}
+		wait = min(wait, soon)
 	}
-	ctx, cancel := context.WithTimeout(ctx, handoverWithin)
+	return wait
+}
+
+// HearOut has the clients of a router's addresses heard out by the log relay of
+// the node that holds it. It blocks until that is done, for d.In and handoverWithin
+// at most.
+func (h *handover) HearOut(ctx context.Context, node string, d vrrp.Departure) error {
+	if node == h.node {
+		return h.before(ctx, d)
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.In+handoverWithin)
 	defer cancel()
-	return h.ask(ctx, node, router)
+	return h.ask(ctx, node, d)
 }
 
 // before has the clients of a router's addresses heard out, and of those that go
 // with it, if this node holds them; "" is every router. It blocks until that is
-// done, for handoverWithin at most.
-func (h *handover) before(ctx context.Context, router string) error {
-	ctx, cancel := context.WithTimeout(ctx, handoverWithin)
+// done, for d.In and handoverWithin at most.
+func (h *handover) before(ctx context.Context, d vrrp.Departure) error {
+	ctx, cancel := context.WithTimeout(ctx, d.In+handoverWithin)
 	defer cancel()
-	reports, err := h.Status(ctx)
+	reports, err := h.routers.Status(ctx)
 	if err != nil {
 		return nil // they hold nothing, or say so where they are asked
 	}
 	group := ""
 	for i := range reports {
-		if set := &reports[i].Settings; set.Name == router {
+		if set := &reports[i].Settings; set.Name == d.Router {
 			group = set.Group
 		}
 	}
 	var addrs []netip.Addr
 	for i := range reports {
 		r := &reports[i]
-		goes := router == "" || r.Settings.Name == router || group != "" && r.Settings.Group == group
+		goes := d.Router == "" || r.Settings.Name == d.Router || group != "" && r.Settings.Group == group
 		if goes && r.Status.State == vrrp.Active {
 			for _, held := range r.Held {
 				addrs = append(addrs, held.Prefix.Addr())
@@ -186,7 +185,7 @@ func (h *handover) before(ctx context.Context, router string) error {
 	if len(addrs) == 0 {
 		return nil
 	}
-	if err := h.relay(ctx, addrs); err != nil {
+	if err := h.relay(ctx, addrs, d); err != nil {
 		return fmt.Errorf("the log relay of %s did not end its sessions at %v: %w", h.node, addrs, err)
 	}
 	return nil
@@ -194,12 +193,12 @@ func (h *handover) before(ctx context.Context, router string) error {
 
 // tellRelay has the log relay of this machine end its sessions at addresses. None
 // runs where there is no socket.
-func tellRelay(path string) func(ctx context.Context, addrs []netip.Addr) error {
-	return func(ctx context.Context, addrs []netip.Addr) error {
+func tellRelay(path string) func(ctx context.Context, addrs []netip.Addr, d vrrp.Departure) error {
+	return func(ctx context.Context, addrs []netip.Addr, d vrrp.Departure) error {
 		if _, err := os.Lstat(path); err != nil {
 			return nil
 		}
-		args := url.Values{}
+		args := d.Args()
 		for _, a := range addrs {
 			args.Add("address", a.String())
 		}
@@ -230,7 +229,7 @@ func (c *agentCmd) handsOver(base *foundation, routers vrrp.Routers) *handover {
 		reach = leaveByCore(c.socket())
 	}
 	return &handover{
-		Routers: routers, node: base.self.Name, relay: tellRelay(filepath.Join(c.RunDir, "logs.sock")),
+		routers: routers, node: base.self.Name, relay: tellRelay(filepath.Join(c.RunDir, "logs.sock")),
 		ask: askToLeave(base, reach), log: base.log.With("service", "vrrp"), every: preemptEvery,
 	}
 }

@@ -28,7 +28,6 @@ import (
 
 // heldRouters are three routers, of which this node has the first two.
 type heldRouters struct {
-	vrrp.Routers
 	mu      sync.Mutex
 	said    []string
 	looked  int
@@ -70,27 +69,19 @@ func (r *heldRouters) say(what string) {
 	r.said = append(r.said, what)
 }
 
-func (r *heldRouters) Yield(_ context.Context, router string) error {
-	r.say("yield " + router)
-	return nil
-}
-
-func (r *heldRouters) Release(_ context.Context, router string) error {
-	r.say("release " + router)
-	return nil
-}
-
 // handing makes a handover of them, on fb2; what its relay answers, and other nodes.
 func handing(answer error) (*handover, *heldRouters) {
 	routers := &heldRouters{}
 	return &handover{
-		Routers: routers, node: "fb2", log: slog.New(slog.DiscardHandler), every: time.Millisecond,
-		relay: func(_ context.Context, addrs []netip.Addr) error {
+		routers: routers, node: "fb2", log: slog.New(slog.DiscardHandler), every: time.Millisecond,
+		relay: func(_ context.Context, addrs []netip.Addr, _ vrrp.Departure) error {
 			routers.say(fmt.Sprint("relay ", addrs))
 			return answer
 		},
-		ask: func(_ context.Context, node, router string) error {
-			routers.say("ask " + node + " " + router)
+		ask: func(_ context.Context, node string, d vrrp.Departure) error {
+			if routers.say("ask " + node + " " + d.Router); d.In > preemptLead || d.By != "fb2" {
+				routers.say(fmt.Sprint("of ", d))
+			}
 			return answer
 		},
 	}, routers
@@ -104,62 +95,50 @@ func TestARouterTakesItsGroupAlong(t *testing.T) {
 		standing("logs", vrrp.Active, "10.1.0.101/24"), standing("front", vrrp.Active, "10.1.0.102/24"), standing("dns1", vrrp.Active, "10.1.0.103/24"),
 	}
 	routers.reports[0].Settings.Group, routers.reports[1].Settings.Group = "one", "one"
-	if err := h.Yield(t.Context(), "logs"); err != nil {
+	if err := h.HearOut(t.Context(), "fb2", vrrp.Departure{Router: "logs"}); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff([]string{"relay [10.1.0.101 10.1.0.102]", "yield logs"}, routers.said); diff != "" {
+	if diff := cmp.Diff([]string{"relay [10.1.0.101 10.1.0.102]"}, routers.said); diff != "" {
 		t.Error(diff)
 	}
 }
 
-// TestAReleaseByWhichAnAddressGoesIsHeardFirst: fb1 takes it back from fb2, which
-// held it by order, or fb2 from fb3, for which it had stood back. It fails if the
-// node that loses it hears of it late or not at all, and if one does that keeps it:
-// its clients would wait for nothing.
-func TestAReleaseByWhichAnAddressGoesIsHeardFirst(t *testing.T) {
-	held := standing("logs", vrrp.Active, "10.1.0.101/24")
-	held.Status.Pulled = true
-	first := held
-	first.Settings.Order = []string{"fb2", "fb1"}
-	back := standing("logs", vrrp.Backup, "10.1.0.101/24")
-	back.Status.Yielded, back.Status.Active = true, heldBy(3)
-	worse := back
-	worse.Status.Active = heldBy(1)
-	plain, later, keeps := held, back, held
-	plain.Status.Pulled = false
-	later.Settings.PreemptDelay = time.Minute // told before that is over
-	keeps.Settings.Preempt = false
-	for name, test := range map[string]struct {
-		report vrrp.RouterReport
-		want   []string
-	}{
-		"held here, and another's":  {held, []string{"relay [10.1.0.101]", "release logs"}},
-		"held here, and ours":       {first, []string{"release logs"}},
-		"held here, by priority":    {plain, []string{"release logs"}},
-		"held here, and kept":       {keeps, []string{"release logs"}},
-		"stood back, and ours":      {back, []string{"ask fb3 logs", "release logs"}},
-		"stood back, and another's": {worse, []string{"release logs"}},
-		"stood back, for later":     {later, []string{"release logs"}},
-	} {
-		h, routers := handing(errors.New("it is busy"))
-		routers.reports = []vrrp.RouterReport{test.report}
-		if err := h.Release(t.Context(), "logs"); err != nil {
-			t.Error(err)
-		}
-		if diff := cmp.Diff(test.want, routers.said); diff != "" {
-			t.Errorf("%s: %s", name, diff)
+// TestHoldersOfSeveralAddressesAreHeardOutAtTheSameTime. It fails if one is asked after
+// the other's answer, which may take four seconds.
+func TestHoldersOfSeveralAddressesAreHeardOutAtTheSameTime(t *testing.T) {
+	h, _ := handing(nil)
+	asked := make(chan string)
+	h.ask = func(ctx context.Context, node string, d vrrp.Departure) error {
+		select {
+		case asked <- d.Router: // until both are
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		h.together(t.Context(), map[string]string{"logs": "fb1", "dns1": "fb3"})
+	}()
+	began := make(chan struct{})
+	go func() {
+		defer close(began)
+		<-asked
+		<-asked
+	}()
+	<-began
+	<-ended
 }
 
 // TestAReturningNodeTellsTheHolderBeforeItPreempts: once, when little of
 // preempt_delay is left. It fails if the holder is not told, is told again at each
-// look, or long before; and if what it answers ends the watch.
+// look, or long before; if another that has it by then is not; and if what it answers ends the watch.
 func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 	h, routers := handing(errors.New("no route to host"))
 	soon, late, never := standing("soon", vrrp.Backup), standing("late", vrrp.Backup), standing("never", vrrp.Backup)
 	for _, r := range []*vrrp.RouterReport{&soon, &late, &never} {
-		r.Status.Active = heldBy(3)
+		r.Status.Active, r.Settings.PreemptDelay = heldBy(3), time.Minute
 	}
 	soon.Status.PreemptAt, late.Status.PreemptAt = time.Now().Add(preemptLead/2), time.Now().Add(time.Hour)
 	routers.reports = []vrrp.RouterReport{soon, late, never}
@@ -197,10 +176,53 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 	routers.reports = []vrrp.RouterReport{again}
 	routers.mu.Unlock()
 	looks("the holder is told of the next time", 10, func(said []string) bool { return len(said) > 1 })
+	routers.mu.Lock()
+	another := again
+	another.Status.Active = heldBy(1) // it went to another meanwhile
+	routers.reports = []vrrp.RouterReport{another}
+	routers.mu.Unlock()
+	looks("the next holder is told", 10, func(said []string) bool { return len(said) > 2 })
 	end()
 	<-ended
-	if diff := cmp.Diff([]string{"ask fb3 soon", "ask fb3 soon"}, routers.said); diff != "" {
+	if diff := cmp.Diff([]string{"ask fb3 soon", "ask fb3 soon", "ask fb1 soon"}, routers.said); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed: each look takes their time. It fails
+// if they are looked at each second while no delay runs, or not before a short one is
+// over.
+func TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed(t *testing.T) {
+	h := &handover{every: preemptEvery}
+	for delay, want := range map[time.Duration]struct{ idle, runs time.Duration }{
+		0:                           {preemptNever, preemptNever},
+		time.Minute:                 {preemptNever, preemptEvery},
+		preemptLead + 3*time.Second: {3 * time.Second, preemptEvery},
+		time.Second:                 {250 * time.Millisecond, 250 * time.Millisecond},
+		100 * time.Millisecond:      {preemptLeast, preemptLeast},
+	} {
+		r := standing("logs", vrrp.Backup)
+		r.Settings.PreemptDelay = delay
+		all := []vrrp.RouterReport{standing("dns1", vrrp.Backup), r}
+		if got := h.nextLook(all); got != want.idle {
+			t.Errorf("delay %v: after %v, want %v", delay, got, want.idle)
+		}
+		all[1].Status.PreemptAt = time.Now().Add(delay)
+		if got := h.nextLook(all); got != want.runs {
+			t.Errorf("delay %v, which runs: after %v, want %v", delay, got, want.runs)
+		}
+	}
+}
+
+// TestANodeThatDoesNotHoldItWasNotTheOneToTell: what this node sees may be old. It
+// fails if that counts as told.
+func TestANodeThatDoesNotHoldItWasNotTheOneToTell(t *testing.T) {
+	d := vrrp.Departure{Router: "dns1"}
+	if err := wasTold("fb3", d, vrrp.Told{Name: "dns1", Holds: true}); err != nil {
+		t.Error(err)
+	}
+	if err := wasTold("fb3", d, vrrp.Told{Name: "dns1"}); err == nil || !strings.Contains(err.Error(), "fb3 does not hold dns1") {
+		t.Errorf("it says %v", err)
 	}
 }
 
@@ -210,8 +232,8 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 func TestAUnitWithoutACertificateAsksByCore(t *testing.T) {
 	var asked []string
 	unit := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked = append(asked, "unit "+r.URL.Path) })
-	core := tellsOthers(func(_ context.Context, node, router string) error {
-		if asked = append(asked, node+" "+router); router == "dns2" {
+	core := tellsOthers(func(_ context.Context, node string, d vrrp.Departure) error {
+		if asked = append(asked, fmt.Sprint(node, " ", d)); d.Router == "dns2" {
 			return errors.New("no route to host")
 		}
 		return nil
@@ -223,14 +245,14 @@ func TestAUnitWithoutACertificateAsksByCore(t *testing.T) {
 	}
 	serve(t, server)
 	ask := leaveByCore(socket)
-	if err := ask(t.Context(), "fb3", "dns1"); err != nil {
+	if err := ask(t.Context(), "fb3", vrrp.Departure{Router: "dns1", In: 3 * time.Second, By: "fb2"}); err != nil {
 		t.Error(err)
 	}
-	if err := ask(t.Context(), "fb3", "dns2"); err == nil || !strings.Contains(err.Error(), "no route to host") {
+	if err := ask(t.Context(), "fb3", vrrp.Departure{Router: "dns2"}); err == nil || !strings.Contains(err.Error(), "no route to host") {
 		t.Errorf("a node that does not answer: %v", err)
 	}
 	core.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "POST", vrrp.AdminPath+"hold/dns1", nil))
-	if diff := cmp.Diff([]string{"fb3 dns1", "fb3 dns2", "unit " + vrrp.AdminPath + "hold/dns1"}, asked); diff != "" {
+	if diff := cmp.Diff([]string{"fb3 {dns1 3s fb2}", "fb3 {dns2 0s }", "unit " + vrrp.AdminPath + "hold/dns1"}, asked); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -241,7 +263,7 @@ func TestAMoveSaysThatTheHolderCouldNotBeTold(t *testing.T) {
 	server, err := admin.New(admin.Config{Unit: "net", Path: socket}, admin.Deps{
 		Handler: vrrp.NewAdmin(vrrp.AdminDeps{
 			Node: "fbservice1", Routers: &oneRouter{state: vrrp.Backup},
-			HearOut: func(context.Context, string, string) error { return errors.New("no route to host") },
+			HearOut: func(context.Context, string, vrrp.Departure) error { return errors.New("no route to host") },
 		}),
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
@@ -257,17 +279,20 @@ func TestAMoveSaysThatTheHolderCouldNotBeTold(t *testing.T) {
 	}
 }
 
-// TestTheRelayHearsOfAPlannedMoveFirst: of the addresses that this node has, and
-// what it answers stops no move.
-func TestTheRelayHearsOfAPlannedMoveFirst(t *testing.T) {
+// TestTheRelayHearsOfTheAddressesThatThisNodeHas, and what it answers is told.
+func TestTheRelayHearsOfTheAddressesThatThisNodeHas(t *testing.T) {
 	for _, answer := range []error{nil, errors.New("it is busy")} {
 		h, routers := handing(answer)
 		for _, name := range []string{"logs", "away", "dns1"} {
-			if err := h.Yield(t.Context(), name); err != nil {
-				t.Error(err)
+			want := answer
+			if name == "away" {
+				want = nil
+			}
+			if err := h.HearOut(t.Context(), "fb2", vrrp.Departure{Router: name}); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", name, err, want)
 			}
 		}
-		want := []string{"relay [10.1.0.101 fd00::101]", "yield logs", "yield away", "relay [10.1.0.102]", "yield dns1"}
+		want := []string{"relay [10.1.0.101 fd00::101]", "relay [10.1.0.102]"}
 		if diff := cmp.Diff(want, routers.said); diff != "" {
 			t.Errorf("the relay answers %v: %s", answer, diff)
 		}
@@ -304,7 +329,8 @@ func TestTheRelayIsToldByItsSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "logs.sock")
 	addrs := []netip.Addr{netip.MustParseAddr("10.1.0.101"), netip.MustParseAddr("fd00::101")}
 	tell := tellRelay(path)
-	if err := tell(t.Context(), addrs); err != nil {
+	d := vrrp.Departure{Router: "logs", In: 3 * time.Second, By: "fb1"}
+	if err := tell(t.Context(), addrs, d); err != nil {
 		t.Errorf("no relay runs here: %v", err)
 	}
 	listener, err := net.Listen("unix", path)
@@ -313,19 +339,19 @@ func TestTheRelayIsToldByItsSocket(t *testing.T) {
 	}
 	var asked []string
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.Method+" "+r.URL.Path+" "+strings.Join(r.URL.Query()["address"], " "))
+		asked = append(asked, r.Method+" "+r.URL.Path+" "+strings.Join(r.URL.Query()["address"], " ")+" in "+r.URL.Query().Get("in")+" by "+r.URL.Query().Get("by"))
 		if len(asked) > 1 {
 			http.Error(w, "it is full", http.StatusTeapot)
 		}
 	})}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	first, second := tell(t.Context(), addrs), tell(t.Context(), addrs)
+	first, second := tell(t.Context(), addrs, d), tell(t.Context(), addrs, d)
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}
 	<-served
-	want := "POST " + logrelay.LeavePath + " 10.1.0.101 fd00::101"
+	want := "POST " + logrelay.LeavePath + " 10.1.0.101 fd00::101 in 3s by fb1"
 	if first != nil || !slices.Equal(asked, []string{want, want}) {
 		t.Errorf("asked %q: %v", asked, first)
 	}

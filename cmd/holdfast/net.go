@@ -24,7 +24,7 @@ import (
 // behind them, and their admin socket.
 type network struct {
 	routers  *vrrp.Service
-	given    *handover // the routers, for who gives addresses away on purpose
+	given    *handover // tells of addresses that go on purpose
 	balancer *lb.Service
 	socket   *admin.Server
 	admin    http.Handler // what net.sock and the API show of the addresses
@@ -61,7 +61,7 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 		return nil, err
 	}
 	n.given = c.handsOver(base, n.routers)
-	n.admin = newVIPAdmin(base, n.given)
+	n.admin = newVIPAdmin(base, n.routers, n.given)
 	handler := n.handler(base)
 	if store.replica != nil {
 		handler = unitHandler(base, store.replica, handler)
@@ -73,7 +73,7 @@ func (c *agentCmd) newNetwork(base *foundation, store shared) (*network, error) 
 
 // standBack keeps the addresses away while the node is drained.
 func (n *network) standBack(base *foundation, store state.Reader) *standBack {
-	return &standBack{node: base.self.Name, state: store, routers: n.given, log: base.log.With("service", "vrrp")}
+	return &standBack{node: base.self.Name, state: store, routers: n.routers, hearOut: n.given.together, log: base.log.With("service", "vrrp")}
 }
 
 // routers are what the file says about this node's virtual routers. A node

@@ -27,8 +27,11 @@ type standBack struct {
 		Yield(ctx context.Context, router string) error
 		Release(ctx context.Context, router string) error
 	}
-	log  *slog.Logger
-	back map[string]bool // the routers that stand back since the drain began
+	// hearOut has the clients of routers heard out before these move, all at the same
+	// time: the node that has each, by the router's name.
+	hearOut func(ctx context.Context, holders map[string]string)
+	log     *slog.Logger
+	back    map[string]bool // the routers that stand back since the drain began
 }
 
 func (s *standBack) String() string { return "stand back" }
@@ -62,35 +65,69 @@ func (s *standBack) drained() bool {
 // follow has the routers do what the store says. Its error is that they do not
 // answer.
 func (s *standBack) follow(ctx context.Context) error {
-	if !s.drained() {
-		for router := range s.back {
-			if err := s.routers.Release(ctx, router); err != nil {
-				return err
-			}
-			delete(s.back, router)
-		}
+	drained := s.drained()
+	if !drained && len(s.back) == 0 {
 		return nil
 	}
 	reports, err := s.routers.Status(ctx)
 	if err != nil {
 		return err
 	}
+	if !drained {
+		return s.release(ctx, reports)
+	}
+	return s.yield(ctx, reports)
+}
+
+// yield has the routers stand back that do not yet.
+func (s *standBack) yield(ctx context.Context, reports []vrrp.RouterReport) error {
+	var list []string
+	holders := map[string]string{}
 	for i := range reports {
 		name, status := reports[i].Settings.Name, &reports[i].Status
-		if s.back[name] || status.Pulled {
+		switch {
+		case s.back[name] || status.Pulled:
 			continue
+		case !status.Yielded:
+			holders[name] = s.node // if it is
 		}
-		if !status.Yielded {
+		list = append(list, name)
+	}
+	if len(holders) > 0 {
+		s.hearOut(ctx, holders)
+	}
+	for _, name := range list {
+		if holders[name] != "" {
 			s.log.Info("stands back: the node is drained", "router", name)
-			err = s.routers.Yield(ctx, name)
-		}
-		if err != nil {
-			return err
+			if err := s.routers.Yield(ctx, name); err != nil {
+				return err
+			}
 		}
 		if s.back == nil {
 			s.back = map[string]bool{}
 		}
 		s.back[name] = true
+	}
+	return nil
+}
+
+// release has priorities decide about those again that stood back.
+func (s *standBack) release(ctx context.Context, reports []vrrp.RouterReport) error {
+	holders := map[string]string{}
+	for i := range reports {
+		name := reports[i].Settings.Name
+		if holder := reports[i].LosesByRelease(s.node); holder != "" && s.back[name] {
+			holders[name] = holder
+		}
+	}
+	if len(holders) > 0 {
+		s.hearOut(ctx, holders)
+	}
+	for router := range s.back {
+		if err := s.routers.Release(ctx, router); err != nil {
+			return err
+		}
+		delete(s.back, router)
 	}
 	return nil
 }

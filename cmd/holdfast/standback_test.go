@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -31,6 +32,8 @@ func (r *twoRouters) Status(context.Context) (all []vrrp.RouterReport, err error
 	for _, name := range []string{"dns1", "front"} {
 		if s := r.status[name]; s != nil {
 			all = append(all, vrrp.RouterReport{Settings: vrrp.RouterSettings{Router: vrrp.Router{Name: name}}, Status: *s})
+			all[len(all)-1].Settings.Preempt = true
+			all[len(all)-1].Settings.Nodes = map[netip.Addr]string{heldBy(2): "f2"}
 		}
 	}
 	return all, r.down
@@ -50,6 +53,13 @@ func (r *twoRouters) Yield(_ context.Context, name string) error {
 
 func (r *twoRouters) Release(_ context.Context, name string) error {
 	return r.order("release", name, false)
+}
+
+// hear is told of routers before they move, of all at once.
+func (r *twoRouters) hear(_ context.Context, holders map[string]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.said = append(r.said, fmt.Sprint("hear ", holders))
 }
 
 // told is what they were told since the last call, in the order of the names.
@@ -82,7 +92,7 @@ func TestAMachineThatBootsDrainedStandsBackFromItsAddresses(t *testing.T) {
 		routers := &twoRouters{status: map[string]*vrrp.Status{"dns1": {}, "front": {}}, down: errors.New("they have not begun")}
 		boot := func() {
 			go func() {
-				s := &standBack{node: "f1", state: store, routers: routers, log: slog.New(slog.DiscardHandler)}
+				s := &standBack{node: "f1", state: store, routers: routers, hearOut: routers.hear, log: slog.New(slog.DiscardHandler)}
 				_ = s.Run(ctx, func() {}) // it has no error
 			}()
 		}
@@ -99,7 +109,7 @@ func TestAMachineThatBootsDrainedStandsBackFromItsAddresses(t *testing.T) {
 		routers.down = nil
 		routers.mu.Unlock()
 		time.Sleep(standBackAgain)
-		if told := routers.told(); told != "yield dns1, yield front" {
+		if told := routers.told(); told != "hear map[dns1:f1 front:f1], yield dns1, yield front" {
 			t.Errorf("drained: they are told %q", told)
 		}
 		stop()
@@ -108,7 +118,7 @@ func TestAMachineThatBootsDrainedStandsBackFromItsAddresses(t *testing.T) {
 		ctx, stop = context.WithCancel(t.Context()) // the machine boots: one was held here by an admin since
 		routers.status = map[string]*vrrp.Status{"dns1": {}, "front": {Pulled: true}}
 		boot()
-		if told := routers.told(); told != "yield dns1" {
+		if told := routers.told(); told != "hear map[dns1:f1], yield dns1" {
 			t.Errorf("after a reboot they are told %q", told)
 		}
 		routers.mu.Lock()
@@ -123,8 +133,18 @@ func TestAMachineThatBootsDrainedStandsBackFromItsAddresses(t *testing.T) {
 			t.Errorf("undrained: they are told %q", told)
 		}
 		register("f1")
-		if told := routers.told(); told != "yield dns1" {
+		if told := routers.told(); told != "hear map[dns1:f1], yield dns1" {
 			t.Errorf("drained again: they are told %q", told)
+		}
+		routers.mu.Lock()
+		*routers.status["dns1"] = vrrp.Status{
+			Yielded: true, State: vrrp.Backup, Active: heldBy(2), Released: 253,
+			Peers: []vrrp.PeerStatus{{Address: heldBy(2), Advert: vrrp.Advert{Priority: 252}}},
+		}
+		routers.mu.Unlock()
+		deregister()
+		if told := routers.told(); told != "hear map[dns1:f2], release dns1" {
+			t.Errorf("undrained, and another has it: they are told %q", told)
 		}
 		stop()
 		synctest.Wait()

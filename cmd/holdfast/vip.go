@@ -249,17 +249,23 @@ type vipReleaseCmd struct {
 	Name string `arg:"" help:"Name of the VIP."`
 }
 
-func (*vipReleaseCmd) Help() string { return "Example: holdfast vip release dns1" }
+func (*vipReleaseCmd) Help() string {
+	return "Example: holdfast vip release dns1\n\nIf the address goes by that, the log relay that loses it is told before, as by vip move."
+}
 
 func (c *vipReleaseCmd) Run(con *console) error {
-	var v vrrp.View
+	var v vrrp.Released
 	if err := c.ask(con, "POST", "release/"+url.PathEscape(c.Name), nil, &v); err != nil {
 		return err
 	}
 	if c.JSON {
 		return con.json(v)
 	}
-	_, err := fmt.Fprintf(con.out, "priorities decide about %s again; %s holds it\n", printable(v.Name), fallback(v.Holder, "nobody that is known"))
+	text := fmt.Sprintf("priorities decide about %s again; %s holds it", v.Name, fallback(v.Holder, "nobody that is known"))
+	if v.Note != "" {
+		text += "; " + v.Note
+	}
+	_, err := fmt.Fprintln(con.out, printable(text))
 	return err
 }
 

@@ -17,13 +17,13 @@ import (
 
 // newVIPAdmin makes the admin tree of the virtual addresses: what net.sock and
 // the API show below vrrp.AdminPath.
-func newVIPAdmin(base *foundation, routers *handover) *vrrp.Admin {
-	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, HearOut: routers.HearOut, Kernel: vrrp.LiveKernel{}}
+func newVIPAdmin(base *foundation, routers vrrp.Routers, leaving *handover) *vrrp.Admin {
+	deps := vrrp.AdminDeps{Node: base.self.Name, Routers: routers, HearOut: leaving.HearOut, Kernel: vrrp.LiveKernel{}}
 	if base.trust != nil && base.path != "" {
-		deps.Elsewhere = func(ctx context.Context, node, router string, heard bool) (moved vrrp.Moved, err error) {
+		deps.Elsewhere = func(ctx context.Context, node, router, heard string) (moved vrrp.Moved, err error) {
 			args := url.Values{}
-			if heard {
-				args.Set("heard", "true")
+			if heard != "" {
+				args.Set("heard", heard)
 			}
 			return moved, askNode(ctx, base, node, "hold/"+url.PathEscape(router), args, &moved)
 		}
@@ -50,55 +50,79 @@ func askNode(ctx context.Context, base *foundation, node, order string, args url
 	return client.VIP(ctx, http.MethodPost, order, args, found)
 }
 
+// tellNode tells another node of a departure, and blocks until its log relay has heard
+// its clients out.
+type tellNode func(ctx context.Context, node string, d vrrp.Departure) error
+
 // askToLeave tells a node of the cluster file that a router is about to be taken
 // from it, if it runs logs; ask reaches it.
-func askToLeave(base *foundation, ask func(ctx context.Context, node, router string) error) func(ctx context.Context, node, router string) error {
-	return func(ctx context.Context, node, router string) error {
+func askToLeave(base *foundation, ask tellNode) tellNode {
+	return func(ctx context.Context, node string, d vrrp.Departure) error {
 		file := base.source.Current()
 		if there := file.Node(node); there == nil || !slices.Contains(file.Role(there.Role).Run, "logs") {
 			return nil // it has no log relay of ours
 		}
-		return ask(ctx, node, router)
+		return ask(ctx, node, d)
 	}
 }
 
 // leaveByTLS reaches other nodes with this node's certificate.
-func leaveByTLS(base *foundation) func(ctx context.Context, node, router string) error {
-	return func(ctx context.Context, node, router string) error {
+func leaveByTLS(base *foundation) tellNode {
+	return func(ctx context.Context, node string, d vrrp.Departure) error {
 		if base.trust == nil {
 			return errors.New("this agent has no certificate to ask with (--insecure)")
 		}
-		return askNode(ctx, base, node, "leave/"+url.PathEscape(router), nil, nil)
+		var told vrrp.Told
+		if err := askNode(ctx, base, node, "leave/"+url.PathEscape(d.Router), d.Args(), &told); err != nil {
+			return err
+		}
+		return wasTold(node, d, told)
 	}
 }
 
+// wasTold is an error if a node that was told does not hold the router: then whoever
+// does was not.
+func wasTold(node string, d vrrp.Departure, told vrrp.Told) error {
+	if !told.Holds {
+		return fmt.Errorf("%s does not hold %s, as far as it knows", node, d.Router)
+	}
+	return nil
+}
+
 // A unit that moves addresses has no certificate, so core, beside it, asks other
-// nodes for it: POST tellPath + NAME with ?node=NODE. It is an admin's to use: the
+// nodes for it: POST tellPath + NAME with ?node=NODE and a Departure's. It is an admin's to use: the
 // certificate of another node is not let in here.
 const tellPath = vrrp.AdminPath + "tell/"
 
 // leaveByCore reaches other nodes without a certificate.
-func leaveByCore(socket string) func(ctx context.Context, node, router string) error {
-	return func(ctx context.Context, node, router string) error {
+func leaveByCore(socket string) tellNode {
+	return func(ctx context.Context, node string, d vrrp.Departure) error {
 		client, err := api.NewClient(api.ClientConfig{Socket: socket})
 		if err != nil {
 			return err
 		}
 		defer client.Close()
-		order := strings.TrimPrefix(tellPath, vrrp.AdminPath) + url.PathEscape(router)
-		return client.VIP(ctx, http.MethodPost, order, url.Values{"node": {node}}, nil)
+		order := strings.TrimPrefix(tellPath, vrrp.AdminPath) + url.PathEscape(d.Router)
+		args := d.Args()
+		args.Set("node", node)
+		return client.VIP(ctx, http.MethodPost, order, args, nil)
 	}
 }
 
 // tellsOthers is the tree of a unit's virtual addresses as core has it: it passes
 // all on to the unit, but asks other nodes itself.
-func tellsOthers(ask func(ctx context.Context, node, router string) error, unit http.Handler) http.Handler {
+func tellsOthers(ask tellNode, unit http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", unit)
 	mux.HandleFunc("POST "+tellPath+"{name}", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), handoverWithin)
+		d, err := vrrp.ParseDeparture(r.PathValue("name"), r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), min(d.In, preemptLead)+handoverWithin)
 		defer cancel()
-		if err := ask(ctx, r.URL.Query().Get("node"), r.PathValue("name")); err != nil {
+		if err := ask(ctx, r.URL.Query().Get("node"), d); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}

@@ -92,3 +92,36 @@ func TestUnackedCountsWhatTheOtherKernelLacks(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadCountsWhatNobodyHasRead.
+func TestUnreadCountsWhatNobodyHasRead(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	other, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	counts := func(want int) {
+		t.Helper()
+		if n, err := sockopt.Unread(other.(*net.TCPConn)); err != nil || n != want {
+			t.Errorf("%d bytes, %v; want %d", n, err, want)
+		}
+	}
+	counts(0)
+	if _, err := conn.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Read(make([]byte, 30)); err != nil { // it waits until they are there
+		t.Fatal(err)
+	}
+	counts(70)
+}
