@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/kernel/sockopt"
 	"holdfast/logrelay/journal"
 	"holdfast/logrelay/syslog"
 )
