@@ -119,16 +119,21 @@ type paths struct {
 }
 
 // openPaths reads which paths were before in the folder, or below it, and adds
-// the one of now.
+// the one of now. Where none is remembered, the version before this one may have
+// been here: it knew the default alone.
 func openPaths(dir, folder string, now *pathTemplate) (p *paths, before []string, err error) {
 	p = &paths{name: filepath.Join(dir, pathsFile)}
+	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
 	b, err := os.ReadFile(p.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	remembered := string(b)
+	if errors.Is(err, fs.ErrNotExist) {
+		remembered, err = folder+defaultPath+"\n", nil
+	}
+	if err != nil {
 		return nil, nil, err
 	}
-	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
 	var all []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(remembered) {
 		text := strings.TrimSuffix(line, "\n")
 		if text == folder+now.text {
 			continue

@@ -312,6 +312,26 @@ func TestPathsThatWereBeforeAreRemembered(t *testing.T) {
 	}
 }
 
+// TestAnUpgradeRemembersThePathThatWasTheOnlyOne: where no paths are remembered,
+// files of the default path are ours, at the next start too. It fails if a missing
+// file of paths means that there were none.
+func TestAnUpgradeRemembersThePathThatWasTheOnlyOne(t *testing.T) {
+	dir := t.TempDir()
+	path, err := parsePath("{host}/{app}.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := range 2 {
+		p, before, err := openPaths(dir, "/logs/hosts", path)
+		if err == nil {
+			err = p.save()
+		}
+		if diff := cmp.Diff([]string{defaultPath}, before); err != nil || diff != "" {
+			t.Errorf("start %d: %v %s", start, err, diff)
+		}
+	}
+}
+
 func TestFileNamesAreToldFromFolders(t *testing.T) {
 	for name, want := range map[string]bool{
 		"x.log": true, "x.log.20260101T000000.000": true, "x.log.20260101T000000.000.zst": true, ".log": true,
