@@ -60,7 +60,6 @@ type files struct {
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
 	turn     uint64    // counts lines
-	births   map[string]time.Time
 	until    time.Time // the relay ends, and the files with it; zero: it does not
 	written  int64     // since the cursor moved
 	next     uint64
@@ -169,9 +168,6 @@ func (o *files) begin() (err error) {
 	o.folders = map[string]bool{}
 	o.since, o.until, o.next = time.Time{}, time.Time{}, o.cursor.Next()
 	if err := o.paths.save(); err != nil {
-		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
-	}
-	if o.births, err = o.rotator.births(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
@@ -356,7 +352,6 @@ func (o *files) rotateDue() error {
 		if err := errors.Join(o.rotator.rotate(o.root, f.name, now), f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
-		o.births[f.name] = now
 		delete(o.open, name)
 	}
 	return nil

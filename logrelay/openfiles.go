@@ -10,6 +10,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of files that are open at once.
@@ -55,7 +57,7 @@ func (o *files) fileOf(l *line) (*hostFile, error) {
 	}
 	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(l.host), used: o.turn}
 	if f.size > 0 {
-		f.born = o.bornAt(name, info)
+		f.born = bornAt(file, info, o.now())
 	}
 	// One with lines had its name at the last checkpoint, too.
 	for dir := path.Dir(name); f.size == 0 && dir != "."; dir = path.Dir(dir) {
@@ -87,31 +89,28 @@ func (o *files) closeOldest() error {
 	return nil
 }
 
-// bornAt is when a file was begun: when the one before it was put away, or else
-// a guess.
-func (o *files) bornAt(name string, info os.FileInfo) time.Time {
-	if at, ok := o.births[name]; ok {
-		return at
+// bornAt is when a file with lines was begun: when it was made, since each one
+// that was put away leaves a new one behind. Where the file system does not say,
+// it is when the last line came. now where a clock was ahead then.
+func bornAt(file *os.File, info os.FileInfo, now time.Time) time.Time {
+	at, ok := birthTime(file)
+	if !ok {
+		at = info.ModTime()
 	}
-	return info.ModTime()
+	if at.After(now) {
+		return now
+	}
+	return at
 }
 
-// births are when files that are written now were last put away, by their
-// names. It looks at all of the folder, so it is asked once a begin and not once
-// a file.
-func (r *rotator) births() (map[string]time.Time, error) {
-	births := map[string]time.Time{}
-	err := r.look(func(_ *os.Root, l listing) error {
-		now := r.now()
-		for _, f := range l.away { // the newest last
-			at, err := time.Parse(rotatedTime, f.at)
-			if p, ok := r.layout.place(f.file, now); err == nil && ok && !p.past {
-				births[f.file] = at
-			}
-		}
-		return nil
-	})
-	return births, err
+// birthTime asks the file system, by statx(2).
+func birthTime(file *os.File) (at time.Time, ok bool) {
+	var s unix.Statx_t
+	err := unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &s)
+	if err != nil || s.Mask&unix.STATX_BTIME == 0 || s.Btime.Sec <= 0 {
+		return at, false
+	}
+	return time.Unix(s.Btime.Sec, int64(s.Btime.Nsec)), true
 }
 
 // sweep removes what a crash left of files that were being compressed:

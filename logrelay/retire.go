@@ -3,7 +3,6 @@ package logrelay
 import (
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,10 +67,6 @@ func (o *files) retire() {
 	if away == 0 {
 		return
 	}
-	maps.DeleteFunc(o.births, func(name string, _ time.Time) bool {
-		p, ok := o.layout.place(name, now)
-		return !ok || p.past
-	})
 	o.rotator.wakeUp()
 }
 
