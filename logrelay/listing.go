@@ -36,6 +36,7 @@ type awayGroup struct {
 // list looks through the folder, and those in it that files of ours can be in.
 // Links are not followed.
 func (r *rotator) list(root *os.Root) (l listing, err error) {
+	var unread failures
 	now, groups := r.now(), map[string]*awayGroup{}
 	inside := map[string]int{} // how much is in folders of ours
 	walked := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
@@ -43,7 +44,7 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 		case failed != nil && errors.Is(failed, fs.ErrNotExist):
 			return nil // it went meanwhile
 		case failed != nil:
-			err = errors.Join(err, failed)
+			unread.add(failed)
 			delete(inside, name) // nobody knows whether it is empty
 			return nil
 		case name == ".":
@@ -68,7 +69,8 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 		}
 	}
 	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
-	return l, errors.Join(err, walked)
+	unread.add(walked)
+	return l, unread.err()
 }
 
 // sort puts a file where it belongs in the listing.

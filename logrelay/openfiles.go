@@ -116,11 +116,12 @@ func birthTime(file *os.File) (at time.Time, ok bool) {
 // sweep removes what a crash left of files that were being compressed:
 // ".HOST.log.TIME.zst." and a number. Nobody else compresses.
 func (r *rotator) sweep() error {
-	return r.look(func(root *os.Root, l listing) (err error) {
+	return r.look(func(root *os.Root, l listing) error {
+		var failed failures
 		for _, name := range l.half {
-			err = errors.Join(err, root.Remove(name))
+			failed.add(root.Remove(name))
 		}
-		return err
+		return failed.err()
 	})
 }
 

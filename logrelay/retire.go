@@ -53,16 +53,16 @@ func (o *files) retire() {
 		return
 	}
 	now, away := o.now(), 0
-	var failed error
+	var failed failures
 	for _, name := range names {
 		done, err := o.retireOne(name, now)
-		failed = errors.Join(failed, err)
+		failed.add(err)
 		if done {
 			away++
 		}
 	}
-	if failed != nil {
-		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", failed)
+	if err := failed.err(); err != nil {
+		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", err)
 	}
 	if away == 0 {
 		return

@@ -128,16 +128,17 @@ func cutRotated(name string) (file, at string, ok bool) {
 }
 
 func (r *rotator) compressAll(ctx context.Context) error {
-	return r.look(func(root *os.Root, l listing) (err error) {
+	return r.look(func(root *os.Root, l listing) error {
+		var failed failures
 		for _, f := range l.away {
 			if ctx.Err() != nil {
 				return nil
 			}
 			if !strings.HasSuffix(f.name, zstSuffix) {
-				err = errors.Join(err, compress(ctx, root, f.name))
+				failed.add(compress(ctx, root, f.name))
 			}
 		}
-		return err
+		return failed.err()
 	})
 }
 
@@ -217,20 +218,21 @@ func (r *rotator) tidy() error {
 	return err
 }
 
-func (r *rotator) remove(root *os.Root, l listing) (err error) {
+func (r *rotator) remove(root *os.Root, l listing) error {
+	var failed failures
 	r.past.set(l.past)
 	now := r.now()
 	for _, f := range l.away {
 		tooMany := f.group.count > r.config.keep || f.group.earlier && r.config.tooOld(f.at, now)
 		if !tooMany {
-			free, failed := r.space(r.dir)
-			if failed != nil || free >= r.config.free {
-				err = errors.Join(err, failed)
+			free, err := r.space(r.dir)
+			if err != nil || free >= r.config.free {
+				failed.add(err)
 				continue
 			}
 		}
-		if failed := root.Remove(f.name); failed != nil {
-			err = errors.Join(err, failed)
+		if err := root.Remove(f.name); err != nil {
+			failed.add(err)
 			continue
 		}
 		f.group.count--
@@ -238,11 +240,11 @@ func (r *rotator) remove(root *os.Root, l listing) (err error) {
 	}
 	for _, dir := range l.empty {
 		// One that a file was made in meanwhile stays, and says so.
-		if failed := root.Remove(dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, syscall.ENOTEMPTY) {
-			err = errors.Join(err, failed)
+		if err := root.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+			failed.add(err)
 		}
 	}
-	return err
+	return failed.err()
 }
 
 // freePercent is how much of the file system of dir others than root may use.
