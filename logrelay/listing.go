@@ -16,7 +16,7 @@ type listing struct {
 	away  []awayFile // the oldest first
 	past  []string   // files that are written, but no more: see place
 	empty []string   // folders, those within others first
-	half  []string   // what a crash left of files that were being compressed
+	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
 }
 
 // awayFile is a file that was put away.
@@ -114,7 +114,7 @@ func (r *rotator) owns(file string, now time.Time) bool {
 
 // look is list with the folder opened. Where there is no folder, nothing was
 // written yet.
-func (r *rotator) look(then func(root *os.Root, l listing) error) error {
+func (r *rotator) look(then func(root *os.Root, l *listing) error) error {
 	root, err := os.OpenRoot(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -123,5 +123,5 @@ func (r *rotator) look(then func(root *os.Root, l listing) error) error {
 		return err
 	}
 	l, err := r.list(root)
-	return errors.Join(err, then(root, l), root.Close())
+	return errors.Join(err, then(root, &l), root.Close())
 }

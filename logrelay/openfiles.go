@@ -113,18 +113,6 @@ func birthTime(file *os.File) (at time.Time, ok bool) {
 	return time.Unix(s.Btime.Sec, int64(s.Btime.Nsec)), true
 }
 
-// sweep removes what a crash left of files that were being compressed:
-// ".HOST.log.TIME.zst." and a number. Nobody else compresses.
-func (r *rotator) sweep() error {
-	return r.look(func(root *os.Root, l listing) error {
-		var failed failures
-		for _, name := range l.half {
-			failed.add(root.Remove(name))
-		}
-		return failed.err()
-	})
-}
-
 // When buffered lines are written.
 const (
 	flushLatest = 250 * time.Millisecond // after the first of them came, however many follow

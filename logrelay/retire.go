@@ -52,49 +52,41 @@ func (o *files) retire() {
 	if len(names) == 0 {
 		return
 	}
-	now, away := o.now(), 0
+	now := o.now()
 	var failed failures
 	for _, name := range names {
-		done, err := o.retireOne(name, now)
-		failed.add(err)
-		if done {
-			away++
-		}
+		failed.add(o.retireOne(name, now))
 	}
 	if err := failed.err(); err != nil {
 		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", err)
 	}
-	if away == 0 {
-		return
-	}
-	o.rotator.wakeUp()
 }
 
 // retireOne puts a file away if it has had no line for long. Its new name need
 // not be durable: with its old one it is found again.
-func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
+func (o *files) retireOne(name string, now time.Time) error {
 	info, err := o.root.Lstat(name)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = nil // it is away
+			return nil // it is away
 		}
-		return false, err
+		return err
 	}
 	// While it can be undone, the file's name has to stay: a later one of the
 	// same name would be cut off in its place.
 	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
-		return false, nil
+		return nil
 	}
 	if f := o.open[name]; f != nil {
 		delete(o.open, name)
 		if err := f.file.Close(); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if info.Size() == 0 {
-		return true, o.root.Remove(name)
+		return o.root.Remove(name)
 	}
-	return true, renameAway(o.root, name, now)
+	return o.rotator.putAway(o.root, name, now)
 }
 
 // Where files went is remembered, so that what an earlier path left is put away

@@ -45,7 +45,7 @@ type rotator struct {
 	config rotateConfig
 	layout *layout
 	log    *slog.Logger
-	wake   chan struct{}
+	wake   chan string // files that were put away just now
 	now    func() time.Time
 	// space is what is free in the directory, in percent: see freeForFiles.
 	space func(dir string) (float64, error)
@@ -54,33 +54,34 @@ type rotator struct {
 }
 
 const (
+	lookEvery   = time.Minute
 	rotatedTime = "20060102T150405.000"
 	zstSuffix   = ".zst"
 )
 
 func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logger) *rotator {
-	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freeForFiles}
+	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan string, retireMost), now: time.Now, space: freeForFiles}
 }
 
 // rotate puts a file away. It is synced already.
 func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
-	if err := renameAway(root, name, now); err != nil {
+	if err := r.putAway(root, name, now); err != nil {
 		return err
 	}
-	r.wakeUp()
 	return syncFolder(root, path.Dir(name))
 }
 
-func renameAway(root *os.Root, name string, now time.Time) error {
-	return root.Rename(name, name+"."+now.UTC().Format(rotatedTime))
-}
-
-// wakeUp has run look what there is to compress.
-func (r *rotator) wakeUp() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+// putAway renames a file, and has it compressed. Its new name is not durable yet.
+func (r *rotator) putAway(root *os.Root, name string, now time.Time) error {
+	away := name + "." + now.UTC().Format(rotatedTime)
+	if err := root.Rename(name, away); err != nil {
+		return err
 	}
+	select {
+	case r.wake <- away:
+	default: // the next look finds it
+	}
+	return nil
 }
 
 // syncFolder makes the names in a folder durable.
@@ -92,23 +93,34 @@ func syncFolder(root *os.Root, name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// run compresses and removes until ctx ends. What fails is logged and tried
-// again later.
+// run goes through the folders once a minute, and compresses what is put away
+// meanwhile, until ctx ends. What fails is tried again at the next look.
 func (r *rotator) run(ctx context.Context) {
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	if err := r.sweep(); err != nil {
-		r.log.Error("what a crash left of compressed files is not removed", "dir", r.dir, "error", err)
-	}
 	for {
-		if err := errors.Join(r.compressAll(ctx), r.tidy()); err != nil && ctx.Err() == nil {
+		err := r.look(func(root *os.Root, l *listing) error { return r.round(ctx, root, l) })
+		if err != nil && ctx.Err() == nil {
 			r.log.Error("files that were put away are not compressed or removed; tried again in a minute", "dir", r.dir, "error", err)
 		}
+		if !r.wait(ctx, tick.C) {
+			return
+		}
+	}
+}
+
+// wait compresses what is put away until tick. false: ctx ended.
+func (r *rotator) wait(ctx context.Context, tick <-chan time.Time) bool {
+	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-r.wake:
+			return false
+		case <-tick:
+			return true
+		case name := <-r.wake:
+			if err := r.compressOne(ctx, name); err != nil && ctx.Err() == nil {
+				r.log.Debug("a file that was put away is not compressed; tried again within a minute", "dir", r.dir, "error", err)
+			}
 		}
 	}
 }
@@ -127,24 +139,44 @@ func cutRotated(name string) (file, at string, ok bool) {
 	return base[:i+len(fileSuffix)], at, true
 }
 
-func (r *rotator) compressAll(ctx context.Context) error {
-	return r.look(func(root *os.Root, l listing) error {
-		var failed failures
-		for _, f := range l.away {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !strings.HasSuffix(f.name, zstSuffix) {
-				failed.add(compress(ctx, root, f.name))
-			}
+// round removes what is too much, since compressing takes room first and may take
+// long, and then compresses. Between two files it looks whether there is room still,
+// and what is not done in time is found by the next look.
+func (r *rotator) round(ctx context.Context, root *os.Root, l *listing) error {
+	var failed failures
+	failed.add(r.remove(root, l))
+	for i, all, until := 0, l.away, r.now().Add(lookEvery); i < len(all) && ctx.Err() == nil && r.now().Before(until); i++ {
+		f := &all[i] // makeRoom may have removed it
+		if strings.HasSuffix(f.name, zstSuffix) {
+			continue
 		}
-		return failed.err()
-	})
+		if err := compress(ctx, root, f.name); err != nil {
+			failed.add(err)
+		} else {
+			f.name += zstSuffix
+		}
+		_, err := r.makeRoom(root, l)
+		failed.add(err)
+	}
+	return failed.err()
 }
 
-// compress replaces a file by its compressed form, of the same owner and mode.
+// compressOne is compress with the folder opened.
+func (r *rotator) compressOne(ctx context.Context, name string) error {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(compress(ctx, root, name), root.Close())
+}
+
+// compress replaces a file by its compressed form, of the same owner and mode. One
+// that is no longer there was compressed or removed meanwhile.
 func compress(ctx context.Context, root *os.Root, name string) error {
 	in, err := root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -153,7 +185,7 @@ func compress(ctx context.Context, root *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	// See sweep. Nobody else compresses.
+	// What a crash leaves of it goes at the next look. Nobody else compresses.
 	half := path.Join(path.Dir(name), "."+path.Base(name)+zstSuffix+".1")
 	if err = root.Remove(half); err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = compressInto(ctx, root, half, in, info)
@@ -209,35 +241,25 @@ func (c cancellable) Read(b []byte) (int, error) {
 	return c.in.Read(b)
 }
 
-// tidy removes what is more than is kept, and folders that have become empty.
-func (r *rotator) tidy() error {
-	err := r.look(r.remove)
-	if free, failed := r.space(r.dir); failed == nil {
-		r.room.look(r.dir, free, r.config.free)
-	}
-	return err
-}
-
-func (r *rotator) remove(root *os.Root, l listing) error {
+// remove removes what is more than is kept, then the oldest of all while too
+// little is free, and what is left over: folders that have become empty, and halves.
+func (r *rotator) remove(root *os.Root, l *listing) error {
 	var failed failures
-	r.past.set(l.past)
-	now := r.now()
-	for _, f := range l.away {
-		tooMany := f.group.count > r.config.keep || f.group.earlier && r.config.tooOld(f.at, now)
-		if !tooMany {
-			free, err := r.space(r.dir)
-			if err != nil || free >= r.config.free {
-				failed.add(err)
-				continue
-			}
-		}
-		if err := root.Remove(f.name); err != nil {
-			failed.add(err)
-			continue
-		}
-		f.group.count--
-		r.room.took(r.log, f.name, tooMany)
+	for _, name := range l.half {
+		failed.add(root.Remove(name))
 	}
+	r.past.set(l.past)
+	now, kept := r.now(), l.away[:0]
+	for _, f := range l.away {
+		if f.group.count <= r.config.keep && !(f.group.earlier && r.config.tooOld(f.at, now)) {
+			kept = append(kept, f)
+		} else if err := r.removeAway(root, f, true); err != nil {
+			failed.add(err)
+		}
+	}
+	l.away = kept
+	_, err := r.makeRoom(root, l)
+	failed.add(err)
 	for _, dir := range l.empty {
 		// One that a file was made in meanwhile stays, and says so.
 		if err := root.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
@@ -245,6 +267,38 @@ func (r *rotator) remove(root *os.Root, l listing) error {
 		}
 	}
 	return failed.err()
+}
+
+// makeRoom removes the oldest of the files that were put away while too little of
+// the disk is free. short: there is none left to remove.
+func (r *rotator) makeRoom(root *os.Root, l *listing) (short bool, err error) {
+	var failed failures
+	for {
+		free, err := r.space(r.dir)
+		if err != nil {
+			failed.add(err)
+			return false, failed.err()
+		}
+		if short = free < r.config.free; !short || len(l.away) == 0 {
+			r.room.look(r.dir, free, r.config.free)
+			return short, failed.err()
+		}
+		oldest := l.away[0]
+		l.away = l.away[1:]
+		failed.add(r.removeAway(root, oldest, false))
+	}
+}
+
+func (r *rotator) removeAway(root *os.Root, f awayFile, tooMany bool) error {
+	err := root.Remove(f.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f.group.count--
+	if err == nil { // else somebody else did
+		r.room.took(r.log, f.name, tooMany)
+	}
+	return nil
 }
 
 // freePercent is how much of the file system of dir others than root may use.

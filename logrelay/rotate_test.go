@@ -3,9 +3,11 @@ package logrelay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,6 +30,11 @@ func putAway(t *testing.T) (dir string) {
 		}
 	}
 	return dir
+}
+
+// tidy is one look.
+func (r *rotator) tidy() error {
+	return r.look(func(root *os.Root, l *listing) error { return r.round(context.Background(), root, l) })
 }
 
 // layoutOf is that of a path, the default unless one is given, and of others
@@ -138,6 +145,107 @@ func TestTheFloorIsLookedAtEveryMinute(t *testing.T) {
 	if _, err := freePercent(filepath.Join(dir, "nowhere")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
+}
+
+// TestRoomIsMadeBeforeAndBetweenCompressing: compressing takes room first, so what
+// is too much goes before, and where the disk fills up meanwhile, the oldest go,
+// compressed or not. It fails where files are compressed first, where nobody looks
+// until all are compressed, and where one that was compressed is looked for by its
+// old name.
+func TestRoomIsMadeBeforeAndBetweenCompressing(t *testing.T) {
+	dir := t.TempDir()
+	for _, day := range []string{"20", "21", "22", "23", "24"} {
+		if err := os.WriteFile(filepath.Join(dir, "cn1.log.202611"+day+"T000000.000"), []byte(day), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() (names, packed []string) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+			if strings.HasSuffix(e.Name(), zstSuffix) {
+				packed = append(packed, e.Name())
+			}
+		}
+		return names, packed
+	}
+	r := newRotator(dir, rotateConfig{every: maxEvery, keep: 4, free: 10}, layoutOf(t), discard())
+	looks := 0
+	r.space = func(string) (float64, error) {
+		names, packed := left()
+		if looks++; looks == 1 && (len(names) != 4 || len(packed) > 0) {
+			t.Errorf("before room was made there are %q", names)
+		}
+		if len(packed) == 2 || looks > 3 && len(names) > 1 { // full from then on
+			return 0, nil
+		}
+		return 50, nil
+	}
+	if err := r.tidy(); err != nil {
+		t.Fatal(err)
+	}
+	if names, _ := left(); len(names) != 1 || names[0] != "cn1.log.20261124T000000.000.zst" {
+		t.Errorf("there are %q", names)
+	}
+}
+
+// TestWhatIsPutAwayIsCompressedWithoutALook, in virtual time: a hundred files cost
+// one look a minute, and a look asks what is free once, however many files there
+// are. It fails where each file that is put away has all folders looked through.
+func TestWhatIsPutAwayIsCompressedWithoutALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		write := func(name string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := range 100 {
+			write(fmt.Sprintf("cn%d.log.19991201T000000.000.zst", n))
+		}
+		r := newRotator(dir, rotateConfig{every: maxEvery, keep: 10, free: 10}, layoutOf(t), discard())
+		var looks atomic.Int32
+		r.space = func(string) (float64, error) { looks.Add(1); return 50, nil }
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		go r.run(ctx)
+		synctest.Wait()
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		for n := range 100 {
+			name := fmt.Sprintf("cn%d.log", n)
+			write(name)
+			if err := r.rotate(root, name, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if err := r.compressOne(ctx, "cn1.log."+time.Now().UTC().Format(rotatedTime)); err != nil {
+			t.Errorf("one that is no longer there: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "cn99.log."+time.Now().UTC().Format(rotatedTime)+zstSuffix)); err != nil {
+			t.Error(err)
+		}
+		if names := filesBelow(t, dir); len(names) != 200 || slices.ContainsFunc(names, func(name string) bool { return !strings.HasSuffix(name, zstSuffix) }) {
+			t.Errorf("there are %q", names)
+		}
+		<-time.After(lookEvery - time.Second)
+		synctest.Wait()
+		if n := looks.Load(); n != 1 {
+			t.Errorf("%d looks within a minute", n)
+		}
+		<-time.After(2 * time.Second)
+		synctest.Wait()
+		if n := looks.Load(); n != 2 {
+			t.Errorf("%d looks after a minute", n)
+		}
+	})
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
