@@ -106,18 +106,19 @@ type paths struct {
 }
 
 // openPaths reads which paths were before in the folder, or below it, and adds
-// the one of now. Where none is remembered, the version before this one may have
-// been here: it knew the default alone.
-func openPaths(dir, folder string, now *pathTemplate) (p *paths, before []string, err error) {
+// the one of now. wrote: files were written before. Where no path is remembered,
+// that was by a version that knew the default alone.
+func openPaths(dir, folder string, now *pathTemplate, wrote bool) (p *paths, before []string, err error) {
 	p = &paths{name: filepath.Join(dir, pathsFile)}
 	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
 	b, err := os.ReadFile(p.name)
 	remembered := string(b)
-	if errors.Is(err, fs.ErrNotExist) {
-		remembered, err = folder+defaultPath+"\n", nil
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil, nil, err
+	case wrote:
+		remembered = folder + defaultPath + "\n"
 	}
 	var all []string
 	for line := range strings.Lines(remembered) {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -280,7 +282,7 @@ func TestPathsThatWereBeforeAreRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, before, err := openPaths(dir, folder, path)
+		p, before, err := openPaths(dir, folder, path, true)
 		if err == nil {
 			err = p.save()
 		}
@@ -312,24 +314,36 @@ func TestPathsThatWereBeforeAreRemembered(t *testing.T) {
 	}
 }
 
-// TestAnUpgradeRemembersThePathThatWasTheOnlyOne: where no paths are remembered,
-// files of the default path are ours, at the next start too. It fails if a missing
-// file of paths means that there were none.
+// TestAnUpgradeRemembersThePathThatWasTheOnlyOne: where files were written and no
+// paths are remembered, those of the default path are ours, at the next start too.
+// Where none were written, files in the folder are others'. It fails if a missing
+// file of paths always means that there were none, or never.
 func TestAnUpgradeRemembersThePathThatWasTheOnlyOne(t *testing.T) {
-	dir := t.TempDir()
-	path, err := parsePath("{host}/{app}.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for start := range 2 {
-		p, before, err := openPaths(dir, "/logs/hosts", path)
-		if err == nil {
-			err = p.save()
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
+		defer x.end()
+		x.store("<13>Nov 25 12:00:00 cn1 test: text")
+		for _, want := range [][]bool{{false, false}, {true, true}} {
+			for start, want := range want {
+				o, err := x.s.newFiles(x.j)
+				if err == nil {
+					err = o.paths.save()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p, ok := o.layout.place("cn1.log", time.Now()); ok != want || p.earlier != want {
+					t.Errorf("start %d: ours %v, earlier %v, want %v", start, ok, p.earlier, want)
+				}
+				if err := o.cursor.Commit(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Remove(filepath.Join(x.s.dir(), pathsFile)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if diff := cmp.Diff([]string{defaultPath}, before); err != nil || diff != "" {
-			t.Errorf("start %d: %v %s", start, err, diff)
-		}
-	}
+	})
 }
 
 func TestFileNamesAreToldFromFolders(t *testing.T) {
