@@ -14,9 +14,10 @@ import (
 // listing is what there is of ours below the folder of the files.
 type listing struct {
 	away  []awayFile // the oldest first
-	past  []string   // files that are written, but no more: see place
+	past  []string   // files that are written, but no more, and had no line for long enough
 	empty []string   // folders, those within others first
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
+	ahead map[string]time.Time
 }
 
 // awayFile is a file that was put away.
@@ -37,6 +38,7 @@ type awayGroup struct {
 // Links are not followed.
 func (r *rotator) list(root *os.Root) (l listing, err error) {
 	var unread failures
+	l.ahead = map[string]time.Time{}
 	now, groups := r.now(), map[string]*awayGroup{}
 	inside := map[string]int{} // how much is in folders of ours
 	walked := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
@@ -59,7 +61,7 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 		case e.IsDir():
 			inside[name] += 0
 		case e.Type().IsRegular():
-			r.sort(name, now, groups, &l)
+			unread.add(r.sort(name, e, now, groups, &l))
 		}
 		return nil
 	})
@@ -70,11 +72,12 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 	}
 	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
 	unread.add(walked)
+	r.ahead = l.ahead
 	return l, unread.err()
 }
 
 // sort puts a file where it belongs in the listing.
-func (r *rotator) sort(name string, now time.Time, groups map[string]*awayGroup, l *listing) {
+func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[string]*awayGroup, l *listing) error {
 	dir, base := path.Split(name)
 	if strings.HasPrefix(base, ".") {
 		base = strings.TrimRight(base[1:], "0123456789")
@@ -82,21 +85,21 @@ func (r *rotator) sort(name string, now time.Time, groups map[string]*awayGroup,
 		if file, _, ok := cutRotated(away); ok && dotted && strings.HasSuffix(away, zstSuffix) && r.owns(dir+file, now) {
 			l.half = append(l.half, name)
 		}
-		return
+		return nil
 	}
-	if strings.HasSuffix(base, fileSuffix) {
-		if p, ok := r.layout.place(name, now); ok && p.past {
-			l.past = append(l.past, name)
-		}
-		return
+	file, at, away := cutRotated(base)
+	if !away {
+		file = base
 	}
-	file, at, ok := cutRotated(base)
-	if !ok {
-		return
+	if !strings.HasSuffix(file, fileSuffix) {
+		return nil
 	}
 	p, ok := r.layout.place(dir+file, now)
 	if !ok {
-		return
+		return nil
+	}
+	if !away {
+		return r.sortWritten(name, e, p, now, l)
 	}
 	g := groups[p.group]
 	if g == nil {
@@ -105,6 +108,41 @@ func (r *rotator) sort(name string, now time.Time, groups map[string]*awayGroup,
 	}
 	g.count++
 	l.away = append(l.away, awayFile{name: name, file: dir + file, at: at, group: g})
+	return nil
+}
+
+// sortWritten sorts a file that is, or was, written.
+func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time, l *listing) error {
+	if !p.past {
+		return nil
+	}
+	idle, err := r.idle(name, e, now, l)
+	if err == nil && idle >= retireAfter {
+		l.past = append(l.past, name)
+	}
+	return err
+}
+
+// idle is for how long nothing has changed in a file or folder; 0 if it is gone.
+// Where a clock that was wrong left it a time that is still to come, that is since
+// it was first seen so.
+func (r *rotator) idle(name string, e fs.DirEntry, now time.Time, l *listing) (time.Duration, error) {
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	since := info.ModTime()
+	if since.After(now) {
+		first, ok := r.ahead[name]
+		if !ok {
+			first = now
+		}
+		since, l.ahead[name] = first, first
+	}
+	return now.Sub(since), nil
 }
 
 func (r *rotator) owns(file string, now time.Time) bool {

@@ -72,9 +72,10 @@ func (o *files) retireOne(name string, now time.Time) error {
 		}
 		return err
 	}
-	// While it can be undone, the file's name has to stay: a later one of the
-	// same name would be cut off in its place.
-	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
+	// A line may have come since the rotator looked: then it waits again. While it
+	// can be undone, the file's name has to stay: a later one of the same name
+	// would be cut off in its place.
+	if idle := now.Sub(info.ModTime()); idle >= 0 && idle < retireAfter || o.undo.has(name) {
 		return nil
 	}
 	if f := o.open[name]; f != nil {

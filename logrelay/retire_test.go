@@ -397,6 +397,66 @@ func TestAFileThatCanBeUndoneKeepsItsName(t *testing.T) {
 	})
 }
 
+// writtenAt makes a file of a line, of that time.
+func writtenAt(t *testing.T, dir, name string, at time.Time) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x\n"), 0o600), os.Chtimes(path, at, at)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFilesThatAreNotIdleYetDoNotStandInFront of one that is: more than are put
+// away at once had a line some minutes ago. It fails where the output is given
+// files before they are due.
+func TestFilesThatAreNotIdleYetDoNotStandInFront(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for n := range retireMost + 1 {
+			writtenAt(t, x.hosts, fmt.Sprintf("1999/cn%d.log", n), time.Now().Add(-retireAfter/2))
+		}
+		writtenAt(t, x.hosts, "1999/last.log", time.Now().Add(-retireAfter))
+		if err := o.rotator.tidy(); err != nil {
+			t.Fatal(err)
+		}
+		o.retire()
+		list := filesBelow(t, x.hosts)
+		if last := list[len(list)-1]; len(list) != retireMost+2 || !strings.HasPrefix(last, "1999/last.log.") {
+			t.Errorf("%s is not put away, of %d files", last, len(list))
+		}
+	})
+}
+
+// TestAFileOfALaterTimeThanNowIsPutAway, in virtual time: a clock that was wrong
+// left it, and it counts from when it was first seen. It fails where such a file
+// is put away at once, or waits for its time to come.
+func TestAFileOfALaterTimeThanNowIsPutAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		writtenAt(t, x.hosts, "1999/cn1.log", time.Now().AddDate(1, 0, 0))
+		for _, step := range []struct {
+			after time.Duration
+			away  bool
+		}{{0, false}, {retireAfter - time.Minute, false}, {2 * time.Minute, true}} {
+			<-time.After(step.after)
+			if err := o.rotator.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			o.retire()
+			if list := filesBelow(t, x.hosts); len(list) != 1 || (list[0] != "1999/cn1.log") != step.away {
+				t.Errorf("after another %v there is %q", step.after, list)
+			}
+		}
+		if err := o.rotator.tidy(); err != nil || len(o.rotator.ahead) != 0 {
+			t.Errorf("remembered: %v, %v", o.rotator.ahead, err)
+		}
+	})
+}
+
 // TestWhatAnEarlierPathLeftGoesInItsTime, in virtual time: it is put away,
 // compressed, and removed after as long as files are kept of a host that logs
 // each day. It fails if the paths that were are forgotten.

@@ -51,6 +51,7 @@ type rotator struct {
 	space func(dir string) (float64, error)
 	room  *room
 	past  pastFiles
+	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
 }
 
 const (
