@@ -15,6 +15,7 @@ import (
 type listing struct {
 	away  []awayFile // the oldest first
 	past  []string   // files that are written, but no more, and had no line for long enough
+	idle  []idleFile // files that are written, and had no line for an hour
 	empty []string   // folders, those within others first
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
 	ahead map[string]time.Time
@@ -31,7 +32,14 @@ type awayFile struct {
 // awayGroup is files that are counted together.
 type awayGroup struct {
 	count   int
+	newest  string // when the last one was put away
 	earlier bool
+	written bool // there is one that is written
+}
+
+type idleFile struct {
+	name string
+	idle time.Duration // since its last line
 }
 
 // list looks through the folder, and those in it that files of ours can be in.
@@ -98,27 +106,31 @@ func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[str
 	if !ok {
 		return nil
 	}
-	if !away {
-		return r.sortWritten(name, e, p, now, l)
-	}
 	g := groups[p.group]
 	if g == nil {
 		g = &awayGroup{earlier: p.earlier}
 		groups[p.group] = g
 	}
+	if !away {
+		g.written = true
+		return r.sortWritten(name, e, p, now, l)
+	}
 	g.count++
+	g.newest = max(g.newest, at)
 	l.away = append(l.away, awayFile{name: name, file: dir + file, at: at, group: g})
 	return nil
 }
 
-// sortWritten sorts a file that is, or was, written.
+// sortWritten sorts a file that is, or was, written. One of a host or program that
+// is silent gets no line that would have it put away.
 func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time, l *listing) error {
-	if !p.past {
-		return nil
-	}
 	idle, err := r.idle(name, e, now, l)
-	if err == nil && idle >= retireAfter {
+	switch {
+	case err != nil || idle < retireAfter:
+	case p.past || idle >= r.config.every:
 		l.past = append(l.past, name)
+	default:
+		l.idle = append(l.idle, idleFile{name, idle})
 	}
 	return err
 }

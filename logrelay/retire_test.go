@@ -238,7 +238,8 @@ func TestTheFloorRemovesTheOldestOfAllFolders(t *testing.T) {
 	if err := errors.Join(os.WriteFile(filepath.Join(outside, "x.log.20261101T000000.000"), nil, 0o600), os.Symlink(outside, filepath.Join(dir, "cn5"))); err != nil {
 		t.Fatal(err)
 	}
-	r := newRotator(dir, rotateConfig{keep: 10, free: 10}, layoutOf(t, "{host}/{app}.log"), discard())
+	r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 10, free: 10}, layoutOf(t, "{host}/{app}.log"), discard())
+	r.now = func() time.Time { return time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC) }
 	free := 1.0
 	r.space = func(string) (float64, error) { free += 3; return free, nil } // the third look is enough
 	if err := errors.Join(r.tidy(), r.tidy()); err != nil {
@@ -485,10 +486,110 @@ func TestWhatAnEarlierPathLeftGoesInItsTime(t *testing.T) {
 			t.Errorf("before three days: %s", diff)
 		}
 		r.pass(4 * time.Hour)
-		if diff := cmp.Diff([]string{"cn1/test.log"}, filesBelow(t, x.hosts)); diff != "" {
+		if diff := cmp.Diff([]string{"new"}, texts(t, x.hosts)); diff != "" {
 			t.Errorf("after three days: %s", diff)
 		}
 		r.end()
+	})
+}
+
+// TestFilesOfASilentHostGoInTheirTime, in virtual time: its file is put away when
+// it had no line for as long as a file lasts, and removed when a host that writes
+// would have no file as old. One that does keeps its own. It fails where files are
+// put away by lines alone, and removed by number alone: names are invented anew
+// after each restart.
+func TestFilesOfASilentHostGoInTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
+		defer x.end()
+		x.s.settings.rotate.keep = 3
+		r := newRun(x, plenty)
+		const silent, writes = "<13>Nov 25 12:00:00 cn1 test: silent", "<13>Nov 25 12:00:00 cn2 test: writes"
+		x.store(silent, writes)
+		r.pass(23 * time.Hour)
+		x.store(writes)
+		if diff := cmp.Diff([]string{"cn1/test.log", "cn2/test.log"}, filesBelow(t, x.hosts)); diff != "" {
+			t.Errorf("within a day: %s", diff)
+		}
+		r.pass(3 * time.Hour)
+		if list := filesBelow(t, x.hosts); len(list) != 2 || !strings.HasPrefix(list[0], "cn1/test.log.") || !strings.HasSuffix(list[0], zstSuffix) || list[1] != "cn2/test.log" {
+			t.Errorf("after a day: %q", list)
+		}
+		want := []string{"silent", "writes", "writes"}
+		for _, hours := range []int{24, 24, 18} {
+			x.store(writes)
+			want = append(want, "writes")
+			r.pass(time.Duration(hours) * time.Hour)
+		}
+		if diff := cmp.Diff(want, texts(t, x.hosts)); diff != "" {
+			t.Errorf("before four days: %s", diff)
+		}
+		r.pass(8 * time.Hour)
+		if diff := cmp.Diff(want[1:], texts(t, x.hosts)); diff != "" {
+			t.Errorf("after four days: %s", diff)
+		}
+		r.end()
+	})
+}
+
+// TestAgeAloneTakesNothingOfAHostThatWrites, as when a clock jumps: its file is
+// there, so there will be one that pushes older ones out.
+func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
+	dir, now := t.TempDir(), time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	for _, name := range []string{
+		"cn1.log.20260101T000000.000.zst", "cn1.log",
+		"cn2.log.20260101T000000.000.zst", "cn2.log.20261124T000000.000.zst",
+		"cn3.log.20260101T000000.000.zst", "cn3.log.20260102T000000.000.zst",
+	} {
+		writtenAt(t, dir, name, now)
+	}
+	r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 3, free: 10}, layoutOf(t), discard())
+	r.now, r.space = func() time.Time { return now }, func(string) (float64, error) { return 50, nil }
+	if err := r.tidy(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"cn1.log", "cn1.log.20260101T000000.000.zst", "cn2.log.20260101T000000.000.zst", "cn2.log.20261124T000000.000.zst"}
+	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestTheFloorTakesFilesThatAreIdle, in virtual time, when none is left that was
+// put away: the one that is silent for longest, and none that had a line within an
+// hour. It fails where live files are out of the floor's reach, and where they go
+// though there is room.
+func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for n := range retireMost {
+			writtenAt(t, x.hosts, fmt.Sprintf("cn%d.log", n), time.Now().Add(-2*retireAfter))
+		}
+		writtenAt(t, x.hosts, "older.log", time.Now().Add(-3*retireAfter))
+		writtenAt(t, x.hosts, "young.log", time.Now().Add(-retireAfter/2))
+		free := 50.0
+		o.rotator.space = func(string) (float64, error) { return free, nil }
+		look := func() []string {
+			t.Helper()
+			if err := o.rotator.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			o.retire()
+			return filesBelow(t, x.hosts)
+		}
+		if list := look(); slices.ContainsFunc(list, func(name string) bool { return !strings.HasSuffix(name, fileSuffix) }) {
+			t.Errorf("with room there are %q", list)
+		}
+		free = 1
+		list := look()
+		if len(list) != retireMost+2 || !strings.HasPrefix(list[retireMost], "older.log.") || list[retireMost+1] != "young.log" {
+			t.Errorf("without room there are %q", list)
+		}
+		look()
+		if list = look(); !slices.Equal(list, []string{"young.log"}) {
+			t.Errorf("at last there are %q", list)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,12 +30,19 @@ func (c rotateConfig) due(size int64, age time.Duration) bool {
 	return size >= c.bytes || size > 0 && age >= c.every
 }
 
-// tooOld tells whether a file of an earlier path has been kept for as long as
-// keep files of a host last that has a line in each period. Nothing is put away
-// there that would push it out.
+// tooOld tells whether a file was put away as long ago as the oldest of keep files
+// of a host that has a line in each period.
 func (c rotateConfig) tooOld(at string, now time.Time) bool {
 	put, err := time.Parse(rotatedTime, at)
 	return err == nil && now.Sub(put).Seconds() > float64(c.keep)*c.every.Seconds()
+}
+
+// over tells whether a file goes: there are more than are kept, or it is too old
+// and no other will push it out, since its path was an earlier one or its host and
+// program have been silent for as long.
+func (c rotateConfig) over(f awayFile, now time.Time) bool {
+	g := f.group
+	return g.count > c.keep || c.tooOld(f.at, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
 }
 
 // rotator puts files away by renaming them, compresses them beside the work,
@@ -249,18 +258,25 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 	for _, name := range l.half {
 		failed.add(root.Remove(name))
 	}
-	r.past.set(l.past)
 	now, kept := r.now(), l.away[:0]
 	for _, f := range l.away {
-		if f.group.count <= r.config.keep && !(f.group.earlier && r.config.tooOld(f.at, now)) {
+		if !r.config.over(f, now) {
 			kept = append(kept, f)
 		} else if err := r.removeAway(root, f, true); err != nil {
 			failed.add(err)
 		}
 	}
 	l.away = kept
-	_, err := r.makeRoom(root, l)
+	short, err := r.makeRoom(root, l)
 	failed.add(err)
+	if short {
+		// Those that are silent for longest are put away next, and go after that.
+		slices.SortFunc(l.idle, func(a, b idleFile) int { return cmp.Compare(b.idle, a.idle) })
+		for _, f := range l.idle[:min(len(l.idle), retireMost)] {
+			l.past = append(l.past, f.name)
+		}
+	}
+	r.past.set(l.past)
 	for _, dir := range l.empty {
 		// One that a file was made in meanwhile stays, and says so.
 		if err := root.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {

@@ -172,7 +172,8 @@ func TestRoomIsMadeBeforeAndBetweenCompressing(t *testing.T) {
 		}
 		return names, packed
 	}
-	r := newRotator(dir, rotateConfig{every: maxEvery, keep: 4, free: 10}, layoutOf(t), discard())
+	r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 4, free: 10}, layoutOf(t), discard())
+	r.now = func() time.Time { return time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC) }
 	looks := 0
 	r.space = func(string) (float64, error) {
 		names, packed := left()
