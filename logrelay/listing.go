@@ -16,7 +16,7 @@ type listing struct {
 	away  []awayFile // the oldest first
 	past  []string   // files that are written, but no more, and had no line for long enough
 	idle  []idleFile // files that are written, and had no line for an hour
-	empty []string   // folders, those within others first
+	empty []string   // folders of ours that have been so for a day
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
 	ahead map[string]time.Time
 }
@@ -75,7 +75,7 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 	})
 	for dir, n := range inside {
 		if n == 0 {
-			l.empty = append(l.empty, dir)
+			unread.add(r.sortEmpty(root, dir, now, &l))
 		}
 	}
 	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
@@ -131,6 +131,23 @@ func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time
 		l.past = append(l.past, name)
 	default:
 		l.idle = append(l.idle, idleFile{name, idle})
+	}
+	return err
+}
+
+// sortEmpty sorts an empty folder. Those of others are for something that we don't
+// know, and so are those that were just made.
+func (r *rotator) sortEmpty(root *os.Root, name string, now time.Time, l *listing) error {
+	info, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	idle, err := r.idle(name, fs.FileInfoToDirEntry(info), now, l)
+	if uid, _ := ownerOf(info); uid == r.uid && idle >= emptyAfter {
+		l.empty = append(l.empty, name)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,6 +173,7 @@ func TestYesterdaysFilesArePutAwayKeptAndRemoved(t *testing.T) {
 			r.pass(24*time.Hour - time.Minute)
 		}
 		r.pass(2 * time.Hour)
+		r.pass(emptyAfter + time.Hour)
 		for day := 3; day < 6; day++ { // the last three, of each host
 			want = append(want, fmt.Sprintf("day=%d", day), fmt.Sprintf("day=%d", day))
 		}
@@ -287,13 +289,60 @@ func TestAFolderThatWasRemovedIsMadeAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		delete(o.open, f.name)
-		if err := o.rotator.tidy(); err != nil {
+		long := time.Now().Add(-emptyAfter)
+		if err := errors.Join(os.Chtimes(filepath.Dir(filepath.Join(x.hosts, f.name)), long, long), o.rotator.tidy()); err != nil {
 			t.Fatal(err)
 		}
 		if list := filesBelow(t, x.hosts); !slices.Equal(list, []string{"./"}) {
 			t.Fatalf("there are %q", list)
 		}
 	}
+}
+
+// TestEmptyFoldersOfOthersStay, and those that were just made or emptied, in virtual
+// time. It fails where a folder goes by its being empty alone.
+func TestEmptyFoldersOfOthersStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, long := t.TempDir(), time.Now().Add(-emptyAfter)
+		made := func(name string, at time.Time) {
+			t.Helper()
+			path := filepath.Join(dir, name)
+			if err := errors.Join(os.MkdirAll(path, 0o755), os.Chtimes(path, at, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		made("cn1", long)
+		made("cn2", long.Add(2*time.Minute))
+		made("cn3", time.Now().AddDate(1, 0, 0))
+		made("cn4/x", long) // no file of ours could be there
+		r := newRotator(dir, rotateConfig{every: maxEvery, keep: 10}, layoutOf(t, "{host}/{app}.log"), discard())
+		for _, step := range []struct {
+			after  time.Duration
+			others bool
+			want   []string
+		}{
+			{0, true, []string{"cn1/", "cn2/", "cn3/", "cn4/x/"}},
+			{0, false, []string{"cn2/", "cn3/", "cn4/x/"}},
+			{3 * time.Minute, false, []string{"cn3/", "cn4/x/"}},
+			{emptyAfter, false, []string{"cn4/x/"}},
+		} {
+			<-time.After(step.after)
+			if r.uid = os.Geteuid(); step.others {
+				r.uid++
+			}
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(step.want, filesBelow(t, dir)); diff != "" {
+				t.Errorf("after another %v, others' %v: %s", step.after, step.others, diff)
+			}
+		}
+		for err, want := range map[error]bool{syscall.EBUSY: true, syscall.ENOTEMPTY: true, syscall.ENOENT: true, syscall.EACCES: false} {
+			if staysThere(&os.PathError{Op: "remove", Path: "cn1", Err: err}) != want {
+				t.Errorf("%v is told of: %v", err, want)
+			}
+		}
+	})
 }
 
 // TestACrashBeforeAChangeOfThePathDoublesNothing: what was written since the

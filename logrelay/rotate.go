@@ -60,17 +60,19 @@ type rotator struct {
 	space func(dir string) (float64, error)
 	room  *room
 	past  pastFiles
+	uid   int                  // of whom folders are that we make
 	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
 }
 
 const (
 	lookEvery   = time.Minute
+	emptyAfter  = 24 * time.Hour // for which a folder was empty when it is removed
 	rotatedTime = "20060102T150405.000"
 	zstSuffix   = ".zst"
 )
 
 func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logger) *rotator {
-	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan string, retireMost), now: time.Now, space: freeForFiles}
+	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan string, retireMost), now: time.Now, space: freeForFiles, uid: os.Geteuid()}
 }
 
 // rotate puts a file away. It is synced already.
@@ -278,12 +280,17 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 	}
 	r.past.set(l.past)
 	for _, dir := range l.empty {
-		// One that a file was made in meanwhile stays, and says so.
-		if err := root.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		if err := root.Remove(dir); err != nil && !staysThere(err) {
 			failed.add(err)
 		}
 	}
 	return failed.err()
+}
+
+// staysThere tells whether a folder was not removed for good: a file was made in it
+// meanwhile, or something is mounted there. Or it is gone.
+func staysThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY)
 }
 
 // makeRoom removes the oldest of the files that were put away while too little of
