@@ -24,7 +24,6 @@ type listing struct {
 // awayFile is a file that was put away.
 type awayFile struct {
 	name  string // below the folder, as all names here
-	file  string // what it was called while it was written
 	at    string // when it was put away, as its name has it
 	group *awayGroup
 }
@@ -117,7 +116,7 @@ func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[str
 	}
 	g.count++
 	g.newest = max(g.newest, at)
-	l.away = append(l.away, awayFile{name: name, file: dir + file, at: at, group: g})
+	l.away = append(l.away, awayFile{name: name, at: at, group: g})
 	return nil
 }
 
