@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
+	"path"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +39,7 @@ type filesConfig struct {
 // off and written again. It belongs to one goroutine.
 type files struct {
 	config  filesConfig
+	syncs   syncs
 	journal *journal.Journal
 	cursor  *journal.Cursor
 	names   *names
@@ -50,12 +53,16 @@ type files struct {
 	now     func() time.Time
 
 	root     *os.Root
+	folder   *os.File // that of root
+	device   uint64   // its file system
 	access   access
 	undo     *undo
 	open     map[string]*hostFile // by their paths
 	path     []byte               // room to write one
 	folders  map[string]bool      // in which there are names that are not durable yet
-	dirty    []*hostFile          // with buffered lines
+	blocked  blocked
+	dirty    []*hostFile // with buffered lines
+	buffers  buffers
 	buffered int
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
@@ -77,7 +84,7 @@ type hostFile struct {
 	name     string // its path below the folder
 	file     *os.File
 	size     int64
-	buf      []byte
+	buf      []byte // nil: it has no buffered lines
 	unsynced bool
 	born     time.Time // when its first line was written
 	voice    *voice
@@ -154,14 +161,14 @@ func (o *files) read(ctx context.Context, reader *journal.Reader) (journal.Block
 
 // begin makes the files as they were when the cursor last moved.
 func (o *files) begin() (err error) {
-	if err := os.MkdirAll(o.config.dir, 0o755); err != nil {
+	if o.access, err = o.config.owner.find(); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	if err := o.access.makeDir(o.config.dir); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if o.root, err = os.OpenRoot(o.config.dir); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
-	}
-	if o.access, err = o.config.owner.find(); err != nil {
-		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	o.rules.begin()
 	o.open, o.dirty, o.buffered, o.written, o.synced = map[string]*hostFile{}, nil, 0, 0, o.now()
@@ -170,12 +177,20 @@ func (o *files) begin() (err error) {
 	if err := o.paths.save(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
-	if o.undo, err = openUndo(o.config.undo, o.next); err != nil {
+	if o.undo, err = openUndo(o.config.undo, o.config.dir, o.next); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
 	if err := o.undo.apply(o.root); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
 	}
+	if o.folder, err = o.root.Open("."); err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
+	}
+	info, err := o.folder.Stat()
+	if err != nil {
+		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.folder.Close(), o.root.Close())
+	}
+	o.device = info.Sys().(*syscall.Stat_t).Dev // Linux
 	return nil
 }
 
@@ -185,6 +200,7 @@ func (o *files) end() {
 		_ = f.file.Close()
 	}
 	_ = o.undo.close()
+	_ = o.folder.Close()
 	_ = o.root.Close()
 }
 
@@ -228,6 +244,9 @@ func (o *files) take(block journal.Block) (err error) {
 func (o *files) put(f *hostFile) {
 	if len(f.buf) == 0 {
 		o.dirty = append(o.dirty, f)
+		if f.buf == nil {
+			f.buf = o.buffers.take()
+		}
 	}
 	before := len(f.buf)
 	f.buf = append(o.config.format.append(f.buf, &o.line, o.rules), '\n')
@@ -275,9 +294,8 @@ func (o *files) flush() error {
 		f.size += int64(n)
 		o.written += int64(n)
 		f.unsynced = true
-		if f.buf = f.buf[:0]; cap(f.buf) > 256<<10 {
-			f.buf = nil
-		}
+		o.buffers.give(f.buf)
+		f.buf = nil
 		f.rotate = o.config.rotate.due(f.size, o.now().Sub(f.born))
 		rotate = rotate || f.rotate
 	}
@@ -295,22 +313,16 @@ func (o *files) flush() error {
 // rotates what is due.
 func (o *files) checkpoint() error {
 	o.synced = o.now()
+	o.blocked.tell(o.synced)
 	if err := errors.Join(o.announce(), o.flush()); err != nil {
 		return err
 	}
 	o.written = 0
 	if o.next == o.cursor.Next() {
-		o.retire()
-		return nil
+		return o.retire()
 	}
-	for _, f := range o.open {
-		if !f.unsynced {
-			continue
-		}
-		if err := f.file.Sync(); err != nil {
-			return fmt.Errorf("logrelay: files: %w", err)
-		}
-		f.unsynced = false
+	if err := o.syncFiles(maps.Values(o.open)); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if err := o.syncFolders(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
@@ -324,35 +336,35 @@ func (o *files) checkpoint() error {
 	if err := o.rotateDue(); err != nil {
 		return err
 	}
-	o.retire()
-	return nil
+	return o.retire()
 }
 
 // syncFolders makes the names of new files durable, and of their folders.
 func (o *files) syncFolders() error {
-	err := syncFolder(o.root, ".")
-	for dir := range o.folders {
-		// Who removed a folder by hand did that to the files in it, too.
-		if failed := syncFolder(o.root, dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) {
-			err = errors.Join(err, failed)
-		}
-	}
+	err := errors.Join(o.syncs.folder(o.root, "."), o.syncNames(o.folders))
 	if err == nil {
 		clear(o.folders)
 	}
 	return err
 }
 
+// rotateDue puts away what is due. The new names are durable before a line makes
+// a file of an old one: see retire.
 func (o *files) rotateDue() error {
+	folders := map[string]bool{}
 	for name, f := range o.open {
 		if !f.rotate {
 			continue
 		}
 		now := o.now()
-		if err := errors.Join(o.rotator.rotate(o.root, f.name, now), f.file.Close()); err != nil {
+		if err := errors.Join(o.rotator.putAway(o.root, f.name, now), f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
+		folders[path.Dir(name)] = true
 		delete(o.open, name)
+	}
+	if err := o.syncNames(folders); err != nil {
+		return fmt.Errorf("logrelay: files: rotate: %w", err)
 	}
 	return nil
 }

@@ -128,7 +128,8 @@ type process struct {
 	more string // behind these two; see serveEnv
 	cmd  *exec.Cmd
 
-	files string // see filesEnv
+	files  string // see filesEnv
+	undone int    // how often it was killed with something to undo
 }
 
 // newProcess says where a server will be: no test has two of them.

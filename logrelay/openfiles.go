@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -50,10 +49,19 @@ func (o *files) fileOf(l *line) (*hostFile, error) {
 			return nil, err
 		}
 	}
+	f, err := o.openable(l)
+	if err != nil {
+		return nil, fmt.Errorf("logrelay: files: %w", err)
+	}
+	return f, nil
+}
+
+// openFile opens a file of the line's host, whose path stands in o.path.
+func (o *files) openFile(l *line) (*hostFile, error) {
 	name := string(o.path)
 	file, info, err := o.access.open(o.root, name)
 	if err != nil {
-		return nil, fmt.Errorf("logrelay: files: %w", err)
+		return nil, err
 	}
 	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(l.host), used: o.turn}
 	if f.size > 0 {
@@ -68,23 +76,31 @@ func (o *files) fileOf(l *line) (*hostFile, error) {
 }
 
 // closeOldest closes the sixteenth of the files that had no line for the longest
-// time, so that those that are busy stay open. The lines of the block that is
-// being taken are flushed as well; the cursor moves to where the block began.
+// time, so that those that are busy stay open, and those that are put away at the
+// next checkpoint. The lines of the block that is being taken are flushed as well;
+// the cursor moves to where the block began.
 func (o *files) closeOldest() error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	names := slices.SortedFunc(maps.Keys(o.open), func(a, b string) int { return cmp.Compare(o.open[a].used, o.open[b].used) })
-	for _, name := range names[:max(1, len(names)/16)] {
-		f := o.open[name]
-		var err error
-		if f.unsynced {
-			err = f.file.Sync()
+	list := slices.SortedFunc(maps.Values(o.open), func(a, b *hostFile) int {
+		switch {
+		case a.rotate == b.rotate:
+			return cmp.Compare(a.used, b.used)
+		case a.rotate:
+			return 1
 		}
-		if err := errors.Join(err, f.file.Close()); err != nil {
+		return -1
+	})
+	list = list[:max(1, len(list)/16)]
+	if err := o.syncFiles(slices.Values(list)); err != nil {
+		return fmt.Errorf("logrelay: files: %w", err)
+	}
+	for _, f := range list {
+		delete(o.open, f.name)
+		if err := f.file.Close(); err != nil {
 			return fmt.Errorf("logrelay: files: %w", err)
 		}
-		delete(o.open, name)
 	}
 	return nil
 }

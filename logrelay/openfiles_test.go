@@ -204,7 +204,7 @@ func TestAnUndoBehindATornOneIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u, err := openUndo(dir, 7)
+	u, err := openUndo(dir, dir, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,11 +216,11 @@ func TestAnUndoBehindATornOneIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u, err = openUndo(dir, 7); err != nil {
+	if u, err = openUndo(dir, dir, 7); err != nil {
 		t.Fatal(err)
 	}
 	note(u, "c.log")
-	if u, err = openUndo(dir, 7); err != nil {
+	if u, err = openUndo(dir, dir, 7); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]int64{"a.log": 4, "c.log": 4}, u.sizes); diff != "" {

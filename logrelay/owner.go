@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,9 +112,59 @@ func account(name string, lookup func(string) (string, error)) (int, error) {
 	return n, nil
 }
 
-// folderMode is that of a folder of files, less the umask. It is the agent's:
-// who could write in it could put other files there.
+// folderMode is that of a folder of files, less the umask unless the files' mode
+// is said. It is the agent's: who could write in it could put other files there.
 const folderMode os.FileMode = 0o755
+
+// folderMode lets into folders whoever may read the files: their owner, who is not
+// the folders', needs what all others have.
+func (a access) folderMode() os.FileMode {
+	if a.uid >= 0 {
+		return folderMode
+	}
+	read := a.mode & 0o044
+	return 0o700 | read | read>>2
+}
+
+// folders makes those of a path that are missing. New ones have the files' group.
+func (a access) folders(root *os.Root, dir string) error {
+	for i, c := range dir + "/" {
+		if c != '/' {
+			continue
+		}
+		err := root.Mkdir(dir[:i], folderMode)
+		if err == nil && a.mode != 0 {
+			err = root.Chmod(dir[:i], a.folderMode())
+		}
+		if err == nil && a.gid >= 0 {
+			err = root.Chown(dir[:i], -1, a.gid)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDir makes the folder of all files, and those that it is in.
+func (a access) makeDir(dir string) error {
+	there := filepath.Clean(dir)
+	for there != "/" {
+		if _, err := os.Stat(there); err == nil {
+			break
+		}
+		there = filepath.Dir(there)
+	}
+	missing, err := filepath.Rel(there, dir)
+	if err != nil || missing == "." {
+		return err
+	}
+	root, err := os.OpenRoot(there)
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.folders(root, missing), root.Close())
+}
 
 // open opens a file to append to, or makes it, and gives it its owner and mode.
 // A new one has nobody else read it before. Folders that are missing are made.
@@ -122,7 +173,7 @@ func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) 
 	if a.mode != 0 {
 		mode = leastMode
 	}
-	file, err := openIn(root, name, mode)
+	file, err := a.openIn(root, name, mode)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,14 +189,14 @@ func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) 
 
 // openIn makes the folders of a file, too. The rotator removes empty ones beside:
 // once a minute, so that the second try is the last one needed.
-func openIn(root *os.Root, name string, mode os.FileMode) (file *os.File, err error) {
+func (a access) openIn(root *os.Root, name string, mode os.FileMode) (file *os.File, err error) {
 	for range 3 {
 		file, err = root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
 		dir := path.Dir(name)
 		if !errors.Is(err, fs.ErrNotExist) || dir == "." {
 			return file, err
 		}
-		if err := root.MkdirAll(dir, folderMode); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := a.folders(root, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}

@@ -125,3 +125,63 @@ func TestAnUnknownGroupHoldsNoSenderUp(t *testing.T) {
 		t.Errorf("there is a file of nobody's: %v", err)
 	}
 }
+
+// TestFoldersLetThoseInWhoMayReadTheFiles: those that are made, the files' own
+// among them, and not those that were there. It fails if folders have neither the
+// files' group nor a mode of their own.
+func TestFoldersLetThoseInWhoMayReadTheFiles(t *testing.T) {
+	uid, gid := strangers()
+	for _, test := range []struct {
+		o    ownership
+		gid  int
+		want os.FileMode
+	}{
+		{ownership{mode: 0o600}, os.Getegid(), 0o700},
+		{ownership{group: itoa(gid), mode: 0o640}, gid, 0o750},
+		{ownership{group: itoa(gid), mode: 0o664}, gid, 0o755},
+		{ownership{mode: 0o604}, os.Getegid(), 0o705},
+		{ownership{user: itoa(uid), mode: 0o600}, os.Getegid(), 0o755},
+	} {
+		a, err := test.o.find()
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := t.TempDir()
+		before, err := os.Stat(there)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(there, "holdfast", "hosts")
+		if err := a.makeDir(dir + "/"); err != nil {
+			t.Fatal(err)
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		for _, name := range []string{"2026/11/cn1.log", "2026/12/cn1.log"} {
+			file, _, err := a.open(root, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+		}
+		for _, name := range []string{"..", ".", "2026", "2026/11", "2026/12"} {
+			info, err := os.Stat(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if u, g := ownerOf(info); u != os.Geteuid() || g != test.gid || info.Mode().Perm() != test.want {
+				t.Errorf("%+v: %s is of %d:%d with mode %v, want the process's, %d and %v", test.o, name, u, g, info.Mode().Perm(), test.gid, test.want)
+			}
+		}
+		after, err := os.Stat(there)
+		if err == nil {
+			err = a.makeDir(there)
+		}
+		if err != nil || after.Mode() != before.Mode() {
+			t.Errorf("what was there has %v, and had %v (%v)", after.Mode(), before.Mode(), err)
+		}
+	}
+}

@@ -2,8 +2,10 @@ package logrelay
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -46,48 +48,67 @@ func (p *pastFiles) take(most int) (names []string) {
 
 // retire puts away files that get no more lines. Nothing is buffered, and what
 // is open is synced. What can't be put away is told of and found again by the
-// rotator: no line waits for it.
-func (o *files) retire() {
+// rotator: no line waits for it. An error is of names that are not durable.
+func (o *files) retire() error {
 	names := o.rotator.past.take(retireMost)
 	if len(names) == 0 {
-		return
+		return nil
 	}
-	now := o.now()
+	now, folders := o.now(), map[string]bool{}
 	var failed failures
 	for _, name := range names {
-		failed.add(o.retireOne(name, now))
+		done, err := o.retireOne(name, now)
+		failed.add(err)
+		if done {
+			folders[path.Dir(name)] = true
+		}
 	}
 	if err := failed.err(); err != nil {
 		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", err)
 	}
+	if len(folders) == 0 {
+		return nil
+	}
+	// Before a late line makes a file of an old name: if a power cut took the
+	// renaming back, the new one's undo would cut the old one off.
+	if err := o.syncNames(folders); err != nil {
+		return fmt.Errorf("logrelay: files: put away: %w", err)
+	}
+	return nil
 }
 
-// retireOne puts a file away if it has had no line for long. Its new name need
-// not be durable: with its old one it is found again.
-func (o *files) retireOne(name string, now time.Time) error {
+// retireOne puts a file away if it has had no line for long.
+func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	info, err := o.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, o.close(name) // it is away, or somebody removed it
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it is away
-		}
-		return err
+		return false, err
 	}
 	// A line may have come since the rotator looked: then it waits again. While it
 	// can be undone, the file's name has to stay: a later one of the same name
 	// would be cut off in its place.
 	if idle := now.Sub(info.ModTime()); idle >= 0 && idle < retireAfter || o.undo.has(name) {
-		return nil
+		return false, nil
 	}
-	if f := o.open[name]; f != nil {
-		delete(o.open, name)
-		if err := f.file.Close(); err != nil {
-			return err
-		}
+	if err := o.close(name); err != nil {
+		return false, err
 	}
 	if info.Size() == 0 {
-		return o.root.Remove(name)
+		return true, o.root.Remove(name)
 	}
-	return o.rotator.putAway(o.root, name, now)
+	return true, o.rotator.putAway(o.root, name, now)
+}
+
+// close closes a file, if it is open. Nothing is to be written into it.
+func (o *files) close(name string) error {
+	f := o.open[name]
+	if f == nil || f.unsynced {
+		return nil
+	}
+	delete(o.open, name)
+	return f.file.Close()
 }
 
 // Where files went is remembered, so that what an earlier path left is put away

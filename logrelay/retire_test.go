@@ -256,22 +256,6 @@ func TestTheFloorRemovesTheOldestOfAllFolders(t *testing.T) {
 	}
 }
 
-// TestALinkOutOfTheFolderIsNotFollowed: a line is rather not written.
-func TestALinkOutOfTheFolderIsNotFollowed(t *testing.T) {
-	x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
-	defer x.end()
-	o, outside := beginFiles(t, x), t.TempDir()
-	if err := os.Symlink(outside, filepath.Join(x.hosts, "cn1")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := o.fileOf(named("cn1", "sshd", time.Now())); err == nil || !strings.Contains(err.Error(), "cn1/sshd.log") {
-		t.Errorf("%v", err)
-	}
-	if list := filesBelow(t, outside); !slices.Equal(list, []string{"./"}) {
-		t.Errorf("outside there are %q", list)
-	}
-}
-
 // TestAFolderThatWasRemovedIsMadeAnew: the rotator takes empty ones away.
 func TestAFolderThatWasRemovedIsMadeAnew(t *testing.T) {
 	x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
@@ -428,10 +412,9 @@ func TestAFileThatCanBeUndoneKeepsItsName(t *testing.T) {
 		}
 		retire := func() []string {
 			t.Helper()
-			if err := o.rotator.tidy(); err != nil {
+			if err := errors.Join(o.rotator.tidy(), o.retire()); err != nil {
 				t.Fatal(err)
 			}
-			o.retire()
 			return filesBelow(t, x.hosts)
 		}
 		o.undo.note("1999/cn1.log", 0)

@@ -75,15 +75,8 @@ func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logge
 	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan string, retireMost), now: time.Now, space: freeForFiles, uid: os.Geteuid()}
 }
 
-// rotate puts a file away. It is synced already.
-func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
-	if err := r.putAway(root, name, now); err != nil {
-		return err
-	}
-	return syncFolder(root, path.Dir(name))
-}
-
-// putAway renames a file, and has it compressed. Its new name is not durable yet.
+// putAway renames a file, and has it compressed. It is synced already; its new name
+// is not.
 func (r *rotator) putAway(root *os.Root, name string, now time.Time) error {
 	away := name + "." + now.UTC().Format(rotatedTime)
 	if err := root.Rename(name, away); err != nil {

@@ -222,7 +222,7 @@ func TestWhatIsPutAwayIsCompressedWithoutALook(t *testing.T) {
 		for n := range 100 {
 			name := fmt.Sprintf("cn%d.log", n)
 			write(name)
-			if err := r.rotate(root, name, time.Now()); err != nil {
+			if err := r.putAway(root, name, time.Now()); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()

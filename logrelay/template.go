@@ -319,6 +319,7 @@ func newLayout(path *pathTemplate, before []string) *layout {
 			l.all = append(l.all, t)
 		}
 	}
+	l.all = append(l.all, newSpare())
 	return l
 }
 

@@ -19,17 +19,24 @@ import (
 //
 // It is a file beside the cursor, named after it, of entries: length of the
 // path below the folder (uvarint), path, size[8], CRC-32C[4]. The path is the
-// file's, whatever the template is when it is read. An entry is durable before what
-// it undoes is written.
+// file's, whatever the template is when it is read. An entry whose path begins
+// with a slash is the folder of those behind it; its size means nothing. An entry
+// is durable before what it undoes is written.
 type undo struct {
 	dir    string // where it is
+	folder string // of the files
 	cursor uint64
 	file   *os.File
+	told   bool // the folder has been queued since this was opened
 	sizes  map[string]int64
+	others map[string]map[string]int64 // sizes in folders that were the files' before, by folder
 	queue  []byte
 }
 
-const undoPrefix = "undo-"
+const (
+	undoPrefix  = "undo-"
+	maxUndoPath = 4096 // PATH_MAX: of a folder
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -38,8 +45,9 @@ func (u *undo) path() string {
 }
 
 // openUndo reads what is to be undone at that cursor; those of other cursors go.
-func openUndo(dir string, cursor uint64) (*undo, error) {
-	u := &undo{dir: dir, cursor: cursor, sizes: map[string]int64{}}
+// folder is where files are written now.
+func openUndo(dir, folder string, cursor uint64) (*undo, error) {
+	u := &undo{dir: dir, folder: filepath.Clean(folder), cursor: cursor, sizes: map[string]int64{}}
 	stale, err := filepath.Glob(filepath.Join(dir, undoPrefix+"*"))
 	if err != nil {
 		return nil, err
@@ -58,8 +66,10 @@ func openUndo(dir string, cursor uint64) (*undo, error) {
 	if err != nil {
 		return nil, err
 	}
-	sound := 0
-	if u.sizes, sound = parseUndo(b); sound < len(b) {
+	all, sound := parseUndo(b, u.folder)
+	u.sizes = all[u.folder]
+	delete(all, u.folder)
+	if u.others = all; sound < len(b) {
 		return u, u.cut(sound)
 	}
 	return u, nil
@@ -75,12 +85,13 @@ func (u *undo) cut(sound int) error {
 }
 
 // parseUndo reads entries up to the end, or up to a torn one: what that undoes
-// was not written. sound is how many bytes it read.
-func parseUndo(b []byte) (sizes map[string]int64, sound int) {
-	sizes = map[string]int64{}
+// was not written. sizes are by folder; those in front of any are of the one that
+// is given. sound is how many bytes it read.
+func parseUndo(b []byte, folder string) (sizes map[string]map[string]int64, sound int) {
+	sizes = map[string]map[string]int64{folder: {}}
 	for all := len(b); ; sound = all - len(b) {
 		length, n := binary.Uvarint(b)
-		if n <= 0 || length > maxPath || uint64(len(b)-n) < length+12 {
+		if n <= 0 || length > maxUndoPath || uint64(len(b)-n) < length+12 {
 			break
 		}
 		end := n + int(length) + 8
@@ -88,23 +99,47 @@ func parseUndo(b []byte) (sizes map[string]int64, sound int) {
 			break
 		}
 		name := string(b[n : n+int(length)])
-		if _, ok := sizes[name]; !ok {
-			sizes[name] = int64(binary.LittleEndian.Uint64(b[end-8:]))
+		if filepath.IsAbs(name) {
+			if folder = name; sizes[folder] == nil {
+				sizes[folder] = map[string]int64{}
+			}
+		} else if _, ok := sizes[folder][name]; !ok {
+			sizes[folder][name] = int64(binary.LittleEndian.Uint64(b[end-8:]))
 		}
 		b = b[end+4:]
 	}
 	return sizes, sound
 }
 
-// apply cuts the files off where they ended.
+// apply cuts the files off where they ended, in whatever folder they are. root is
+// the one of now.
 func (u *undo) apply(root *os.Root) error {
-	for name, size := range u.sizes {
+	if err := u.applyIn(root, u.sizes); err != nil {
+		return err
+	}
+	for folder, sizes := range u.others {
+		root, err := os.OpenRoot(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(u.applyIn(root, sizes), root.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("in %s, where files were written before: %w", folder, err)
+		}
+	}
+	return nil
+}
+
+func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
+	for name, size := range sizes {
 		if !filepath.IsLocal(name) || !strings.HasSuffix(name, fileSuffix) || size < 0 {
 			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
 		}
 		file, err := root.OpenFile(name, os.O_WRONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if err != nil && (errors.Is(err, fs.ErrNotExist) || obstructed(err)) {
+			continue // what was written there is gone
 		}
 		if err != nil {
 			return err
@@ -125,7 +160,16 @@ func (u *undo) note(name string, size int64) {
 	if u.has(name) {
 		return
 	}
+	if !u.told {
+		u.told = true
+		u.add(u.folder, 0)
+	}
 	u.sizes[name] = size
+	u.add(name, size)
+}
+
+// add queues an entry.
+func (u *undo) add(name string, size int64) {
 	from := len(u.queue)
 	u.queue = binary.AppendUvarint(u.queue, uint64(len(name)))
 	u.queue = append(u.queue, name...)
@@ -167,7 +211,7 @@ func (u *undo) moved(cursor uint64) error {
 	if e := os.Remove(u.path()); e != nil && !errors.Is(e, fs.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
-	*u = undo{dir: u.dir, cursor: cursor, sizes: map[string]int64{}}
+	*u = undo{dir: u.dir, folder: u.folder, cursor: cursor, sizes: map[string]int64{}}
 	return err
 }
 
