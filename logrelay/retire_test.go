@@ -47,6 +47,9 @@ func filesBelow(t *testing.T, dir string) (list []string) {
 func texts(t *testing.T, dir string) (lines []string) {
 	t.Helper()
 	for _, name := range filesBelow(t, dir) {
+		if strings.HasSuffix(name, "/") {
+			continue
+		}
 		file, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
