@@ -188,6 +188,8 @@ func (r *rotator) look(then func(root *os.Root, l *listing) error) error {
 	if err != nil {
 		return err
 	}
+	began := r.now()
 	l, err := r.list(root)
+	r.took = r.now().Sub(began)
 	return errors.Join(err, then(root, &l), root.Close())
 }

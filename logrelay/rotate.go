@@ -60,12 +60,15 @@ type rotator struct {
 	space func(dir string) (float64, error)
 	room  *room
 	past  pastFiles
+	took  time.Duration        // to look through the folders
+	left  bool                 // the last look had not the time to compress all
 	uid   int                  // of whom folders are that we make
 	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
 }
 
 const (
 	lookEvery   = time.Minute
+	leastRest   = 5 * time.Second
 	emptyAfter  = 24 * time.Hour // for which a folder was empty when it is removed
 	rotatedTime = "20060102T150405.000"
 	zstSuffix   = ".zst"
@@ -98,36 +101,49 @@ func syncFolder(root *os.Root, name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// run goes through the folders once a minute, and compresses what is put away
-// meanwhile, until ctx ends. What fails is tried again at the next look.
+// run goes through the folders and compresses what is put away meanwhile, until ctx
+// ends. What fails is tried again at the next look.
 func (r *rotator) run(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	for {
 		err := r.look(func(root *os.Root, l *listing) error { return r.round(ctx, root, l) })
 		if err != nil && ctx.Err() == nil {
 			r.log.Error("files that were put away are not compressed or removed; tried again in a minute", "dir", r.dir, "error", err)
 		}
-		if !r.wait(ctx, tick.C) {
+		if !r.wait(ctx) {
 			return
 		}
 	}
 }
 
-// wait compresses what is put away until tick. false: ctx ended.
-func (r *rotator) wait(ctx context.Context, tick <-chan time.Time) bool {
-	for {
+// wait compresses what is put away until the next look: after a minute, or earlier
+// where something was put away, since there may be more than are kept then. false:
+// ctx ended.
+func (r *rotator) wait(ctx context.Context) bool {
+	next, rest := time.NewTimer(lookEvery), time.NewTimer(restAfter(r.took))
+	defer next.Stop()
+	defer rest.Stop()
+	for rested, more := false, r.left; !rested || !more; {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-tick:
+		case <-next.C:
 			return true
+		case <-rest.C:
+			rested = true
 		case name := <-r.wake:
+			more = true
 			if err := r.compressOne(ctx, name); err != nil && ctx.Err() == nil {
 				r.log.Debug("a file that was put away is not compressed; tried again within a minute", "dir", r.dir, "error", err)
 			}
 		}
 	}
+	return true
+}
+
+// restAfter is the least time behind a look of that length: with many files, looks
+// take a twentieth of the time.
+func restAfter(took time.Duration) time.Duration {
+	return min(max(leastRest, 20*took), lookEvery)
 }
 
 // cutRotated takes the name of a file that was put away apart.
@@ -150,10 +166,14 @@ func cutRotated(name string) (file, at string, ok bool) {
 func (r *rotator) round(ctx context.Context, root *os.Root, l *listing) error {
 	var failed failures
 	failed.add(r.remove(root, l))
-	for i, all, until := 0, l.away, r.now().Add(lookEvery); i < len(all) && ctx.Err() == nil && r.now().Before(until); i++ {
+	all, until, i := l.away, r.now().Add(lookEvery), 0
+	for ; i < len(all); i++ {
 		f := &all[i] // makeRoom may have removed it
 		if strings.HasSuffix(f.name, zstSuffix) {
 			continue
+		}
+		if ctx.Err() != nil || !r.now().Before(until) {
+			break
 		}
 		if err := compress(ctx, root, f.name); err != nil {
 			failed.add(err)
@@ -163,6 +183,7 @@ func (r *rotator) round(ctx context.Context, root *os.Root, l *listing) error {
 		_, err := r.makeRoom(root, l)
 		failed.add(err)
 	}
+	r.left = i < len(all)
 	return failed.err()
 }
 

@@ -193,9 +193,10 @@ func TestRoomIsMadeBeforeAndBetweenCompressing(t *testing.T) {
 	}
 }
 
-// TestWhatIsPutAwayIsCompressedWithoutALook, in virtual time: a hundred files cost
-// one look a minute, and a look asks what is free once, however many files there
-// are. It fails where each file that is put away has all folders looked through.
+// TestWhatIsPutAwayIsCompressedWithoutALook, in virtual time: a hundred files that
+// are put away cost one look beside that of each minute, and a look asks what is
+// free once, however many files there are. It fails where each file that is put away
+// has all folders looked through, and where more than are kept wait for a minute.
 func TestWhatIsPutAwayIsCompressedWithoutALook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -236,15 +237,67 @@ func TestWhatIsPutAwayIsCompressedWithoutALook(t *testing.T) {
 		if names := filesBelow(t, dir); len(names) != 200 || slices.ContainsFunc(names, func(name string) bool { return !strings.HasSuffix(name, zstSuffix) }) {
 			t.Errorf("there are %q", names)
 		}
-		<-time.After(lookEvery - time.Second)
-		synctest.Wait()
-		if n := looks.Load(); n != 1 {
-			t.Errorf("%d looks within a minute", n)
+		for _, step := range []struct {
+			after time.Duration
+			looks int32
+		}{{leastRest - time.Millisecond, 1}, {2 * time.Millisecond, 2}, {lookEvery - time.Second, 2}, {time.Second, 3}} {
+			<-time.After(step.after)
+			synctest.Wait()
+			if n := looks.Load(); n != step.looks {
+				t.Errorf("after another %v there were %d looks, want %d", step.after, n, step.looks)
+			}
 		}
-		<-time.After(2 * time.Second)
-		synctest.Wait()
-		if n := looks.Load(); n != 2 {
-			t.Errorf("%d looks after a minute", n)
+	})
+	for took, want := range map[time.Duration]time.Duration{-time.Hour: leastRest, 0: leastRest, time.Second: 20 * time.Second, time.Hour: lookEvery} {
+		if got := restAfter(took); got != want {
+			t.Errorf("after a look of %v there is none for %v, want %v", took, got, want)
+		}
+	}
+}
+
+// TestALookEndsThoughThereIsMoreToCompress: what is too much is looked for once a
+// minute, however much there is to compress, and the rest follows soon. Each look at
+// the clock takes some seconds here. It fails where a look has no end, and where the
+// next one waits for a minute.
+func TestALookEndsThoughThereIsMoreToCompress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		for n := range 10 {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("cn%d.log.19991231T000000.000", n)), []byte("x\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := newRotator(dir, rotateConfig{every: maxEvery, keep: 10}, layoutOf(t), discard())
+		var clock time.Duration
+		r.now = func() time.Time { clock += lookEvery / 6; return time.Now().Add(clock) }
+		packed := func() int {
+			list, err := filepath.Glob(filepath.Join(dir, "*"+zstSuffix))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
+		if err := r.tidy(); err != nil {
+			t.Fatal(err)
+		}
+		if n := packed(); n == 0 || n > 6 {
+			t.Errorf("%d files are compressed in a minute", n)
+		}
+		for range 3 {
+			began := time.Now()
+			r.took = 0
+			if !r.left || !r.wait(t.Context()) || time.Since(began) > leastRest {
+				t.Errorf("the next look comes after %v", time.Since(began))
+			}
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			if packed() == 10 {
+				break
+			}
+		}
+		if n := packed(); n != 10 || r.left {
+			t.Errorf("%d files are compressed at last, more %v", n, r.left)
 		}
 	})
 }
