@@ -2,12 +2,7 @@ package logrelay
 
 import (
 	"bytes"
-	"errors"
 	"hash/maphash"
-	"io/fs"
-	"os"
-	"path"
-	"strings"
 )
 
 // appendApp writes a program's name as safeName writes a host's, and noApp if
@@ -58,43 +53,6 @@ func (a *apps) of(l *line) []byte {
 		list[key] = true
 	}
 	return a.room
-}
-
-// fill counts the programs that have files below the folder: written ones, and
-// such that were put away. Each restart would else let a host have as many
-// more. Those that are there keep their files, though they be too many. Links
-// are not followed.
-func (a *apps) fill(root *os.Root, t *pathTemplate) error {
-	if !t.has[varApp] {
-		return nil
-	}
-	return fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // it went meanwhile
-			}
-			return err
-		}
-		dir, base := path.Split(name)
-		if file, _, away := cutRotated(base); away {
-			base = file
-		}
-		names := strings.Split(dir+base, "/")
-		values, ok := t.values(names)
-		switch {
-		case name == ".":
-		case e.IsDir() && (!ok || len(names) == len(t.elements)):
-			return fs.SkipDir
-		case e.Type().IsRegular() && ok && len(names) == len(t.elements) && !ownApp([]byte(values[varApp])):
-			key, list := maphash.String(a.seed, values[varApp]), a.known[values[varHost]]
-			if list == nil {
-				list = map[uint64]bool{}
-				a.known[values[varHost]] = list
-			}
-			list[key] = true
-		}
-		return nil
-	})
 }
 
 // ownApp tells whether a name is one that this relay gives, beside noApp: there

@@ -67,7 +67,6 @@ type files struct {
 	since    time.Time // something is buffered; zero: nobody looked
 	most     int       // files open at once
 	turn     uint64    // counts lines
-	births   map[string]time.Time
 	until    time.Time // the relay ends, and the files with it; zero: it does not
 	written  int64     // since the cursor moved
 	next     uint64
@@ -177,13 +176,6 @@ func (o *files) begin() (err error) {
 	o.since, o.until, o.next = time.Time{}, time.Time{}, o.cursor.Next()
 	if err := o.paths.save(); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
-	}
-	if err := o.apps.fill(o.root, o.layout.path); err != nil {
-		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
-	}
-	if o.births, err = o.rotator.births(); err != nil {
-		// It is about their ages alone, and no line waits for a foreign folder.
-		o.log.Warn("not all folders of files can be read", "dir", o.config.dir, "error", err)
 	}
 	if o.undo, err = openUndo(o.config.undo, o.config.dir, o.next); err != nil {
 		return errors.Join(fmt.Errorf("logrelay: files: %w", err), o.root.Close())
@@ -365,11 +357,10 @@ func (o *files) rotateDue() error {
 			continue
 		}
 		now := o.now()
-		if err := errors.Join(o.rotator.rotate(o.root, f.name, now), f.file.Close()); err != nil {
+		if err := errors.Join(o.rotator.putAway(o.root, f.name, now), f.file.Close()); err != nil {
 			return fmt.Errorf("logrelay: files: rotate: %w", err)
 		}
 		folders[path.Dir(name)] = true
-		o.births[f.name] = now
 		delete(o.open, name)
 	}
 	if err := o.syncNames(folders); err != nil {

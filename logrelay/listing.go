@@ -14,15 +14,16 @@ import (
 // listing is what there is of ours below the folder of the files.
 type listing struct {
 	away  []awayFile // the oldest first
-	past  []string   // files that are written, but no more: see place
-	empty []string   // folders, those within others first
-	half  []string   // what a crash left of files that were being compressed
+	past  []string   // files that are written, but no more, and had no line for long enough
+	idle  []idleFile // files that are written, and had no line for an hour
+	empty []string   // folders of ours that have been so for a day
+	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
+	ahead map[string]time.Time
 }
 
 // awayFile is a file that was put away.
 type awayFile struct {
 	name  string // below the folder, as all names here
-	file  string // what it was called while it was written
 	at    string // when it was put away, as its name has it
 	group *awayGroup
 }
@@ -30,12 +31,21 @@ type awayFile struct {
 // awayGroup is files that are counted together.
 type awayGroup struct {
 	count   int
+	newest  string // when the last one was put away
 	earlier bool
+	written bool // there is one that is written
+}
+
+type idleFile struct {
+	name string
+	idle time.Duration // since its last line
 }
 
 // list looks through the folder, and those in it that files of ours can be in.
 // Links are not followed.
 func (r *rotator) list(root *os.Root) (l listing, err error) {
+	var unread failures
+	l.ahead = map[string]time.Time{}
 	now, groups := r.now(), map[string]*awayGroup{}
 	inside := map[string]int{} // how much is in folders of ours
 	walked := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
@@ -43,7 +53,7 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 		case failed != nil && errors.Is(failed, fs.ErrNotExist):
 			return nil // it went meanwhile
 		case failed != nil:
-			err = errors.Join(err, failed)
+			unread.add(failed)
 			delete(inside, name) // nobody knows whether it is empty
 			return nil
 		case name == ".":
@@ -58,21 +68,23 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 		case e.IsDir():
 			inside[name] += 0
 		case e.Type().IsRegular():
-			r.sort(name, now, groups, &l)
+			unread.add(r.sort(name, e, now, groups, &l))
 		}
 		return nil
 	})
 	for dir, n := range inside {
 		if n == 0 {
-			l.empty = append(l.empty, dir)
+			unread.add(r.sortEmpty(root, dir, now, &l))
 		}
 	}
 	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
-	return l, errors.Join(err, walked)
+	unread.add(walked)
+	r.ahead = l.ahead
+	return l, unread.err()
 }
 
 // sort puts a file where it belongs in the listing.
-func (r *rotator) sort(name string, now time.Time, groups map[string]*awayGroup, l *listing) {
+func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[string]*awayGroup, l *listing) error {
 	dir, base := path.Split(name)
 	if strings.HasPrefix(base, ".") {
 		base = strings.TrimRight(base[1:], "0123456789")
@@ -80,29 +92,85 @@ func (r *rotator) sort(name string, now time.Time, groups map[string]*awayGroup,
 		if file, _, ok := cutRotated(away); ok && dotted && strings.HasSuffix(away, zstSuffix) && r.owns(dir+file, now) {
 			l.half = append(l.half, name)
 		}
-		return
+		return nil
 	}
-	if strings.HasSuffix(base, fileSuffix) {
-		if p, ok := r.layout.place(name, now); ok && p.past {
-			l.past = append(l.past, name)
-		}
-		return
+	file, at, away := cutRotated(base)
+	if !away {
+		file = base
 	}
-	file, at, ok := cutRotated(base)
-	if !ok {
-		return
+	if !strings.HasSuffix(file, fileSuffix) {
+		return nil
 	}
 	p, ok := r.layout.place(dir+file, now)
 	if !ok {
-		return
+		return nil
 	}
 	g := groups[p.group]
 	if g == nil {
 		g = &awayGroup{earlier: p.earlier}
 		groups[p.group] = g
 	}
+	if !away {
+		g.written = true
+		return r.sortWritten(name, e, p, now, l)
+	}
 	g.count++
-	l.away = append(l.away, awayFile{name: name, file: dir + file, at: at, group: g})
+	g.newest = max(g.newest, at)
+	l.away = append(l.away, awayFile{name: name, at: at, group: g})
+	return nil
+}
+
+// sortWritten sorts a file that is, or was, written. One of a host or program that
+// is silent gets no line that would have it put away.
+func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time, l *listing) error {
+	idle, err := r.idle(name, e, now, l)
+	switch {
+	case err != nil || idle < retireAfter:
+	case p.past || idle >= r.config.every:
+		l.past = append(l.past, name)
+	default:
+		l.idle = append(l.idle, idleFile{name, idle})
+	}
+	return err
+}
+
+// sortEmpty sorts an empty folder. Those of others are for something that we don't
+// know, and so are those that were just made.
+func (r *rotator) sortEmpty(root *os.Root, name string, now time.Time, l *listing) error {
+	info, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	idle, err := r.idle(name, fs.FileInfoToDirEntry(info), now, l)
+	if uid, _ := ownerOf(info); uid == r.uid && idle >= emptyAfter {
+		l.empty = append(l.empty, name)
+	}
+	return err
+}
+
+// idle is for how long nothing has changed in a file or folder; 0 if it is gone.
+// Where a clock that was wrong left it a time that is still to come, that is since
+// it was first seen so.
+func (r *rotator) idle(name string, e fs.DirEntry, now time.Time, l *listing) (time.Duration, error) {
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	since := info.ModTime()
+	if since.After(now) {
+		first, ok := r.ahead[name]
+		if !ok {
+			first = now
+		}
+		since, l.ahead[name] = first, first
+	}
+	return now.Sub(since), nil
 }
 
 func (r *rotator) owns(file string, now time.Time) bool {
@@ -112,7 +180,7 @@ func (r *rotator) owns(file string, now time.Time) bool {
 
 // look is list with the folder opened. Where there is no folder, nothing was
 // written yet.
-func (r *rotator) look(then func(root *os.Root, l listing) error) error {
+func (r *rotator) look(then func(root *os.Root, l *listing) error) error {
 	root, err := os.OpenRoot(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -120,6 +188,8 @@ func (r *rotator) look(then func(root *os.Root, l listing) error) error {
 	if err != nil {
 		return err
 	}
+	began := r.now()
 	l, err := r.list(root)
-	return errors.Join(err, then(root, l), root.Close())
+	r.took = r.now().Sub(began)
+	return errors.Join(err, then(root, &l), root.Close())
 }

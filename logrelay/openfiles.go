@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"holdfast/internal/kernel/filesystem"
 )
 
 // Bounds of files that are open at once.
@@ -64,7 +65,7 @@ func (o *files) openFile(l *line) (*hostFile, error) {
 	}
 	f := &hostFile{name: name, file: file, size: info.Size(), born: o.now(), voice: o.silence.of(l.host), used: o.turn}
 	if f.size > 0 {
-		f.born = o.bornAt(name, info)
+		f.born = bornAt(file, info, o.now())
 	}
 	// One with lines had its name at the last checkpoint, too.
 	for dir := path.Dir(name); f.size == 0 && dir != "."; dir = path.Dir(dir) {
@@ -104,42 +105,18 @@ func (o *files) closeOldest() error {
 	return nil
 }
 
-// bornAt is when a file was begun: when the one before it was put away, or else
-// a guess.
-func (o *files) bornAt(name string, info os.FileInfo) time.Time {
-	if at, ok := o.births[name]; ok {
-		return at
+// bornAt is when a file with lines was begun: when it was made, since each one
+// that was put away leaves a new one behind. Where the file system does not say,
+// it is when the last line came. now where a clock was ahead then.
+func bornAt(file *os.File, info os.FileInfo, now time.Time) time.Time {
+	at, ok := filesystem.Birth(file)
+	if !ok {
+		at = info.ModTime()
 	}
-	return info.ModTime()
-}
-
-// births are when files that are written now were last put away, by their
-// names. It looks at all of the folder, so it is asked once a begin and not once
-// a file.
-func (r *rotator) births() (map[string]time.Time, error) {
-	births := map[string]time.Time{}
-	err := r.look(func(_ *os.Root, l listing) error {
-		now := r.now()
-		for _, f := range l.away { // the newest last
-			at, err := time.Parse(rotatedTime, f.at)
-			if p, ok := r.layout.place(f.file, now); err == nil && ok && !p.past {
-				births[f.file] = at
-			}
-		}
-		return nil
-	})
-	return births, err
-}
-
-// sweep removes what a crash left of files that were being compressed:
-// ".HOST.log.TIME.zst." and a number. Nobody else compresses.
-func (r *rotator) sweep() error {
-	return r.look(func(root *os.Root, l listing) (err error) {
-		for _, name := range l.half {
-			err = errors.Join(err, root.Remove(name))
-		}
-		return err
-	})
+	if at.After(now) {
+		return now
+	}
+	return at
 }
 
 // When buffered lines are written.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"holdfast/internal/kernel/filesystem"
 )
 
 // beginFiles makes the files' output of a stage, begun.
@@ -83,43 +85,41 @@ func TestABusyFileStaysOpenWhenThereAreMoreThanMayBe(t *testing.T) {
 	})
 }
 
-// TestTheFolderIsListedOnceForAllFiles: their age is known from when the output
-// began. One that looks for each file reads the folder as often as there are
-// hosts.
-func TestTheFolderIsListedOnceForAllFiles(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		x := newStage(t, `{}`)
-		defer x.end()
-		if err := os.MkdirAll(x.hosts, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		write := func(name string) {
-			if err := os.WriteFile(filepath.Join(x.hosts, name), []byte("x\n"), 0o640); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, name := range []string{
-			"cn1.log", "cn1.log.20261121T000000.000.zst", "cn1.log.20261123T000000.000", "cn1.log.20261122T000000.000.zst",
-			"cn1.log.old", "cn1.log.99991331T000000.000.zst.tmp", "cn2.log", "cn1.log.x.log.20261124T000000.000",
-		} {
-			write(name)
-		}
-		o := beginFiles(t, x)
-		write("cn1.log.20261125T000000.000") // nobody puts one away but the output
-		f, err := fileOf(o, "cn1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC); !f.born.Equal(want) {
-			t.Errorf("born %v, want %v", f.born, want)
-		}
-		if f, err = fileOf(o, "cn2"); err != nil {
-			t.Fatal(err)
-		}
-		if info, err := f.file.Stat(); err != nil || !f.born.Equal(info.ModTime()) {
-			t.Errorf("one of which nothing was put away was born %v (%v)", f.born, err)
-		}
-	})
+// TestAFileThatIsOpenedAgainIsAsOldAsItIs: by when it was made, not by its last
+// line, so that it is put away in its time however often lines come. Its folder
+// is not read. One that is of a later time than now is new.
+func TestAFileThatIsOpenedAgainIsAsOldAsItIs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cn1.log")
+	if err := os.WriteFile(path, []byte("x\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, last := info.ModTime(), info.ModTime().Add(23*time.Hour)
+	if err = os.Chtimes(path, last, last); err == nil {
+		info, err = file.Stat()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := made
+	if _, ok := filesystem.Birth(file); !ok {
+		t.Log("the file system does not say when files were made")
+		want = last
+	}
+	if born := bornAt(file, info, made.Add(24*time.Hour)); born.Sub(want).Abs() > time.Minute {
+		t.Errorf("born %v, want %v", born, want)
+	}
+	if early := made.Add(-time.Hour); !bornAt(file, info, early).Equal(early) {
+		t.Errorf("born %v, want %v", bornAt(file, info, early), early)
+	}
 }
 
 // TestFilesAreWrittenInTimeUnderASteadyLoad, in virtual time: a line every 40 ms

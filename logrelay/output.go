@@ -178,7 +178,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}
-	paths, before, err := openPaths(s.dir(), s.settings.dir, s.settings.path)
+	paths, before, err := openPaths(s.dir(), s.settings.dir, s.settings.path, cursor.Next() > 0)
 	if err != nil {
 		return nil, fmt.Errorf("logrelay: %w", err)
 	}

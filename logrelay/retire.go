@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -56,16 +55,16 @@ func (o *files) retire() error {
 		return nil
 	}
 	now, folders := o.now(), map[string]bool{}
-	var failed error
+	var failed failures
 	for _, name := range names {
 		done, err := o.retireOne(name, now)
-		failed = errors.Join(failed, err)
+		failed.add(err)
 		if done {
 			folders[path.Dir(name)] = true
 		}
 	}
-	if failed != nil {
-		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", failed)
+	if err := failed.err(); err != nil {
+		o.log.Error("files that get no more lines are not put away; tried again in a minute", "dir", o.config.dir, "error", err)
 	}
 	if len(folders) == 0 {
 		return nil
@@ -75,11 +74,6 @@ func (o *files) retire() error {
 	if err := o.syncNames(folders); err != nil {
 		return fmt.Errorf("logrelay: files: put away: %w", err)
 	}
-	maps.DeleteFunc(o.births, func(name string, _ time.Time) bool {
-		p, ok := o.layout.place(name, now)
-		return !ok || p.past
-	})
-	o.rotator.wakeUp()
 	return nil
 }
 
@@ -92,9 +86,10 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// While it can be undone, the file's name has to stay: a later one of the
-	// same name would be cut off in its place.
-	if now.Sub(info.ModTime()) < retireAfter || o.undo.has(name) {
+	// A line may have come since the rotator looked: then it waits again. While it
+	// can be undone, the file's name has to stay: a later one of the same name
+	// would be cut off in its place.
+	if idle := now.Sub(info.ModTime()); idle >= 0 && idle < retireAfter || o.undo.has(name) {
 		return false, nil
 	}
 	if err := o.close(name); err != nil {
@@ -103,7 +98,7 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	if info.Size() == 0 {
 		return true, o.root.Remove(name)
 	}
-	return true, renameAway(o.root, name, now)
+	return true, o.rotator.putAway(o.root, name, now)
 }
 
 // close closes a file, if it is open. Nothing is to be written into it.
@@ -133,16 +128,22 @@ type paths struct {
 }
 
 // openPaths reads which paths were before in the folder, or below it, and adds
-// the one of now.
-func openPaths(dir, folder string, now *pathTemplate) (p *paths, before []string, err error) {
+// the one of now. wrote: files were written before. Where no path is remembered,
+// that was by a version that knew the default alone.
+func openPaths(dir, folder string, now *pathTemplate, wrote bool) (p *paths, before []string, err error) {
 	p = &paths{name: filepath.Join(dir, pathsFile)}
-	b, err := os.ReadFile(p.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
-	}
 	folder = strings.TrimSuffix(filepath.Clean(folder), "/") + "/"
+	b, err := os.ReadFile(p.name)
+	remembered := string(b)
+	switch {
+	case err == nil:
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, err
+	case wrote:
+		remembered = folder + defaultPath + "\n"
+	}
 	var all []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(remembered) {
 		text := strings.TrimSuffix(line, "\n")
 		if text == folder+now.text {
 			continue

@@ -24,7 +24,7 @@ type room struct {
 func (r *room) took(log *slog.Logger, name string, tooMany bool) {
 	reason := "count"
 	if tooMany {
-		log.Info("removed a log file: its host has more than are kept, or it is of an earlier path and older", "file", name)
+		log.Info("removed a log file: its host has more than are kept, or it is older than those would be", "file", name)
 	} else {
 		reason = "space"
 		log.Warn("removed a log file before its time: too little of the disk is free", "file", name)

@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,12 +30,19 @@ func (c rotateConfig) due(size int64, age time.Duration) bool {
 	return size >= c.bytes || size > 0 && age >= c.every
 }
 
-// tooOld tells whether a file of an earlier path has been kept for as long as
-// keep files of a host last that has a line in each period. Nothing is put away
-// there that would push it out.
+// tooOld tells whether a file was put away as long ago as the oldest of keep files
+// of a host that has a line in each period.
 func (c rotateConfig) tooOld(at string, now time.Time) bool {
 	put, err := time.Parse(rotatedTime, at)
 	return err == nil && now.Sub(put).Seconds() > float64(c.keep)*c.every.Seconds()
+}
+
+// over tells whether a file goes: there are more than are kept, or it is too old
+// and no other will push it out, since its path was an earlier one or its host and
+// program have been silent for as long.
+func (c rotateConfig) over(f awayFile, now time.Time) bool {
+	g := f.group
+	return g.count > c.keep || c.tooOld(f.at, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
 }
 
 // rotator puts files away by renaming them, compresses them beside the work,
@@ -45,42 +54,42 @@ type rotator struct {
 	config rotateConfig
 	layout *layout
 	log    *slog.Logger
-	wake   chan struct{}
+	wake   chan string // files that were put away just now
 	now    func() time.Time
 	// space is what is free in the directory, in percent: see freeForFiles.
 	space func(dir string) (float64, error)
 	room  *room
 	past  pastFiles
+	took  time.Duration        // to look through the folders
+	left  bool                 // the last look had not the time to compress all
+	uid   int                  // of whom folders are that we make
+	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
 }
 
 const (
+	lookEvery   = time.Minute
+	leastRest   = 5 * time.Second
+	emptyAfter  = 24 * time.Hour // for which a folder was empty when it is removed
 	rotatedTime = "20060102T150405.000"
 	zstSuffix   = ".zst"
 )
 
 func newRotator(dir string, config rotateConfig, layout *layout, log *slog.Logger) *rotator {
-	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan struct{}, 1), now: time.Now, space: freeForFiles}
+	return &rotator{dir: dir, config: config, layout: layout, log: log, wake: make(chan string, retireMost), now: time.Now, space: freeForFiles, uid: os.Geteuid()}
 }
 
-// rotate puts a file away. It is synced already; its new name is not.
-func (r *rotator) rotate(root *os.Root, name string, now time.Time) error {
-	if err := renameAway(root, name, now); err != nil {
+// putAway renames a file, and has it compressed. It is synced already; its new name
+// is not.
+func (r *rotator) putAway(root *os.Root, name string, now time.Time) error {
+	away := name + "." + now.UTC().Format(rotatedTime)
+	if err := root.Rename(name, away); err != nil {
 		return err
 	}
-	r.wakeUp()
-	return nil
-}
-
-func renameAway(root *os.Root, name string, now time.Time) error {
-	return root.Rename(name, name+"."+now.UTC().Format(rotatedTime))
-}
-
-// wakeUp has run look what there is to compress.
-func (r *rotator) wakeUp() {
 	select {
-	case r.wake <- struct{}{}:
-	default:
+	case r.wake <- away:
+	default: // the next look finds it
 	}
+	return nil
 }
 
 // syncFolder makes the names in a folder durable.
@@ -92,25 +101,49 @@ func syncFolder(root *os.Root, name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// run compresses and removes until ctx ends. What fails is logged and tried
-// again later.
+// run goes through the folders and compresses what is put away meanwhile, until ctx
+// ends. What fails is tried again at the next look.
 func (r *rotator) run(ctx context.Context) {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	if err := r.sweep(); err != nil {
-		r.log.Error("what a crash left of compressed files is not removed", "dir", r.dir, "error", err)
-	}
 	for {
-		if err := errors.Join(r.compressAll(ctx), r.tidy()); err != nil && ctx.Err() == nil {
+		err := r.look(func(root *os.Root, l *listing) error { return r.round(ctx, root, l) })
+		if err != nil && ctx.Err() == nil {
 			r.log.Error("files that were put away are not compressed or removed; tried again in a minute", "dir", r.dir, "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if !r.wait(ctx) {
 			return
-		case <-tick.C:
-		case <-r.wake:
 		}
 	}
+}
+
+// wait compresses what is put away until the next look: after a minute, or earlier
+// where something was put away, since there may be more than are kept then. false:
+// ctx ended.
+func (r *rotator) wait(ctx context.Context) bool {
+	next, rest := time.NewTimer(lookEvery), time.NewTimer(restAfter(r.took))
+	defer next.Stop()
+	defer rest.Stop()
+	for rested, more := false, r.left; !rested || !more; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-next.C:
+			return true
+		case <-rest.C:
+			rested = true
+		case name := <-r.wake:
+			more = true
+			if err := r.compressOne(ctx, name); err != nil && ctx.Err() == nil {
+				r.log.Debug("a file that was put away is not compressed; tried again within a minute", "dir", r.dir, "error", err)
+			}
+		}
+	}
+	return true
+}
+
+// restAfter is the least time behind a look of that length: with many files, looks
+// take a twentieth of the time.
+func restAfter(took time.Duration) time.Duration {
+	return min(max(leastRest, 20*took), lookEvery)
 }
 
 // cutRotated takes the name of a file that was put away apart.
@@ -127,23 +160,49 @@ func cutRotated(name string) (file, at string, ok bool) {
 	return base[:i+len(fileSuffix)], at, true
 }
 
-func (r *rotator) compressAll(ctx context.Context) error {
-	return r.look(func(root *os.Root, l listing) (err error) {
-		for _, f := range l.away {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !strings.HasSuffix(f.name, zstSuffix) {
-				err = errors.Join(err, compress(ctx, root, f.name))
-			}
+// round removes what is too much, since compressing takes room first and may take
+// long, and then compresses. Between two files it looks whether there is room still,
+// and what is not done in time is found by the next look.
+func (r *rotator) round(ctx context.Context, root *os.Root, l *listing) error {
+	var failed failures
+	failed.add(r.remove(root, l))
+	all, until, i := l.away, r.now().Add(lookEvery), 0
+	for ; i < len(all); i++ {
+		f := &all[i] // makeRoom may have removed it
+		if strings.HasSuffix(f.name, zstSuffix) {
+			continue
 		}
-		return err
-	})
+		if ctx.Err() != nil || !r.now().Before(until) {
+			break
+		}
+		if err := compress(ctx, root, f.name); err != nil {
+			failed.add(err)
+		} else {
+			f.name += zstSuffix
+		}
+		_, err := r.makeRoom(root, l)
+		failed.add(err)
+	}
+	r.left = i < len(all)
+	return failed.err()
 }
 
-// compress replaces a file by its compressed form, of the same owner and mode.
+// compressOne is compress with the folder opened.
+func (r *rotator) compressOne(ctx context.Context, name string) error {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(compress(ctx, root, name), root.Close())
+}
+
+// compress replaces a file by its compressed form, of the same owner and mode. One
+// that is no longer there was compressed or removed meanwhile.
 func compress(ctx context.Context, root *os.Root, name string) error {
 	in, err := root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -152,7 +211,7 @@ func compress(ctx context.Context, root *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	// See sweep. Nobody else compresses.
+	// What a crash leaves of it goes at the next look. Nobody else compresses.
 	half := path.Join(path.Dir(name), "."+path.Base(name)+zstSuffix+".1")
 	if err = root.Remove(half); err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = compressInto(ctx, root, half, in, info)
@@ -208,41 +267,76 @@ func (c cancellable) Read(b []byte) (int, error) {
 	return c.in.Read(b)
 }
 
-// tidy removes what is more than is kept, and folders that have become empty.
-func (r *rotator) tidy() error {
-	err := r.look(r.remove)
-	if free, failed := r.space(r.dir); failed == nil {
-		r.room.look(r.dir, free, r.config.free)
+// remove removes what is more than is kept, then the oldest of all while too
+// little is free, and what is left over: folders that have become empty, and halves.
+func (r *rotator) remove(root *os.Root, l *listing) error {
+	var failed failures
+	for _, name := range l.half {
+		failed.add(root.Remove(name))
 	}
-	return err
+	now, kept := r.now(), l.away[:0]
+	for _, f := range l.away {
+		if !r.config.over(f, now) {
+			kept = append(kept, f)
+		} else if err := r.removeAway(root, f, true); err != nil {
+			failed.add(err)
+		}
+	}
+	l.away = kept
+	short, err := r.makeRoom(root, l)
+	failed.add(err)
+	if short {
+		// Those that are silent for longest are put away next, and go after that.
+		slices.SortFunc(l.idle, func(a, b idleFile) int { return cmp.Compare(b.idle, a.idle) })
+		for _, f := range l.idle[:min(len(l.idle), retireMost)] {
+			l.past = append(l.past, f.name)
+		}
+	}
+	r.past.set(l.past)
+	for _, dir := range l.empty {
+		if err := root.Remove(dir); err != nil && !staysThere(err) {
+			failed.add(err)
+		}
+	}
+	return failed.err()
 }
 
-func (r *rotator) remove(root *os.Root, l listing) (err error) {
-	r.past.set(l.past)
-	now := r.now()
-	for _, f := range l.away {
-		tooMany := f.group.count > r.config.keep || f.group.earlier && r.config.tooOld(f.at, now)
-		if !tooMany {
-			free, failed := r.space(r.dir)
-			if failed != nil || free >= r.config.free {
-				err = errors.Join(err, failed)
-				continue
-			}
+// staysThere tells whether a folder was not removed for good: a file was made in it
+// meanwhile, or something is mounted there. Or it is gone.
+func staysThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY)
+}
+
+// makeRoom removes the oldest of the files that were put away while too little of
+// the disk is free. short: there is none left to remove.
+func (r *rotator) makeRoom(root *os.Root, l *listing) (short bool, err error) {
+	var failed failures
+	for {
+		free, err := r.space(r.dir)
+		if err != nil {
+			failed.add(err)
+			return false, failed.err()
 		}
-		if failed := root.Remove(f.name); failed != nil {
-			err = errors.Join(err, failed)
-			continue
+		if short = free < r.config.free; !short || len(l.away) == 0 {
+			r.room.look(r.dir, free, r.config.free)
+			return short, failed.err()
 		}
-		f.group.count--
+		oldest := l.away[0]
+		l.away = l.away[1:]
+		failed.add(r.removeAway(root, oldest, false))
+	}
+}
+
+func (r *rotator) removeAway(root *os.Root, f awayFile, tooMany bool) error {
+	err := root.Remove(f.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f.group.count--
+	if err == nil { // else somebody else did
 		r.room.took(r.log, f.name, tooMany)
 	}
-	for _, dir := range l.empty {
-		// One that a file was made in meanwhile stays, and says so.
-		if failed := root.Remove(dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, syscall.ENOTEMPTY) {
-			err = errors.Join(err, failed)
-		}
-	}
-	return err
+	return nil
 }
 
 // freePercent is how much of the file system of dir others than root may use.

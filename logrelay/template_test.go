@@ -2,13 +2,13 @@ package logrelay
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -262,34 +262,6 @@ func TestInventedProgramsUseUpNoOtherHostsFiles(t *testing.T) {
 	}
 }
 
-// TestARestartLetsNoHostHaveMorePrograms: those that have files count, whether
-// they are written or were put away, and keep them. It fails if programs are
-// forgotten at a start.
-func TestARestartLetsNoHostHaveMorePrograms(t *testing.T) {
-	x := newStage(t, `{files: {path: "{year}/{host}/{app}.log", apps: 3}}`)
-	defer x.end()
-	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
-	for _, name := range []string{
-		"2026/cn1/sshd.log", "2025/cn1/su.log.20251231T235959.000.zst", "2026/cn1/cron.log.20261125T120000.000", "2026/cn1/others.log", "2026/cn1/holdfast.log",
-		"2026/cn1/.su4.log.20251231T235959.000.zst.1", "2026/cn1/notes.txt", "2026/cn1/x/y.log", "2026/cn2/sshd.log", "2026/cn3/a.log", "2026/cn3/b.log", "2026/cn3/c.log", "2026/cn3/d.log",
-	} {
-		file := filepath.Join(x.hosts, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("x\n"), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	o := beginFiles(t, x)
-	for _, test := range []struct{ host, app, want string }{
-		{"cn1", "forged", overflow}, {"cn1", "sshd", "sshd"}, {"cn1", "su", "su"}, {"cn1", "cron", "cron"}, {"cn1", "notes", overflow}, {"cn1", "su4", overflow},
-		{"cn2", "forged", "forged"}, {"cn2", "second", "second"}, {"cn2", "third", overflow}, {"cn2", "sshd", "sshd"},
-		{"cn3", "d", "d"}, {"cn3", "a", "a"}, {"cn3", "e", overflow}, {"cn4", "e", "e"},
-	} {
-		if got := string(o.apps.of(named(test.host, test.app, at))); got != test.want {
-			t.Errorf("%s of %s is in %s, want %s", test.app, test.host, got, test.want)
-		}
-	}
-}
-
 // TestOnlyPathsThatATemplateGivesAreOurs: of severities, facilities, dates and
 // names that stand twice, those alone that it writes. It fails where a variable
 // takes any word: files of an earlier path are then taken for those of now, and
@@ -425,7 +397,7 @@ func TestPathsThatWereBeforeAreRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, before, err := openPaths(dir, folder, path)
+		p, before, err := openPaths(dir, folder, path, true)
 		if err == nil {
 			err = p.save()
 		}
@@ -455,6 +427,38 @@ func TestPathsThatWereBeforeAreRemembered(t *testing.T) {
 	if before := open("/logs/hosts", "{host}/x.log"); len(before) != maxPaths || before[maxPaths-1] != fmt.Sprintf("x%d/{host}.log", 3*maxPaths-1) {
 		t.Errorf("%d are remembered: %q", len(before), before)
 	}
+}
+
+// TestAnUpgradeRemembersThePathThatWasTheOnlyOne: where files were written and no
+// paths are remembered, those of the default path are ours, at the next start too.
+// Where none were written, files in the folder are others'. It fails if a missing
+// file of paths always means that there were none, or never.
+func TestAnUpgradeRemembersThePathThatWasTheOnlyOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
+		defer x.end()
+		x.store("<13>Nov 25 12:00:00 cn1 test: text")
+		for _, want := range [][]bool{{false, false}, {true, true}} {
+			for start, want := range want {
+				o, err := x.s.newFiles(x.j)
+				if err == nil {
+					err = o.paths.save()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p, ok := o.layout.place("cn1.log", time.Now()); ok != want || p.earlier != want {
+					t.Errorf("start %d: ours %v, earlier %v, want %v", start, ok, p.earlier, want)
+				}
+				if err := o.cursor.Commit(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Remove(filepath.Join(x.s.dir(), pathsFile)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestFileNamesAreToldFromFolders(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"holdfast/internal/kernel/filesystem"
 )
@@ -29,5 +30,25 @@ func TestSync(t *testing.T) {
 	var at *fs.PathError
 	if err := filesystem.Sync(folder); !errors.As(err, &at) || at.Path != dir {
 		t.Errorf("of a folder that is closed: %v", err)
+	}
+}
+
+// It fails where the time of the last write, which can be set, is taken.
+func TestBirth(t *testing.T) {
+	before := time.Now().Add(-time.Second) // the kernel's clock ticks
+	file, err := os.Create(filepath.Join(t.TempDir(), "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := os.Chtimes(file.Name(), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	at, ok := filesystem.Birth(file)
+	if !ok {
+		t.Skip("the file system of the test's folder keeps no time of birth")
+	}
+	if at.Before(before) || at.After(time.Now()) {
+		t.Errorf("made at %v, by the file system", at)
 	}
 }
