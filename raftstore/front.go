@@ -16,10 +16,9 @@ const (
 	frontName = "log.journal" // .0 and .1
 	frontSize = 2 << 20       // bytes of each of its files
 	// What waits in front of bolt is moved when it is so much, and so much at a
-	// time: as much as leaves half a file, and the other one, for what comes
-	// meanwhile, since bolt syncs twice each time.
-	moveEntries = 2048
-	moveBytes   = 1 << 20
+	// time.
+	moveEntries = 1024
+	moveBytes   = 512 << 10
 )
 
 func frontPaths(dir string) [2]string {
