@@ -85,7 +85,7 @@ func TestEveryFormatAndVariable(t *testing.T) {
 		{"rfc5424", older, "<30>1 2026-11-05T11:59:59+01:00 CN02 sshd 12 - - #011hi"},
 		{"rfc5424", newer, `<165>1 2026-11-25T05:14:15.000003-07:00 cn02 slurmd 8 ID7 [a b="c"] hi`},
 		{"rfc5424", "<13>2026-11-25T11:59:59.123456789+01:00 cn02 a: x", "<13>1 2026-11-25T11:59:59.123456+01:00 cn02 a - - - x"},
-		{"rfc5424", `<13>1 2026-11-25T11:59:59Z cn02 a - - [a b="]"] x`, "<13>1 2026-11-25T11:59:59Z cn02 a - - - x"},
+		{"rfc5424", `<13>1 2026-11-25T11:59:59Z cn02 a - - [a b="]"] x`, `<13>1 2026-11-25T11:59:59Z cn02 a - - - [a b="]"] x`},
 		{"rfc5424", "<13>1 2026-11-25T11:59:59Z c\x01n\xff a - - - \xef\xbb\xbfx é", "<13>1 2026-11-25T11:59:59Z c?n? a - - - \xef\xbb\xbfx é"},
 		{"rfc5424", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 300) + " a - - - \xef\xbb\xbf\xff", "<13>1 2026-11-25T11:59:59Z " + strings.Repeat("h", 255) + " a - - - \xff"},
 		{"scibian", "<13>1 2026-11-25T11:59:59Z cn02 a - - - \xef\xbb\xbfx", "2026-11-25T11:59:59Z cn02 user.notice a: x"},
@@ -215,4 +215,21 @@ func FuzzFormat(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestATimeThatIsWrittenAnewKeepsItsFraction: one that came with a comma, say. It
+// fails where the time is written to the second.
+func TestATimeThatIsWrittenAnewKeepsItsFraction(t *testing.T) {
+	l := &line{}
+	l.Time = time.Date(2026, 11, 25, 11, 59, 59, 123456789, time.FixedZone("", 3600))
+	if got := string(l.appendTime(nil)); got != "2026-11-25T11:59:59.123456789+01:00" {
+		t.Errorf("in a file: %s", got)
+	}
+	if got := string(l.appendTime5424(nil)); got != "2026-11-25T11:59:59.123456+01:00" {
+		t.Errorf("by RFC 5424: %s", got)
+	}
+	l.Time = l.Time.Truncate(time.Second)
+	if got := string(l.appendTime5424(nil)); got != "2026-11-25T11:59:59+01:00" {
+		t.Errorf("of a whole second: %s", got)
+	}
 }

@@ -103,7 +103,7 @@ func (l *line) appendTime(dst []byte) []byte {
 	case l.RFC3339 != nil:
 		return append(dst, l.RFC3339...)
 	case !l.Time.IsZero():
-		return l.Time.AppendFormat(dst, "2006-01-02T15:04:05-07:00")
+		return l.Time.AppendFormat(dst, "2006-01-02T15:04:05.999999999-07:00")
 	}
 	return l.appendReceived(dst)
 }
@@ -113,7 +113,10 @@ func (l *line) appendTime(dst []byte) []byte {
 func (l *line) appendTime5424(dst []byte) []byte {
 	const most = len("2006-01-02T15:04:05.000000")
 	dot := most - len(".000000")
-	if len(l.RFC3339) <= dot || l.RFC3339[dot] != '.' {
+	switch {
+	case l.RFC3339 == nil && !l.Time.IsZero():
+		return l.Time.AppendFormat(dst, "2006-01-02T15:04:05.999999-07:00")
+	case len(l.RFC3339) <= dot || l.RFC3339[dot] != '.':
 		return l.appendTime(dst)
 	}
 	zone := dot + bytes.IndexAny(l.RFC3339[dot:], "Z+-")
@@ -175,12 +178,15 @@ func (l *line) append5424(dst []byte) []byte {
 	for i, part := range [][]byte{l.App, l.Proc, l.ID} {
 		dst = append(appendWord(dst, part, [...]int{48, 128, 32}[i]), ' ')
 	}
-	if syslog.StrictData(l.Data) {
-		dst = append(dst, l.Data...)
-	} else {
-		dst = append(dst, '-')
+	switch {
+	case syslog.StrictData(l.Data):
+		dst = append(append(dst, l.Data...), ' ')
+	case len(l.Data) > 0: // it is text to who reads strictly
+		dst = append(appendClean(append(dst, "- "...), l.Data), ' ')
+	default:
+		dst = append(dst, "- "...)
 	}
-	if dst = append(dst, ' '); l.BOM && utf8.Valid(l.Text) {
+	if l.BOM && utf8.Valid(l.Text) && (len(l.Data) == 0 || syslog.StrictData(l.Data)) {
 		dst = append(dst, syslog.BOM...)
 	}
 	return appendClean(dst, bytes.TrimPrefix(l.Text, []byte{' '}))

@@ -11,6 +11,7 @@ package heap
 
 import (
 	"context"
+	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -39,11 +40,11 @@ func New() *Task { return &Task{} }
 func (*Task) String() string { return "heap" }
 
 // Run follows the heap until ctx ends, and leaves the collector's percentage as it
-// was. One that somebody set, by GOGC say, is not changed: he has his reasons.
+// was. Who sets one, by GOGC say, has his reasons: then nothing is changed.
 // GOMEMLIMIT stays in force.
 func (*Task) Run(ctx context.Context, ready func()) error {
 	ready()
-	if u := read(); u.percent != usual {
+	if u := read(); u.percent != usual || os.Getenv("GOGC") != "" {
 		<-ctx.Done()
 		return nil
 	}

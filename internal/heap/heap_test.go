@@ -116,3 +116,16 @@ func TestAPercentageThatSomebodySetStays(t *testing.T) {
 		t.Errorf("the percentage is %d after the task, want the 50 that were set", got)
 	}
 }
+
+// Nor is Go's own percentage raised for who asked for it by name. It fails where
+// only the percentage is looked at.
+func TestThePercentageOfTheEnvironmentStaysThoughItIsTheUsual(t *testing.T) {
+	t.Setenv("GOGC", "100")
+	end := start(t)
+	began := time.Now()
+	allocate(func() bool { return time.Since(began) > 2500*time.Millisecond || read().percent != usual })
+	if got := read().percent; got != usual {
+		t.Errorf("the percentage is %d", got)
+	}
+	end()
+}

@@ -246,6 +246,48 @@ func TestASegmentThatCantBeOpenedIsPassedOverAfterItsMinute(t *testing.T) {
 	}
 }
 
+// TestTheSegmentThatIsWrittenIsNotPassedOver, however long it can't be opened: it
+// has more when the disk is well again. A reader that passes it over as any other
+// lacks what was written since.
+func TestTheSegmentThatIsWrittenIsNotPassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		j, _ := open(t, Config{Dir: dir})
+		if err := put(t, j, "first"); err != nil {
+			t.Fatal(err)
+		}
+		path := segmentsOf(t, dir)[0]
+		if err := errors.Join(os.Rename(path, path+".away"), os.Symlink(lockedTerminal(t), path)); err != nil {
+			t.Fatal(err)
+		}
+		r := j.Reader(0)
+		defer r.Close()
+		for range 5 {
+			if b, ok, err := r.TryNext(); !errors.Is(err, syscall.EIO) {
+				t.Fatalf("block at %d, %v, %v: not the disk's error", b.First, ok, err)
+			}
+			<-time.After(30 * time.Second)
+		}
+		if err := errors.Join(os.Remove(path), os.Rename(path+".away", path), put(t, j, "second")); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"first", "second"} {
+			b, ok, err := r.TryNext()
+			if !ok || err != nil {
+				t.Fatalf("%s: %v, %v", want, ok, err)
+			}
+			if err := b.Each(func(_ uint64, record Record) bool {
+				if got := string(record.Data); got != want {
+					t.Errorf("%s, want %s", got, want)
+				}
+				return true
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // TestTheNumbersOfALostSegmentStayUsedThoughNothingWasWritten: a start sets the
 // newest aside, and ends before its first line; so does the next; then there is a
 // line. A journal that keeps the numbers in memory, or looks at *.journal alone,

@@ -149,6 +149,8 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 	for {
 		r.j.mu.Lock()
 		h, ok := r.wanted()
+		// It is written to, and has more tomorrow: who passed it over would lack that.
+		newest := ok && h.path == r.j.segments[len(r.j.segments)-1].path
 		grown = r.j.grown
 		r.j.mu.Unlock()
 		if !ok {
@@ -166,7 +168,7 @@ func (r *Reader) position() (grown <-chan struct{}, err error) {
 			r.j.missing(h.path) // unless it was trimmed meanwhile
 			continue
 		}
-		if r.passable(h.path, 0, began, err) {
+		if (r.hasty || !newest) && r.passable(h.path, 0, began, err) {
 			// For this reader alone: the disk may be well when another comes.
 			r.j.lost(h.path, 0, h.end)
 			r.least = h.first + 1

@@ -72,7 +72,10 @@ func NewModerated(conn *net.UDPConn, count, size int, pause time.Duration) (m *M
 		}
 	}()
 	socket, err := unpolled(conn)
-	if err := errors.Join(err, conn.Close()); err != nil {
+	if closed := conn.Close(); err == nil && closed != nil {
+		err = errors.Join(closed, socket.Close())
+	}
+	if err != nil {
 		return nil, err
 	}
 	watch, err := watched(int(socket.Fd()))
