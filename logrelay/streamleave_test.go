@@ -352,9 +352,15 @@ func TestAStreamOutlastsAnAddressThatIsAwayForAMoment(t *testing.T) {
 
 // TestStreamsAreSentAwayShortlyBeforeTheirAddressGoes, in virtual time: who is sent
 // away earlier connects to the same node again; RELP is heard out at once. It fails
-// if streams are dismissed when it is announced.
+// if streams are dismissed when it is announced; and if they are asked when the address
+// has gone, since a RELP session takes long to end.
 func TestStreamsAreSentAwayShortlyBeforeTheirAddressGoes(t *testing.T) {
-	for in, want := range map[time.Duration]time.Duration{0: 0, LeaveAhead: LeaveAhead - dismissAhead} {
+	const soon = time.Second
+	for _, one := range []struct{ in, relp, asked, blocks time.Duration }{
+		{0, 0, 0, 0}, {LeaveAhead, 0, LeaveAhead - dismissAhead, LeaveAhead - dismissAhead},
+		{0, time.Hour, leaveMost, leaveMost}, {soon, time.Hour, soon - dismissAhead, leaveMost},
+		{LeaveAhead, time.Hour, LeaveAhead - dismissAhead, LeaveAhead - dismissAhead},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &Server{interfaces: func() ([]net.Addr, error) { return nil, nil }, log: slog.New(slog.DiscardHandler)}
 			began, asked, heard := time.Now(), time.Duration(-1), time.Duration(-1)
@@ -364,16 +370,49 @@ func TestStreamsAreSentAwayShortlyBeforeTheirAddressGoes(t *testing.T) {
 			})
 			defer left()
 			session, ended, _ := s.sessions.enter(t.Context(), someAddress)
-			go func() {
+			var relp sync.WaitGroup
+			defer relp.Wait()
+			relp.Go(func() {
 				<-session.Done()
 				heard = time.Since(began)
+				time.Sleep(one.relp)
 				ended()
-			}()
-			if n := s.Leave(t.Context(), in, someAddress); n != 1 || asked != want || heard != 0 {
-				t.Errorf("in %v: %d sessions end, after %v; the stream is asked after %v, want %v", in, n, heard, asked, want)
+			})
+			n := s.Leave(t.Context(), one.in, someAddress)
+			if took := time.Since(began); n != 1 || asked != one.asked || heard != 0 || took != one.blocks {
+				t.Errorf("%v: %d sessions end, after %v; the stream is asked after %v; it blocks for %v", one, n, heard, asked, took)
 			}
 		})
 	}
+}
+
+// TestAMoveJustAfterOneThatWasNotIsBelieved, in virtual time: new RELP sessions aren't
+// held again at once, but all else is done. It fails if streams that come are not sent
+// elsewhere then, or go on for a second look when the address has gone.
+func TestAMoveJustAfterOneThatWasNotIsBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		s.leave(someAddress, time.Now().Add(holdFor))
+		time.Sleep(holdFor + restFor/2) // it stayed
+		s.leave(someAddress, time.Now().Add(holdFor))
+		s.dismiss(someAddress)
+		time.Sleep(restFor)
+		if _, left, ok := s.enter(t.Context(), someAddress); !ok {
+			t.Error("RELP is held again at once")
+		} else {
+			left()
+		}
+		asked := false
+		stream, left := s.enterStream(t.Context(), someAddress, func() bool {
+			asked = true
+			return true
+		})
+		defer left()
+		s.gone(map[netip.Addr]bool{someAddress: true})
+		if s.gone(nil); !asked || stream.Err() == nil {
+			t.Errorf("a stream is asked: %v; when the address has gone it has ended: %v", asked, stream.Err())
+		}
+	})
 }
 
 // TestRsyslogTakesItsNextLineElsewhere: Debian's rsyslog, by TCP and by RFC 5425,
