@@ -24,12 +24,11 @@ const (
 	// longer than the relay takes, and short to who types it.
 	handoverWithin = 4 * time.Second
 	// preemptLead is how long before this node takes an address from a worse one
-	// the other is told, and preemptEvery how often it is looked whether that is soon:
-	// more often where preempt_delay is short, but not below preemptLeast, and hardly
-	// while none runs that would have to be told of.
+	// the other is told, and preemptEvery how often it is looked whether that is soon,
+	// but hardly while none runs that would have to be told of. Each look takes the
+	// routers' time, so a preempt_delay that is about as short may end unseen.
 	preemptLead  = logrelay.LeaveAhead
 	preemptEvery = time.Second
-	preemptLeast = 50 * time.Millisecond
 	preemptNever = 10 * time.Second
 )
 
@@ -135,7 +134,7 @@ func (h *handover) nextLook(reports []vrrp.RouterReport) time.Duration {
 		if delay == 0 {
 			continue
 		}
-		soon := min(h.every, max(delay/4, preemptLeast))
+		soon := h.every
 		if reports[i].Status.PreemptAt.IsZero() {
 			soon = max(soon, delay-preemptLead)
 		}

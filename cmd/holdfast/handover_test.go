@@ -190,16 +190,16 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 }
 
 // TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed: each look takes their time. It fails
-// if they are looked at each second while no delay runs, or not before a short one is
-// over.
+// if they are looked at each second while no delay runs, not before one of two seconds
+// is over, or more often for shorter ones.
 func TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed(t *testing.T) {
 	h := &handover{every: preemptEvery}
 	for delay, want := range map[time.Duration]struct{ idle, runs time.Duration }{
 		0:                           {preemptNever, preemptNever},
 		time.Minute:                 {preemptNever, preemptEvery},
 		preemptLead + 3*time.Second: {3 * time.Second, preemptEvery},
-		time.Second:                 {250 * time.Millisecond, 250 * time.Millisecond},
-		100 * time.Millisecond:      {preemptLeast, preemptLeast},
+		2 * time.Second:             {preemptEvery, preemptEvery},
+		100 * time.Millisecond:      {preemptEvery, preemptEvery},
 	} {
 		r := standing("logs", vrrp.Backup)
 		r.Settings.PreemptDelay = delay
