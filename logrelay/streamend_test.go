@@ -174,9 +174,9 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	<-ready
 	conn, busy := dial(), dial()
 	disk.stuck.Store(true)
-	for n := range 3 {
+	for n, to := range []net.Conn{conn, conn, conn, busy} {
 		before := s.kept.Load()
-		sends(t, conn, n, n+1)
+		sends(t, to, n, n+1)
 		eventually(t, 20*time.Second, "the line waits for the disk", func() error {
 			if s.kept.Load() == before {
 				return errors.New("it does not")

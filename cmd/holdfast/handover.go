@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/internal/admin"
+	"holdfast/internal/peer"
 	"holdfast/logrelay"
 	"holdfast/vrrp"
 )
@@ -231,4 +232,23 @@ func (c *agentCmd) handsOver(base *foundation, routers vrrp.Routers) *handover {
 		routers: routers, node: base.self.Name, relay: tellRelay(filepath.Join(c.RunDir, "logs.sock")),
 		ask: askToLeave(base, reach), log: base.log.With("service", "vrrp"), every: preemptEvery,
 	}
+}
+
+// saidBy has who tells of a departure with a certificate be named by that, whatever
+// the request says. Without trust there are none; nil stays nil.
+func saidBy(trust *peer.Trust, vips http.Handler) http.Handler {
+	if vips == nil || trust == nil {
+		return vips
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, vrrp.AdminPath+"leave/") {
+			if identity, err := trust.PeerIdentity(tlsState(r)); err == nil {
+				args := r.URL.Query()
+				args.Set("by", identity.Name)
+				r = r.Clone(r.Context())
+				r.URL.RawQuery = args.Encode()
+			}
+		}
+		vips.ServeHTTP(w, r)
+	})
 }
