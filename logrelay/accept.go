@@ -76,6 +76,10 @@ func (s *Server) open(ctx context.Context, via uint8, addr netip.AddrPort) (list
 func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ending, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	s.ending = ending
+	defer s.lastLosses.tell(s.log)
 	var group sync.WaitGroup
 	failed := make(chan error, len(listeners))
 	senders, nodes := make(chan struct{}, s.connections), make(chan struct{}, maxReplicas)
@@ -99,6 +103,7 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 		})
 	}
 	<-ctx.Done()
+	defer time.AfterFunc(s.endWithin, end).Stop()
 	for _, l := range listeners {
 		if l.tcp != nil {
 			l.close()

@@ -54,10 +54,12 @@ type sessions struct {
 	leftLocal map[netip.Addr]bool
 }
 
-// mayLeave is the time in which an address may go.
+// mayLeave is the time in which an address may go, and in which new RELP sessions
+// are held for that, which is less: for holdMost at most, and then not for restFor.
 type mayLeave struct {
-	from, until time.Time
-	streams     bool // streams are asked to go elsewhere, too
+	from, until time.Time // they are held
+	goes        time.Time // it may go until then
+	streams     bool      // streams are asked to go elsewhere, too
 }
 
 // guest is a client's connection.
@@ -194,41 +196,60 @@ func (s *sessions) held(at netip.Addr, now time.Time) time.Duration {
 			continue
 		} else if now.Before(w.until) {
 			wait = max(wait, w.until.Sub(now))
-		} else if !now.Before(w.until.Add(restFor)) {
+		} else if !now.Before(w.until.Add(restFor)) && !now.Before(w.goes) {
 			delete(s.leaving, a)
 		}
 	}
 	return wait
 }
 
-// dismisses tells whether a new stream at an address is to go elsewhere. s.mu is
-// held.
-func (s *sessions) dismisses(at netip.Addr, now time.Time) bool {
+// mayGo tells whether an address is about to go, as somebody said. s.mu is held.
+func (s *sessions) mayGo(at netip.Addr, now time.Time) bool {
 	for _, a := range []netip.Addr{at, {}} {
-		if w := s.leaving[a]; w != nil && w.streams && now.Before(w.until) {
+		if w := s.leaving[a]; w != nil && now.Before(w.goes) {
 			return true
 		}
 	}
 	return false
 }
 
-// hold has an address be one that may go until a time. s.mu is held.
+// dismisses tells whether a new stream at an address is to go elsewhere. s.mu is
+// held.
+func (s *sessions) dismisses(at netip.Addr, now time.Time) bool {
+	for _, a := range []netip.Addr{at, {}} {
+		if w := s.leaving[a]; w != nil && w.streams && now.Before(w.goes) {
+			return true
+		}
+	}
+	return false
+}
+
+// hold has an address be one that may go until a time. Who says so while RELP
+// sessions are not held again is believed as to all else. s.mu is held.
 func (s *sessions) hold(at netip.Addr, now, until time.Time) {
 	w := s.leaving[at]
-	switch {
-	case w == nil || !now.Before(w.until.Add(restFor)):
+	if w == nil || !now.Before(w.until.Add(restFor)) {
 		if s.leaving == nil {
 			s.leaving = map[netip.Addr]*mayLeave{}
 		}
-		s.leaving[at] = &mayLeave{from: now, until: until}
-	case now.Before(w.until):
-		if most := w.from.Add(holdMost); until.After(most) {
+		s.leaving[at] = &mayLeave{from: now, until: until, goes: until}
+		return
+	}
+	w.goes = later(w.goes, until)
+	if most := w.from.Add(holdMost); now.Before(w.until) {
+		if until.After(most) {
 			until = most
 		}
-		if until.After(w.until) {
-			w.until = until
-		}
+		w.until = later(w.until, until)
 	}
+}
+
+// later is the later of two times.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // leave has the RELP sessions at an address end, and new ones wait until a time.
@@ -308,7 +329,7 @@ func (s *sessions) gone(local map[netip.Addr]bool) map[netip.Addr]int {
 		if !s.listed[at] {
 			continue
 		}
-		sure := s.missed[at] || s.held(at, now) > 0
+		sure := s.missed[at] || s.mayGo(at, now)
 		for one := range list {
 			if sure || one.dismiss == nil {
 				one.end()
@@ -332,15 +353,15 @@ func (s *sessions) some() bool {
 
 // Leave has the RELP sessions of clients end that came to one of these addresses,
 // which are about to go to another node; no addresses mean all. New sessions at them
-// wait for five seconds. When these have ended, but not long before the addresses go
-// (in is how long that takes, LeaveAhead at most), senders by TCP and TLS are asked to
-// go elsewhere, and read on until the addresses have gone. It blocks until they are
-// asked, for 2.5 s or in, or until ctx ends, and returns how many RELP sessions there
-// were.
+// wait for five seconds. Senders by TCP and TLS are asked to go elsewhere shortly before
+// the addresses go (in is how long that takes, LeaveAhead at most), or where in is 0
+// when the RELP sessions have ended, and read on until the addresses have gone. It
+// blocks until both is done, for 2.5 s or in, or until ctx ends, and returns how many
+// RELP sessions there were.
 func (s *Server) Leave(ctx context.Context, in time.Duration, addrs ...netip.Addr) int {
 	goes := time.NewTimer(in - dismissAhead)
 	defer goes.Stop()
-	until := time.Now().Add(holdFor)
+	until, most := time.Now().Add(holdFor), time.Now().Add(leaveMost)
 	if len(addrs) == 0 {
 		addrs = []netip.Addr{{}}
 	}
@@ -353,14 +374,21 @@ func (s *Server) Leave(ctx context.Context, in time.Duration, addrs ...netip.Add
 		s.sessions.sawLocal(at.Unmap(), local)
 		ended = append(ended, s.sessions.leave(at.Unmap(), until)...)
 	}
-	late := lateOf(ctx, ended)
-	select {
-	case <-goes.C:
-	case <-ctx.Done():
+	late := 0
+	if in > 0 { // streams are asked in time, whatever RELP does
+		select {
+		case <-goes.C:
+		case <-ctx.Done():
+		}
+	} else {
+		late = lateOf(ctx, ended, most)
 	}
 	streams := 0
 	for _, at := range addrs {
 		streams += s.sessions.dismiss(at.Unmap())
+	}
+	if in > 0 {
+		late = lateOf(ctx, ended, most)
 	}
 	if len(ended)+streams > 0 {
 		s.log.Info("sessions ended, since their address is about to go to another node",
@@ -369,9 +397,9 @@ func (s *Server) Leave(ctx context.Context, in time.Duration, addrs ...netip.Add
 	return len(ended)
 }
 
-// lateOf waits for sessions to leave, for leaveMost at most, and says how many did not.
-func lateOf(ctx context.Context, ended []*guest) (late int) {
-	ctx, cancel := context.WithTimeout(ctx, leaveMost)
+// lateOf waits for sessions to leave, until a time, and says how many did not.
+func lateOf(ctx context.Context, ended []*guest, until time.Time) (late int) {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for _, one := range ended {
 		select {

@@ -25,7 +25,7 @@ func mayGo(s *sessions, at netip.Addr, until time.Time) {
 		return
 	}
 	w := s.leaving[at]
-	s.leaving[at] = &mayLeave{from: time.Now(), until: until, streams: w != nil && w.streams}
+	s.leaving[at] = &mayLeave{from: time.Now(), until: until, goes: until, streams: w != nil && w.streams}
 }
 
 // TestWhoSaysAllTheTimeThatAnAddressGoesHoldsNobodyForEver, in virtual time: a

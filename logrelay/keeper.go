@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -107,26 +108,27 @@ func (k *keeper) write(ctx context.Context) {
 }
 
 // store makes a batch durable. While the disk refuses it, it is tried again; an
-// end that is under way waits for one try more.
+// end that is under way waits for one try more, until Server.ending. A write that
+// is under way then may yet succeed; its lines are counted as lost.
 func (k *keeper) store(ctx context.Context, batch *journal.Batch) {
-	waiting, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(answerWithin, cancel) })
-	defer stop()
+	waiting := k.s.ending
 	for pause := firstRekeep; ; pause = min(2*pause, lastRekeep) {
-		last := ctx.Err() != nil
-		commit, err := k.s.journal.Append(waiting, batch)
+		last, err := ctx.Err() != nil, waiting.Err()
 		if err == nil {
-			err = commit.Wait(waiting)
+			var commit journal.Commit
+			if commit, err = k.s.journal.Append(waiting, batch); err == nil {
+				err = commit.Wait(waiting)
+			}
 		}
 		if err == nil {
 			k.s.metrics.input(k.via).took(batch.Len(), batch.Size())
 			return
 		}
-		if last {
-			k.s.metrics.lost[k.via].Add(float64(batch.Len()))
-			k.s.log.Error("lines that no sender keeps are lost: the relay ends and the disk refuses them",
-				"input", inputName(k.via), "lines", batch.Len(), "error", err)
+		if last || waiting.Err() != nil {
+			if waiting.Err() != nil {
+				err = fmt.Errorf("they were not on the disk %v after it: %w", k.s.endWithin, err)
+			}
+			k.s.lastLosses.add(k.s, k.via, batch.Len(), err)
 			return
 		}
 		select {

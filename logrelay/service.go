@@ -76,6 +76,7 @@ type Server struct {
 	wrap            func(journal.File) journal.File // a disk of tests; nil: the file itself
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
+	endWithin       time.Duration // see streamsEnd
 	connections     int           // see maxConnections
 	openWithin      time.Duration // see the constant
 	returnAfter     time.Duration // see firstReturn
@@ -84,15 +85,19 @@ type Server struct {
 	replicaPatience time.Duration
 	replicaPort     uint16
 
-	current  atomic.Pointer[journal.Journal]
-	journal  *journal.Journal // of this Run
-	recent   *recent          // likewise
-	held     *heldReplicas
-	arrivals *arrivals
-	replicas *replicas // nil: lines are acknowledged without
-	owed     sync.Pool // of *owed that were answered
-	doubled  atomic.Uint64
-	refusals refusals // of other nodes
+	current atomic.Pointer[journal.Journal]
+	journal *journal.Journal // of this Run
+	// ending is over endWithin after the end of this Run's inputs: what streams have
+	// brought and is not on the disk by then is counted as lost.
+	ending     context.Context
+	lastLosses lastLosses
+	recent     *recent // likewise
+	held       *heldReplicas
+	arrivals   *arrivals
+	replicas   *replicas // nil: lines are acknowledged without
+	owed       sync.Pool // of *owed that were answered
+	doubled    atomic.Uint64
+	refusals   refusals // of other nodes
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -125,7 +130,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		config: config, deps: deps, settings: set, log: deps.Log.With("service", "logs"), board: deps.Board,
-		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost,
+		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost, endWithin: streamsEnd, ending: context.Background(),
 		connections: maxConnections, openWithin: openWithin, returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},

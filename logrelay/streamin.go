@@ -1,9 +1,11 @@
 package logrelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/netip"
@@ -20,6 +22,15 @@ import (
 // maxLine is the greatest syslog message over TCP in bytes; more is cut.
 const maxLine = 128 << 10
 
+const (
+	// streamsEnd is how long after the relay's end streams may still be read and
+	// written to the disk; all of its tasks have ten seconds together.
+	streamsEnd = 4 * time.Second
+	// tlsAhead is more than a connection by TLS has read of the kernel and not given
+	// out: a record of 16 KiB, and the beginning of others.
+	tlsAhead = 64 << 10
+)
+
 // streamConn is the connection of a sender of syslog by TCP or TLS. It belongs to one
 // goroutine, but for goAway.
 type streamConn struct {
@@ -35,7 +46,7 @@ type streamConn struct {
 	// by different goroutines, and whoever sets the second sees the first.
 	begun, asked atomic.Bool
 	away         sync.Once
-	taken        uint64 // bytes that were read
+	taken        int // bytes that were read
 }
 
 // serveStream serves a sender of syslog over TCP or TLS until it leaves, its
@@ -70,37 +81,50 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 // receive reads what is there, one byte at least, and has its lines kept. It
 // blocks while too much waits for the disk, or until ctx ends.
 func (c *streamConn) receive(ctx context.Context) error {
-	if len(c.buf) == cap(c.buf) {
-		c.buf = append(make([]byte, 0, min(2*cap(c.buf), 2*maxLine)), c.buf...)
+	failed := c.fill()
+	now := time.Now().UnixNano()
+	err := c.frames(func(message []byte) {
+		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: message})
+	})
+	if err != nil {
+		failed = errors.Join(failed, err)
 	}
-	n, failed := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
-	c.buf = c.buf[:len(c.buf)+n]
-	if c.taken += uint64(n); n > 0 {
-		if c.begun.Store(true); c.asked.Load() {
-			c.goAway()
-		}
-	}
-	now, at := time.Now().UnixNano(), 0
-	for {
-		message, size, err := c.framer.Next(c.buf[at:])
-		if err != nil {
-			failed = errors.Join(failed, err)
-			break
-		}
-		if at += size; size == 0 {
-			break
-		}
-		if len(message) > 0 {
-			c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: message})
-		}
-	}
-	c.buf = append(c.buf[:0], c.buf[at:]...)
 	if errors.Is(failed, io.EOF) {
 		c.last(now)
 	}
 	c.s.metrics.cutLines(c.via, &c.framer.Cut)
 	c.keep.put(ctx, &c.batch)
 	return failed
+}
+
+// fill reads into the buffer what is there, one byte at least.
+func (c *streamConn) fill() error {
+	if len(c.buf) == cap(c.buf) {
+		c.buf = append(make([]byte, 0, min(2*cap(c.buf), 2*maxLine)), c.buf...)
+	}
+	n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	c.buf = c.buf[:len(c.buf)+n]
+	if c.taken += n; n > 0 {
+		if c.begun.Store(true); c.asked.Load() {
+			c.goAway()
+		}
+	}
+	return err
+}
+
+// frames gives each whole message of the buffer to take, and keeps what is behind.
+func (c *streamConn) frames(take func(message []byte)) error {
+	at := 0
+	for {
+		message, size, err := c.framer.Next(c.buf[at:])
+		if err != nil || size == 0 {
+			c.buf = append(c.buf[:0], c.buf[at:]...)
+			return err
+		}
+		if at += size; len(message) > 0 {
+			take(message)
+		}
+	}
 }
 
 // last takes the last line, which lacks its end.
@@ -141,47 +165,58 @@ func (c *streamConn) goAway() {
 // the address has gone nothing new can come, so it reads until nothing is left,
 // however long that takes; while lines may not come, it waits there. When the relay
 // ends, it reads for as long as the sender is not quiet, for patience at most; what
-// the kernel has by then is the last that is taken, and what is not is counted.
+// has come by then is the last that is taken, until Server.ending. What is not taken
+// is counted.
 func (c *streamConn) hearOut(ctx context.Context) error {
 	c.goAway()
-	disk, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends when the disk was waited for
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(answerWithin, cancel) })
-	defer stop()
 	var until time.Time // when the patience is over
-	var err error
-	for left := math.MaxInt; err == nil && left > 0; {
+	for left := math.MaxInt; ; {
 		if c.s.gate.wait(ctx) != nil { // the relay ends
-			if c.s.gate.held() != "" || disk.Err() != nil {
-				break
-			}
 			if until.IsZero() {
 				until = time.Now().Add(c.s.patience)
 			}
 			if left == math.MaxInt && time.Now().After(until) {
-				left = c.unread()
-				continue
+				left = c.received()
+			}
+			if left <= 0 || c.s.gate.held() != "" || c.s.ending.Err() != nil {
+				c.drop()
+				return nil
 			}
 		}
 		_ = c.conn.SetReadDeadline(time.Now().Add(c.s.quiet))
 		before := c.taken
-		err = c.receive(disk)
+		err := c.receive(c.s.ending)
 		if left != math.MaxInt {
-			left -= int(c.taken - before)
+			left -= c.taken - before
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && c.unread() > 0 {
-			err = nil // it was us who stood still: a deadline that has passed is not tried
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.unread() > 0:
+			continue // it was us who stood still: a deadline that has passed is not tried
+		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF):
+			err = nil
 		}
+		c.end()
+		return err
 	}
+}
+
+// end has the line kept of which nothing more will come.
+func (c *streamConn) end() {
 	c.last(time.Now().UnixNano())
-	c.keep.put(disk, &c.batch)
-	if err == nil {
-		c.drop()
+	c.keep.put(c.s.ending, &c.batch)
+}
+
+// received is how many bytes at most have come and were not read; by TLS that is not
+// known exactly, since what it has read of the kernel and not given out is added at its
+// most.
+func (c *streamConn) received() int {
+	n := c.unread()
+	if c.via == viaTLS {
+		n += tlsAhead
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
+	return n
 }
 
 // unread is how many bytes the kernel has received that were not read; 0 if it
@@ -198,38 +233,63 @@ func (c *streamConn) unread() int {
 	return n
 }
 
-// drop counts the lines that the kernel has received and that nobody will take.
+// drop reads what has come and that nobody will take, and counts its lines. By TLS
+// those of a record that has not come whole can't be counted. Where nothing has come,
+// the beginning of a line that was read before is the last, and kept.
 func (c *streamConn) drop() {
-	size := c.unread()
-	if size == 0 {
-		return
-	}
-	_ = c.conn.SetReadDeadline(time.Now().Add(c.s.quiet)) // what is there is read at once
-	buf, lines := make([]byte, 2*maxLine), 0
-	kept, read := 0, 0
-	for read < size {
-		n, err := c.conn.Read(buf[kept:])
-		read, kept = read+n, kept+n
-		at := 0
-		for at < kept {
-			message, taken, failed := c.framer.Next(buf[at:kept])
-			if failed != nil || taken == 0 {
-				break
-			}
-			if at += taken; len(message) > 0 {
-				lines++
-			}
+	lines, began := 0, c.taken
+	count := func([]byte) { lines++ }
+	for most := began + c.received(); c.taken < most; {
+		var by time.Time // TLS gives out what it has; the kernel is not tried
+		if c.unread() > 0 {
+			by = time.Now().Add(c.s.quiet) // it is read at once
+		} else {
+			by = time.Unix(1, 0)
 		}
-		if kept = copy(buf, buf[at:kept]); err != nil || kept == len(buf) {
+		_ = c.conn.SetReadDeadline(by)
+		err := c.fill()
+		if failed := c.frames(count); failed != nil {
+			break
+		}
+		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || c.unread() == 0 || c.s.ending.Err() != nil) {
 			break
 		}
 	}
-	if kept > 0 {
+	if c.taken == began {
+		c.end()
+		return
+	}
+	if len(c.buf) > 0 {
 		lines++ // its end is not here, or will never be found
 	}
-	c.s.metrics.lost[c.via].Add(float64(lines))
-	c.s.log.Error("lines that no sender keeps are lost: the relay ends and they were not read",
-		"input", inputName(c.via), "client", c.source, "lines", lines, "bytes", size)
+	c.s.lastLosses.add(c.s, c.via, lines, errors.New("they were not read: "+cmp.Or(c.s.gate.held(), "the time was over, or more came all the time")))
+}
+
+// lastLosses are the lines of senders by TCP and TLS that are lost at the relay's end,
+// which are told in one line of the log however many connections there were.
+type lastLosses struct {
+	mu                 sync.Mutex
+	lines, connections int
+	why                error // of the first
+}
+
+func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
+	s.metrics.lost[via].Add(float64(lines))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines += lines
+	l.connections++
+	l.why = cmp.Or(l.why, why)
+}
+
+// tell is called when all connections have ended.
+func (l *lastLosses) tell(log *slog.Logger) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines > 0 {
+		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "times", l.connections, "error", l.why)
+	}
+	l.lines, l.connections, l.why = 0, 0, nil
 }
 
 // put appends a batch that nobody waits for, and empties it.

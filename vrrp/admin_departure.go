@@ -3,7 +3,6 @@ package vrrp
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -38,48 +37,73 @@ func ParseDeparture(router string, args url.Values) (Departure, error) {
 	return Departure{Router: router, In: in, By: args.Get("by")}, nil
 }
 
-// LosesByRelease is the node that a router goes from as soon as it is released here,
-// on node; "" none, as far as this one knows. Where it goes after PreemptDelay, the
-// node that takes it says so then.
-func (r *RouterReport) LosesByRelease(node string) (holder string) {
-	set, status := &r.Settings, &r.Status
-	if !set.Preempt && set.Priority != owner || set.PreemptDelay > 0 {
+// LosesByRelease is the node that a router, with its group, goes from as soon as it is
+// released here, on node; "" none, as far as this one knows, which has these reports.
+// Where it goes after PreemptDelay, the node that takes it says so then.
+func LosesByRelease(reports []RouterReport, name, node string) (holder string) {
+	group := groupOf(reports, name)
+	for _, r := range group {
+		if set := &r.Settings; !set.Preempt && set.Priority != owner || set.PreemptDelay > 0 {
+			return ""
+		}
+	}
+	if len(group) == 0 {
 		return ""
 	}
-	switch {
-	case status.State == Active && status.Pulled && r.wasTaken(node):
+	switch status := &group[0].Status; {
+	case status.State == Active && status.Pulled && wasTaken(group, node):
 		return node
 	case status.State == Backup && status.Yielded:
-		at := slices.IndexFunc(status.Peers, func(p PeerStatus) bool { return p.Address == status.Active })
-		if at >= 0 && !status.Peers[at].outranks(status.Released, set.Source) {
-			return set.Nodes[status.Active]
+		for _, r := range group { // it takes over as one
+			if !r.beatsActive() {
+				return ""
+			}
 		}
+		return group[0].Settings.Nodes[status.Active]
 	}
 	return ""
 }
 
-// wasTaken tells whether this node, which was told to hold, holds in place of a better
-// one: of one whose last advert was still in force when it became Active. A Backup says
-// nothing, so it is not known whether that one still waits. Where nobody was heard at
-// all, since the agent began anew, the order decides.
-func (r *RouterReport) wasTaken(node string) bool {
-	silent := true
-	for i := range r.Status.Peers {
-		p := &r.Status.Peers[i]
-		if p.At.IsZero() {
-			continue
-		}
-		silent = false
-		if p.outranks(r.Status.Released, r.Settings.Source) && !p.At.Add(3*p.Advert.Interval).Before(r.Status.Since) {
-			return true
+// groupOf are a router and those of its sync group; none if there is no such router.
+func groupOf(reports []RouterReport, name string) (group []*RouterReport) {
+	at := slices.IndexFunc(reports, func(r RouterReport) bool { return r.Settings.Name == name })
+	if at < 0 {
+		return nil
+	}
+	for i := range reports {
+		if g := reports[i].Settings.Group; i == at || g != "" && g == reports[at].Settings.Group {
+			group = append(group, &reports[i])
 		}
 	}
-	return silent && len(r.Settings.Order) > 0 && r.Settings.Order[0] != node
+	return group
 }
 
-// outranks tells whether the peer is rather to be Active, by what it last said, than
-// one with a priority and an address (RFC 9568 §6.4.3).
-func (p *PeerStatus) outranks(priority uint8, source netip.Addr) bool {
-	theirs := p.Advert.Priority
-	return theirs > priority || theirs == priority && p.Address.Compare(source) > 0
+// beatsActive tells whether it takes over once it is released: from a lower priority
+// only (RFC 9568 §6.4.2).
+func (r *RouterReport) beatsActive() bool {
+	at := slices.IndexFunc(r.Status.Peers, func(p PeerStatus) bool { return p.Address == r.Status.Active })
+	return at >= 0 && r.Status.Peers[at].Advert.Priority < r.Status.Released
+}
+
+// wasTaken tells whether this node, which was told to hold, holds a group in place of a
+// better one: of one whose last advert was still in force when it became Active. One
+// member's is enough: when a group gives way, the others say priority 0. A Backup says
+// nothing, so it is not known whether that one still waits. Where nobody was heard at
+// all, since the agent began anew, the order decides.
+func wasTaken(group []*RouterReport, node string) bool {
+	silent := true
+	for _, r := range group {
+		for i := range r.Status.Peers {
+			p := &r.Status.Peers[i]
+			if p.At.IsZero() {
+				continue
+			}
+			silent = false
+			if p.Advert.Priority > r.Status.Released && !p.At.Add(3*p.Advert.Interval).Before(r.Status.Since) {
+				return true
+			}
+		}
+	}
+	order := group[0].Settings.Order // which a group has in common
+	return silent && len(order) > 0 && order[0] != node
 }

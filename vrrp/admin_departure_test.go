@@ -33,7 +33,7 @@ func TestAReleaseByWhichAnAddressGoesIsHeardFirst(t *testing.T) {
 		want  string
 	}{
 		"held in place of a better":     {Active, func(r *RouterReport) { held(r, 253, time.Second) }, here},
-		"held in place of an equal":     {Active, func(r *RouterReport) { held(r, 252, time.Second) }, here}, // its address is higher
+		"held in place of an equal":     {Active, func(r *RouterReport) { held(r, 252, time.Second) }, ""}, // which takes nothing over
 		"held in place of a worse":      {Active, func(r *RouterReport) { held(r, 251, time.Second) }, ""},
 		"held, and a better is dead":    {Active, func(r *RouterReport) { held(r, 253, 4*time.Second) }, ""},
 		"held, and a better gave it up": {Active, func(r *RouterReport) { held(r, 0, time.Second) }, ""},
@@ -46,6 +46,7 @@ func TestAReleaseByWhichAnAddressGoesIsHeardFirst(t *testing.T) {
 		"held, and kept":                  {Active, func(r *RouterReport) { held(r, 253, 0); r.Settings.Preempt = false }, ""},
 		"held by priority":                {Active, func(r *RouterReport) { held(r, 253, 0); r.Status.Pulled = false }, ""},
 		"stood back for a worse":          {Backup, func(r *RouterReport) { back(r, 251) }, there},
+		"stood back for an equal":         {Backup, func(r *RouterReport) { back(r, 252) }, ""},
 		"stood back for a better":         {Backup, func(r *RouterReport) { back(r, 253) }, ""},
 		"stood back for one told to hold": {Backup, func(r *RouterReport) { back(r, 254) }, ""},
 		"stood back, for later":           {Backup, func(r *RouterReport) { back(r, 251); r.Settings.PreemptDelay = time.Minute }, ""},
@@ -64,6 +65,45 @@ func TestAReleaseByWhichAnAddressGoesIsHeardFirst(t *testing.T) {
 		}
 		if got := strings.Join(fake.told, ", "); got != cmp.Or(test.want, "release dns1") {
 			t.Errorf("%s: %s; want %q", name, got, test.want)
+		}
+	}
+}
+
+// TestAGroupIsReleasedAsOne: it is taken back from this node though only the member that
+// lost to it was heard with a priority, since the others gave up with 0; and this node
+// takes it when all its members are better. It fails if the named router alone is looked
+// at.
+func TestAGroupIsReleasedAsOne(t *testing.T) {
+	now := time.Now()
+	two := func(state State, theirs ...uint8) []RouterReport {
+		var all []RouterReport
+		for i, priority := range theirs {
+			r := newFake(state, now).report
+			r.Settings.Name, r.Settings.Group = fmt.Sprint("dns", i+1), "front"
+			r.Status.Released, r.Status.Pulled, r.Status.Yielded = 252, state == Active, state == Backup
+			r.Status.Peers[0].Advert.Priority, r.Status.Peers[0].At = priority, r.Status.Since.Add(-time.Second)
+			all = append(all, r)
+		}
+		alone := newFake(state, now).report // in no group
+		alone.Settings.Name, alone.Settings.Preempt = "alone", false
+		return append(all, alone)
+	}
+	for name, test := range map[string]struct {
+		reports []RouterReport
+		want    string
+	}{
+		"held in place of a better":  {two(Active, 253, 0), "fbservice1"},
+		"held in place of a worse":   {two(Active, 251, 0), ""},
+		"stood back for a worse":     {two(Backup, 251, 250), "fbservice2"},
+		"stood back for one of each": {two(Backup, 251, 253), ""},
+	} {
+		for _, router := range []string{"dns1", "dns2"} {
+			if got := LosesByRelease(test.reports, router, "fbservice1"); got != test.want {
+				t.Errorf("%s: by a release of %s loses %q, want %q", name, router, got, test.want)
+			}
+		}
+		if got := LosesByRelease(test.reports, "alone", "fbservice1") + LosesByRelease(test.reports, "none", "fbservice1"); got != "" {
+			t.Errorf("%s: others: %q", name, got)
 		}
 	}
 }

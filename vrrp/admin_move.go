@@ -198,7 +198,7 @@ func (a *Admin) release(r *http.Request) (any, error) {
 	if at < 0 {
 		return nil, fmt.Errorf("%s: %w (%s)", name, ErrUnknown, a.Node)
 	}
-	note := a.hearOut(ctx, reports[at].LosesByRelease(a.Node), name)
+	note := a.hearOut(ctx, LosesByRelease(reports, name, a.Node), name)
 	if err := a.Routers.Release(ctx, name); err != nil {
 		return nil, err
 	}

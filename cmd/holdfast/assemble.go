@@ -186,7 +186,7 @@ func (c *agentCmd) compose(base *foundation, h *heart) (*agent, error) {
 		}
 	}
 	reload.logs = logs.setFile
-	if door, err = newAPI(base, h, reload, trees{vips, logs.handler}, joins); err != nil {
+	if door, err = newAPI(base, h, reload, trees{saidBy(base.trust, vips), logs.handler}, joins); err != nil {
 		return nil, err
 	}
 	source, err := c.newStateSource(base, h)

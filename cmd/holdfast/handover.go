@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/internal/admin"
+	"holdfast/internal/peer"
 	"holdfast/logrelay"
 	"holdfast/vrrp"
 )
@@ -24,12 +25,11 @@ const (
 	// longer than the relay takes, and short to who types it.
 	handoverWithin = 4 * time.Second
 	// preemptLead is how long before this node takes an address from a worse one
-	// the other is told, and preemptEvery how often it is looked whether that is soon:
-	// more often where preempt_delay is short, but not below preemptLeast, and hardly
-	// while none runs that would have to be told of.
+	// the other is told, and preemptEvery how often it is looked whether that is soon,
+	// but hardly while none runs that would have to be told of. Each look takes the
+	// routers' time, so a preempt_delay that is about as short may end unseen.
 	preemptLead  = logrelay.LeaveAhead
 	preemptEvery = time.Second
-	preemptLeast = 50 * time.Millisecond
 	preemptNever = 10 * time.Second
 )
 
@@ -135,7 +135,7 @@ func (h *handover) nextLook(reports []vrrp.RouterReport) time.Duration {
 		if delay == 0 {
 			continue
 		}
-		soon := min(h.every, max(delay/4, preemptLeast))
+		soon := h.every
 		if reports[i].Status.PreemptAt.IsZero() {
 			soon = max(soon, delay-preemptLead)
 		}
@@ -232,4 +232,23 @@ func (c *agentCmd) handsOver(base *foundation, routers vrrp.Routers) *handover {
 		routers: routers, node: base.self.Name, relay: tellRelay(filepath.Join(c.RunDir, "logs.sock")),
 		ask: askToLeave(base, reach), log: base.log.With("service", "vrrp"), every: preemptEvery,
 	}
+}
+
+// saidBy has who tells of a departure with a certificate be named by that, whatever
+// the request says. Without trust there are none; nil stays nil.
+func saidBy(trust *peer.Trust, vips http.Handler) http.Handler {
+	if vips == nil || trust == nil {
+		return vips
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, vrrp.AdminPath+"leave/") {
+			if identity, err := trust.PeerIdentity(tlsState(r)); err == nil {
+				args := r.URL.Query()
+				args.Set("by", identity.Name)
+				r = r.Clone(r.Context())
+				r.URL.RawQuery = args.Encode()
+			}
+		}
+		vips.ServeHTTP(w, r)
+	})
 }

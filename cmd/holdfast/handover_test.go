@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/internal/admin"
+	"holdfast/internal/peer"
 	"holdfast/internal/run"
 	"holdfast/logrelay"
 	"holdfast/vrrp"
@@ -190,16 +193,16 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 }
 
 // TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed: each look takes their time. It fails
-// if they are looked at each second while no delay runs, or not before a short one is
-// over.
+// if they are looked at each second while no delay runs, not before one of two seconds
+// is over, or more often for shorter ones.
 func TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed(t *testing.T) {
 	h := &handover{every: preemptEvery}
 	for delay, want := range map[time.Duration]struct{ idle, runs time.Duration }{
 		0:                           {preemptNever, preemptNever},
 		time.Minute:                 {preemptNever, preemptEvery},
 		preemptLead + 3*time.Second: {3 * time.Second, preemptEvery},
-		time.Second:                 {250 * time.Millisecond, 250 * time.Millisecond},
-		100 * time.Millisecond:      {preemptLeast, preemptLeast},
+		2 * time.Second:             {preemptEvery, preemptEvery},
+		100 * time.Millisecond:      {preemptEvery, preemptEvery},
 	} {
 		r := standing("logs", vrrp.Backup)
 		r.Settings.PreemptDelay = delay
@@ -357,5 +360,58 @@ func TestTheRelayIsToldByItsSocket(t *testing.T) {
 	}
 	if second == nil || !strings.Contains(second.Error(), "it is full") {
 		t.Errorf("a relay that refuses: %v", second)
+	}
+}
+
+// TestWhoTellsIsNamedByItsCertificate: the relay's log says who had its clients sent
+// away. It fails if a member can put that on another.
+func TestWhoTellsIsNamedByItsCertificate(t *testing.T) {
+	dir := t.TempDir()
+	ca := filepath.Join(dir, "ca")
+	if err := peer.Init(ca, "foobar"); err != nil {
+		t.Fatal(err)
+	}
+	trustOf := func(name string) *peer.Trust {
+		t.Helper()
+		out := filepath.Join(dir, name)
+		if err := peer.Issue(ca, out, peer.Request{Identity: peer.Identity{Name: name, Role: peer.RoleServer}}); err != nil {
+			t.Fatal(err)
+		}
+		trust, err := peer.Load(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return trust
+	}
+	here := trustOf("fb1")
+	server := httptest.NewUnstartedServer(saidBy(here, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.URL.Path, " in ", r.URL.Query().Get("in"), " by ", r.URL.Query().Get("by"))
+	})))
+	server.TLS = here.ServerOptional()
+	server.StartTLS()
+	defer server.Close()
+	config := trustOf("fb2").ClientOf(peer.RoleServer, "fb1")
+	nobody := config.Clone()
+	nobody.Certificates, nobody.GetClientCertificate = nil, nil
+	for _, one := range []struct {
+		config     *tls.Config
+		path, want string
+	}{
+		{config, vrrp.AdminPath + "leave/dns1", "fb2"}, {nobody, vrrp.AdminPath + "leave/dns1", "fb3"}, {config, vrrp.AdminPath + "hold/dns1", "fb3"},
+	} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: one.config}}
+		answer, err := client.Post(server.URL+one.path+"?in=3s&by=fb3", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		client.CloseIdleConnections()
+		if want := one.path + " in 3s by " + one.want; err != nil || string(text) != want {
+			t.Errorf("%q, %v; want %q", text, err, want)
+		}
+	}
+	if saidBy(here, nil) != nil {
+		t.Error("a tree where there is none")
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -111,12 +112,15 @@ func (s *standBack) yield(ctx context.Context, reports []vrrp.RouterReport) erro
 	return nil
 }
 
-// release has priorities decide about those again that stood back.
-func (s *standBack) release(ctx context.Context, reports []vrrp.RouterReport) error {
-	holders := map[string]string{}
+// release has priorities decide about those again that stood back. One that a reload
+// removed has nothing to be told, and what one answers does not keep the others, which
+// would be heard out once more.
+func (s *standBack) release(ctx context.Context, reports []vrrp.RouterReport) (err error) {
+	holders, here := map[string]string{}, map[string]bool{}
 	for i := range reports {
 		name := reports[i].Settings.Name
-		if holder := reports[i].LosesByRelease(s.node); holder != "" && s.back[name] {
+		here[name] = true
+		if holder := vrrp.LosesByRelease(reports, name, s.node); holder != "" && s.back[name] {
 			holders[name] = holder
 		}
 	}
@@ -124,10 +128,13 @@ func (s *standBack) release(ctx context.Context, reports []vrrp.RouterReport) er
 		s.hearOut(ctx, holders)
 	}
 	for router := range s.back {
-		if err := s.routers.Release(ctx, router); err != nil {
-			return err
+		if here[router] {
+			if failed := s.routers.Release(ctx, router); failed != nil {
+				err = errors.Join(err, failed)
+				continue
+			}
 		}
 		delete(s.back, router)
 	}
-	return nil
+	return err
 }

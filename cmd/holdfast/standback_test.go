@@ -146,6 +146,18 @@ func TestAMachineThatBootsDrainedStandsBackFromItsAddresses(t *testing.T) {
 		if told := routers.told(); told != "hear map[dns1:f2], release dns1" {
 			t.Errorf("undrained, and another has it: they are told %q", told)
 		}
+		register("f1")
+		if told := routers.told(); !strings.HasSuffix(told, "yield dns1") {
+			t.Errorf("drained once more: they are told %q", told)
+		}
+		routers.mu.Lock()
+		delete(routers.status, "dns1") // by a reload
+		routers.mu.Unlock()
+		deregister()
+		time.Sleep(3 * standBackAgain)
+		if told := routers.told(); told != "" {
+			t.Errorf("undrained without it: they are told %q", told)
+		}
 		stop()
 		synctest.Wait()
 	})

@@ -1,0 +1,218 @@
+package logrelay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"holdfast/logrelay/journal"
+)
+
+// TestWhatNobodyReadsAtTheRelaysEndIsCounted: lines may not come, and the relay
+// ends. It fails if they are thrown away without a word, or with a word for each
+// connection.
+func TestWhatNobodyReadsAtTheRelaysEndIsCounted(t *testing.T) {
+	for input, via := range inputs {
+		t.Run(input, func(t *testing.T) {
+			s, _, _, dial := leavingBy(t, input)
+			var log syncBuffer
+			s.log = slog.New(slog.NewTextHandler(&log, nil))
+			stop := run(t, s)
+			s.gate.pause(true)
+			const count, senders = 200, 3
+			for range senders {
+				conn := dial()
+				sends(t, conn, 0, count-1)
+				if _, err := fmt.Fprint(conn, "<13>Nov 25 12:00:00 cn1 test: half a line"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, 20*time.Second, "the sessions begin", func() error {
+				s.sessions.mu.Lock()
+				defer s.sessions.mu.Unlock()
+				if n := len(s.sessions.open[loopback]); n != senders {
+					return fmt.Errorf("%d", n)
+				}
+				return nil
+			})
+			stop()
+			if n := testutil.ToFloat64(s.metrics.lost[via]); n != senders*count {
+				t.Errorf("%v lines are counted as lost, want %d", n, senders*count)
+			}
+			if text := log.String(); strings.Count(text, "are lost") != 1 || !strings.Contains(text, fmt.Sprint("lines=", senders*count)) {
+				t.Errorf("the log: %s", text)
+			}
+		})
+	}
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(text)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// readOnce is a connection of which the first read that brings something calls was,
+// and the next waits for the end.
+type readOnce struct {
+	unread
+	was   func()
+	reads int
+}
+
+func (c *readOnce) Read(b []byte) (int, error) {
+	if c.reads++; c.reads > 1 {
+		return c.unread.Read(b)
+	}
+	n, err := c.Conn.Read(b)
+	c.was()
+	return n, err
+}
+
+// TestABeginningThatWasReadIsFollowedByTheRest: the relay ends when 4 KiB were
+// read, which end within a line; by TLS, the kernel has nothing more then, since the
+// rest is in a record that was read. It fails if only the kernel is asked for what is
+// left: 45 of 80 lines were stored, or 23, and none counted; and if the beginning of
+// the line is stored and what follows is taken for another.
+func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
+	for input, via := range inputs {
+		for _, counted := range []bool{true, false} {
+			for _, paused := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s, counted %v, paused %v", input, counted, paused), func(t *testing.T) {
+					s, dir, _, dial := leavingBy(t, input)
+					s.patience = time.Nanosecond
+					read := make(chan struct{})
+					s.tap = func(conn net.Conn) net.Conn {
+						return &readOnce{unread: unread{Conn: conn, end: make(chan struct{})}, was: func() {
+							s.gate.pause(paused)
+							close(read)
+						}}
+					}
+					stop := run(t, s)
+					conn := dial()
+					const count = 80
+					var text bytes.Buffer
+					for n := range count {
+						line := fmt.Sprintf("<13>Nov 25 12:00:00 cn1 test: seq=%d. %s", n, strings.Repeat("x", 140))
+						if counted {
+							fmt.Fprint(&text, len(line), " ", line)
+						} else {
+							fmt.Fprintln(&text, line)
+						}
+					}
+					if _, err := conn.Write(text.Bytes()); err != nil {
+						t.Fatal(err)
+					}
+					<-read
+					stop()
+					p := process{t: t, dir: dir}
+					stored, lost := len(p.numbers("cn1")), int(testutil.ToFloat64(s.metrics.lost[via]))
+					if stored+lost != count || lost > 0 != paused {
+						t.Errorf("%d lines are stored and %d counted as lost, want %d", stored, lost, count)
+					}
+					if files, _ := filepath.Glob(filepath.Join(dir, "hosts", "*")); len(files) != 1 { // the pattern is right
+						t.Errorf("of one host there are %q", files)
+					}
+				})
+			}
+		}
+	}
+}
+
+// stuckDisk writes nothing to the disk until it is told.
+type stuckDisk struct {
+	journal.File
+	stuck  *atomic.Bool
+	resume chan struct{}
+}
+
+func (d stuckDisk) Datasync() error {
+	if d.stuck.Load() {
+		<-d.resume
+	}
+	return d.File.Datasync()
+}
+
+// TestTheRelaysEndDoesNotWaitForASlowDisk longer than for streams: all of its tasks
+// have ten seconds. It fails if each write, or a sender that goes on, has a time of its
+// own; and if what is then given up isn't counted.
+func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
+	s, _, _, dial := leavingBy(t, "tcp")
+	s.patience, s.endWithin = time.Hour, 300*time.Millisecond
+	disk := stuckDisk{stuck: &atomic.Bool{}, resume: make(chan struct{})}
+	s.wrap = func(f journal.File) journal.File {
+		disk := disk
+		disk.File = f
+		return disk
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	conn, busy := dial(), dial()
+	disk.stuck.Store(true)
+	for n, to := range []net.Conn{conn, conn, conn, busy} {
+		before := s.kept.Load()
+		sends(t, to, n, n+1)
+		eventually(t, 20*time.Second, "the line waits for the disk", func() error {
+			if s.kept.Load() == before {
+				return errors.New("it does not")
+			}
+			return nil
+		})
+	}
+	end()
+	over := make(chan struct{})
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(s.quiet / 20):
+				_, _ = fmt.Fprintln(busy, "<13>Nov 25 12:00:00 cn1 test: on and on") // until it is closed
+			}
+		}
+	})
+	eventually(t, 20*time.Second, "what the disk did not take is counted", func() error {
+		if n := testutil.ToFloat64(s.metrics.lost[viaTCP]); n < 4 {
+			return fmt.Errorf("%v lines", n)
+		}
+		return nil
+	})
+	eventually(t, 20*time.Second, "the sessions end", func() error {
+		if s.sessions.some() {
+			return errors.New("there are some")
+		}
+		return nil
+	})
+	close(over)
+	sender.Wait()
+	close(disk.resume)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
