@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,14 +93,21 @@ func (d *namesDisk) restore(name string) error {
 
 // TestAPowerCutTakesNoNamesThatLinesNeed: the disk has the names of the last sync
 // of each folder, and all lines are in the files afterwards. It fails if the names
-// of new files, or of those that were put away, are not synced: the undo of a new
-// file cuts off the old one that has its name again.
+// of new files, or of those that were put away, are not synced, be it since another
+// could not be: the undo of a new file cuts off the old one that has its name again.
+// It fails, too, if one that can't be put away stops the output, or is tried again
+// at once.
 func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 	for name, step := range map[string]func(t *testing.T, x *stage, o *files){
 		"new": func(*testing.T, *stage, *files) {},
 		"full": func(t *testing.T, x *stage, o *files) {
 			if list := filesBelow(t, x.hosts); len(list) != 2 {
 				t.Fatalf("nothing is put away: %q", list)
+			}
+		},
+		"one refused": func(t *testing.T, x *stage, o *files) {
+			if list := filesBelow(t, x.hosts); len(list) != 3 || !strings.Contains(list[0], "/cn1/test.log.") || !strings.HasSuffix(list[1], "/cn2/test.log") {
+				t.Fatalf("not one of two is put away: %q", list)
 			}
 		},
 		"past": func(t *testing.T, x *stage, o *files) {
@@ -122,7 +130,7 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				x := newStage(t, `{files: {path: "{year}/{month}/{day}/{host}/{app}.log"}}`)
 				defer x.end()
-				if name == "full" {
+				if name == "full" || name == "one refused" {
 					x.s.settings.rotate.bytes = 1
 				}
 				disk := newNamesDisk(t, x.hosts)
@@ -142,6 +150,13 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 					return o
 				}
 				o := begin("<13>Nov 25 12:00:00 cn1 test: 1", "<13>Nov 25 12:00:00 cn2 test: 2")
+				now := time.Now().UTC()
+				way := filepath.Join(x.hosts, now.Format("2006/01/02"), "cn2", "test.log."+now.Format(rotatedTime))
+				if name == "one refused" {
+					if err := os.Mkdir(way, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
 				if err := o.checkpoint(); err != nil {
 					t.Fatal(err)
 				}
@@ -150,6 +165,11 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 				takeAll(t, x, o)
 				if err := o.flush(); err != nil {
 					t.Fatal(err)
+				}
+				for _, f := range o.open {
+					if f.rotate && name == "one refused" && strings.Contains(f.name, "cn2") {
+						t.Error("what was refused is tried again at once")
+					}
 				}
 				o.end() // no checkpoint
 				disk.cut(t)
