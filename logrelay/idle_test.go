@@ -127,8 +127,11 @@ func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
 	}
 	r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 3, free: 10}, layoutOf(t), discard())
 	r.now, r.space = func() time.Time { return now }, func(string) (float64, error) { return 50, nil }
-	if err := r.tidy(); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := r.tidy(); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(outlivedFor)
 	}
 	want := []string{"cn1.log", "cn1.log.20260101T000000.000.zst", "cn2.log.20260101T000000.000.zst", "cn2.log.20261124T000000.000.zst"}
 	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
@@ -136,10 +139,51 @@ func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsAheadForAWhileTakesNoFile, in virtual time: of a silent host, of
+// an earlier path, and of those whose own file can't be opened. It fails where
+// files go at the first look at which they are too old, or where looks between
+// which they weren't are counted together.
+func TestAClockThatIsAheadForAWhileTakesNoFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		for _, name := range []string{"cn1.log", "cn2/sshd.log", "cn3+.log"} {
+			writtenAt(t, dir, name+"."+time.Now().UTC().Format(rotatedTime)+zstSuffix, time.Now())
+		}
+		r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 3, free: 10}, layoutOf(t, defaultPath, "{host}/{app}.log"), discard())
+		r.space = func(string) (float64, error) { return 50, nil }
+		ahead := true
+		r.now = func() time.Time {
+			if ahead {
+				return time.Now().AddDate(1, 0, 0)
+			}
+			return time.Now()
+		}
+		for _, step := range []struct {
+			after time.Duration
+			ahead bool
+			want  int
+		}{
+			{0, true, 3}, {outlivedFor - time.Minute, true, 3}, {time.Minute / 2, false, 3},
+			{time.Minute / 2, true, 3}, {outlivedFor - time.Minute, true, 3}, {time.Minute, true, 0},
+		} {
+			<-time.After(step.after)
+			ahead = step.ahead
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			files := slices.DeleteFunc(filesBelow(t, dir), func(name string) bool { return strings.HasSuffix(name, "/") })
+			if len(files) != step.want {
+				t.Errorf("after another %v, ahead %v, there are %q", step.after, step.ahead, files)
+			}
+		}
+	})
+}
+
 // TestTheFloorTakesFilesThatAreIdle, in virtual time, when none is left that was
 // put away: the one that is silent for longest, and none that had a line within an
-// hour. It fails where live files are out of the floor's reach, and where they go
-// though there is room.
+// hour. It fails where live files are out of the floor's reach, where they go
+// though there is room, and where they do before the output has written for an
+// hour: after an outage of the relay all of them look idle.
 func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newStage(t, `{}`)
@@ -164,6 +208,11 @@ func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 			t.Errorf("with room there are %q", list)
 		}
 		free = 1
+		if list := look(); slices.ContainsFunc(list, func(name string) bool { return !strings.HasSuffix(name, fileSuffix) }) {
+			t.Errorf("without room, when the output has just begun, there are %q", list)
+		}
+		<-time.After(retireAfter)
+		writtenAt(t, x.hosts, "young.log", time.Now().Add(-retireAfter/2))
 		list := look()
 		if len(list) != retireMost+2 || !strings.HasPrefix(list[retireMost], "older.log.") || list[retireMost+1] != "young.log" {
 			t.Errorf("without room there are %q", list)

@@ -29,6 +29,7 @@ const (
 type pastFiles struct {
 	mu    sync.Mutex
 	names []string
+	began time.Time // when the output first took some, behind its first checkpoint
 }
 
 func (p *pastFiles) set(names []string) {
@@ -38,23 +39,34 @@ func (p *pastFiles) set(names []string) {
 }
 
 // take gives some of them, and keeps the others.
-func (p *pastFiles) take(most int) (names []string) {
+func (p *pastFiles) take(most int, now time.Time) (names []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.began.IsZero() {
+		p.began = now
+	}
 	n := min(most, len(p.names))
 	names, p.names = p.names[:n], p.names[n:]
 	return names
+}
+
+// heard tells whether the output has written for as long as a file must be idle:
+// before, files are silent since nobody wrote.
+func (p *pastFiles) heard(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.began.IsZero() && now.Sub(p.began) >= retireAfter
 }
 
 // retire puts away files that get no more lines. Nothing is buffered, and what
 // is open is synced. What can't be put away is told of and found again by the
 // rotator: no line waits for it. An error is of names that are not durable.
 func (o *files) retire() error {
-	names := o.rotator.past.take(retireMost)
+	now, folders := o.now(), map[string]bool{}
+	names := o.rotator.past.take(retireMost, now)
 	if len(names) == 0 {
 		return nil
 	}
-	now, folders := o.now(), map[string]bool{}
 	var failed failures
 	for _, name := range names {
 		done, err := o.retireOne(name, now)
