@@ -281,6 +281,14 @@ func (o *files) flush() error {
 		return nil
 	}
 	for _, f := range o.dirty {
+		if o.undo.has(f.name) {
+			continue
+		}
+		info, err := f.file.Stat() // somebody may have cut it off
+		if err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		f.size = info.Size()
 		o.undo.note(f.name, f.size)
 	}
 	if err := o.undo.sync(); err != nil {
