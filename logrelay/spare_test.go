@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 // TestANameThatCanNotBeOpenedStopsNoOtherHost, in virtual time: a file where the
 // folder is to be, a folder where the file is to be, links that lead out of the
-// folder or nowhere, and rights that are missing. The lines go into the host's
+// folder or nowhere, a pipe, and rights that are missing. The lines go into the host's
 // spare file, nothing goes out of the folder, a condition tells, and when the way
 // is free the file is used. It fails if such an error ends the output, or if the
 // name is never tried again.
@@ -28,6 +29,18 @@ func TestANameThatCanNotBeOpenedStopsNoOtherHost(t *testing.T) {
 		"folder": func(dir string) error { return os.MkdirAll(filepath.Join(dir, "cn1", "test.log"), 0o755) },
 		"link":   func(dir string) error { return os.Symlink(outside, filepath.Join(dir, "cn1")) },
 		"loop":   func(dir string) error { return os.Symlink("cn1", filepath.Join(dir, "cn1")) },
+		"pipe": func(dir string) error {
+			return errors.Join(os.Mkdir(filepath.Join(dir, "cn1"), 0o755), syscall.Mkfifo(filepath.Join(dir, "cn1", "test.log"), 0o666))
+		},
+		"pipe with a reader": func(dir string) error {
+			pipe := filepath.Join(dir, "cn1", "test.log")
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "cn1"), 0o755), syscall.Mkfifo(pipe, 0o666)); err != nil {
+				return err
+			}
+			file, err := os.OpenFile(pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+			t.Cleanup(func() { _ = file.Close() })
+			return err
+		},
 		"rights": func(dir string) error { return os.Mkdir(filepath.Join(dir, "cn1"), 0o555) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,11 +133,12 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "file"), nil, 0o600), os.Mkdir(filepath.Join(dir, "folder.log"), 0o755),
 		os.Symlink("/", filepath.Join(dir, "link")), os.Symlink("loop.log", filepath.Join(dir, "loop.log")),
+		syscall.Mkfifo(filepath.Join(dir, "pipe.log"), 0o666),
 		os.WriteFile(filepath.Join(dir, "cn1.log"), []byte("kept, and more"), 0o600), os.WriteFile(filepath.Join(dir, "cn2.log"), nil, 0o400),
 	); err != nil {
 		t.Fatal(err)
 	}
-	u := &undo{dir: t.TempDir(), sizes: map[string]int64{"file/sshd.log": 0, "folder.log": 0, "link/cn1.log": 0, "loop.log": 0, "gone.log": 0, "cn1.log": 4}}
+	u := &undo{dir: t.TempDir(), sizes: map[string]int64{"file/sshd.log": 0, "folder.log": 0, "link/cn1.log": 0, "loop.log": 0, "gone.log": 0, "pipe.log": 0, "cn1.log": 4}}
 	if err := u.apply(root); err != nil {
 		t.Error(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"holdfast/internal/durable"
 )
@@ -161,7 +162,13 @@ func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
 		if !filepath.IsLocal(name) || !strings.HasSuffix(name, fileSuffix) || size < 0 {
 			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
 		}
-		file, err := root.OpenFile(name, os.O_WRONLY, 0)
+		file, err := root.OpenFile(name, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		var info os.FileInfo
+		if err == nil {
+			if info, err = regular(file); err != nil {
+				err = errors.Join(err, file.Close())
+			}
+		}
 		if err != nil && (errors.Is(err, fs.ErrNotExist) || obstructed(err)) {
 			// What was written there is gone. The entry goes as well: 0 would take all
 			// of a file that somebody puts back.
@@ -171,10 +178,9 @@ func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
 		if err != nil {
 			return err
 		}
-		info, err := file.Stat()
-		if err == nil && info.Size() > size {
+		if info.Size() > size {
 			err = errors.Join(file.Truncate(size), file.Sync())
-		} else if err == nil {
+		} else {
 			sizes[name] = info.Size()
 		}
 		if err := errors.Join(err, file.Close()); err != nil {
