@@ -19,6 +19,7 @@ type listing struct {
 	empty []string   // folders of ours that have been so for a day
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
 	ahead map[string]time.Time
+	part  bool // something could not be read: nothing is said of what is not there
 }
 
 // awayFile is a file that was put away.
@@ -80,7 +81,9 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
 	unread.add(walked)
 	r.ahead = l.ahead
-	return l, unread.err()
+	err = unread.err()
+	l.part = err != nil
+	return l, err
 }
 
 // sort puts a file where it belongs in the listing.

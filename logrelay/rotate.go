@@ -295,6 +295,9 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 	}
 	r.past.set(l.past)
 	for _, dir := range l.empty {
+		if l.part {
+			break
+		}
 		if err := root.Remove(dir); err != nil && !staysThere(err) {
 			failed.add(err)
 		}
@@ -303,11 +306,12 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 }
 
 // outlived tells of which files of a listing that goes for their age: those that
-// were too old at each look for an hour, by the clock that nobody sets.
+// were too old at each look for an hour, by the clock that nobody sets. Where a file
+// that is written may not be in the listing, none goes.
 func (r *rotator) outlived(l *listing) func(f awayFile) bool {
 	now, old := r.now(), map[string]time.Time{}
 	for _, f := range l.away {
-		if !r.config.outlived(f, now) {
+		if l.part || !r.config.outlived(f, now) {
 			continue
 		}
 		name := strings.TrimSuffix(f.name, zstSuffix)
