@@ -49,7 +49,8 @@ func TestFilesThatAreNotIdleYetDoNotStandInFront(t *testing.T) {
 
 // TestAFileOfALaterTimeThanNowIsPutAway, in virtual time: a clock that was wrong
 // left it, and it counts from when it was first seen. It fails where such a file
-// is put away at once, or waits for its time to come.
+// is put away at once, or waits for its time to come; and where the disk has a clock
+// of its own that is ahead, if a line does not count.
 func TestAFileOfALaterTimeThanNowIsPutAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
@@ -57,10 +58,13 @@ func TestAFileOfALaterTimeThanNowIsPutAway(t *testing.T) {
 		o := beginFiles(t, x)
 		writtenAt(t, x.hosts, "1999/cn1.log", time.Now().AddDate(1, 0, 0))
 		for _, step := range []struct {
-			after time.Duration
-			away  bool
-		}{{0, false}, {retireAfter - time.Minute, false}, {2 * time.Minute, true}} {
+			after      time.Duration
+			line, away bool
+		}{{0, false, false}, {retireAfter - time.Minute, false, false}, {time.Second, true, false}, {retireAfter - time.Minute, false, false}, {2 * time.Minute, false, true}} {
 			<-time.After(step.after)
+			if step.line {
+				writtenAt(t, x.hosts, "1999/cn1.log", time.Now().AddDate(1, 0, 0))
+			}
 			if err := o.rotator.tidy(); err != nil {
 				t.Fatal(err)
 			}
@@ -175,6 +179,61 @@ func TestAClockThatIsAheadForAWhileTakesNoFile(t *testing.T) {
 			if len(files) != step.want {
 				t.Errorf("after another %v, ahead %v, there are %q", step.after, step.ahead, files)
 			}
+		}
+	})
+}
+
+// TestWhatAClockThatWasAheadPutAwayIsTheOldest, in virtual time: it goes first where
+// there are more than are kept, or too little is free, and where its host is silent
+// as if it had been put away when it was first seen. One that is a moment ahead was
+// put away just now. It fails where the time in a name is believed: all that come
+// after such a file are then older than it, and the host's go at once.
+func TestWhatAClockThatWasAheadPutAwayIsTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		away := func(host string, at time.Time) string {
+			name := host + ".log." + at.UTC().Format(rotatedTime) + zstSuffix
+			writtenAt(t, dir, name, time.Now())
+			return name
+		}
+		now := time.Now()
+		later := now.AddDate(1, 0, 0)
+		ahead, old := away("cn1", later), away("cn1", now.Add(-time.Hour))
+		young, moment := away("cn1", now), away("cn1", now.Add(time.Minute))
+		silent := away("cn2", later.Add(time.Minute))
+		r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 4, free: 10}, layoutOf(t), discard())
+		free := 50.0
+		r.space = func(string) (float64, error) { free += 3; return free, nil }
+		tidy := func(what string, want ...string) {
+			t.Helper()
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			slices.Sort(want)
+			if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+				t.Errorf("%s: %s", what, diff)
+			}
+		}
+		tidy("all are kept", ahead, old, young, moment, silent)
+		r.config.keep = 3
+		tidy("too many", old, young, moment, silent)
+		free = 5 // the second look is enough
+		tidy("too little is free", old, young, moment)
+		free = 5
+		tidy("once more", young, moment)
+		silent = away("cn2", later)
+		writtenAt(t, dir, "cn1.log", now)
+		for _, step := range []struct {
+			after time.Duration
+			want  []string
+		}{
+			{0, []string{"cn1.log", young, moment, silent}},
+			{3*24*time.Hour + time.Minute, []string{"cn1.log", young, moment, silent}},
+			{outlivedFor - 2*time.Minute, []string{"cn1.log", young, moment, silent}},
+			{2 * time.Minute, []string{"cn1.log", young, moment}},
+		} {
+			<-time.After(step.after)
+			tidy(fmt.Sprintf("after another %v", step.after), step.want...)
 		}
 	})
 }

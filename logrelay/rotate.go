@@ -32,16 +32,15 @@ func (c rotateConfig) due(size int64, age time.Duration) bool {
 
 // tooOld tells whether a file was put away as long ago as the oldest of keep files
 // of a host that has a line in each period.
-func (c rotateConfig) tooOld(at string, now time.Time) bool {
-	put, err := time.Parse(rotatedTime, at)
-	return err == nil && now.Sub(put).Seconds() > float64(c.keep)*c.every.Seconds()
+func (c rotateConfig) tooOld(at, now time.Time) bool {
+	return now.Sub(at).Seconds() > float64(c.keep)*c.every.Seconds()
 }
 
 // outlived tells whether a file is too old and no other will push it out, since its
 // path was an earlier one or its host and program have been silent for as long.
 func (c rotateConfig) outlived(f awayFile, now time.Time) bool {
 	g := f.group
-	return c.tooOld(f.at, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
+	return c.tooOld(f.since, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
 }
 
 // rotator puts files away by renaming them, compresses them beside the work,
@@ -62,7 +61,7 @@ type rotator struct {
 	took  time.Duration        // to look through the folders
 	left  bool                 // the last look had not the time to compress all
 	uid   int                  // of whom folders are that we make
-	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
+	ahead map[string]aheadFile // files that are of a later time than now: see since
 	old   map[string]time.Time // when files that were outlived at each look since were first seen so
 }
 
@@ -148,15 +147,15 @@ func restAfter(took time.Duration) time.Duration {
 }
 
 // cutRotated takes the name of a file that was put away apart.
-func cutRotated(name string) (file, at string, ok bool) {
+func cutRotated(name string) (file string, at time.Time, ok bool) {
 	base := strings.TrimSuffix(name, zstSuffix)
 	i := strings.LastIndex(base, fileSuffix+".")
 	if i < 0 {
-		return "", "", false
+		return "", at, false
 	}
-	at = base[i+len(fileSuffix)+1:]
-	if _, err := time.Parse(rotatedTime, at); err != nil {
-		return "", "", false
+	at, err := time.Parse(rotatedTime, base[i+len(fileSuffix)+1:])
+	if err != nil {
+		return "", at, false
 	}
 	return base[:i+len(fileSuffix)], at, true
 }
