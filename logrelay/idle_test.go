@@ -283,6 +283,43 @@ func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 	})
 }
 
+// TestFilesOfOthersAreNotPutAway, nor removed where they are empty: those of our user
+// are, and those of the one that files are given to. It fails where a file is ours
+// by its name alone.
+func TestFilesOfOthersAreNotPutAway(t *testing.T) {
+	for _, test := range []struct {
+		ours, owners bool
+		want         int
+	}{{false, false, 2}, {true, false, 1}, {false, true, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			x := newStage(t, `{}`)
+			defer x.end()
+			o := beginFiles(t, x)
+			long := time.Now().Add(-maxEvery)
+			for _, name := range []string{"mysqld.log", "empty.log"} {
+				writtenAt(t, x.hosts, name, long)
+			}
+			empty := filepath.Join(x.hosts, "empty.log")
+			if err := errors.Join(os.Truncate(empty, 0), os.Chtimes(empty, long, long)); err != nil {
+				t.Fatal(err)
+			}
+			if !test.ours {
+				o.rotator.uid++
+			}
+			if test.owners {
+				o.rotator.owner.user = itoa(os.Geteuid())
+			}
+			if err := errors.Join(o.rotator.tidy(), o.retire()); err != nil {
+				t.Fatal(err)
+			}
+			list := filesBelow(t, x.hosts)
+			if len(list) != test.want || slices.Contains(list, "mysqld.log") != (test.want == 2) {
+				t.Errorf("ours %v, the owner's %v: there are %q", test.ours, test.owners, list)
+			}
+		})
+	}
+}
+
 // TestEmptyFoldersOfOthersStay, and those that were just made or emptied, in virtual
 // time. It fails where a folder goes by its being empty alone.
 func TestEmptyFoldersOfOthersStay(t *testing.T) {

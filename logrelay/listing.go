@@ -19,6 +19,7 @@ type listing struct {
 	empty []string   // folders of ours that have been so for a day
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
 	ahead map[string]aheadFile
+	owner int  // that files are given to, -1 if to nobody
 	part  bool // something could not be read: nothing is said of what is not there
 }
 
@@ -65,6 +66,8 @@ type idleFile struct {
 func (r *rotator) list(root *os.Root) (l listing, err error) {
 	var unread failures
 	l.ahead = map[string]aheadFile{}
+	to, _ := r.owner.find() // where there is no such user, the output says so, and writes nothing
+	l.owner = to.uid
 	now, groups := r.now(), map[string]*awayGroup{}
 	inside := map[string]int{} // how much is in folders of ours
 	walked := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
@@ -162,17 +165,28 @@ func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[str
 }
 
 // sortWritten sorts a file that is, or was, written. One of a host or program that
-// is silent gets no line that would have it put away.
+// is silent gets no line that would have it put away. What is of neither our user
+// nor of the files' own is something else that is called so.
 func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time, l *listing) error {
-	idle, err := r.idle(name, e, now, l)
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if uid, _ := ownerOf(info); uid != r.uid && uid != l.owner {
+		return nil
+	}
+	idle := now.Sub(r.since(name, info.ModTime(), now, l))
 	switch {
-	case err != nil || idle < retireAfter:
+	case idle < retireAfter:
 	case p.past || idle >= r.config.every:
 		l.past = append(l.past, name)
 	default:
 		l.idle = append(l.idle, idleFile{name, idle})
 	}
-	return err
+	return nil
 }
 
 // sortEmpty sorts an empty folder. Those of others are for something that we don't
@@ -185,24 +199,10 @@ func (r *rotator) sortEmpty(root *os.Root, name string, now time.Time, l *listin
 	if err != nil {
 		return err
 	}
-	idle, err := r.idle(name, fs.FileInfoToDirEntry(info), now, l)
-	if uid, _ := ownerOf(info); uid == r.uid && idle >= emptyAfter {
+	if uid, _ := ownerOf(info); uid == r.uid && now.Sub(r.since(name, info.ModTime(), now, l)) >= emptyAfter {
 		l.empty = append(l.empty, name)
 	}
-	return err
-}
-
-// idle is for how long nothing has changed in a file or folder: see since. 0 if it
-// is gone.
-func (r *rotator) idle(name string, e fs.DirEntry, now time.Time, l *listing) (time.Duration, error) {
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return now.Sub(r.since(name, info.ModTime(), now, l)), nil
+	return nil
 }
 
 func (r *rotator) owns(file string, now time.Time) bool {

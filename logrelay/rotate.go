@@ -60,7 +60,8 @@ type rotator struct {
 	past  pastFiles
 	took  time.Duration        // to look through the folders
 	left  bool                 // the last look had not the time to compress all
-	uid   int                  // of whom folders are that we make
+	uid   int                  // of whom files and folders are that we make
+	owner ownership            // whose files then are
 	ahead map[string]aheadFile // files that are of a later time than now: see since
 	old   map[string]time.Time // when files that were outlived at each look since were first seen so
 }
