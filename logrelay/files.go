@@ -165,7 +165,7 @@ func (o *files) begin() (err error) {
 	if o.access, err = o.config.owner.find(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
-	if err := o.access.makeDir(o.config.dir); err != nil {
+	if err := o.access.makeDir(o.config.dir, o.syncs.folder); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if o.root, err = os.OpenRoot(o.config.dir); err != nil {

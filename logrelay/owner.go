@@ -146,8 +146,9 @@ func (a access) folders(root *os.Root, dir string) error {
 	return nil
 }
 
-// makeDir makes the folder of all files, and those that it is in.
-func (a access) makeDir(dir string) error {
+// makeDir makes the folder of all files, and those that it is in. Their names are
+// durable then: all that is below them would go with one.
+func (a access) makeDir(dir string, sync func(root *os.Root, name string) error) error {
 	there := filepath.Clean(dir)
 	for there != "/" {
 		if _, err := os.Stat(there); err == nil {
@@ -163,7 +164,11 @@ func (a access) makeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.folders(root, missing), root.Close())
+	err = a.folders(root, missing)
+	for made := missing; err == nil && made != "."; made = path.Dir(made) {
+		err = sync(root, path.Dir(made))
+	}
+	return errors.Join(err, root.Close())
 }
 
 // open opens a file to append to, or makes it, and gives it its owner and mode.
