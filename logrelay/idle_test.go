@@ -143,6 +143,30 @@ func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
 	}
 }
 
+// TestALineBetweenTheLookAndTheOutputKeepsAFile, be it of a disk with a clock of its
+// own that is ahead. It fails where a time that is still to come is taken for an
+// old one.
+func TestALineBetweenTheLookAndTheOutputKeepsAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for _, ahead := range []time.Duration{0, time.Minute} {
+			writtenAt(t, x.hosts, "1999/cn1.log", time.Now().Add(-2*retireAfter))
+			if err := o.rotator.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			writtenAt(t, x.hosts, "1999/cn1.log", time.Now().Add(ahead))
+			if err := o.retire(); err != nil {
+				t.Fatal(err)
+			}
+			if list := filesBelow(t, x.hosts); !slices.Equal(list, []string{"1999/cn1.log"}) {
+				t.Errorf("with a clock that is %v ahead there are %q", ahead, list)
+			}
+		}
+	})
+}
+
 // TestAClockThatIsAheadForAWhileTakesNoFile, in virtual time: of a silent host, of
 // an earlier path, and of those whose own file can't be opened. It fails where
 // files go at the first look at which they are too old, or where looks between

@@ -14,7 +14,7 @@ import (
 // listing is what there is of ours below the folder of the files.
 type listing struct {
 	away  []awayFile // the oldest first
-	past  []string   // files that are written, but no more, and had no line for long enough
+	past  []pastFile // files that are written, but no more, and had no line for long enough
 	idle  []idleFile // files that are written, and had no line for an hour
 	empty []string   // folders of ours that have been so for a day
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
@@ -57,7 +57,7 @@ type awayGroup struct {
 }
 
 type idleFile struct {
-	name string
+	pastFile
 	idle time.Duration // since its last line
 }
 
@@ -179,12 +179,13 @@ func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time
 		return nil
 	}
 	idle := now.Sub(r.since(name, info.ModTime(), now, l))
+	f := pastFile{name, info.ModTime()}
 	switch {
 	case idle < retireAfter:
 	case p.past || idle >= r.config.every:
-		l.past = append(l.past, name)
+		l.past = append(l.past, f)
 	default:
-		l.idle = append(l.idle, idleFile{name, idle})
+		l.idle = append(l.idle, idleFile{f, idle})
 	}
 	return nil
 }

@@ -290,7 +290,7 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 		// Those that are silent for longest are put away next, and go after that.
 		slices.SortFunc(l.idle, func(a, b idleFile) int { return cmp.Compare(b.idle, a.idle) })
 		for _, f := range l.idle[:min(len(l.idle), retireMost)] {
-			l.past = append(l.past, f.name)
+			l.past = append(l.past, f.pastFile)
 		}
 	}
 	r.past.set(l.past)

@@ -117,7 +117,11 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			o.rotator.past.set(list)
+			var past []pastFile
+			for _, name := range list {
+				past = append(past, pastFile{name, long})
+			}
+			o.rotator.past.set(past)
 			if err := o.retire(); err != nil {
 				t.Fatal(err)
 			}
@@ -244,7 +248,7 @@ func TestARemovedFileThatGetsNoMoreLinesIsClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.rotator.past.set([]string{f.name})
+	o.rotator.past.set([]pastFile{{name: f.name}})
 	if err := errors.Join(os.Remove(filepath.Join(x.hosts, f.name)), o.retire()); err != nil {
 		t.Fatal(err)
 	}
