@@ -105,12 +105,20 @@ func TestANameThatCanNotBeOpenedStopsNoOtherHost(t *testing.T) {
 }
 
 // TestASpareFileIsNoOtherHosts: whatever path and hosts there are, and it is put
-// away and removed as what an earlier path left.
+// away and removed as what an earlier path left, also below the folder that was
+// the files' before. It fails where such a one is nobody's.
 func TestASpareFileIsNoOtherHosts(t *testing.T) {
 	for _, text := range []string{defaultPath, "{host}/{app}.log", "{year}/{host}.log"} {
 		p, ok := layoutOf(t, text).place("cn1"+spareSuffix, time.Now())
 		if !ok || !p.past || !p.earlier || !strings.HasSuffix(p.group, "/cn1") {
 			t.Errorf("%s: %+v, %v", text, p, ok)
+		}
+	}
+	// Where dir was /var/log/old/hosts, and is /var/log.
+	l := layoutOf(t, defaultPath, "old/hosts/{host}.log")
+	for name, want := range map[string]bool{"cn1+.log": true, "old/cn1+.log": true, "old/hosts/cn1+.log": true, "new/cn1+.log": false, "old/hosts/x/cn1+.log": false} {
+		if p, ok := l.place(name, time.Now()); ok != want || ok && !p.past {
+			t.Errorf("below a folder that was: %s: %+v, %v", name, p, ok)
 		}
 	}
 	for _, claimed := range []string{"cn1+", "cn1+.log", "CN1+.LOG"} {
