@@ -130,7 +130,8 @@ func TestASpareFileIsNoOtherHosts(t *testing.T) {
 
 // TestWhatStandsWhereAFileWasStopsNoBeginning: of a name that is undone. It fails
 // if only a name that is not there is passed over; but a file that can't be cut is
-// told of, since its lines would be there twice.
+// told of, since its lines would be there twice, and only where there is something to
+// cut off.
 func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)
@@ -142,7 +143,7 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, "file"), nil, 0o600), os.Mkdir(filepath.Join(dir, "folder.log"), 0o755),
 		os.Symlink("/", filepath.Join(dir, "link")), os.Symlink("loop.log", filepath.Join(dir, "loop.log")),
 		syscall.Mkfifo(filepath.Join(dir, "pipe.log"), 0o666),
-		os.WriteFile(filepath.Join(dir, "cn1.log"), []byte("kept, and more"), 0o600), os.WriteFile(filepath.Join(dir, "cn2.log"), nil, 0o400),
+		os.WriteFile(filepath.Join(dir, "cn1.log"), []byte("kept, and more"), 0o600), os.WriteFile(filepath.Join(dir, "cn2.log"), []byte("kept, and more"), 0o400),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -154,8 +155,12 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	if diff := cmp.Diff("kept", string(b)); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	u.sizes["cn2.log"] = 0
 	lab.WithoutFileRights(t, func() {
+		u.sizes["cn2.log"] = int64(len("kept, and more"))
+		if err := u.apply(root); err != nil {
+			t.Errorf("one that can't be opened, and need not be: %v", err)
+		}
+		u.sizes["cn2.log"] = 4
 		if err := u.apply(root); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("one that can't be opened: %v", err)
 		}

@@ -175,6 +175,11 @@ func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
 			delete(sizes, name)
 			continue
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			if there, failed := root.Stat(name); failed == nil && there.Size() <= size {
+				continue // nothing is to be cut off
+			}
+		}
 		if err != nil {
 			return err
 		}
