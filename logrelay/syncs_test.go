@@ -308,6 +308,45 @@ func TestManyFilesAreSyncedTogether(t *testing.T) {
 	}
 }
 
+// TestManyFoldersAreSyncedTogether: with the host in the path, each new file has one
+// of its own. It fails if each of many waits for the disk, if a folder of another
+// file system is left out, or if one that somebody removed is told of.
+func TestManyFoldersAreSyncedTogether(t *testing.T) {
+	for _, test := range []struct {
+		name                      string
+		hosts                     int
+		elsewhere                 bool
+		wantFolders, wantTogether int // one by one, beside the files' own folder, and together
+	}{
+		{"few", manyFiles - 1, false, manyFiles - 1, 0},
+		{"many", manyFiles, false, 0, 1},
+		{"many of another file system", manyFiles, true, manyFiles, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
+			defer x.end()
+			o := beginFiles(t, x)
+			folders, together := 0, 0
+			o.syncs.folder = func(root *os.Root, name string) error { folders++; return syncFolder(root, name) }
+			o.syncs.all = func(folder *os.File) error { together++; return filesystem.Sync(folder) }
+			if test.elsewhere {
+				o.device++
+			}
+			for n := range test.hosts {
+				if _, err := o.fileOf(named(fmt.Sprintf("cn%d", n), "sshd", time.Now())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(os.RemoveAll(filepath.Join(x.hosts, "cn1")), o.syncFolders()); err != nil {
+				t.Fatal(err)
+			}
+			if folders != 1+test.wantFolders || together != test.wantTogether || len(o.folders) != 0 {
+				t.Errorf("%d folders were synced, and %d times all, want %d and %d; %d are left", folders, together, 1+test.wantFolders, test.wantTogether, len(o.folders))
+			}
+		})
+	}
+}
+
 // TestAFileThatIsToBePutAwayIsClosedLast: when it is closed for want of room, it
 // stays as it is until its next line. It fails if the one without a line for the
 // longest time is closed whatever it is.
