@@ -90,6 +90,7 @@ type hostFile struct {
 	voice    *voice
 	used     uint64 // turn of its last line
 	rotate   bool
+	again    time.Time // when it is next tried to put it away, once that was refused
 }
 
 // run writes until ctx ends; then everything is synced. An error is a file
@@ -164,7 +165,7 @@ func (o *files) begin() (err error) {
 	if o.access, err = o.config.owner.find(); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
-	if err := o.access.makeDir(o.config.dir); err != nil {
+	if err := o.access.makeDir(o.config.dir, o.syncs.folder); err != nil {
 		return fmt.Errorf("logrelay: files: %w", err)
 	}
 	if o.root, err = os.OpenRoot(o.config.dir); err != nil {
@@ -280,6 +281,14 @@ func (o *files) flush() error {
 		return nil
 	}
 	for _, f := range o.dirty {
+		if o.undo.has(f.name) {
+			continue
+		}
+		info, err := f.file.Stat() // somebody may have cut it off
+		if err != nil {
+			return fmt.Errorf("logrelay: files: %w", err)
+		}
+		f.size = info.Size()
 		o.undo.note(f.name, f.size)
 	}
 	if err := o.undo.sync(); err != nil {
@@ -296,7 +305,8 @@ func (o *files) flush() error {
 		f.unsynced = true
 		o.buffers.give(f.buf)
 		f.buf = nil
-		f.rotate = o.config.rotate.due(f.size, o.now().Sub(f.born))
+		now := o.now()
+		f.rotate = o.config.rotate.due(f.size, now.Sub(f.born)) && !now.Before(f.again)
 		rotate = rotate || f.rotate
 	}
 	o.metrics.bytes.Add(float64(o.buffered))
@@ -349,19 +359,27 @@ func (o *files) syncFolders() error {
 }
 
 // rotateDue puts away what is due. The new names are durable before a line makes
-// a file of an old one: see retire.
+// a file of an old one: see retire. One that can't be renamed is told of, and
+// written on for a while: it is about this name alone. An error is of names that
+// are not durable.
 func (o *files) rotateDue() error {
-	folders := map[string]bool{}
+	folders, now := map[string]bool{}, o.now()
+	var failed failures
 	for name, f := range o.open {
 		if !f.rotate {
 			continue
 		}
-		now := o.now()
-		if err := errors.Join(o.rotator.putAway(o.root, f.name, now), f.file.Close()); err != nil {
-			return fmt.Errorf("logrelay: files: rotate: %w", err)
+		if err := o.rotator.putAway(o.root, f.name, now); err != nil {
+			failed.add(err)
+			f.rotate, f.again = false, now.Add(tryBlocked)
+			continue
 		}
+		failed.add(f.file.Close())
 		folders[path.Dir(name)] = true
 		delete(o.open, name)
+	}
+	if err := failed.err(); err != nil {
+		o.log.Error("files that are full or old are not put away, and written on; tried again after a minute", "dir", o.config.dir, "error", err)
 	}
 	if err := o.syncNames(folders); err != nil {
 		return fmt.Errorf("logrelay: files: rotate: %w", err)

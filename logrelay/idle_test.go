@@ -49,7 +49,8 @@ func TestFilesThatAreNotIdleYetDoNotStandInFront(t *testing.T) {
 
 // TestAFileOfALaterTimeThanNowIsPutAway, in virtual time: a clock that was wrong
 // left it, and it counts from when it was first seen. It fails where such a file
-// is put away at once, or waits for its time to come.
+// is put away at once, or waits for its time to come; and where the disk has a clock
+// of its own that is ahead, if a line does not count.
 func TestAFileOfALaterTimeThanNowIsPutAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
@@ -57,10 +58,13 @@ func TestAFileOfALaterTimeThanNowIsPutAway(t *testing.T) {
 		o := beginFiles(t, x)
 		writtenAt(t, x.hosts, "1999/cn1.log", time.Now().AddDate(1, 0, 0))
 		for _, step := range []struct {
-			after time.Duration
-			away  bool
-		}{{0, false}, {retireAfter - time.Minute, false}, {2 * time.Minute, true}} {
+			after      time.Duration
+			line, away bool
+		}{{0, false, false}, {retireAfter - time.Minute, false, false}, {time.Second, true, false}, {retireAfter - time.Minute, false, false}, {2 * time.Minute, false, true}} {
 			<-time.After(step.after)
+			if step.line {
+				writtenAt(t, x.hosts, "1999/cn1.log", time.Now().AddDate(1, 0, 0))
+			}
 			if err := o.rotator.tidy(); err != nil {
 				t.Fatal(err)
 			}
@@ -127,8 +131,11 @@ func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
 	}
 	r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 3, free: 10}, layoutOf(t), discard())
 	r.now, r.space = func() time.Time { return now }, func(string) (float64, error) { return 50, nil }
-	if err := r.tidy(); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := r.tidy(); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(outlivedFor)
 	}
 	want := []string{"cn1.log", "cn1.log.20260101T000000.000.zst", "cn2.log.20260101T000000.000.zst", "cn2.log.20261124T000000.000.zst"}
 	if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
@@ -136,10 +143,130 @@ func TestAgeAloneTakesNothingOfAHostThatWrites(t *testing.T) {
 	}
 }
 
+// TestALineBetweenTheLookAndTheOutputKeepsAFile, be it of a disk with a clock of its
+// own that is ahead. It fails where a time that is still to come is taken for an
+// old one.
+func TestALineBetweenTheLookAndTheOutputKeepsAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{year}/{host}.log"}}`)
+		defer x.end()
+		o := beginFiles(t, x)
+		for _, ahead := range []time.Duration{0, time.Minute} {
+			writtenAt(t, x.hosts, "1999/cn1.log", time.Now().Add(-2*retireAfter))
+			if err := o.rotator.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			writtenAt(t, x.hosts, "1999/cn1.log", time.Now().Add(ahead))
+			if err := o.retire(); err != nil {
+				t.Fatal(err)
+			}
+			if list := filesBelow(t, x.hosts); !slices.Equal(list, []string{"1999/cn1.log"}) {
+				t.Errorf("with a clock that is %v ahead there are %q", ahead, list)
+			}
+		}
+	})
+}
+
+// TestAClockThatIsAheadForAWhileTakesNoFile, in virtual time: of a silent host, of
+// an earlier path, and of those whose own file can't be opened. It fails where
+// files go at the first look at which they are too old, or where looks between
+// which they weren't are counted together.
+func TestAClockThatIsAheadForAWhileTakesNoFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		for _, name := range []string{"cn1.log", "cn2/sshd.log", "cn3+.log"} {
+			writtenAt(t, dir, name+"."+time.Now().UTC().Format(rotatedTime)+zstSuffix, time.Now())
+		}
+		r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 3, free: 10}, layoutOf(t, defaultPath, "{host}/{app}.log"), discard())
+		r.space = func(string) (float64, error) { return 50, nil }
+		ahead := true
+		r.now = func() time.Time {
+			if ahead {
+				return time.Now().AddDate(1, 0, 0)
+			}
+			return time.Now()
+		}
+		for _, step := range []struct {
+			after time.Duration
+			ahead bool
+			want  int
+		}{
+			{0, true, 3}, {outlivedFor - time.Minute, true, 3}, {time.Minute / 2, false, 3},
+			{time.Minute / 2, true, 3}, {outlivedFor - time.Minute, true, 3}, {time.Minute, true, 0},
+		} {
+			<-time.After(step.after)
+			ahead = step.ahead
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			files := slices.DeleteFunc(filesBelow(t, dir), func(name string) bool { return strings.HasSuffix(name, "/") })
+			if len(files) != step.want {
+				t.Errorf("after another %v, ahead %v, there are %q", step.after, step.ahead, files)
+			}
+		}
+	})
+}
+
+// TestWhatAClockThatWasAheadPutAwayIsTheOldest, in virtual time: it goes first where
+// there are more than are kept, or too little is free, and where its host is silent
+// as if it had been put away when it was first seen. One that is a moment ahead was
+// put away just now. It fails where the time in a name is believed: all that come
+// after such a file are then older than it, and the host's go at once.
+func TestWhatAClockThatWasAheadPutAwayIsTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		away := func(host string, at time.Time) string {
+			name := host + ".log." + at.UTC().Format(rotatedTime) + zstSuffix
+			writtenAt(t, dir, name, time.Now())
+			return name
+		}
+		now := time.Now()
+		later := now.AddDate(1, 0, 0)
+		ahead, old := away("cn1", later), away("cn1", now.Add(-time.Hour))
+		young, moment := away("cn1", now), away("cn1", now.Add(time.Minute))
+		silent := away("cn2", later.Add(time.Minute))
+		r := newRotator(dir, rotateConfig{every: 24 * time.Hour, keep: 4, free: 10}, layoutOf(t), discard())
+		free := 50.0
+		r.space = func(string) (float64, error) { free += 3; return free, nil }
+		tidy := func(what string, want ...string) {
+			t.Helper()
+			if err := r.tidy(); err != nil {
+				t.Fatal(err)
+			}
+			slices.Sort(want)
+			if diff := cmp.Diff(want, filesBelow(t, dir)); diff != "" {
+				t.Errorf("%s: %s", what, diff)
+			}
+		}
+		tidy("all are kept", ahead, old, young, moment, silent)
+		r.config.keep = 3
+		tidy("too many", old, young, moment, silent)
+		free = 5 // the second look is enough
+		tidy("too little is free", old, young, moment)
+		free = 5
+		tidy("once more", young, moment)
+		silent = away("cn2", later)
+		writtenAt(t, dir, "cn1.log", now)
+		for _, step := range []struct {
+			after time.Duration
+			want  []string
+		}{
+			{0, []string{"cn1.log", young, moment, silent}},
+			{3*24*time.Hour + time.Minute, []string{"cn1.log", young, moment, silent}},
+			{outlivedFor - 2*time.Minute, []string{"cn1.log", young, moment, silent}},
+			{2 * time.Minute, []string{"cn1.log", young, moment}},
+		} {
+			<-time.After(step.after)
+			tidy(fmt.Sprintf("after another %v", step.after), step.want...)
+		}
+	})
+}
+
 // TestTheFloorTakesFilesThatAreIdle, in virtual time, when none is left that was
 // put away: the one that is silent for longest, and none that had a line within an
-// hour. It fails where live files are out of the floor's reach, and where they go
-// though there is room.
+// hour. It fails where live files are out of the floor's reach, where they go
+// though there is room, and where they do before the output has written for an
+// hour: after an outage of the relay all of them look idle.
 func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newStage(t, `{}`)
@@ -164,6 +291,11 @@ func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 			t.Errorf("with room there are %q", list)
 		}
 		free = 1
+		if list := look(); slices.ContainsFunc(list, func(name string) bool { return !strings.HasSuffix(name, fileSuffix) }) {
+			t.Errorf("without room, when the output has just begun, there are %q", list)
+		}
+		<-time.After(retireAfter)
+		writtenAt(t, x.hosts, "young.log", time.Now().Add(-retireAfter/2))
 		list := look()
 		if len(list) != retireMost+2 || !strings.HasPrefix(list[retireMost], "older.log.") || list[retireMost+1] != "young.log" {
 			t.Errorf("without room there are %q", list)
@@ -173,6 +305,43 @@ func TestTheFloorTakesFilesThatAreIdle(t *testing.T) {
 			t.Errorf("at last there are %q", list)
 		}
 	})
+}
+
+// TestFilesOfOthersAreNotPutAway, nor removed where they are empty: those of our user
+// are, and those of the one that files are given to. It fails where a file is ours
+// by its name alone.
+func TestFilesOfOthersAreNotPutAway(t *testing.T) {
+	for _, test := range []struct {
+		ours, owners bool
+		want         int
+	}{{false, false, 2}, {true, false, 1}, {false, true, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			x := newStage(t, `{}`)
+			defer x.end()
+			o := beginFiles(t, x)
+			long := time.Now().Add(-maxEvery)
+			for _, name := range []string{"mysqld.log", "empty.log"} {
+				writtenAt(t, x.hosts, name, long)
+			}
+			empty := filepath.Join(x.hosts, "empty.log")
+			if err := errors.Join(os.Truncate(empty, 0), os.Chtimes(empty, long, long)); err != nil {
+				t.Fatal(err)
+			}
+			if !test.ours {
+				o.rotator.uid++
+			}
+			if test.owners {
+				o.rotator.owner.user = itoa(os.Geteuid())
+			}
+			if err := errors.Join(o.rotator.tidy(), o.retire()); err != nil {
+				t.Fatal(err)
+			}
+			list := filesBelow(t, x.hosts)
+			if len(list) != test.want || slices.Contains(list, "mysqld.log") != (test.want == 2) {
+				t.Errorf("ours %v, the owner's %v: there are %q", test.ours, test.owners, list)
+			}
+		})
+	}
 }
 
 // TestEmptyFoldersOfOthersStay, and those that were just made or emptied, in virtual

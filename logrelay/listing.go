@@ -14,30 +14,50 @@ import (
 // listing is what there is of ours below the folder of the files.
 type listing struct {
 	away  []awayFile // the oldest first
-	past  []string   // files that are written, but no more, and had no line for long enough
+	past  []pastFile // files that are written, but no more, and had no line for long enough
 	idle  []idleFile // files that are written, and had no line for an hour
 	empty []string   // folders of ours that have been so for a day
 	half  []string   // what a crash left of files that were being compressed: ".HOST.log.TIME.zst." and a number
-	ahead map[string]time.Time
+	ahead map[string]aheadFile
+	owner int  // that files are given to, -1 if to nobody
+	part  bool // something could not be read: nothing is said of what is not there
 }
 
 // awayFile is a file that was put away.
 type awayFile struct {
-	name  string // below the folder, as all names here
-	at    string // when it was put away, as its name has it
+	name  string    // below the folder, as all names here
+	at    time.Time // when it was put away, as its name has it
+	since time.Time // at, or since when it was seen where that is still to come
 	group *awayGroup
+}
+
+// aheadFile is a file that has a time which is still to come.
+type aheadFile struct{ first, at time.Time } // when it was first seen to have that
+
+// since is when a file was put away or last changed, or where a clock that was wrong
+// left it a time that is still to come, when it was first seen so.
+func (r *rotator) since(name string, at, now time.Time, l *listing) time.Time {
+	if !at.After(now) {
+		return at
+	}
+	a := r.ahead[name]
+	if !a.at.Equal(at) { // on a file system with a clock of its own, it may have changed
+		a = aheadFile{now, at}
+	}
+	l.ahead[name] = a
+	return a.first
 }
 
 // awayGroup is files that are counted together.
 type awayGroup struct {
 	count   int
-	newest  string // when the last one was put away
+	newest  time.Time // when the last one was put away
 	earlier bool
 	written bool // there is one that is written
 }
 
 type idleFile struct {
-	name string
+	pastFile
 	idle time.Duration // since its last line
 }
 
@@ -45,7 +65,9 @@ type idleFile struct {
 // Links are not followed.
 func (r *rotator) list(root *os.Root) (l listing, err error) {
 	var unread failures
-	l.ahead = map[string]time.Time{}
+	l.ahead = map[string]aheadFile{}
+	to, _ := r.owner.find() // where there is no such user, the output says so, and writes nothing
+	l.owner = to.uid
 	now, groups := r.now(), map[string]*awayGroup{}
 	inside := map[string]int{} // how much is in folders of ours
 	walked := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
@@ -77,10 +99,24 @@ func (r *rotator) list(root *os.Root) (l listing, err error) {
 			unread.add(r.sortEmpty(root, dir, now, &l))
 		}
 	}
-	slices.SortFunc(l.away, func(a, b awayFile) int { return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.name, b.name)) })
+	slices.SortFunc(l.away, older)
 	unread.add(walked)
 	r.ahead = l.ahead
-	return l, unread.err()
+	err = unread.err()
+	l.part = err != nil
+	return l, err
+}
+
+// older compares two files: what was put away by a clock that was ahead was so
+// before those that have been since.
+func older(a, b awayFile) int {
+	if x, y := a.since.Equal(a.at), b.since.Equal(b.at); x != y {
+		if y {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(a.at.Compare(b.at), strings.Compare(a.name, b.name))
 }
 
 // sort puts a file where it belongs in the listing.
@@ -115,23 +151,43 @@ func (r *rotator) sort(name string, e fs.DirEntry, now time.Time, groups map[str
 		return r.sortWritten(name, e, p, now, l)
 	}
 	g.count++
-	g.newest = max(g.newest, at)
-	l.away = append(l.away, awayFile{name: name, at: at, group: g})
+	// One may be put away while the folders are looked through, or its clock set a
+	// little: it is the youngest still.
+	f := awayFile{name: name, at: at, since: at, group: g}
+	if now.Add(retireAfter).Before(at) {
+		f.since = r.since(strings.TrimSuffix(name, zstSuffix), at, now, l)
+	}
+	if f.since.After(g.newest) {
+		g.newest = f.since
+	}
+	l.away = append(l.away, f)
 	return nil
 }
 
 // sortWritten sorts a file that is, or was, written. One of a host or program that
-// is silent gets no line that would have it put away.
+// is silent gets no line that would have it put away. What is of neither our user
+// nor of the files' own is something else that is called so.
 func (r *rotator) sortWritten(name string, e fs.DirEntry, p place, now time.Time, l *listing) error {
-	idle, err := r.idle(name, e, now, l)
-	switch {
-	case err != nil || idle < retireAfter:
-	case p.past || idle >= r.config.every:
-		l.past = append(l.past, name)
-	default:
-		l.idle = append(l.idle, idleFile{name, idle})
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if uid, _ := ownerOf(info); uid != r.uid && uid != l.owner {
+		return nil
+	}
+	idle := now.Sub(r.since(name, info.ModTime(), now, l))
+	f := pastFile{name, info.ModTime()}
+	switch {
+	case idle < retireAfter:
+	case p.past || idle >= r.config.every:
+		l.past = append(l.past, f)
+	default:
+		l.idle = append(l.idle, idleFile{f, idle})
+	}
+	return nil
 }
 
 // sortEmpty sorts an empty folder. Those of others are for something that we don't
@@ -144,33 +200,10 @@ func (r *rotator) sortEmpty(root *os.Root, name string, now time.Time, l *listin
 	if err != nil {
 		return err
 	}
-	idle, err := r.idle(name, fs.FileInfoToDirEntry(info), now, l)
-	if uid, _ := ownerOf(info); uid == r.uid && idle >= emptyAfter {
+	if uid, _ := ownerOf(info); uid == r.uid && now.Sub(r.since(name, info.ModTime(), now, l)) >= emptyAfter {
 		l.empty = append(l.empty, name)
 	}
-	return err
-}
-
-// idle is for how long nothing has changed in a file or folder; 0 if it is gone.
-// Where a clock that was wrong left it a time that is still to come, that is since
-// it was first seen so.
-func (r *rotator) idle(name string, e fs.DirEntry, now time.Time, l *listing) (time.Duration, error) {
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	since := info.ModTime()
-	if since.After(now) {
-		first, ok := r.ahead[name]
-		if !ok {
-			first = now
-		}
-		since, l.ahead[name] = first, first
-	}
-	return now.Sub(since), nil
+	return nil
 }
 
 func (r *rotator) owns(file string, now time.Time) bool {

@@ -185,11 +185,13 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	layout := newLayout(s.settings.path, before)
 	rules, apps := s.newRules(), newApps(s.settings.apps)
 	apps.rules = rules
+	rotator := newRotator(s.settings.dir, s.settings.rotate, layout, s.log)
+	rotator.owner = s.settings.owner
 	return &files{
 		config: filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner, format: s.settings.format},
 		syncs:  kernelSyncs(), journal: j, cursor: cursor, names: s.names(), rules: rules, log: s.log,
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
-		rotator: newRotator(s.settings.dir, s.settings.rotate, layout, s.log),
+		rotator: rotator,
 		layout:  layout, paths: paths, apps: apps, blocked: blocked{board: s.board, names: map[string]blockedName{}},
 		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
 	}, nil

@@ -146,8 +146,9 @@ func (a access) folders(root *os.Root, dir string) error {
 	return nil
 }
 
-// makeDir makes the folder of all files, and those that it is in.
-func (a access) makeDir(dir string) error {
+// makeDir makes the folder of all files, and those that it is in. Their names are
+// durable then: all that is below them would go with one.
+func (a access) makeDir(dir string, sync func(root *os.Root, name string) error) error {
 	there := filepath.Clean(dir)
 	for there != "/" {
 		if _, err := os.Stat(there); err == nil {
@@ -163,7 +164,11 @@ func (a access) makeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.folders(root, missing), root.Close())
+	err = a.folders(root, missing)
+	for made := missing; err == nil && made != "."; made = path.Dir(made) {
+		err = sync(root, path.Dir(made))
+	}
+	return errors.Join(err, root.Close())
 }
 
 // open opens a file to append to, or makes it, and gives it its owner and mode.
@@ -177,7 +182,7 @@ func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	info, err := file.Stat()
+	info, err := regular(file)
 	if err == nil {
 		err = a.give(file, info)
 	}
@@ -187,11 +192,21 @@ func (a access) open(root *os.Root, name string) (*os.File, os.FileInfo, error) 
 	return file, info, nil
 }
 
+// regular is what is known of a file that was just opened. One that is none, as a
+// pipe that somebody reads, is obstructed: see there.
+func regular(file *os.File) (os.FileInfo, error) {
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", file.Name())
+	}
+	return info, err
+}
+
 // openIn makes the folders of a file, too. The rotator removes empty ones beside:
 // once a minute, so that the second try is the last one needed.
 func (a access) openIn(root *os.Root, name string, mode os.FileMode) (file *os.File, err error) {
 	for range 3 {
-		file, err = root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, mode)
+		file, err = root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, mode) // else a pipe waits for its reader
 		dir := path.Dir(name)
 		if !errors.Is(err, fs.ErrNotExist) || dir == "." {
 			return file, err

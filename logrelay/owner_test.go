@@ -3,6 +3,7 @@ package logrelay
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -128,7 +129,7 @@ func TestAnUnknownGroupHoldsNoSenderUp(t *testing.T) {
 
 // TestFoldersLetThoseInWhoMayReadTheFiles: those that are made, the files' own
 // among them, and not those that were there. It fails if folders have neither the
-// files' group nor a mode of their own.
+// files' group nor a mode of their own, or if a power cut can take the name of one.
 func TestFoldersLetThoseInWhoMayReadTheFiles(t *testing.T) {
 	uid, gid := strangers()
 	for _, test := range []struct {
@@ -152,8 +153,13 @@ func TestFoldersLetThoseInWhoMayReadTheFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := filepath.Join(there, "holdfast", "hosts")
-		if err := a.makeDir(dir + "/"); err != nil {
-			t.Fatal(err)
+		var synced []string
+		sync := func(root *os.Root, name string) error {
+			synced = append(synced, filepath.Join(root.Name(), name))
+			return syncFolder(root, name)
+		}
+		if err := a.makeDir(dir+"/", sync); err != nil || !slices.Equal(synced, []string{filepath.Dir(dir), there}) {
+			t.Fatalf("%q are synced, %v", synced, err)
 		}
 		root, err := os.OpenRoot(dir)
 		if err != nil {
@@ -178,7 +184,10 @@ func TestFoldersLetThoseInWhoMayReadTheFiles(t *testing.T) {
 		}
 		after, err := os.Stat(there)
 		if err == nil {
-			err = a.makeDir(there)
+			err = a.makeDir(there, sync)
+		}
+		if len(synced) != 2 {
+			t.Errorf("nothing was made, and %q are synced", synced[2:])
 		}
 		if err != nil || after.Mode() != before.Mode() {
 			t.Errorf("what was there has %v, and had %v (%v)", after.Mode(), before.Mode(), err)

@@ -28,39 +28,57 @@ const (
 // it has open, puts them away.
 type pastFiles struct {
 	mu    sync.Mutex
-	names []string
+	files []pastFile
+	began time.Time // when the output first took some, behind its first checkpoint
 }
 
-func (p *pastFiles) set(names []string) {
+// pastFile is one of them.
+type pastFile struct {
+	name    string
+	changed time.Time // when it last did, as the rotator saw it
+}
+
+func (p *pastFiles) set(files []pastFile) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.names = names
+	p.files = files
 }
 
 // take gives some of them, and keeps the others.
-func (p *pastFiles) take(most int) (names []string) {
+func (p *pastFiles) take(most int, now time.Time) (files []pastFile) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := min(most, len(p.names))
-	names, p.names = p.names[:n], p.names[n:]
-	return names
+	if p.began.IsZero() {
+		p.began = now
+	}
+	n := min(most, len(p.files))
+	files, p.files = p.files[:n], p.files[n:]
+	return files
+}
+
+// heard tells whether the output has written for as long as a file must be idle:
+// before, files are silent since nobody wrote.
+func (p *pastFiles) heard(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.began.IsZero() && now.Sub(p.began) >= retireAfter
 }
 
 // retire puts away files that get no more lines. Nothing is buffered, and what
 // is open is synced. What can't be put away is told of and found again by the
 // rotator: no line waits for it. An error is of names that are not durable.
 func (o *files) retire() error {
-	names := o.rotator.past.take(retireMost)
-	if len(names) == 0 {
+	now, folders := o.now(), map[string]bool{}
+	files := o.rotator.past.take(retireMost, now)
+	if len(files) == 0 {
 		return nil
 	}
-	now, folders := o.now(), map[string]bool{}
 	var failed failures
-	for _, name := range names {
-		done, err := o.retireOne(name, now)
+	for _, f := range files {
+		done, err := o.retireOne(f, now)
 		failed.add(err)
 		if done {
-			folders[path.Dir(name)] = true
+			folders[path.Dir(f.name)] = true
 		}
 	}
 	if err := failed.err(); err != nil {
@@ -78,7 +96,8 @@ func (o *files) retire() error {
 }
 
 // retireOne puts a file away if it has had no line for long.
-func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
+func (o *files) retireOne(f pastFile, now time.Time) (done bool, err error) {
+	name := f.name
 	info, err := o.root.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, o.close(name) // it is away, or somebody removed it
@@ -89,7 +108,7 @@ func (o *files) retireOne(name string, now time.Time) (done bool, err error) {
 	// A line may have come since the rotator looked: then it waits again. While it
 	// can be undone, the file's name has to stay: a later one of the same name
 	// would be cut off in its place.
-	if idle := now.Sub(info.ModTime()); idle >= 0 && idle < retireAfter || o.undo.has(name) {
+	if !info.ModTime().Equal(f.changed) || o.undo.has(name) {
 		return false, nil
 	}
 	if err := o.close(name); err != nil {

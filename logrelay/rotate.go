@@ -32,17 +32,15 @@ func (c rotateConfig) due(size int64, age time.Duration) bool {
 
 // tooOld tells whether a file was put away as long ago as the oldest of keep files
 // of a host that has a line in each period.
-func (c rotateConfig) tooOld(at string, now time.Time) bool {
-	put, err := time.Parse(rotatedTime, at)
-	return err == nil && now.Sub(put).Seconds() > float64(c.keep)*c.every.Seconds()
+func (c rotateConfig) tooOld(at, now time.Time) bool {
+	return now.Sub(at).Seconds() > float64(c.keep)*c.every.Seconds()
 }
 
-// over tells whether a file goes: there are more than are kept, or it is too old
-// and no other will push it out, since its path was an earlier one or its host and
-// program have been silent for as long.
-func (c rotateConfig) over(f awayFile, now time.Time) bool {
+// outlived tells whether a file is too old and no other will push it out, since its
+// path was an earlier one or its host and program have been silent for as long.
+func (c rotateConfig) outlived(f awayFile, now time.Time) bool {
 	g := f.group
-	return g.count > c.keep || c.tooOld(f.at, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
+	return c.tooOld(f.since, now) && (g.earlier || !g.written && c.tooOld(g.newest, now))
 }
 
 // rotator puts files away by renaming them, compresses them beside the work,
@@ -62,12 +60,15 @@ type rotator struct {
 	past  pastFiles
 	took  time.Duration        // to look through the folders
 	left  bool                 // the last look had not the time to compress all
-	uid   int                  // of whom folders are that we make
-	ahead map[string]time.Time // when files that are of a later time than now were first seen: see idle
+	uid   int                  // of whom files and folders are that we make
+	owner ownership            // whose files then are
+	ahead map[string]aheadFile // files that are of a later time than now: see since
+	old   map[string]time.Time // when files that were outlived at each look since were first seen so
 }
 
 const (
 	lookEvery   = time.Minute
+	outlivedFor = time.Hour // before a file goes for its age: a clock may be ahead for a while
 	leastRest   = 5 * time.Second
 	emptyAfter  = 24 * time.Hour // for which a folder was empty when it is removed
 	rotatedTime = "20060102T150405.000"
@@ -147,15 +148,15 @@ func restAfter(took time.Duration) time.Duration {
 }
 
 // cutRotated takes the name of a file that was put away apart.
-func cutRotated(name string) (file, at string, ok bool) {
+func cutRotated(name string) (file string, at time.Time, ok bool) {
 	base := strings.TrimSuffix(name, zstSuffix)
 	i := strings.LastIndex(base, fileSuffix+".")
 	if i < 0 {
-		return "", "", false
+		return "", at, false
 	}
-	at = base[i+len(fileSuffix)+1:]
-	if _, err := time.Parse(rotatedTime, at); err != nil {
-		return "", "", false
+	at, err := time.Parse(rotatedTime, base[i+len(fileSuffix)+1:])
+	if err != nil {
+		return "", at, false
 	}
 	return base[:i+len(fileSuffix)], at, true
 }
@@ -274,9 +275,9 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 	for _, name := range l.half {
 		failed.add(root.Remove(name))
 	}
-	now, kept := r.now(), l.away[:0]
+	kept, old := l.away[:0], r.outlived(l)
 	for _, f := range l.away {
-		if !r.config.over(f, now) {
+		if f.group.count <= r.config.keep && !old(f) {
 			kept = append(kept, f)
 		} else if err := r.removeAway(root, f, true); err != nil {
 			failed.add(err)
@@ -285,20 +286,46 @@ func (r *rotator) remove(root *os.Root, l *listing) error {
 	l.away = kept
 	short, err := r.makeRoom(root, l)
 	failed.add(err)
-	if short {
+	if short && r.past.heard(r.now()) {
 		// Those that are silent for longest are put away next, and go after that.
 		slices.SortFunc(l.idle, func(a, b idleFile) int { return cmp.Compare(b.idle, a.idle) })
 		for _, f := range l.idle[:min(len(l.idle), retireMost)] {
-			l.past = append(l.past, f.name)
+			l.past = append(l.past, f.pastFile)
 		}
 	}
 	r.past.set(l.past)
 	for _, dir := range l.empty {
+		if l.part {
+			break
+		}
 		if err := root.Remove(dir); err != nil && !staysThere(err) {
 			failed.add(err)
 		}
 	}
 	return failed.err()
+}
+
+// outlived tells of which files of a listing that goes for their age: those that
+// were too old at each look for an hour, by the clock that nobody sets. Where a file
+// that is written may not be in the listing, none goes.
+func (r *rotator) outlived(l *listing) func(f awayFile) bool {
+	now, old := r.now(), map[string]time.Time{}
+	for _, f := range l.away {
+		if l.part || !r.config.outlived(f, now) {
+			continue
+		}
+		name := strings.TrimSuffix(f.name, zstSuffix)
+		first, ok := r.old[name]
+		if !ok {
+			first = now
+		}
+		old[name] = first
+	}
+	r.old = old
+	return func(f awayFile) bool {
+		first, ok := old[strings.TrimSuffix(f.name, zstSuffix)]
+		return ok && now.Sub(first) >= outlivedFor
+	}
 }
 
 // staysThere tells whether a folder was not removed for good: a file was made in it

@@ -19,14 +19,30 @@ const conditionBlocked = "logs.files-blocked"
 // host has the mark in its name, and no file that a path gives.
 const spareSuffix = string(folderMark) + fileSuffix
 
-// newSpare is the path of spare files, below the folder: each host has one, for
+// newSpare is the path of spare files, below a folder: each host has one, for
 // lines whose own file can't be opened. To a layout it is an earlier path, so that
 // they are put away, kept and removed as what that left.
-func newSpare() *pathTemplate {
-	return &pathTemplate{text: "{host}" + spareSuffix, elements: []pathElement{{
+func newSpare(folder ...pathElement) *pathTemplate {
+	text := ""
+	for _, e := range folder {
+		text += e.steps[0].text + "/"
+	}
+	return &pathTemplate{text: text + "{host}" + spareSuffix, elements: append(slices.Clip(folder), pathElement{
 		steps:   []step{{variable: varHost}, {text: spareSuffix}},
 		pattern: regexp.MustCompile("^(" + safePattern + ")" + regexp.QuoteMeta(spareSuffix) + "$"),
-	}}}
+	})}
+}
+
+// spares are the paths of spare files where a path was an earlier one: its folder
+// was the one of now, or one of those that have a name of their own in front.
+func (t *pathTemplate) spares() (all []*pathTemplate) {
+	for i, e := range t.elements {
+		if len(e.steps) != 1 || e.steps[0].text == "" {
+			break
+		}
+		all = append(all, newSpare(t.elements[:i+1]...))
+	}
+	return all
 }
 
 // obstructed tells whether a name can't be opened since something that is no file

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 // TestANameThatCanNotBeOpenedStopsNoOtherHost, in virtual time: a file where the
 // folder is to be, a folder where the file is to be, links that lead out of the
-// folder or nowhere, and rights that are missing. The lines go into the host's
+// folder or nowhere, a pipe, and rights that are missing. The lines go into the host's
 // spare file, nothing goes out of the folder, a condition tells, and when the way
 // is free the file is used. It fails if such an error ends the output, or if the
 // name is never tried again.
@@ -28,6 +29,18 @@ func TestANameThatCanNotBeOpenedStopsNoOtherHost(t *testing.T) {
 		"folder": func(dir string) error { return os.MkdirAll(filepath.Join(dir, "cn1", "test.log"), 0o755) },
 		"link":   func(dir string) error { return os.Symlink(outside, filepath.Join(dir, "cn1")) },
 		"loop":   func(dir string) error { return os.Symlink("cn1", filepath.Join(dir, "cn1")) },
+		"pipe": func(dir string) error {
+			return errors.Join(os.Mkdir(filepath.Join(dir, "cn1"), 0o755), syscall.Mkfifo(filepath.Join(dir, "cn1", "test.log"), 0o666))
+		},
+		"pipe with a reader": func(dir string) error {
+			pipe := filepath.Join(dir, "cn1", "test.log")
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "cn1"), 0o755), syscall.Mkfifo(pipe, 0o666)); err != nil {
+				return err
+			}
+			file, err := os.OpenFile(pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+			t.Cleanup(func() { _ = file.Close() })
+			return err
+		},
 		"rights": func(dir string) error { return os.Mkdir(filepath.Join(dir, "cn1"), 0o555) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -92,12 +105,20 @@ func TestANameThatCanNotBeOpenedStopsNoOtherHost(t *testing.T) {
 }
 
 // TestASpareFileIsNoOtherHosts: whatever path and hosts there are, and it is put
-// away and removed as what an earlier path left.
+// away and removed as what an earlier path left, also below the folder that was
+// the files' before. It fails where such a one is nobody's.
 func TestASpareFileIsNoOtherHosts(t *testing.T) {
 	for _, text := range []string{defaultPath, "{host}/{app}.log", "{year}/{host}.log"} {
 		p, ok := layoutOf(t, text).place("cn1"+spareSuffix, time.Now())
 		if !ok || !p.past || !p.earlier || !strings.HasSuffix(p.group, "/cn1") {
 			t.Errorf("%s: %+v, %v", text, p, ok)
+		}
+	}
+	// Where dir was /var/log/old/hosts, and is /var/log.
+	l := layoutOf(t, defaultPath, "old/hosts/{host}.log")
+	for name, want := range map[string]bool{"cn1+.log": true, "old/cn1+.log": true, "old/hosts/cn1+.log": true, "new/cn1+.log": false, "old/hosts/x/cn1+.log": false} {
+		if p, ok := l.place(name, time.Now()); ok != want || ok && !p.past {
+			t.Errorf("below a folder that was: %s: %+v, %v", name, p, ok)
 		}
 	}
 	for _, claimed := range []string{"cn1+", "cn1+.log", "CN1+.LOG"} {
@@ -109,7 +130,8 @@ func TestASpareFileIsNoOtherHosts(t *testing.T) {
 
 // TestWhatStandsWhereAFileWasStopsNoBeginning: of a name that is undone. It fails
 // if only a name that is not there is passed over; but a file that can't be cut is
-// told of, since its lines would be there twice.
+// told of, since its lines would be there twice, and only where there is something to
+// cut off.
 func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)
@@ -120,11 +142,12 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "file"), nil, 0o600), os.Mkdir(filepath.Join(dir, "folder.log"), 0o755),
 		os.Symlink("/", filepath.Join(dir, "link")), os.Symlink("loop.log", filepath.Join(dir, "loop.log")),
-		os.WriteFile(filepath.Join(dir, "cn1.log"), []byte("kept, and more"), 0o600), os.WriteFile(filepath.Join(dir, "cn2.log"), nil, 0o400),
+		syscall.Mkfifo(filepath.Join(dir, "pipe.log"), 0o666),
+		os.WriteFile(filepath.Join(dir, "cn1.log"), []byte("kept, and more"), 0o600), os.WriteFile(filepath.Join(dir, "cn2.log"), []byte("kept, and more"), 0o400),
 	); err != nil {
 		t.Fatal(err)
 	}
-	u := &undo{dir: t.TempDir(), sizes: map[string]int64{"file/sshd.log": 0, "folder.log": 0, "link/cn1.log": 0, "loop.log": 0, "gone.log": 0, "cn1.log": 4}}
+	u := &undo{dir: t.TempDir(), sizes: map[string]int64{"file/sshd.log": 0, "folder.log": 0, "link/cn1.log": 0, "loop.log": 0, "gone.log": 0, "pipe.log": 0, "cn1.log": 4}}
 	if err := u.apply(root); err != nil {
 		t.Error(err)
 	}
@@ -132,8 +155,12 @@ func TestWhatStandsWhereAFileWasStopsNoBeginning(t *testing.T) {
 	if diff := cmp.Diff("kept", string(b)); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	u.sizes["cn2.log"] = 0
 	lab.WithoutFileRights(t, func() {
+		u.sizes["cn2.log"] = int64(len("kept, and more"))
+		if err := u.apply(root); err != nil {
+			t.Errorf("one that can't be opened, and need not be: %v", err)
+		}
+		u.sizes["cn2.log"] = 4
 		if err := u.apply(root); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("one that can't be opened: %v", err)
 		}

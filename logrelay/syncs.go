@@ -23,6 +23,9 @@ func kernelSyncs() syncs { return syncs{syncFolder, (*os.File).Sync, filesystem.
 // syncNames makes the names in folders durable, of each once. Who removed a folder
 // by hand did that to the files in it, too.
 func (o *files) syncNames(folders map[string]bool) (err error) {
+	if len(folders) >= manyFiles && o.together(folders) {
+		return o.syncs.all(o.folder)
+	}
 	for dir := range folders {
 		if failed := o.syncs.folder(o.root, dir); failed != nil && !errors.Is(failed, fs.ErrNotExist) {
 			err = errors.Join(err, failed)
@@ -31,11 +34,25 @@ func (o *files) syncNames(folders map[string]bool) (err error) {
 	return err
 }
 
+// together tells whether folders are all of the file system of the files' own.
+func (o *files) together(folders map[string]bool) bool {
+	for dir := range folders {
+		info, err := o.root.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || info.Sys().(*syscall.Stat_t).Dev != o.device { // Linux
+			return false
+		}
+	}
+	return true
+}
+
 // errRemoved is a file that somebody removed while it was written. The output
 // begins anew where the cursor stands: what came since is written into another.
 var errRemoved = errors.New("it was removed while it was written, and what came since the last checkpoint is written anew")
 
-// manyFiles are as many as are no longer synced one by one: each waits for the
+// manyFiles are as many files, or folders, as are no longer synced one by one: each waits for the
 // disk, while all of the file system, with what others wrote there, is one wait.
 const manyFiles = 64
 

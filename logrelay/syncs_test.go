@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,14 +93,21 @@ func (d *namesDisk) restore(name string) error {
 
 // TestAPowerCutTakesNoNamesThatLinesNeed: the disk has the names of the last sync
 // of each folder, and all lines are in the files afterwards. It fails if the names
-// of new files, or of those that were put away, are not synced: the undo of a new
-// file cuts off the old one that has its name again.
+// of new files, or of those that were put away, are not synced, be it since another
+// could not be: the undo of a new file cuts off the old one that has its name again.
+// It fails, too, if one that can't be put away stops the output, or is tried again
+// at once.
 func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 	for name, step := range map[string]func(t *testing.T, x *stage, o *files){
 		"new": func(*testing.T, *stage, *files) {},
 		"full": func(t *testing.T, x *stage, o *files) {
 			if list := filesBelow(t, x.hosts); len(list) != 2 {
 				t.Fatalf("nothing is put away: %q", list)
+			}
+		},
+		"one refused": func(t *testing.T, x *stage, o *files) {
+			if list := filesBelow(t, x.hosts); len(list) != 3 || !strings.Contains(list[0], "/cn1/test.log.") || !strings.HasSuffix(list[1], "/cn2/test.log") {
+				t.Fatalf("not one of two is put away: %q", list)
 			}
 		},
 		"past": func(t *testing.T, x *stage, o *files) {
@@ -109,7 +117,11 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			o.rotator.past.set(list)
+			var past []pastFile
+			for _, name := range list {
+				past = append(past, pastFile{name, long})
+			}
+			o.rotator.past.set(past)
 			if err := o.retire(); err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +134,7 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				x := newStage(t, `{files: {path: "{year}/{month}/{day}/{host}/{app}.log"}}`)
 				defer x.end()
-				if name == "full" {
+				if name == "full" || name == "one refused" {
 					x.s.settings.rotate.bytes = 1
 				}
 				disk := newNamesDisk(t, x.hosts)
@@ -142,6 +154,13 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 					return o
 				}
 				o := begin("<13>Nov 25 12:00:00 cn1 test: 1", "<13>Nov 25 12:00:00 cn2 test: 2")
+				now := time.Now().UTC()
+				way := filepath.Join(x.hosts, now.Format("2006/01/02"), "cn2", "test.log."+now.Format(rotatedTime))
+				if name == "one refused" {
+					if err := os.Mkdir(way, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
 				if err := o.checkpoint(); err != nil {
 					t.Fatal(err)
 				}
@@ -150,6 +169,11 @@ func TestAPowerCutTakesNoNamesThatLinesNeed(t *testing.T) {
 				takeAll(t, x, o)
 				if err := o.flush(); err != nil {
 					t.Fatal(err)
+				}
+				for _, f := range o.open {
+					if f.rotate && name == "one refused" && strings.Contains(f.name, "cn2") {
+						t.Error("what was refused is tried again at once")
+					}
 				}
 				o.end() // no checkpoint
 				disk.cut(t)
@@ -224,7 +248,7 @@ func TestARemovedFileThatGetsNoMoreLinesIsClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.rotator.past.set([]string{f.name})
+	o.rotator.past.set([]pastFile{{name: f.name}})
 	if err := errors.Join(os.Remove(filepath.Join(x.hosts, f.name)), o.retire()); err != nil {
 		t.Fatal(err)
 	}
@@ -280,6 +304,45 @@ func TestManyFilesAreSyncedTogether(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// TestManyFoldersAreSyncedTogether: with the host in the path, each new file has one
+// of its own. It fails if each of many waits for the disk, if a folder of another
+// file system is left out, or if one that somebody removed is told of.
+func TestManyFoldersAreSyncedTogether(t *testing.T) {
+	for _, test := range []struct {
+		name                      string
+		hosts                     int
+		elsewhere                 bool
+		wantFolders, wantTogether int // one by one, beside the files' own folder, and together
+	}{
+		{"few", manyFiles - 1, false, manyFiles - 1, 0},
+		{"many", manyFiles, false, 0, 1},
+		{"many of another file system", manyFiles, true, manyFiles, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := newStage(t, `{files: {path: "{host}/{app}.log"}}`)
+			defer x.end()
+			o := beginFiles(t, x)
+			folders, together := 0, 0
+			o.syncs.folder = func(root *os.Root, name string) error { folders++; return syncFolder(root, name) }
+			o.syncs.all = func(folder *os.File) error { together++; return filesystem.Sync(folder) }
+			if test.elsewhere {
+				o.device++
+			}
+			for n := range test.hosts {
+				if _, err := o.fileOf(named(fmt.Sprintf("cn%d", n), "sshd", time.Now())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(os.RemoveAll(filepath.Join(x.hosts, "cn1")), o.syncFolders()); err != nil {
+				t.Fatal(err)
+			}
+			if folders != 1+test.wantFolders || together != test.wantTogether || len(o.folders) != 0 {
+				t.Errorf("%d folders were synced, and %d times all, want %d and %d; %d are left", folders, together, 1+test.wantFolders, test.wantTogether, len(o.folders))
+			}
 		})
 	}
 }

@@ -286,7 +286,7 @@ func newLayout(path *pathTemplate, before []string) *layout {
 	l := &layout{path: path, all: []*pathTemplate{path}}
 	for _, text := range before {
 		if t, err := parsePath(text); err == nil && text != path.text { // a later version's has to wait for that
-			l.all = append(l.all, t)
+			l.all = append(append(l.all, t), t.spares()...)
 		}
 	}
 	l.all = append(l.all, newSpare())

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"holdfast/internal/durable"
 )
@@ -112,8 +113,12 @@ func parseUndo(b []byte, folder string) (sizes map[string]map[string]int64, soun
 }
 
 // apply cuts the files off where they ended, in whatever folder they are. root is
-// the one of now.
+// the one of now: of a file that is shorter or gone there, the entry says so from
+// then on, since what is written into it now would else stay when it is undone.
 func (u *undo) apply(root *os.Root) error {
+	if len(u.sizes)+len(u.others) == 0 {
+		return nil
+	}
 	if err := u.applyIn(root, u.sizes); err != nil {
 		return err
 	}
@@ -129,7 +134,27 @@ func (u *undo) apply(root *os.Root) error {
 			return fmt.Errorf("in %s, where files were written before: %w", folder, err)
 		}
 	}
-	return nil
+	return u.replace()
+}
+
+// replace writes what is known in the place of what was read: that may never have
+// reached the disk, if the process before ended its run for that.
+func (u *undo) replace() error {
+	for folder, sizes := range u.others {
+		u.addAll(folder, sizes)
+	}
+	u.addAll(u.folder, u.sizes)
+	err := durable.Replace(u.path(), u.queue, 0o600)
+	u.queue, u.told = nil, true
+	return err
+}
+
+// addAll queues a folder, and the entries of it.
+func (u *undo) addAll(folder string, sizes map[string]int64) {
+	u.add(folder, 0)
+	for name, size := range sizes {
+		u.add(name, size)
+	}
 }
 
 func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
@@ -137,16 +162,31 @@ func (u *undo) applyIn(root *os.Root, sizes map[string]int64) error {
 		if !filepath.IsLocal(name) || !strings.HasSuffix(name, fileSuffix) || size < 0 {
 			return fmt.Errorf("%s: entry %q %d is none of ours", u.path(), name, size)
 		}
-		file, err := root.OpenFile(name, os.O_WRONLY, 0)
+		file, err := root.OpenFile(name, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		var info os.FileInfo
+		if err == nil {
+			if info, err = regular(file); err != nil {
+				err = errors.Join(err, file.Close())
+			}
+		}
 		if err != nil && (errors.Is(err, fs.ErrNotExist) || obstructed(err)) {
-			continue // what was written there is gone
+			// What was written there is gone. The entry goes as well: 0 would take all
+			// of a file that somebody puts back.
+			delete(sizes, name)
+			continue
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			if there, failed := root.Stat(name); failed == nil && there.Size() <= size {
+				continue // nothing is to be cut off
+			}
 		}
 		if err != nil {
 			return err
 		}
-		info, err := file.Stat()
-		if err == nil && info.Size() > size {
+		if info.Size() > size {
 			err = errors.Join(file.Truncate(size), file.Sync())
+		} else {
+			sizes[name] = info.Size()
 		}
 		if err := errors.Join(err, file.Close()); err != nil {
 			return fmt.Errorf("cut off what was written since the last checkpoint: %w", err)
