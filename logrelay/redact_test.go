@@ -226,6 +226,8 @@ var lonely = []string{
 	"<13>Nov 25 12:00:00 cn02 :\t",
 	"<13>Nov 25 12:00:00 cn02 [\t]:",
 	"\t",
+	// What /dev/log takes of a process that names no program.
+	"<13>1 2026-11-25T12:00:00Z - - 4711 - [" + localData + ` uid="0" gid="0"] a` + "\tb",
 }
 
 // TestALineWithoutAProgramThatHasAProcessIsWritten, in every format and into a
@@ -372,6 +374,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte("<13>"), []byte("[12]: text"), uint8(0b0000010), uint8(0))
 	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\"c\"] "), []byte("\n\x00"), uint8(0b0000101), uint8(0b0000010))
 	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\""), []byte("\"] x"), uint8(0b1111111), uint8(0))
+	f.Add([]byte("<13>1 2026-11-25T05:14:15Z h app 8 - - \t"), []byte(""), uint8(0), uint8(0b0000010))
 	f.Add([]byte("\xe2\x80 \t"), []byte("\x80:"), uint8(0), uint8(0b1111111))
 	f.Fuzz(func(t *testing.T, before, behind []byte, empty, set uint8) {
 		const name = "Zq"
