@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -264,6 +265,35 @@ func TestALineWithoutAProgramThatHasAProcessIsWritten(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNoLineStopsTheFiles: those of before, and the next, are in a file, whatever
+// the path and the format have of them. It fails as the test above does, where
+// a relay would end.
+func TestNoLineStopsTheFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log", format: json}, redact: ['password=\S+']}`)
+		defer x.end()
+		x.store(append(lonely, "<13>1 2026-11-25T12:00:00Z cn02 - password=hunter2 - - x", "<13>Nov 25 12:00:00 cn02 test: last")...)
+		o := beginFiles(t, x)
+		reader := x.j.Reader(0)
+		defer reader.Close()
+		block, err := reader.Next(t.Context())
+		if err := errors.Join(err, o.take(block), o.flush()); err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		for name := range o.open {
+			b, err := os.ReadFile(filepath.Join(x.hosts, name))
+			if err != nil || strings.Contains(string(b), "hunter2") {
+				t.Errorf("%s: %s (%v)", name, b, err)
+			}
+			lines += strings.Count(string(b), "\n")
+		}
+		if want := len(lonely) + 2; lines != want {
+			t.Errorf("%d lines are in the files, want %d", lines, want)
+		}
+	})
 }
 
 // TestAWrongPlaceHidesThePart, all of it, and nothing is cut from outside of the
