@@ -117,7 +117,7 @@ func parseFormat(text string) (lineFormat, error) {
 // sender wrote begins a new line. It allocates nothing but room, unless
 // something is redacted.
 func (f *lineFormat) append(dst []byte, l *line, r *rules) []byte {
-	if !f.apart || !r.mayHide(l) {
+	if !f.apart || !r.mayHideStill(l) {
 		return f.write(dst, l, r, false)
 	}
 	said, host := l.Message, l.host

@@ -11,8 +11,6 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/leodido/go-syslog/v4/rfc5424"
-
-	"holdfast/logrelay/journal"
 )
 
 // written is a line in a format.
@@ -171,50 +169,59 @@ func TestARedactedLineOfJSONIsJSON(t *testing.T) {
 // object that has what it wrote, and in RFC 5424 a message for a reader that is
 // strict.
 func FuzzFormat(f *testing.F) {
-	f.Add([]byte("<30>2026-11-25T11:59:59.123456+01:00 ../x/y ss\"hd[\n12]: hel\x00lo\xff\\ \u2028\u0085\u007f"))
-	f.Add([]byte(`<165>1 2026-11-25T05:14:15Z h app 8 - [a b="c\]"] text`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var l line
-		l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: b}, testNames())
-		for _, format := range []string{"scibian", "rsyslog", "traditional", "rfc5424", "json", "{received} {claims} {app} {proc} {tag} {text}", "{tag}{text}"} {
-			out := written(t, format, &l, nil)
-			for _, c := range []byte(out) {
-				if c < 0x20 || c == 0x7f {
-					t.Fatalf("%s: %q has a control character", format, out)
-				}
-			}
-			if format == "rfc5424" {
-				if _, err := rfc5424.NewParser().Parse([]byte(out)); err != nil {
-					t.Fatalf("%q: %v", out, err)
-				}
-			}
-			if format != "json" {
-				continue
-			}
-			var got struct {
-				Host, Claims, App, Proc, ID, Data, Text, Source, Facility, Severity string
-				Time, Received                                                      time.Time
-				Priority                                                            uint8
-			}
-			read := json.NewDecoder(strings.NewReader(out))
-			read.DisallowUnknownFields()
-			if err := read.Decode(&got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
-				t.Fatalf("%q: %v", out, err)
-			}
-			if want := cmp.Or(l.Time, l.received); got.Priority != l.Priority || got.Time.Unix() != want.Unix() || !got.Received.Equal(l.received.Truncate(time.Microsecond)) {
-				t.Fatalf("%q has %+v, want %v, %v, %d", out, got, want, l.received, l.Priority)
-			}
-			for _, part := range [][2]string{
-				{got.Host, l.host}, {got.Claims, string(l.Host)}, {got.App, string(l.App)}, {got.Proc, string(l.Proc)}, {got.ID, string(l.ID)},
-				{got.Data, string(l.Data)}, {got.Text, strings.TrimPrefix(string(l.Text), " ")},
-				{got.Source, "10.1.0.9"}, {got.Facility + "." + got.Severity, string(l.AppendPriority(nil))},
-			} {
-				if want := string([]rune(part[1])); part[0] != want { // a rune for each byte that is none
-					t.Fatalf("%q has %q, want %q", out, part[0], want)
-				}
-			}
+	f.Add([]byte("<30>2026-11-25T11:59:59.123456+01:00 ../x/y ss\"hd[\n12]: hel\x00lo\xff\\ \u2028\u0085\u007f"), uint8(0), uint8(0))
+	for _, in := range lonely {
+		f.Add([]byte(in), uint8(0b0000110), uint8(0b1111001))
+	}
+	f.Add([]byte(`<165>1 2026-11-25T05:14:15Z h app 8 - [a b="c\]"] text`), uint8(0b0000100), uint8(0b0001000))
+	f.Fuzz(func(t *testing.T, b []byte, empty, set uint8) {
+		for _, l := range variants(string(b), empty, set) {
+			soundInEveryFormat(t, l)
 		}
 	})
+}
+
+// soundInEveryFormat fails where a line is not one in a format.
+func soundInEveryFormat(t *testing.T, l *line) {
+	t.Helper()
+	for _, format := range []string{"scibian", "rsyslog", "traditional", "rfc5424", "json", "{received} {claims} {app} {proc} {tag} {text}", "{tag}{text}"} {
+		out := written(t, format, l, nil)
+		for _, c := range []byte(out) {
+			if c < 0x20 || c == 0x7f {
+				t.Fatalf("%s: %q has a control character", format, out)
+			}
+		}
+		if format == "rfc5424" {
+			if _, err := rfc5424.NewParser().Parse([]byte(out)); err != nil {
+				t.Fatalf("%q: %v", out, err)
+			}
+		}
+		if format != "json" {
+			continue
+		}
+		var got struct {
+			Host, Claims, App, Proc, ID, Data, Text, Source, Facility, Severity string
+			Time, Received                                                      time.Time
+			Priority                                                            uint8
+		}
+		read := json.NewDecoder(strings.NewReader(out))
+		read.DisallowUnknownFields()
+		if err := read.Decode(&got); err != nil || !utf8.ValidString(out) || strings.ContainsAny(out, "\u2028\u2029\u0085") {
+			t.Fatalf("%q: %v", out, err)
+		}
+		if want := cmp.Or(l.Time, l.received); got.Priority != l.Priority || got.Time.Unix() != want.Unix() || !got.Received.Equal(l.received.Truncate(time.Microsecond)) {
+			t.Fatalf("%q has %+v, want %v, %v, %d", out, got, want, l.received, l.Priority)
+		}
+		for _, part := range [][2]string{
+			{got.Host, l.host}, {got.Claims, string(l.Host)}, {got.App, string(l.App)}, {got.Proc, string(l.Proc)}, {got.ID, string(l.ID)},
+			{got.Data, string(l.Data)}, {got.Text, strings.TrimPrefix(string(l.Text), " ")},
+			{got.Source, "10.1.0.9"}, {got.Facility + "." + got.Severity, string(l.AppendPriority(nil))},
+		} {
+			if want := string([]rune(part[1])); part[0] != want { // a rune for each byte that is none
+				t.Fatalf("%q has %q, want %q", out, part[0], want)
+			}
+		}
+	}
 }
 
 // TestATimeThatIsWrittenAnewKeepsItsFraction: one that came with a comma, say. It

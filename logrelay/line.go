@@ -56,12 +56,13 @@ type line struct {
 	tag      []byte // room to write it
 	day      []byte // see date
 	dayAt    int64  // when that day began, in seconds since 1970
+	hides    uint8  // what rules.app found, until the line is written or another
 }
 
 // read takes a record apart. names says whose it is.
 func (l *line) read(r journal.Record, names *names) {
 	r.Source = r.Source.Unmap()
-	l.record, l.received, l.names = r, time.Unix(0, r.Time), names
+	l.record, l.received, l.names, l.hides = r, time.Unix(0, r.Time), names, hidesUnknown
 	syslog.Parse(&l.Message, r.Data, l.received)
 	l.host = names.host(r.Source, l.Host)
 }
@@ -73,7 +74,7 @@ func (l *line) rename(name string) bool {
 	if name == "" {
 		return false
 	}
-	l.Host, l.host = []byte(name), l.names.admit(name)
+	l.Host, l.host, l.hides = []byte(name), l.names.admit(name), hidesUnknown
 	return true
 }
 
@@ -90,7 +91,7 @@ func (l *line) retag(tag string) {
 			word[i] = '_'
 		}
 	}
-	l.Tag, l.App, l.Proc = nil, word, nil
+	l.Tag, l.App, l.Proc, l.hides = nil, word, nil, hidesUnknown
 	if at := bytes.IndexByte(word, '['); at > 0 && word[len(word)-1] == ']' {
 		l.App, l.Proc = word[:at], word[at+1:len(word)-1]
 	}

@@ -70,32 +70,71 @@ func (r *rules) redact(b []byte, from int) []byte {
 	return b
 }
 
-// places are where parts stand in a line as appendPlain writes it.
-type places struct{ claims, tag, text, end, host, id, data int }
+// span is where a part stands in a line as appendPlain writes it. One that the
+// line has not is empty.
+type span struct{ from, to int }
 
-// appendPlain is appendFile, and behind its end what else the line has. It says
-// where the parts are. dst is empty.
+// in is what stands there, without what is behind it; nil if that is no place in
+// the line.
+func (s span) in(plain []byte) []byte {
+	if s.from < 0 || s.to < s.from || s.to > len(plain) {
+		return nil
+	}
+	return plain[s.from:s.to:s.to]
+}
+
+// places are where parts stand in a line as appendPlain writes it.
+type places struct {
+	end                                          int // of what appendFile writes
+	claims, tag, app, proc, text, host, id, data span
+}
+
+// appendPlain is appendFile, and behind its end what else the line has: every
+// part stands somewhere. It says where. dst is empty.
 func (l *line) appendPlain(dst []byte) ([]byte, places) {
 	var at places
 	dst = append(l.appendTime(dst), ' ')
-	at.claims = len(dst)
-	dst = append(l.appendHost(dst), ' ')
-	dst = append(l.AppendPriority(dst), ' ')
-	at.tag = len(dst)
+	at.claims.from = len(dst)
+	dst = l.appendHost(dst)
+	at.claims.to = len(dst)
+	dst = append(l.AppendPriority(append(dst, ' ')), ' ')
+	at.tag.from = len(dst)
 	dst = l.appendBody(dst)
+	at.tag.to = at.tag.from + cleanLen(l.tag)
 	at.end = len(dst)
-	at.text = at.end - cleanLen(l.Text)
+	at.text = span{at.end - cleanLen(l.Text), at.end}
 	dst = append(dst, ' ')
 	if l.record.Source.IsValid() {
 		dst = l.record.Source.AppendTo(dst)
 	}
 	dst = append(dst, ' ')
-	at.host = len(dst)
-	dst = append(append(dst, l.host...), ' ')
-	at.id = len(dst)
-	dst = append(appendClean(dst, l.ID), ' ')
-	at.data = len(dst)
-	return appendClean(dst, l.Data), at
+	at.host.from = len(dst)
+	dst = append(dst, l.host...)
+	at.host.to = len(dst)
+	dst, at.id = appendBehind(dst, l.ID)
+	dst, at.data = appendBehind(dst, l.Data)
+	// A tag begins with the program, and a bracket with the process follows. RFC
+	// 5424 has a process without a program, too, and makes no tag of it.
+	behind, ok := bytes.CutPrefix(l.tag, l.App)
+	if ok = ok && len(l.App) > 0; ok {
+		at.app = span{at.tag.from, at.tag.from + cleanLen(l.App)}
+	} else {
+		dst, at.app = appendBehind(dst, l.App)
+	}
+	if behind, bracket := bytes.CutPrefix(behind, []byte{'['}); ok && bracket && bytes.HasPrefix(behind, l.Proc) {
+		from := at.app.to + len("[")
+		at.proc = span{from, from + cleanLen(l.Proc)}
+	} else {
+		dst, at.proc = appendBehind(dst, l.Proc)
+	}
+	return dst, at
+}
+
+// appendBehind writes a part behind a blank, and says where it stands.
+func appendBehind(dst, part []byte) ([]byte, span) {
+	from := len(dst) + 1
+	dst = appendClean(append(dst, ' '), part)
+	return dst, span{from, len(dst)}
 }
 
 // mayHide tells whether something in the line may be what must not be written;
@@ -127,36 +166,38 @@ func (r *rules) mayHide(l *line) bool {
 func (r *rules) hide(l *line) {
 	plain, at := l.appendPlain(r.plain[:0])
 	r.plain, r.covered = plain, r.covered[:0]
-	r.cover(plain[:at.end], nil, 0)
-	proc := at.tag + cleanLen(l.App) + len("[")
-	text, blank := bytes.CutPrefix(l.Text, []byte{' '})
-	textAt := at.text
-	if blank {
-		textAt++
+	r.hideAt(l, at)
+}
+
+// hideAt is hide of a line whose parts stand at these places in r.plain. One
+// that does not stand at its place is hidden whole.
+func (r *rules) hideAt(l *line, at places) {
+	r.cover(span{0, at.end}.in(r.plain), nil, 0)
+	text, textAt := l.Text, at.text
+	if bytes.HasPrefix(text, []byte{' '}) {
+		text, textAt.from = text[1:], textAt.from+1
 	}
 	l.tag = append(l.tag[:0], l.host...)
 	for _, part := range [...]struct {
-		raw  []byte
-		from int
+		raw []byte
+		at  span
 	}{
-		{l.Host, at.claims}, {l.Tag, at.tag}, {l.App, at.tag}, {l.Proc, proc}, {text, textAt}, {l.tag, at.host}, {l.ID, at.id}, {l.Data, at.data},
+		{l.Host, at.claims}, {l.Tag, at.tag}, {l.App, at.app}, {l.Proc, at.proc}, {text, textAt}, {l.tag, at.host}, {l.ID, at.id}, {l.Data, at.data},
 	} {
-		r.cover(plain[part.from:][:cleanLen(part.raw)], part.raw, part.from)
-	}
-	if len(r.covered) == 0 {
-		return
+		r.cover(part.at.in(r.plain), part.raw, part.at.from)
 	}
 	r.sortCovered()
-	if len(l.Host) > 0 {
-		l.Host = r.leftOf(l.Host, at.claims)
-		l.host = string(r.leftOf(l.tag, at.host))
-	} else if out := r.leftOf(l.tag, at.claims); !bytes.Equal(out, l.tag) {
-		l.host = string(out)
-	} else {
-		l.host = string(r.leftOf(l.tag, at.host))
+	host := r.leftOf(l.tag, at.host)
+	if len(l.Host) == 0 { // whose it is stands where the name in it would
+		if out := r.leftOf(l.tag, at.claims); !bytes.Equal(out, l.tag) {
+			host = out
+		}
 	}
-	l.Tag, l.App, l.Proc, l.Text = r.leftOf(l.Tag, at.tag), r.leftOf(l.App, at.tag), r.leftOf(l.Proc, proc), r.leftOf(l.Text, at.text)
-	l.ID, l.Data = r.leftOf(l.ID, at.id), r.leftOf(l.Data, at.data)
+	if !bytes.Equal(host, l.tag) {
+		l.host = string(host)
+	}
+	l.Host, l.Tag, l.App, l.Proc = r.leftOf(l.Host, at.claims), r.leftOf(l.Tag, at.tag), r.leftOf(l.App, at.app), r.leftOf(l.Proc, at.proc)
+	l.Text, l.ID, l.Data = r.leftOf(l.Text, at.text), r.leftOf(l.ID, at.id), r.leftOf(l.Data, at.data)
 }
 
 // cover notes what patterns fit in: in text, which stands at from in the line,
@@ -187,7 +228,7 @@ func (r *rules) left(plain []byte, from, to int) (out []byte) {
 	done := from
 	for _, c := range r.covered {
 		if begin, end := max(c[0], done), min(c[1], to); begin < end {
-			if out = append(out, plain[done:begin]...); c[0] >= done || done == from {
+			if out = append(out, plain[done:begin:begin]...); c[0] >= done || done == from {
 				out = append(out, redacted...)
 			}
 			done = end
@@ -196,29 +237,71 @@ func (r *rules) left(plain []byte, from, to int) (out []byte) {
 	if done == from {
 		return nil
 	}
-	return append(out, plain[done:to]...)
+	return append(out, plain[done:to:to]...)
 }
 
-// leftOf is what is left of a part that stands at from: the part itself, or
-// another that is clean.
-func (r *rules) leftOf(part []byte, from int) []byte {
-	if out := r.left(r.plain, from, from+cleanLen(part)); out != nil {
+// leftOf is what is left of a part that stands at a place: the part itself, or
+// another that is clean. What does not stand there is not looked for: nobody
+// knows what of it is covered.
+func (r *rules) leftOf(part []byte, at span) []byte {
+	switch {
+	case len(part) == 0:
+		return part
+	case !isClean(at.in(r.plain), part):
+		return []byte(redacted)
+	}
+	if out := r.left(r.plain, at.from, at.to); out != nil {
 		return out
 	}
 	return part
 }
 
+// isClean tells whether text is what appendClean writes of a part.
+func isClean(text, part []byte) bool {
+	var room [4]byte
+	for len(part) > 0 {
+		n := clean(part)
+		one := part[:n]
+		if n == 0 {
+			n, one = 1, appendClean(room[:0], part[:1])
+		}
+		if !bytes.HasPrefix(text, one) {
+			return false
+		}
+		text, part = text[len(one):], part[n:]
+	}
+	return len(text) == 0
+}
+
 // app is the program of a line as it may be written. covered: some of it may
-// not.
+// not. What it found out is kept for who writes the line as it is now.
 func (r *rules) app(l *line) (app []byte, covered bool) {
-	if !r.mayHide(l) {
+	if l.hides = hidesNothing; !r.mayHide(l) {
 		return l.App, false
 	}
+	l.hides = hidesMaybe
 	said, host := l.Message, l.host
 	r.hide(l)
 	app, l.Message, l.host = l.App, said, host
 	return app, !bytes.Equal(app, l.App)
 }
+
+// mayHideStill is mayHide, of a line that app may have been asked of since it
+// was made: patterns are asked once then.
+func (r *rules) mayHideStill(l *line) bool {
+	known := l.hides
+	if l.hides = hidesUnknown; known == hidesUnknown {
+		return r.mayHide(l)
+	}
+	return known == hidesMaybe
+}
+
+// What is known of what must not be written in a line.
+const (
+	hidesUnknown uint8 = iota
+	hidesNothing
+	hidesMaybe
+)
 
 // cleanLen is how many bytes appendClean writes.
 func cleanLen(text []byte) int {

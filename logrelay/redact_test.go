@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -214,37 +215,232 @@ func TestASecretIsNoFilesName(t *testing.T) {
 	})
 }
 
+// lonely are lines of which a part stands by itself: the default format leaves
+// it out, or it is no part of the tag.
+var lonely = []string{
+	"<13>1 2026-11-25T12:00:00Z h - " + strings.Repeat("p", 300) + " - - a\tb",
+	"<13>1 2026-11-25T12:00:00Z h - p\x01 - - ",
+	"<13>1 - - - p - - a\x7f",
+	"<13>1 - - - - i\t - ",
+	"<13>1 - - - - - [a b=\"\t\"]",
+	"<13>1 - - - - - - \x01",
+	"<13>Nov 25 12:00:00 cn02 :\t",
+	"<13>Nov 25 12:00:00 cn02 [\t]:",
+	"\t",
+	// What /dev/log takes of a process that names no program.
+	"<13>1 2026-11-25T12:00:00Z - - 4711 - [" + localData + ` uid="0" gid="0"] a` + "\tb",
+}
+
+// TestALineWithoutAProgramThatHasAProcessIsWritten, in every format and into a
+// file of its program's: a datagram that no output can write stands in the
+// journal, and ends the relay at each start. It fails if hide looks for a process
+// in a tag that is not there.
+func TestALineWithoutAProgramThatHasAProcessIsWritten(t *testing.T) {
+	r := hiding(t, `password=\S+`, `^zzz`)
+	for _, in := range lonely {
+		for _, format := range everyFormat {
+			if got, want := written(t, format, inParis(in), r), written(t, format, inParis(in), nil); got != want {
+				t.Errorf("%q as %s: %q, want %q", in, format, got, want)
+			}
+		}
+		if _, covered := r.app(inParis(in)); covered {
+			t.Errorf("%q: its program is redacted", in)
+		}
+	}
+	for in, part := range map[string]string{
+		"<13>1 2026-11-25T12:00:00Z h - password=zzz - - x":         `"proc":"[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z h - a\tpassword=zzz - - x\ty":   `"proc":"a#011[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z h - zzz - - x":                  `"proc":"[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z h - - password=zzz - x":         `"id":"[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z - - - - [a b=\"password=zzz\"]": `"data":"[a b=\"[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z password=zzz - - - - \t":        `"claims":"[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z h zzz password=zzz - - x":       `"app":"[redacted]","proc":"[redacted]"`,
+		"<13>Nov 25 12:00:00 cn02 [password=zzz]: \tx":              `"app":"[[redacted]"`,
+		"<13>1 2026-11-25T12:00:00Z h - p - - \xef\xbb\xbfzzz, zzz": `"text":"[redacted], zzz"`,
+	} {
+		for _, format := range everyFormat {
+			out := written(t, format, inParis(in), r)
+			if strings.Contains(out, "password=zzz") || format == "json" && !strings.Contains(out, part) {
+				t.Errorf("%q as %s: %s, want %s", in, format, out, part)
+			}
+		}
+	}
+}
+
+// TestNoLineStopsTheFiles: those of before, and the next, are in a file, whatever
+// the path and the format have of them. It fails as the test above does, where
+// a relay would end.
+func TestNoLineStopsTheFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{files: {path: "{host}/{app}.log", format: json}, redact: ['password=\S+']}`)
+		defer x.end()
+		x.store(append(lonely, "<13>1 2026-11-25T12:00:00Z cn02 - password=hunter2 - - x", "<13>Nov 25 12:00:00 cn02 test: last")...)
+		o := beginFiles(t, x)
+		reader := x.j.Reader(0)
+		defer reader.Close()
+		block, err := reader.Next(t.Context())
+		if err := errors.Join(err, o.take(block), o.flush()); err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		for name := range o.open {
+			b, err := os.ReadFile(filepath.Join(x.hosts, name))
+			if err != nil || strings.Contains(string(b), "hunter2") {
+				t.Errorf("%s: %s (%v)", name, b, err)
+			}
+			lines += strings.Count(string(b), "\n")
+		}
+		if want := len(lonely) + 2; lines != want {
+			t.Errorf("%d lines are in the files, want %d", lines, want)
+		}
+	})
+}
+
+// TestAWrongPlaceHidesThePart, all of it, and nothing is cut from outside of the
+// line. It fails if a place is taken for right that has not the part in it.
+func TestAWrongPlaceHidesThePart(t *testing.T) {
+	r := hiding(t, `hunter2`)
+	for name, of := range map[string]func(*line, *places) (*[]byte, *span){
+		"claims": func(l *line, at *places) (*[]byte, *span) { return &l.Host, &at.claims },
+		"tag":    func(l *line, at *places) (*[]byte, *span) { return &l.Tag, &at.tag },
+		"app":    func(l *line, at *places) (*[]byte, *span) { return &l.App, &at.app },
+		"proc":   func(l *line, at *places) (*[]byte, *span) { return &l.Proc, &at.proc },
+		"text":   func(l *line, at *places) (*[]byte, *span) { return &l.Text, &at.text },
+		"id":     func(l *line, at *places) (*[]byte, *span) { return &l.ID, &at.id },
+		"data":   func(l *line, at *places) (*[]byte, *span) { return &l.Data, &at.data },
+	} {
+		for _, move := range [][2]int{{-1 << 20, 0}, {0, 1 << 20}, {1, 0}, {-1, -1}, {1 << 20, -1 << 20}, {1, 1}} {
+			l := inParis("<13>Nov 25 12:00:00 cn02 key[7]: one")
+			l.ID, l.Data = []byte("ID"), []byte("[a]")
+			plain, at := l.appendPlain(nil)
+			r.plain, r.covered = plain, nil
+			part, place := of(l, &at)
+			*place = span{place.from + move[0], place.to + move[1]}
+			if r.hideAt(l, at); string(*part) != redacted {
+				t.Errorf("%s, whose place is off by %v, is %q", name, move, *part)
+			}
+			if l.host != "cn02" {
+				t.Errorf("%s, whose place is off by %v, takes the host with it: %q", name, move, l.host)
+			}
+		}
+	}
+	l := inParis("<13>Nov 25 12:00:00 cn02 key[7]: one")
+	plain, at := l.appendPlain(nil)
+	r.plain, r.covered, at.host = plain, nil, span{1, 1 << 20}
+	if r.hideAt(l, at); l.host != redacted {
+		t.Errorf("the host is %q", l.host)
+	}
+}
+
+// TestPatternsAreAskedOnceALine: where its program is in the path, what that
+// found out holds for the line that is written, and for no other. It fails if
+// mayHide is asked twice, or if a line is taken for the one before.
+func TestPatternsAreAskedOnceALine(t *testing.T) {
+	f, err := parseFormat("json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := hiding(t, `hunter2`)
+	l := inParis("<13>Nov 25 12:00:00 cn02 app: nothing")
+	r.app(l)
+	r.plain = r.plain[:0]
+	if f.append(nil, l, r); len(r.plain) != 0 {
+		t.Errorf("patterns are tried once more, in %q", r.plain)
+	}
+	if f.append(nil, l, r); len(r.plain) == 0 {
+		t.Error("what was found out holds though the line was written")
+	}
+	for name, change := range map[string]func(){
+		"another tag":  func() { l.retag("hunter2") },
+		"another host": func() { l.rename("hunter2") },
+		"another line": func() {
+			l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte("hunter2")}, testNames())
+		},
+		"none": func() {
+			l.read(journal.Record{Data: []byte("<13>Nov 25 12:00:00 cn02 app: hunter2")}, testNames())
+			r.app(l)
+		},
+	} {
+		l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte("<13>Nov 25 12:00:00 cn02 app: nothing")}, testNames())
+		r.app(l)
+		if change(); strings.Contains(string(f.append(nil, l, r)), "hunter2") {
+			t.Errorf("%s: what must not be written is", name)
+		}
+	}
+}
+
+// variants are a line as it came, as rules may make it, and with any of its parts
+// empty, or another, whatever the others are: bit by bit, of host, tag, program,
+// process, number, data and text.
+func variants(in string, empty, set uint8) (list []*line) {
+	for i := range 4 {
+		l := &line{}
+		l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte(in)}, testNames())
+		if i == 1 || i == 3 {
+			l.retag(in)
+			l.rename(in)
+		}
+		for bit, part := range []*[]byte{&l.Host, &l.Tag, &l.App, &l.Proc, &l.ID, &l.Data, &l.Text} {
+			switch {
+			case i < 2:
+			case empty>>bit&1 != 0:
+				*part = nil
+			case set>>bit&1 != 0:
+				*part = []byte(in)
+			}
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
 // FuzzRedact: where a pattern fits, and whatever a sender writes around it, the
 // secret stands in no format; and where it does not, lines are as without.
 func FuzzRedact(f *testing.F) {
-	f.Add([]byte("<13>Nov 25 12:00:00 cn02 app[1]: "), []byte(" more"))
-	f.Add([]byte("<13>"), []byte("[12]: text"))
-	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\"c\"] "), []byte("\n\x00"))
-	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\""), []byte("\"] x"))
-	f.Add([]byte("\xe2\x80 \t"), []byte("\x80:"))
-	f.Fuzz(func(t *testing.T, before, behind []byte) {
+	for _, in := range lonely {
+		f.Add([]byte(in), []byte(""), uint8(0b0000111), uint8(0b0001000))
+	}
+	f.Add([]byte("<13>Nov 25 12:00:00 cn02 app[1]: "), []byte(" more"), uint8(0b0000100), uint8(0b0100000))
+	f.Add([]byte("<13>"), []byte("[12]: text"), uint8(0b0000010), uint8(0))
+	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\"c\"] "), []byte("\n\x00"), uint8(0b0000101), uint8(0b0000010))
+	f.Add([]byte("<165>1 2026-11-25T05:14:15Z h app 8 - [a b=\""), []byte("\"] x"), uint8(0b1111111), uint8(0))
+	f.Add([]byte("<13>1 2026-11-25T05:14:15Z h app 8 - - \t"), []byte(""), uint8(0), uint8(0b0000010))
+	f.Add([]byte("\xe2\x80 \t"), []byte("\x80:"), uint8(0), uint8(0b1111111))
+	f.Fuzz(func(t *testing.T, before, behind []byte, empty, set uint8) {
 		const name = "Zq"
 		if strings.Contains(string(before)+string(behind), name) || len(before)+len(behind) > 2048 {
 			return
 		}
 		r := hiding(t, `Zq=[0-9]+`, `^Zq$`)
-		for _, format := range everyFormat {
-			for _, in := range []string{string(before) + "Zq=4711" + string(behind), string(before) + string(behind)} {
-				var l line
-				l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte(in)}, testNames())
-				out := written(t, format, &l, r)
-				if strings.Contains(out, "Zq=4711") {
-					t.Fatalf("%q as %s: %q", in, format, out)
+		for _, in := range []string{string(before) + "Zq=4711" + string(behind), string(before) + string(behind)} {
+			for i, l := range variants(in, empty, set) {
+				for _, format := range everyFormat {
+					out := written(t, format, l, r)
+					if strings.Contains(out, "Zq=4711") {
+						t.Fatalf("%q, %d, as %s: %q", in, i, format, out)
+					}
+					if !strings.Contains(in, name) && out != written(t, format, l, nil) {
+						t.Fatalf("%q, %d, as %s: %q, though nothing is to be hidden", in, i, format, out)
+					}
 				}
-				if !strings.Contains(in, name) && out != written(t, format, &l, nil) {
-					t.Fatalf("%q as %s: %q, though nothing is to be hidden", in, format, out)
+				if app, _ := r.app(l); strings.Contains(string(app), "Zq=4711") {
+					t.Fatalf("%q, %d: program %q", in, i, app)
+				}
+				plain, at := l.appendPlain(nil)
+				if string(plain[:at.end]) != string(l.appendFile(nil)) {
+					t.Fatalf("%q, %d: %q, %+v", in, i, plain, at)
+				}
+				for _, part := range []struct {
+					raw []byte
+					at  span
+				}{
+					{l.Host, at.claims}, {l.Tag, at.tag}, {l.App, at.app}, {l.Proc, at.proc}, {l.Text, at.text}, {[]byte(l.host), at.host}, {l.ID, at.id}, {l.Data, at.data},
+				} {
+					if len(part.raw) > 0 && string(part.at.in(plain)) != string(appendClean(nil, part.raw)) {
+						t.Fatalf("%q, %d: %q does not stand at %v of %q", in, i, part.raw, part.at, plain)
+					}
 				}
 			}
-		}
-		var l line
-		l.read(journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: append(before, behind...)}, testNames())
-		if plain, at := l.appendPlain(nil); string(plain[:at.end]) != string(l.appendFile(nil)) || at.tag > at.text || string(plain[at.data:]) != string(appendClean(nil, l.Data)) {
-			t.Fatalf("%q, %+v", plain, at)
 		}
 	})
 }

@@ -216,10 +216,26 @@ func FuzzParse(f *testing.F) {
 		if Severity(b) != m.Severity() {
 			t.Fatalf("severity %d, by itself %d", m.Severity(), Severity(b))
 		}
-		for _, part := range [][]byte{m.Host, m.App, m.Proc, m.ID, m.Data, m.Tag, m.Text} {
+		var local Message
+		ParseLocal(&local, b, received)
+		for _, part := range [][]byte{
+			m.Host, m.App, m.Proc, m.ID, m.Data, m.Tag, m.Text,
+			local.Host, local.App, local.Proc, local.ID, local.Data, local.Tag, local.Text,
+		} {
 			if !bytes.Contains(b, part) {
 				t.Fatalf("%q is no part of %q", part, b)
 			}
+		}
+		for _, one := range []Message{m, local} {
+			if tag := one.AppendTag(nil); !bytes.HasPrefix(tag, one.App) {
+				t.Fatalf("tag %q of program %q", tag, one.App)
+			}
+			if one.Priority != m.Priority {
+				t.Fatalf("priority %d, from elsewhere %d", one.Priority, m.Priority)
+			}
+		}
+		if StrictData(b) && structuredData(b) != len(b) {
+			t.Fatalf("%q is strict data, and %d bytes of it are data", b, structuredData(b))
 		}
 		got, err := rfc5424.NewParser().Parse(b)
 		if err != nil || got.(*rfc5424.SyslogMessage).Version != 1 || m.RFC3339 == nil {
