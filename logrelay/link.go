@@ -179,6 +179,9 @@ func (l *link) answers() (done uint64, err error) {
 				return done, failed
 			}
 			for range acknowledged {
+				if len(l.sent) == 0 {
+					return done, errors.New("the target acknowledges more lines than it was sent")
+				}
 				done = l.sent[0] + 1
 				l.sent = l.sent[1:]
 			}
