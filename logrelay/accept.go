@@ -78,7 +78,9 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	defer cancel()
 	ending, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	s.ending = ending
+	reading, endReading := context.WithCancel(ending)
+	defer endReading()
+	s.reading, s.ending = reading, ending
 	defer s.lastLosses.tell(s.log)
 	var group sync.WaitGroup
 	failed := make(chan error, len(listeners))
@@ -103,6 +105,7 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 		})
 	}
 	<-ctx.Done()
+	defer time.AfterFunc(s.endWithin/2, endReading).Stop()
 	defer time.AfterFunc(s.endWithin, end).Stop()
 	for _, l := range listeners {
 		if l.tcp != nil {

@@ -142,6 +142,61 @@ func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
 	}
 }
 
+// slowDisk takes a while for each sync, so that there is always a line that waits.
+type slowDisk struct{ journal.File }
+
+func (d slowDisk) Datasync() error {
+	time.Sleep(20 * time.Millisecond)
+	return d.File.Datasync()
+}
+
+// TestTheRelaysEndLosesNothingOfASteadySender that is never quiet for long: all that
+// its kernel was told is here is stored, and what it sends then is answered with a
+// reset, so one write at most succeeds for nothing. It fails if the relay reads on
+// until its last moment, since by TLS it looks for more than there is: the end then
+// takes all of its time, and what was read last is not on the disk by then.
+func TestTheRelaysEndLosesNothingOfASteadySender(t *testing.T) {
+	for input, via := range inputs {
+		t.Run(input, func(t *testing.T) {
+			s, dir, _, dial := leavingBy(t, input)
+			s.quiet, s.patience = 2*time.Second, 200*time.Millisecond
+			s.endWithin = 20 * time.Second
+			s.wrap = func(f journal.File) journal.File { return slowDisk{f} }
+			stop := run(t, s)
+			conn := dial()
+			sent, first := make(chan int, 1), make(chan struct{})
+			go func() {
+				for n := 0; ; n++ {
+					if _, err := fmt.Fprintf(conn, "<13>Nov 25 12:00:00 cn1 test: seq=%d.\n", n); err != nil {
+						sent <- n
+						return
+					}
+					if n == 0 {
+						close(first)
+					}
+					<-time.After(10 * time.Millisecond)
+				}
+			}()
+			<-first
+			eventually(t, 20*time.Second, "the session begins", func() error {
+				if !s.sessions.some() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			began := time.Now()
+			stop()
+			if took := time.Since(began); took > s.endWithin/4 {
+				t.Errorf("the end took %v", took)
+			}
+			count, p := <-sent, process{t: t, dir: dir}
+			if stored, lost := len(p.numbers("cn1")), testutil.ToFloat64(s.metrics.lost[via]); stored < count-1 || lost > 0 {
+				t.Errorf("%d lines were sent, %d are stored and %v counted as lost", count, stored, lost)
+			}
+		})
+	}
+}
+
 // stuckDisk writes nothing to the disk until it is told.
 type stuckDisk struct {
 	journal.File
