@@ -81,12 +81,15 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	reading, endReading := context.WithCancel(ending)
 	defer endReading()
 	s.reading, s.ending = reading, ending
-	defer s.lastLosses.tell(s.log)
-	var group sync.WaitGroup
+	var group, streams sync.WaitGroup
 	failed := make(chan error, len(listeners))
 	senders, nodes := make(chan struct{}, s.connections), make(chan struct{}, maxReplicas)
 	for _, l := range listeners {
-		group.Go(func() {
+		with := &group
+		if l.via == viaTCP || l.via == viaTLS {
+			with = &streams
+		}
+		with.Go(func() {
 			var err error
 			switch {
 			case l.udp != nil:
@@ -112,6 +115,8 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 			l.close()
 		}
 	}
+	streams.Wait() // they have a bound, which the journal's disk gives nothing else
+	s.lastLosses.tell(s.log)
 	group.Wait()
 	for _, l := range listeners {
 		if l.tcp == nil {

@@ -212,11 +212,15 @@ func (d stuckDisk) Datasync() error {
 }
 
 // TestTheRelaysEndDoesNotWaitForASlowDisk longer than for streams: all of its tasks
-// have ten seconds. It fails if each write, or a sender that goes on, has a time of its
-// own; and if what is then given up isn't counted.
+// have ten seconds. It fails if each write, a sender that goes on, or a client by RELP
+// that waits for its answer, has a time of its own; if what is then given up isn't
+// counted; and if the log's word of that waits for what UDP brought, which may be for
+// ever.
 func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
-	s, _, _, dial := leavingBy(t, "tcp")
+	s, _, _, connect := leavingBy(t, "tcp")
 	s.patience, s.endWithin = time.Hour, 300*time.Millisecond
+	var log syncBuffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
 	disk := stuckDisk{stuck: &atomic.Bool{}, resume: make(chan struct{})}
 	s.wrap = func(f journal.File) journal.File {
 		disk := disk
@@ -227,8 +231,24 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
 	<-ready
-	conn, busy := dial(), dial()
+	conn, busy := connect(), connect()
+	client, err := dial(s.Addrs("relp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.conn.Close()
+	udp, err := net.Dial("udp", s.Addrs("udp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
 	disk.stuck.Store(true)
+	if _, err := client.conn.Write(client.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn1 test: by RELP"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(udp, "<13>Nov 25 12:00:00 cn1 test: by UDP"); err != nil {
+		t.Fatal(err)
+	}
 	for n, to := range []net.Conn{conn, conn, conn, busy} {
 		before := s.kept.Load()
 		sends(t, to, n, n+1)
@@ -239,6 +259,7 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 			return nil
 		})
 	}
+	began := time.Now()
 	end()
 	over := make(chan struct{})
 	var sender sync.WaitGroup
@@ -264,6 +285,15 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 		}
 		return nil
 	})
+	eventually(t, 20*time.Second, "the log says so", func() error {
+		if !strings.Contains(log.String(), "the relay ends") {
+			return errors.New(log.String())
+		}
+		return nil
+	})
+	if took := time.Since(began); took > lingerFor-s.endWithin {
+		t.Errorf("the log says so after %v; the datagram is waited for", took)
+	}
 	close(over)
 	sender.Wait()
 	close(disk.resume)
