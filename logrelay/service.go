@@ -87,8 +87,8 @@ type Server struct {
 
 	current atomic.Pointer[journal.Journal]
 	journal *journal.Journal // of this Run
-	// ending is over endWithin after the end of this Run's inputs: what streams have
-	// brought and is not on the disk by then is counted as lost. reading is over after
+	// ending is over endWithin after the end of this Run's inputs: what they have
+	// brought and is not on the disk by then is waited for no more. reading is over after
 	// half of that: streams are read no more, so that what was read last is stored.
 	reading, ending context.Context
 	lastLosses      lastLosses

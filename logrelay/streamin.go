@@ -254,11 +254,13 @@ func (c *streamConn) drop() {
 }
 
 // lastLosses are the lines of senders by TCP and TLS that are lost at the relay's end,
-// which are told in one line of the log however many connections there were.
+// and those that the journal has yet to write; each are told in one line of the log
+// however many connections there were.
 type lastLosses struct {
 	mu                 sync.Mutex
 	lines, connections int
 	why                error // of the first
+	left               int   // lines that are not on the disk yet
 }
 
 func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
@@ -270,6 +272,13 @@ func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
 	l.why = cmp.Or(l.why, why)
 }
 
+// leave notes lines that the journal has yet to write.
+func (l *lastLosses) leave(lines int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left += lines
+}
+
 // tell is called when all connections have ended.
 func (l *lastLosses) tell(log *slog.Logger) {
 	l.mu.Lock()
@@ -277,7 +286,10 @@ func (l *lastLosses) tell(log *slog.Logger) {
 	if l.lines > 0 {
 		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "times", l.connections, "error", l.why)
 	}
-	l.lines, l.connections, l.why = 0, 0, nil
+	if l.left > 0 {
+		log.Warn("lines that no sender keeps are not yet on the disk: the relay ends when it has taken them; to kill it loses them", "lines", l.left)
+	}
+	l.lines, l.connections, l.why, l.left = 0, 0, nil, 0
 }
 
 // put appends a batch that nobody waits for, and empties it.
