@@ -51,7 +51,7 @@ func TestWhatNobodyReadsAtTheRelaysEndIsCounted(t *testing.T) {
 			if n := testutil.ToFloat64(s.metrics.lost[via]); n != senders*count {
 				t.Errorf("%v lines are counted as lost, want %d", n, senders*count)
 			}
-			if text := log.String(); strings.Count(text, "are lost") != 1 || !strings.Contains(text, fmt.Sprint("lines=", senders*count)) {
+			if text := log.String(); strings.Count(text, "are lost") != 1 || !strings.Contains(text, fmt.Sprint("lines=", senders*count, " or_more=false")) {
 				t.Errorf("the log: %s", text)
 			}
 		})
@@ -140,6 +140,47 @@ func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// flooding is a connection that brings a line at each read, whatever its deadline.
+type flooding struct{ net.Conn }
+
+func (flooding) Read(b []byte) (int, error) {
+	return copy(b, "<13>Nov 25 12:00:00 cn1 test: more\n"), nil
+}
+
+// TestTheRelaysEndDoesNotCountForEver what it has not taken: it fails if that is read
+// for as long as there is more, and if the log then says that this was all.
+func TestTheRelaysEndDoesNotCountForEver(t *testing.T) {
+	s, _, _, connect := leavingBy(t, "tcp")
+	var log syncBuffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	s.endWithin = 200 * time.Millisecond
+	s.tap = func(conn net.Conn) net.Conn { return flooding{conn} }
+	ctx, end := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	s.gate.pause(true)
+	connect()
+	eventually(t, 20*time.Second, "the session begins", func() error {
+		if !s.sessions.some() {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	end()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it still counts")
+	}
+	if text := log.String(); !strings.Contains(text, "are lost") || !strings.Contains(text, "or_more=true") {
+		t.Errorf("the log: %s", text)
 	}
 }
 

@@ -229,19 +229,22 @@ func (c *streamConn) unread() int {
 	return n
 }
 
-// drop reads what has come and that nobody will take, and counts its lines. By TLS
-// those of a record that has not come whole can't be counted. Where nothing has come,
+// drop reads what has come and that nobody will take, and counts its lines, for a
+// quarter of endWithin at most, behind which there may be more. By TLS those of a
+// record that has not come whole can't be counted. Where nothing has come,
 // the beginning of a line that was read before is the last, and kept.
 func (c *streamConn) drop() {
 	c.refuse()
-	_ = c.conn.SetReadDeadline(time.Now().Add(c.s.endWithin / 4))
+	until := time.Now().Add(c.s.endWithin / 4)
+	_ = c.conn.SetReadDeadline(until)
 	lines, began := 0, c.taken
 	count := func([]byte) { lines++ }
-	for {
-		err := c.fill()
-		if errors.Join(err, c.frames(count)) != nil {
-			break
-		}
+	var err error
+	for err == nil && time.Now().Before(until) {
+		err = errors.Join(c.fill(), c.frames(count))
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.s.lastLosses.more.Store(true)
 	}
 	if c.taken == began {
 		c.end()
@@ -259,8 +262,9 @@ func (c *streamConn) drop() {
 type lastLosses struct {
 	mu                 sync.Mutex
 	lines, connections int
-	why                error // of the first
-	left               int   // lines that are not on the disk yet
+	why                error       // of the first
+	left               int         // lines that are not on the disk yet
+	more               atomic.Bool // than lines may be lost: nobody counted them to the end
 }
 
 func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
@@ -283,13 +287,14 @@ func (l *lastLosses) leave(lines int) {
 func (l *lastLosses) tell(log *slog.Logger) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lines > 0 {
-		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "times", l.connections, "error", l.why)
+	if l.lines > 0 || l.more.Load() {
+		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "or_more", l.more.Load(), "times", l.connections, "error", l.why)
 	}
 	if l.left > 0 {
 		log.Warn("lines that no sender keeps are not yet on the disk: the relay ends when it has taken them; to kill it loses them", "lines", l.left)
 	}
 	l.lines, l.connections, l.why, l.left = 0, 0, nil, 0
+	l.more.Store(false)
 }
 
 // put appends a batch that nobody waits for, and empties it.
