@@ -78,13 +78,18 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 	defer cancel()
 	ending, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	s.ending = ending
-	defer s.lastLosses.tell(s.log)
-	var group sync.WaitGroup
+	reading, endReading := context.WithCancel(ending)
+	defer endReading()
+	s.reading, s.ending = reading, ending
+	var group, streams sync.WaitGroup
 	failed := make(chan error, len(listeners))
 	senders, nodes := make(chan struct{}, s.connections), make(chan struct{}, maxReplicas)
 	for _, l := range listeners {
-		group.Go(func() {
+		with := &group
+		if l.via == viaTCP || l.via == viaTLS {
+			with = &streams
+		}
+		with.Go(func() {
 			var err error
 			switch {
 			case l.udp != nil:
@@ -103,12 +108,15 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 		})
 	}
 	<-ctx.Done()
+	defer time.AfterFunc(s.endWithin/2, endReading).Stop()
 	defer time.AfterFunc(s.endWithin, end).Stop()
 	for _, l := range listeners {
 		if l.tcp != nil {
 			l.close()
 		}
 	}
+	streams.Wait() // they have a bound, which the journal's disk gives nothing else
+	s.lastLosses.tell(s.log)
 	group.Wait()
 	for _, l := range listeners {
 		if l.tcp == nil {

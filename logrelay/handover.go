@@ -232,7 +232,7 @@ func (s *sessions) hold(at netip.Addr, now, until time.Time) {
 		if s.leaving == nil {
 			s.leaving = map[netip.Addr]*mayLeave{}
 		}
-		s.leaving[at] = &mayLeave{from: now, until: until, goes: until}
+		s.leaving[at] = &mayLeave{from: now, until: until, goes: until, streams: w != nil && w.streams && now.Before(w.goes)}
 		return
 	}
 	w.goes = later(w.goes, until)

@@ -50,6 +50,36 @@ func TestWhoSaysAllTheTimeThatAnAddressGoesHoldsNobodyForEver(t *testing.T) {
 	})
 }
 
+// TestStreamsAreSentElsewhereForAsLongAsTheirAddressMayGo, in virtual time: word of it
+// comes again and again, and RELP sessions are held anew meanwhile. It fails if streams
+// are then read as though nobody had said it, until they are next dismissed; and if they
+// are dismissed once the address has stayed.
+func TestStreamsAreSentElsewhereForAsLongAsTheirAddressMayGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		asks := func() (asked bool) {
+			_, left := s.enterStream(t.Context(), someAddress, func() bool {
+				asked = true
+				return true
+			})
+			left()
+			return asked
+		}
+		s.leave(someAddress, time.Now().Add(holdFor))
+		s.dismiss(someAddress)
+		time.Sleep(holdFor + restFor/2)
+		s.leave(someAddress, time.Now().Add(holdFor))
+		time.Sleep(holdFor - time.Second)
+		if s.leave(someAddress, time.Now().Add(holdFor)); s.wait(someAddress) == 0 || !asks() {
+			t.Errorf("RELP is held for %v; a stream is asked: %v", s.wait(someAddress), asks())
+		}
+		time.Sleep(holdFor + restFor)
+		if s.leave(someAddress, time.Now().Add(holdFor)); asks() {
+			t.Error("a stream is asked though the address stayed")
+		}
+	})
+}
+
 // TestANewSessionWaitsWhileItsAddressMayGo, in virtual time, and is served when
 // the address stayed; those at others begin at once, unless all may go.
 func TestANewSessionWaitsWhileItsAddressMayGo(t *testing.T) {

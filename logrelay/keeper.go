@@ -2,7 +2,6 @@ package logrelay
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -108,26 +107,26 @@ func (k *keeper) write(ctx context.Context) {
 }
 
 // store makes a batch durable. While the disk refuses it, it is tried again; an
-// end that is under way waits for one try more, until Server.ending. A write that
-// is under way then may yet succeed; its lines are counted as lost.
+// end that is under way waits for one try more, until Server.ending. What the journal
+// has then is written by its own end, unless the disk refuses it: it isn't lost, but
+// not yet on the disk.
 func (k *keeper) store(ctx context.Context, batch *journal.Batch) {
-	waiting := k.s.ending
 	for pause := firstRekeep; ; pause = min(2*pause, lastRekeep) {
-		last, err := ctx.Err() != nil, waiting.Err()
+		last := ctx.Err() != nil
+		commit, err := k.s.journal.Append(k.s.ending, batch) // waits if it has no room
 		if err == nil {
-			var commit journal.Commit
-			if commit, err = k.s.journal.Append(waiting, batch); err == nil {
-				err = commit.Wait(waiting)
+			_ = commit.Wait(k.s.ending)
+			var decided bool
+			if decided, err = commit.Done(); !decided {
+				k.s.lastLosses.leave(batch.Len())
+				return
 			}
 		}
 		if err == nil {
 			k.s.metrics.input(k.via).took(batch.Len(), batch.Size())
 			return
 		}
-		if last || waiting.Err() != nil {
-			if waiting.Err() != nil {
-				err = fmt.Errorf("they were not on the disk %v after it: %w", k.s.endWithin, err)
-			}
+		if last || k.s.ending.Err() != nil {
 			k.s.lastLosses.add(k.s, k.via, batch.Len(), err)
 			return
 		}

@@ -136,9 +136,10 @@ func (c *relpConn) answerAll(ctx context.Context) {
 	w.turn.Broadcast()
 }
 
-// durable waits until lines are on all disks that they are to be on.
+// durable waits until lines are on all disks that they are to be on, until
+// Server.ending at most.
 func (c *relpConn) durable(ended context.Context, o *owed) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ended), answerWithin)
+	ctx, cancel := context.WithTimeout(c.s.ending, answerWithin)
 	defer cancel()
 	if err := o.commit.Wait(ctx); err != nil {
 		return err
@@ -154,7 +155,7 @@ func (c *relpConn) durable(ended context.Context, o *owed) error {
 // under way does not wait for a node that does not come: what is not answered
 // then comes again.
 func (c *relpConn) reach(ctx context.Context, end uint64) error {
-	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+	waiting, cancel := context.WithTimeout(c.s.ending, answerWithin)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lingerFor, cancel) })
 	defer stop()

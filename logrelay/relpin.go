@@ -79,6 +79,11 @@ func (c *relpConn) serve(ctx context.Context) (err error) {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
+	defer context.AfterFunc(s.ending, func() {
+		if tcp := c.tcp(); tcp != nil {
+			_ = tcp.Close() // who doesn't read answers; what is not answered comes again
+		}
+	})()
 	defer func() {
 		// It ended the connection, so the rest is what comes of that.
 		if failed := c.settle(0); failed != nil {
@@ -243,8 +248,8 @@ func (c *relpConn) judged(j judgement) {
 }
 
 // store gives the lines to the journal; the answers follow once they are
-// durable. It waits for room though ctx has ended: what is under way is brought
-// to its end.
+// durable. It waits for room though ctx has ended, until Server.ending: what is
+// under way is brought to its end.
 func (c *relpConn) store(ctx context.Context) error {
 	if c.owed == nil {
 		return nil
@@ -252,7 +257,7 @@ func (c *relpConn) store(ctx context.Context) error {
 	if err := c.settle(mostWaiting); err != nil {
 		return err
 	}
-	appending, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+	appending, cancel := context.WithTimeout(c.s.ending, answerWithin)
 	defer cancel()
 	o := c.owed
 	o.lines, o.bytes = c.batch.Len(), c.batch.Size()

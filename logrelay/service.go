@@ -87,17 +87,18 @@ type Server struct {
 
 	current atomic.Pointer[journal.Journal]
 	journal *journal.Journal // of this Run
-	// ending is over endWithin after the end of this Run's inputs: what streams have
-	// brought and is not on the disk by then is counted as lost.
-	ending     context.Context
-	lastLosses lastLosses
-	recent     *recent // likewise
-	held       *heldReplicas
-	arrivals   *arrivals
-	replicas   *replicas // nil: lines are acknowledged without
-	owed       sync.Pool // of *owed that were answered
-	doubled    atomic.Uint64
-	refusals   refusals // of other nodes
+	// ending is over endWithin after the end of this Run's inputs: what they have
+	// brought and is not on the disk by then is waited for no more. reading is over after
+	// half of that: streams are read no more, so that what was read last is stored.
+	reading, ending context.Context
+	lastLosses      lastLosses
+	recent          *recent // likewise
+	held            *heldReplicas
+	arrivals        *arrivals
+	replicas        *replicas // nil: lines are acknowledged without
+	owed            sync.Pool // of *owed that were answered
+	doubled         atomic.Uint64
+	refusals        refusals // of other nodes
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -130,7 +131,7 @@ func New(config Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		config: config, deps: deps, settings: set, log: deps.Log.With("service", "logs"), board: deps.Board,
-		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost, endWithin: streamsEnd, ending: context.Background(),
+		tls: [2]*tls.Config{deps.ServerTLS, deps.ClientTLS}, gate: newGate(), space: freePercent, quiet: quietFor, patience: hearOutMost, endWithin: streamsEnd, reading: context.Background(), ending: context.Background(),
 		connections: maxConnections, openWithin: openWithin, returnAfter: firstReturn, dialer: (&net.Dialer{}).DialContext,
 		replicaPatience: replicaPatience, replicaPort: replicaPort,
 		addrs: map[string][]netip.AddrPort{}, outputs: map[string]*outputState{},

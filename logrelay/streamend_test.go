@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,7 +51,7 @@ func TestWhatNobodyReadsAtTheRelaysEndIsCounted(t *testing.T) {
 			if n := testutil.ToFloat64(s.metrics.lost[via]); n != senders*count {
 				t.Errorf("%v lines are counted as lost, want %d", n, senders*count)
 			}
-			if text := log.String(); strings.Count(text, "are lost") != 1 || !strings.Contains(text, fmt.Sprint("lines=", senders*count)) {
+			if text := log.String(); strings.Count(text, "are lost") != 1 || !strings.Contains(text, fmt.Sprint("lines=", senders*count, " or_more=false")) {
 				t.Errorf("the log: %s", text)
 			}
 		})
@@ -142,6 +143,102 @@ func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
 	}
 }
 
+// flooding is a connection that brings a line at each read, whatever its deadline.
+type flooding struct{ net.Conn }
+
+func (flooding) Read(b []byte) (int, error) {
+	return copy(b, "<13>Nov 25 12:00:00 cn1 test: more\n"), nil
+}
+
+// TestTheRelaysEndDoesNotCountForEver what it has not taken: it fails if that is read
+// for as long as there is more, and if the log then says that this was all.
+func TestTheRelaysEndDoesNotCountForEver(t *testing.T) {
+	s, _, _, connect := leavingBy(t, "tcp")
+	var log syncBuffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	s.endWithin = 200 * time.Millisecond
+	s.tap = func(conn net.Conn) net.Conn { return flooding{conn} }
+	ctx, end := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	s.gate.pause(true)
+	connect()
+	eventually(t, 20*time.Second, "the session begins", func() error {
+		if !s.sessions.some() {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	end()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it still counts")
+	}
+	if text := log.String(); !strings.Contains(text, "are lost") || !strings.Contains(text, "or_more=true") {
+		t.Errorf("the log: %s", text)
+	}
+}
+
+// slowDisk takes a while for each sync, so that there is always a line that waits.
+type slowDisk struct{ journal.File }
+
+func (d slowDisk) Datasync() error {
+	time.Sleep(20 * time.Millisecond)
+	return d.File.Datasync()
+}
+
+// TestTheRelaysEndLosesNothingOfASteadySender that is never quiet for long: all that
+// its kernel was told is here is stored, and what it sends then is answered with a
+// reset, so one write at most succeeds for nothing. It fails if the relay reads on
+// until its last moment, since by TLS it looks for more than there is: the end then
+// takes all of its time, and what was read last is not on the disk by then.
+func TestTheRelaysEndLosesNothingOfASteadySender(t *testing.T) {
+	for input, via := range inputs {
+		t.Run(input, func(t *testing.T) {
+			s, dir, _, dial := leavingBy(t, input)
+			s.quiet, s.patience = 2*time.Second, 200*time.Millisecond
+			s.endWithin = 20 * time.Second
+			s.wrap = func(f journal.File) journal.File { return slowDisk{f} }
+			stop := run(t, s)
+			conn := dial()
+			sent, first := make(chan int, 1), make(chan struct{})
+			go func() {
+				for n := 0; ; n++ {
+					if _, err := fmt.Fprintf(conn, "<13>Nov 25 12:00:00 cn1 test: seq=%d.\n", n); err != nil {
+						sent <- n
+						return
+					}
+					if n == 0 {
+						close(first)
+					}
+					<-time.After(10 * time.Millisecond)
+				}
+			}()
+			<-first
+			eventually(t, 20*time.Second, "the session begins", func() error {
+				if !s.sessions.some() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			began := time.Now()
+			stop()
+			if took := time.Since(began); took > s.endWithin/4 {
+				t.Errorf("the end took %v", took)
+			}
+			count, p := <-sent, process{t: t, dir: dir}
+			if stored, lost := len(p.numbers("cn1")), testutil.ToFloat64(s.metrics.lost[via]); stored < count-1 || lost > 0 {
+				t.Errorf("%d lines were sent, %d are stored and %v counted as lost", count, stored, lost)
+			}
+		})
+	}
+}
+
 // stuckDisk writes nothing to the disk until it is told.
 type stuckDisk struct {
 	journal.File
@@ -157,11 +254,16 @@ func (d stuckDisk) Datasync() error {
 }
 
 // TestTheRelaysEndDoesNotWaitForASlowDisk longer than for streams: all of its tasks
-// have ten seconds. It fails if each write, or a sender that goes on, has a time of its
-// own; and if what is then given up isn't counted.
+// have ten seconds. It fails if each write, a sender that goes on, or a client by RELP
+// that waits for its answer, has a time of its own; if what the
+// journal has and the disk has not is counted as lost, since it is stored when the disk
+// goes on; and if the log's word of that waits for what UDP brought, which may be for
+// ever.
 func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
-	s, _, _, dial := leavingBy(t, "tcp")
+	s, dir, _, connect := leavingBy(t, "tcp")
 	s.patience, s.endWithin = time.Hour, 300*time.Millisecond
+	var log syncBuffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
 	disk := stuckDisk{stuck: &atomic.Bool{}, resume: make(chan struct{})}
 	s.wrap = func(f journal.File) journal.File {
 		disk := disk
@@ -172,8 +274,24 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
 	<-ready
-	conn, busy := dial(), dial()
+	conn, busy := connect(), connect()
+	client, err := dial(s.Addrs("relp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.conn.Close()
+	udp, err := net.Dial("udp", s.Addrs("udp")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
 	disk.stuck.Store(true)
+	if _, err := client.conn.Write(client.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn1 by: RELP"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(udp, "<13>Nov 25 12:00:00 cn1 by: UDP"); err != nil {
+		t.Fatal(err)
+	}
 	for n, to := range []net.Conn{conn, conn, conn, busy} {
 		before := s.kept.Load()
 		sends(t, to, n, n+1)
@@ -184,6 +302,7 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 			return nil
 		})
 	}
+	began := time.Now()
 	end()
 	over := make(chan struct{})
 	var sender sync.WaitGroup
@@ -197,22 +316,30 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, 20*time.Second, "what the disk did not take is counted", func() error {
-		if n := testutil.ToFloat64(s.metrics.lost[viaTCP]); n < 4 {
-			return fmt.Errorf("%v lines", n)
-		}
-		return nil
-	})
 	eventually(t, 20*time.Second, "the sessions end", func() error {
 		if s.sessions.some() {
 			return errors.New("there are some")
 		}
 		return nil
 	})
+	eventually(t, 20*time.Second, "the log says so", func() error {
+		if !strings.Contains(log.String(), "not yet on the disk") {
+			return errors.New(log.String())
+		}
+		return nil
+	})
+	if took := time.Since(began); took > lingerFor-s.endWithin {
+		t.Errorf("the log says so after %v; the datagram is waited for", took)
+	}
 	close(over)
 	sender.Wait()
 	close(disk.resume)
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	p := process{t: t, dir: dir}
+	got, lost := p.numbers("cn1"), testutil.ToFloat64(s.metrics.lost[viaTCP])
+	if slices.Sort(got); !slices.Equal(got, []int{0, 1, 2, 3}) || lost != 0 {
+		t.Errorf("the lines %v are stored, want 0 to 3; %v are counted as lost", got, lost)
 	}
 }

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"holdfast/internal/kernel/sockopt"
@@ -22,14 +22,10 @@ import (
 // maxLine is the greatest syslog message over TCP in bytes; more is cut.
 const maxLine = 128 << 10
 
-const (
-	// streamsEnd is how long after the relay's end streams may still be read and
-	// written to the disk; all of its tasks have ten seconds together.
-	streamsEnd = 4 * time.Second
-	// tlsAhead is more than a connection by TLS has read of the kernel and not given
-	// out: a record of 16 KiB, and the beginning of others.
-	tlsAhead = 64 << 10
-)
+// streamsEnd is how long after the relay's end what streams brought may still be
+// written to the disk. They are read in the first half of it, and what is left is
+// counted in the third quarter; all tasks of the relay have ten seconds together.
+const streamsEnd = 4 * time.Second
 
 // streamConn is the connection of a sender of syslog by TCP or TLS. It belongs to one
 // goroutine, but for goAway.
@@ -164,37 +160,32 @@ func (c *streamConn) goAway() {
 // address has gone: to close before throws away what the kernel has received. When
 // the address has gone nothing new can come, so it reads until nothing is left,
 // however long that takes; while lines may not come, it waits there. When the relay
-// ends, it reads for as long as the sender is not quiet, for patience at most; what
-// has come by then is the last that is taken, until Server.ending. What is not taken
-// is counted.
+// ends, it reads for as long as the sender is not quiet, for patience at most, and
+// then what the kernel has, until Server.reading. What is not taken is counted.
 func (c *streamConn) hearOut(ctx context.Context) error {
 	c.goAway()
 	var until time.Time // when the patience is over
-	for left := math.MaxInt; ; {
+	for {
 		if c.s.gate.wait(ctx) != nil { // the relay ends
-			if until.IsZero() {
-				until = time.Now().Add(c.s.patience)
-			}
-			if left == math.MaxInt && time.Now().After(until) {
-				left = c.received()
-			}
-			if left <= 0 || c.s.gate.held() != "" || c.s.ending.Err() != nil {
+			if c.s.gate.held() != "" || c.s.reading.Err() != nil {
 				c.drop()
 				return nil
 			}
+			if until.IsZero() {
+				until = time.Now().Add(c.s.patience)
+			}
+			if time.Now().After(until) {
+				c.refuse()
+			}
 		}
 		_ = c.conn.SetReadDeadline(time.Now().Add(c.s.quiet))
-		before := c.taken
-		err := c.receive(c.s.ending)
-		if left != math.MaxInt {
-			left -= c.taken - before
-		}
+		err := c.receive(c.s.reading)
 		switch {
 		case err == nil:
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded) && c.unread() > 0:
 			continue // it was us who stood still: a deadline that has passed is not tried
-		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF):
+		case errors.Is(err, os.ErrDeadlineExceeded) || noMore(err):
 			err = nil
 		}
 		c.end()
@@ -202,21 +193,26 @@ func (c *streamConn) hearOut(ctx context.Context) error {
 	}
 }
 
+// refuse has the kernel take no more of the sender: a read waits no longer, and what
+// comes behind our closed half is answered with a reset (tcp_rcv_state_process of
+// Linux), so that the sender hears at once that nobody takes it. What has come stays
+// and can be read.
+func (c *streamConn) refuse() {
+	if tcp := below(c.conn); tcp != nil {
+		_ = tcp.CloseRead() // else the sender is gone
+	}
+}
+
+// noMore tells whether the error of a read is that nothing more comes: the sender has
+// ended, or went on behind refuse. By TLS the end may be amid a record.
+func noMore(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 // end has the line kept of which nothing more will come.
 func (c *streamConn) end() {
 	c.last(time.Now().UnixNano())
-	c.keep.put(c.s.ending, &c.batch)
-}
-
-// received is how many bytes at most have come and were not read; by TLS that is not
-// known exactly, since what it has read of the kernel and not given out is added at its
-// most.
-func (c *streamConn) received() int {
-	n := c.unread()
-	if c.via == viaTLS {
-		n += tlsAhead
-	}
-	return n
+	c.keep.put(c.s.reading, &c.batch)
 }
 
 // unread is how many bytes the kernel has received that were not read; 0 if it
@@ -233,27 +229,22 @@ func (c *streamConn) unread() int {
 	return n
 }
 
-// drop reads what has come and that nobody will take, and counts its lines. By TLS
-// those of a record that has not come whole can't be counted. Where nothing has come,
+// drop reads what has come and that nobody will take, and counts its lines, for a
+// quarter of endWithin at most, behind which there may be more. By TLS those of a
+// record that has not come whole can't be counted. Where nothing has come,
 // the beginning of a line that was read before is the last, and kept.
 func (c *streamConn) drop() {
+	c.refuse()
+	until := time.Now().Add(c.s.endWithin / 4)
+	_ = c.conn.SetReadDeadline(until)
 	lines, began := 0, c.taken
 	count := func([]byte) { lines++ }
-	for most := began + c.received(); c.taken < most; {
-		var by time.Time // TLS gives out what it has; the kernel is not tried
-		if c.unread() > 0 {
-			by = time.Now().Add(c.s.quiet) // it is read at once
-		} else {
-			by = time.Unix(1, 0)
-		}
-		_ = c.conn.SetReadDeadline(by)
-		err := c.fill()
-		if failed := c.frames(count); failed != nil {
-			break
-		}
-		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || c.unread() == 0 || c.s.ending.Err() != nil) {
-			break
-		}
+	var err error
+	for err == nil && time.Now().Before(until) {
+		err = errors.Join(c.fill(), c.frames(count))
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.s.lastLosses.more.Store(true)
 	}
 	if c.taken == began {
 		c.end()
@@ -262,15 +253,18 @@ func (c *streamConn) drop() {
 	if len(c.buf) > 0 {
 		lines++ // its end is not here, or will never be found
 	}
-	c.s.lastLosses.add(c.s, c.via, lines, errors.New("they were not read: "+cmp.Or(c.s.gate.held(), "the time was over, or more came all the time")))
+	c.s.lastLosses.add(c.s, c.via, lines, errors.New("they were not read: "+cmp.Or(c.s.gate.held(), "the time was over")))
 }
 
 // lastLosses are the lines of senders by TCP and TLS that are lost at the relay's end,
-// which are told in one line of the log however many connections there were.
+// and those that the journal has yet to write; each are told in one line of the log
+// however many connections there were.
 type lastLosses struct {
 	mu                 sync.Mutex
 	lines, connections int
-	why                error // of the first
+	why                error       // of the first
+	left               int         // lines that are not on the disk yet
+	more               atomic.Bool // than lines may be lost: nobody counted them to the end
 }
 
 func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
@@ -282,14 +276,25 @@ func (l *lastLosses) add(s *Server, via uint8, lines int, why error) {
 	l.why = cmp.Or(l.why, why)
 }
 
+// leave notes lines that the journal has yet to write.
+func (l *lastLosses) leave(lines int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left += lines
+}
+
 // tell is called when all connections have ended.
 func (l *lastLosses) tell(log *slog.Logger) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lines > 0 {
-		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "times", l.connections, "error", l.why)
+	if l.lines > 0 || l.more.Load() {
+		log.Error("lines that no sender keeps are lost: the relay ends", "lines", l.lines, "or_more", l.more.Load(), "times", l.connections, "error", l.why)
 	}
-	l.lines, l.connections, l.why = 0, 0, nil
+	if l.left > 0 {
+		log.Warn("lines that no sender keeps are not yet on the disk: the relay ends when it has taken them; to kill it loses them", "lines", l.left)
+	}
+	l.lines, l.connections, l.why, l.left = 0, 0, nil, 0
+	l.more.Store(false)
 }
 
 // put appends a batch that nobody waits for, and empties it.

@@ -119,8 +119,9 @@ func (h *handover) watch(ctx context.Context) {
 				continue
 			}
 			told[router] = next
+			in = max(time.Nanosecond, in) // 0 would say that this node waits for the answer
 			group.Go(func() {
-				h.said(h.HearOut(ctx, next.holder, vrrp.Departure{Router: router, In: max(0, in), By: h.node}), next.holder, router)
+				h.said(h.HearOut(ctx, next.holder, vrrp.Departure{Router: router, In: in, By: h.node}), next.holder, router)
 			})
 		}
 	}

@@ -192,6 +192,34 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 	}
 }
 
+// TestATakeoverThatIsDueIsNoOneThatWaits: a node that takes an address after
+// preempt_delay waits for no answer, so the holder is to dismiss streams at once. It
+// fails if the word says 0, by which it hears RELP out before.
+func TestATakeoverThatIsDueIsNoOneThatWaits(t *testing.T) {
+	h, routers := handing(nil)
+	due := standing("due", vrrp.Backup)
+	due.Status.Active, due.Settings.PreemptDelay, due.Status.PreemptAt = heldBy(3), time.Minute, time.Now()
+	routers.reports = []vrrp.RouterReport{due}
+	asked := make(chan vrrp.Departure, 1)
+	h.ask = func(_ context.Context, _ string, d vrrp.Departure) error {
+		asked <- d
+		return nil
+	}
+	ctx, end := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end()
+	watch.Go(func() { h.watch(ctx) })
+	select {
+	case d := <-asked:
+		if said, err := vrrp.ParseDeparture(d.Router, d.Args()); err != nil || said.In <= 0 {
+			t.Errorf("it goes in %v: %v", said.In, err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the holder is not told")
+	}
+}
+
 // TestRoutersAreLookedAtAsOftenAsTheirDelaysNeed: each look takes their time. It fails
 // if they are looked at each second while no delay runs, not before one of two seconds
 // is over, or more often for shorter ones.
