@@ -188,7 +188,7 @@ func TestTheRelaysEndDoesNotCountForEver(t *testing.T) {
 type slowDisk struct{ journal.File }
 
 func (d slowDisk) Datasync() error {
-	time.Sleep(20 * time.Millisecond)
+	<-time.After(20 * time.Millisecond)
 	return d.File.Datasync()
 }
 
