@@ -312,20 +312,8 @@ func TestACrashBeforeAChangeOfThePathDoublesNothing(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					reader := x.j.Reader(o.next)
-					defer reader.Close()
-					for {
-						block, ok, err := reader.TryNext()
-						if err == nil && ok {
-							err = o.take(block)
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
-						if !ok {
-							return o
-						}
-					}
+					takeAll(t, x, o)
+					return o
 				}
 				o := begin(20)
 				if err := o.checkpoint(); err != nil {

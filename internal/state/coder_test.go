@@ -8,33 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What each server does for each write: two allocations and five, and with coders
-// that are made anew six and seven.
-func TestCommandsAreCodedWithoutMakingCoders(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector takes some coders out of the pools: make test runs this without it, too")
-	}
-	cmd := KV{Verb: Set, Entry: Entry{Key: "bench/1/2", Value: bytes.Repeat([]byte("v"), 256)}}
-	data, err := Encode(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := testing.AllocsPerRun(100, func() {
-		if _, err := Encode(cmd); err != nil {
-			t.Fatal(err)
-		}
-	}); n > 4 {
-		t.Errorf("Encode: %v allocations", n)
-	}
-	if n := testing.AllocsPerRun(100, func() {
-		if _, err := Decode(data); err != nil {
-			t.Fatal(err)
-		}
-	}); n > 6 {
-		t.Errorf("Decode: %v allocations", n)
-	}
-}
-
 // Coders are used again by whoever comes next: what one leaves behind must not
 // show in another's bytes, also after an error.
 func TestCodersUsedAgainKeepNothing(t *testing.T) {

@@ -43,24 +43,31 @@ func TestTheKernelSaysWhoSentADatagram(t *testing.T) {
 	}
 }
 
-// TestUnackedCountsWhatTheOtherKernelLacks: an end that reads nothing lets its
-// window close, and the rest stays here until it reads.
-func TestUnackedCountsWhatTheOtherKernelLacks(t *testing.T) {
+// connected is both ends of a connection, until the test ends.
+func connected(t *testing.T) (conn, other net.Conn) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
+	conn, err = net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	other, err := l.Accept()
+	t.Cleanup(func() { conn.Close() })
+	other, err = l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
+	t.Cleanup(func() { other.Close() })
+	return conn, other
+}
+
+// TestUnackedCountsWhatTheOtherKernelLacks: an end that reads nothing lets its
+// window close, and the rest stays here until it reads.
+func TestUnackedCountsWhatTheOtherKernelLacks(t *testing.T) {
+	conn, other := connected(t)
 	tcp := conn.(*net.TCPConn)
 	written := 0
 	for block := make([]byte, 1<<20); ; {
@@ -95,21 +102,7 @@ func TestUnackedCountsWhatTheOtherKernelLacks(t *testing.T) {
 
 // TestUnreadCountsWhatNobodyHasRead.
 func TestUnreadCountsWhatNobodyHasRead(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	other, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	conn, other := connected(t)
 	counts := func(want int) {
 		t.Helper()
 		if n, err := sockopt.Unread(other.(*net.TCPConn)); err != nil || n != want {

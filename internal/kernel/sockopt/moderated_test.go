@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -235,25 +234,15 @@ func TestModeratedIsNotWokenWhileDatagramsGather(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stat syscall.Stat_t
-	if err := raw.Control(func(fd uintptr) { err = syscall.Fstat(int(fd), &stat) }); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := watching(t, stat.Ino); len(got) != 1 || got[0]&unix.EPOLLIN == 0 {
+	number := inode(t, conn)
+	if got := watching(t, number); len(got) != 1 || got[0]&unix.EPOLLIN == 0 {
 		t.Fatalf("a socket of net is watched for %x: this test does not see what it should", got)
 	}
 	m, client := moderate(t, conn, 100, time.Millisecond)
 	waits := make(chan struct{})
 	go func() {
 		defer close(waits)
-		for got := watching(t, stat.Ino); len(got) != 1 || got[0]&unix.EPOLLIN == 0; got = watching(t, stat.Ino) {
+		for got := watching(t, number); len(got) != 1 || got[0]&unix.EPOLLIN == 0; got = watching(t, number) {
 			if t.Context().Err() != nil {
 				return
 			}
@@ -262,7 +251,7 @@ func TestModeratedIsNotWokenWhileDatagramsGather(t *testing.T) {
 	}()
 	receives(t, m, "a") // which waited
 	<-waits
-	if got := watching(t, stat.Ino); len(got) != 1 || got[0]&unix.EPOLLIN != 0 {
+	if got := watching(t, number); len(got) != 1 || got[0]&unix.EPOLLIN != 0 {
 		t.Errorf("the socket is watched for %x, want one epoll, and nothing of EPOLLIN", got)
 	}
 }

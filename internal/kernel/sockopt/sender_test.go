@@ -67,6 +67,9 @@ func TestSendDoesNotAllocate(t *testing.T) {
 func TestSendToAnUnknownZoneIsAnError(t *testing.T) {
 	conn, err := listen(t, "udp6", "[::1]:0")
 	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
 		t.Skip("no IPv6 here")
 	}
 	err = newSender(t, conn).Send([]byte("hello"), nil, netip.MustParseAddrPort("[fe80::1%nosuch0]:53"))
