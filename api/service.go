@@ -432,8 +432,8 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 		case <-grace.Done():
 		}
 		if server.Shutdown(grace) != nil {
+			server.Close() // first: a handler that only ends with its context would answer 200
 			abandon()
-			server.Close()
 		}
 		<-served
 		return nil

@@ -106,8 +106,8 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if server.Shutdown(stop) != nil {
+			server.Close() // first: a handler that only ends with its context would answer 200
 			abandon()
-			server.Close()
 		}
 		<-served
 		return nil
