@@ -358,7 +358,11 @@ func TestRunAbandonsARequestThatDoesNotEnd(t *testing.T) {
 		}()
 	}
 	for range clients {
-		<-entered
+		select {
+		case <-entered:
+		case err := <-failed:
+			t.Fatalf("a client was answered before the stop: %v", err)
+		}
 	}
 	stop() // returns although the handlers wait for their context
 	for range clients {
@@ -405,7 +409,7 @@ func TestNobodyElseCanHoldUpTheStart(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("a lock on the directory keeps the agent from its socket")
 	}
 	if info, err := os.Stat(path + ".lock"); err != nil || info.Mode().Perm() != 0o600 {

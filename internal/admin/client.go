@@ -21,7 +21,10 @@ const BaseURL = "http://localhost"
 // the time limit of their context alone. When nobody answers, the error says
 // so and what to do about it.
 func Client(path string) *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	// Without a time limit: connecting to a Unix socket never waits (EAGAIN when
+	// the listener's queue is full), and one that a process stood still for would
+	// be an error though it is connected.
+	dialer := new(net.Dialer)
 	return &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, "unix", path)
@@ -61,7 +64,7 @@ func netAlone(path string) bool {
 	if filepath.Base(path) != "core.sock" {
 		return false
 	}
-	conn, err := net.DialTimeout("unix", filepath.Join(filepath.Dir(path), "net.sock"), time.Second)
+	conn, err := net.Dial("unix", filepath.Join(filepath.Dir(path), "net.sock"))
 	if err != nil {
 		return false
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 )
 
 // maxPath is what sockaddr_un holds, less its closing zero (unix(7)).
@@ -124,7 +123,7 @@ func clearStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("there is a %s in its place: remove it", describe(info.Mode()))
 	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	conn, err := net.Dial("unix", path) // which never waits; a limit would only count time in which we stood still
 	if err == nil {
 		conn.Close()
 		return fmt.Errorf("%w on %s", ErrInUse, path)

@@ -2,7 +2,9 @@ package check
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"holdfast/internal/state"
@@ -68,33 +70,26 @@ func TestAliasIsAsBadAsTheWorstOfWhatItNames(t *testing.T) {
 
 // Right after a start the replica is empty: that must not take an alias down.
 func TestAliasSaysNothingWhileTheCatalogIsNotKnown(t *testing.T) {
-	known := make(chan bool, 1)
-	known <- false
-	reports := make(chan Report, 8)
-	runner := NewRunner(Deps{
-		Report: func(r Report) { reports <- r },
-		NewProbe: func(d Definition, _ Commander) (Probe, error) {
-			s := catalog(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		s, looks := catalog(t, nil), 0
+		b := newBench(nil)
+		b.deps.NewProbe = func(d Definition, _ Commander) (Probe, error) {
 			return NewAliasProbe(d, "one", func() (*state.Snapshot, bool) {
-				ok := <-known
-				known <- true // from the second time on
-				return s, ok
+				looks++
+				return s, looks > 1 // known from the second time on
 			}), nil
-		},
-	})
-	err := runner.Set([]Definition{{ID: "a", Alias: &Alias{Service: "web"}, Interval: MinInterval, Initial: state.Passing}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go runner.Run(t.Context())
-	select {
-	case r := <-reports:
-		if r.Status != state.Passing {
-			t.Errorf("first report %+v", r)
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("never reported")
-	}
+		err := b.Set([]Definition{{ID: "a", Alias: &Alias{Service: "web"}, Interval: MinInterval, Initial: state.Passing}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := b.run(t)
+		time.Sleep(10 * MinInterval) // virtual
+		stop()
+		if got := b.reported(); looks < 2 || len(got) != 1 || !strings.HasPrefix(got[0], "a passing ") {
+			t.Errorf("%d looks, reported %v", looks, got)
+		}
+	})
 }
 
 func TestParseAlias(t *testing.T) {

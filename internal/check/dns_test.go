@@ -80,7 +80,7 @@ func TestDNSProbeCountsOnlyAnswersThatHelp(t *testing.T) {
 		"long":         {state.Critical, "NOTIMP"}, // so it was asked over TCP
 		"silent":       {state.Critical, "no answer within 100ms"},
 	} {
-		limit := 10 * time.Second // a busy machine must not make silence of an answer
+		limit := time.Minute // a busy machine must not make silence of an answer
 		if query == "silent" {
 			limit = 100 * time.Millisecond
 		}

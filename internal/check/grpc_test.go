@@ -140,7 +140,7 @@ func TestGRPCAgainstEtcd(t *testing.T) {
 		_ = command.Wait()
 	}
 	t.Cleanup(stop)
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for probe(t, Definition{GRPC: client}, nil).Status != state.Passing {
 		if time.Now().After(deadline) {
 			stop()

@@ -54,7 +54,7 @@ func TestNTPServerPassesOnlyWhileItIsSynchronised(t *testing.T) {
 		"silent":       {nil, state.Critical, "no answer within 100ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			limit := 10 * time.Second // a busy machine must not make silence of an answer
+			limit := time.Minute // a busy machine must not make silence of an answer
 			if test.answer == nil {
 				limit = 100 * time.Millisecond
 			}

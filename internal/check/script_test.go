@@ -5,6 +5,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"holdfast/internal/kernel/command"
 	"holdfast/internal/state"
@@ -34,6 +35,6 @@ func TestScriptRunsAsItsOwnUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, probe(t, Definition{Script: []string{path}, User: "nobody"}, commands), state.Passing, nobody.Uid+"\n"+nobody.Gid+"\n")
+	expect(t, probe(t, Definition{Script: []string{path}, User: "nobody", Timeout: time.Minute}, commands), state.Passing, nobody.Uid+"\n"+nobody.Gid+"\n")
 	expect(t, probe(t, Definition{Script: []string{path}, User: "no-such-user"}, commands), state.Critical, "no-such-user")
 }

@@ -45,7 +45,7 @@ func TestOnlyAnSSHServerPassesTheSSHProbe(t *testing.T) {
 	} {
 		limit := 200 * time.Millisecond
 		if want == state.Passing {
-			limit = 10 * time.Second // a busy machine must not make silence of an answer
+			limit = time.Minute // a busy machine must not make silence of an answer
 		}
 		d := Definition{ID: "x", SSH: says(t, text), Timeout: limit}
 		if err := d.Validate(); err != nil {
@@ -60,7 +60,7 @@ func TestOnlyAnSSHServerPassesTheSSHProbe(t *testing.T) {
 		if r := p.Probe(ctx); r.Status != want || strings.ContainsAny(r.Output, "\r\n") {
 			t.Errorf("%.40q is %v: %q; want %v", text, r.Status, r.Output, want)
 		}
-		if took := time.Since(start); took > 5*time.Second && want != state.Passing {
+		if took := time.Since(start); took > time.Minute && want != state.Passing {
 			t.Errorf("%.40q took %v, beyond its limit", text, took)
 		}
 		cancel()

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"syscall"
 	"time"
 )
 
@@ -76,18 +78,23 @@ func (p udpProbe) Probe(ctx context.Context) Result {
 		return critical("UDP %s: %s", p.address, reason(err, p.limit))
 	}
 	defer conn.Close()
-	if p.expect == "" {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, min(refusalTime, p.limit))
-		defer cancel()
-	}
 	if err := talk(ctx, conn, p.send); err != nil {
 		return critical("UDP %s: %s", p.address, reason(err, p.limit))
 	}
+	if p.expect == "" { // of the time from here on: sending may have taken longer
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, refusalTime)
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	}
 	datagram := make([]byte, maxHeard)
 	var last []byte
-	for {
+	for looked := false; ; {
 		n, err := conn.Read(datagram)
+		if isTimeout(err) && !looked {
+			looked = true
+			n, err = lastLook(conn, datagram, err)
+		}
 		switch {
 		case err == nil && p.expect == "":
 			return passing("UDP %s: answered", p.address)
@@ -101,6 +108,30 @@ func (p udpProbe) Probe(ctx context.Context) Result {
 			return critical("UDP %s: %s%s", p.address, reason(err, p.limit), heardText(last))
 		}
 	}
+}
+
+// lastLook takes what has come to a socket by the time that waiting for it was
+// over: a process that stood still until then has not looked once. If nothing has,
+// the error is the one that is given.
+func lastLook(conn net.Conn, into []byte, nothing error) (n int, err error) {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, nothing
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	failed := raw.Control(func(fd uintptr) { n, _, err = syscall.Recvfrom(int(fd), into, syscall.MSG_DONTWAIT) })
+	switch {
+	case failed != nil:
+		return 0, failed
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINTR):
+		return 0, nothing
+	case err != nil:
+		return 0, os.NewSyscallError("read", err) // as net says it
+	}
+	return n, nil
 }
 
 // talk sends what is to be said and has everything on the connection end with

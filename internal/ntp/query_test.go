@@ -11,7 +11,9 @@ import (
 // server answers one request with packets that answer makes of it.
 func server(t *testing.T, answer func(request Packet) []Packet) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	// An address that no other package's tests send to: what they say to a server
+	// that has ended would come to who is given its port.
+	conn, err := net.ListenPacket("udp4", "127.78.84.80:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,18 +38,22 @@ func server(t *testing.T, answer func(request Packet) []Packet) string {
 }
 
 func TestQueryPassesOverWhatIsNoReplyToIt(t *testing.T) {
-	now := FromTime(time.Now())
+	const ahead = 10 * time.Second
 	at := server(t, func(r Packet) []Packet {
+		now := FromTime(time.Now().Add(ahead))
 		good := Packet{Version: 4, Mode: ModeServer, Stratum: 2, Origin: r.Transmit, Receive: now, Transmit: now}
 		forged, early := good, good
 		forged.Origin++
 		early.Mode = ModeClient
 		return []Packet{forged, early, good}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	a, err := Query(ctx, at)
-	if err != nil || a.Stratum != 2 || a.Offset.Abs() > time.Second {
+	// The server looked at its clock somewhere between the request and the reply:
+	// that is all that is known of it, however long this process stood still. The
+	// rest is for a clock that is slewed meanwhile.
+	if off := (a.Offset - ahead).Abs(); err != nil || a.Stratum != 2 || off > a.Delay/2+a.Delay/100+time.Millisecond {
 		t.Errorf("%+v, %v", a, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func shake(t *testing.T, server, client *tls.Config) (peer Identity, serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for _, c := range []net.Conn{a, b} {
 		if err := c.SetDeadline(deadline); err != nil {
 			t.Fatal(err)

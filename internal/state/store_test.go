@@ -228,16 +228,18 @@ func TestRestoreMakesConsumersRebuild(t *testing.T) {
 // watcher that a change passes by: it would wait for ever.
 func TestReadersAndWatchersRunBesideWriters(t *testing.T) {
 	const last = 400
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	s := New()
 	apply(t, s, 1, samples()["register"])
-	var readers, writers sync.WaitGroup
-	reads := atomic.Int64{}
+	var readers, writers, waiting sync.WaitGroup
 	until := func(done func(*Snapshot, WatchSet) bool) {
+		waiting.Add(1)
+		waits := sync.OnceFunc(waiting.Done)
 		readers.Go(func() {
+			defer waits()
 			for ws := (WatchSet{}); !done(s.Snapshot(), ws); ws = (WatchSet{}) {
-				reads.Add(1)
+				waits()
 				if ws.WatchCtx(ctx) != nil {
 					t.Error("a watch slept through the last change")
 					return
@@ -277,6 +279,7 @@ func TestReadersAndWatchersRunBesideWriters(t *testing.T) {
 			}
 		}
 	})
+	waiting.Wait() // for the watchers, who would else come when all is written
 	writers.Go(func() {
 		for i := uint64(2); i <= last; i++ {
 			var cmd Command = set("k", fmt.Sprint(i))
@@ -296,9 +299,6 @@ func TestReadersAndWatchersRunBesideWriters(t *testing.T) {
 	})
 	writers.Wait()
 	readers.Wait()
-	if reads.Load() == 0 {
-		t.Error("no watcher ever waited")
-	}
 }
 
 // Who was woken must find the change, or it waits on a watch that has fired

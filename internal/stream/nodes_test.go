@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,7 @@ type server struct {
 	name  string
 	store *state.Store
 	web   *httptest.Server
+	at    *pipes
 	src   *Source
 }
 
@@ -59,11 +61,7 @@ func newServer(t *testing.T, name string, index uint64) *server {
 		}
 		return nil
 	})
-	s.web = httptest.NewServer(nodes)
-	t.Cleanup(func() {
-		s.web.CloseClientConnections()
-		s.web.Close()
-	})
+	s.web, s.at = serve(t, name, nodes)
 	return s
 }
 
@@ -93,23 +91,20 @@ func (s *server) confirmed(t *testing.T) (stop func()) {
 	return stop
 }
 
-// follow runs a node that has these servers; hold keeps its connections from
-// saying anything more, as those of a stopped server.
-func follow(t *testing.T, path string, servers ...*server) (r *Replica, hold func(*server)) {
+// follow runs a node that has these servers, until the test, or stop, ends it; hold
+// keeps its connections from saying anything more, as those of a stopped server.
+func follow(t *testing.T, path string, servers ...*server) (r *Replica, hold func(*server), stop func()) {
 	t.Helper()
 	var list []Server
+	var listeners []*pipes
 	for _, s := range servers {
-		list = append(list, Server{s.name, s.web.URL})
+		list, listeners = append(list, Server{s.name, s.web.URL}), append(listeners, s.at)
 	}
 	var mu sync.Mutex
-	held := map[string]bool{}
-	web := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &holdable{conn, func() bool { mu.Lock(); defer mu.Unlock(); return held[address] }}, nil
-	}}}
+	held := map[*pipes]bool{}
+	web := client(t, func(at *pipes, conn net.Conn) net.Conn {
+		return &holdable{conn, func() bool { mu.Lock(); defer mu.Unlock(); return held[at] }}
+	}, listeners...)
 	r, err := New(Config{Unit: NodeUnit, Web: web, Path: path, Sources: func() []Server { return list }, OwnGossip: true},
 		Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: health.NewBoard(time.Now, nil, nil)})
 	if err != nil {
@@ -118,17 +113,18 @@ func follow(t *testing.T, path string, servers ...*server) (r *Replica, hold fun
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx, func() {}) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
 	return r, func(s *server) {
 		mu.Lock()
 		defer mu.Unlock()
-		held[strings.TrimPrefix(s.web.URL, "http://")] = true
-	}
+		held[s.at] = true
+	}, stop
 }
 
 // holdable is a connection that can be made silent without an end.
@@ -150,82 +146,95 @@ func from(r *Replica, s *server) func() bool {
 }
 
 func TestANodeGoesOnWithAnotherServer(t *testing.T) {
-	one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
-	one.confirmed(t)
-	two.confirmed(t)
-	r, hold := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
-	until(t, "the preferred server streams", from(r, one))
-	began := time.Now()
-	hold(one)
-	until(t, "the other streams when the first is silent", from(r, two))
-	if took := time.Since(began); took < time.Second {
-		t.Errorf("a server that was silent for %v was given up", took)
-	}
-	two.register(t, 11, "fb9")
-	until(t, "a command of the other", has(r, "fb9"))
+	synctest.Test(t, func(t *testing.T) {
+		one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
+		one.confirmed(t)
+		two.confirmed(t)
+		r, hold, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
+		until(t, "the preferred server streams", from(r, one))
+		began := time.Now()
+		hold(one)
+		until(t, "the other streams when the first is silent", from(r, two))
+		if took := time.Since(began); took < silenceNode-beatNodes || took > silenceNode+time.Second {
+			t.Errorf("the other streams after %v; a server is given up that was silent for %v", took, silenceNode)
+		}
+		two.register(t, 11, "fb9")
+		until(t, "a command of the other", has(r, "fb9"))
+	})
 }
 
 func TestANodeLeavesAServerThatHearsOfNoLeader(t *testing.T) {
-	one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
-	stop := one.confirmed(t)
-	two.confirmed(t)
-	r, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
-	until(t, "the preferred server streams", from(r, one))
-	stop()
-	until(t, "the other streams", from(r, two))
+	synctest.Test(t, func(t *testing.T) {
+		one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
+		stop := one.confirmed(t)
+		two.confirmed(t)
+		r, _, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
+		until(t, "the preferred server streams", from(r, one))
+		stop()
+		until(t, "the other streams", from(r, two))
+	})
+}
+
+// TestThePreferredServerIsWaitedForAMoment: as long as askRest, once another has
+// answered.
+func TestThePreferredServerIsWaitedForAMoment(t *testing.T) {
+	for far, want := range map[time.Duration]string{askRest * 9 / 10: "fb1", askRest * 11 / 10: "fb2"} {
+		synctest.Test(t, func(t *testing.T) {
+			one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
+			one.at.far = far
+			r, _, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
+			until(t, "it streams", func() bool { return r.Status().Connected })
+			if got := r.Status().Source; got != want {
+				t.Errorf("where the preferred one takes %v to answer, %s streams, want %s", far, got, want)
+			}
+		})
+	}
 }
 
 func TestAServerThatGossipCallsDeadIsLeftBeforeItsTime(t *testing.T) {
-	for try := 1; !leftAServerThatDied(t); try++ { // while this process stood still the server was silent
-		if try == 3 {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
+		one.confirmed(t)
+		two.confirmed(t)
+		r, hold, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
+		until(t, "the preferred server streams", from(r, one))
+		r.Store().SetMembers([]state.Member{{Name: "fb1", Liveness: state.Failed}})
+		select {
+		case <-r.News():
 			t.Fatal("a server that streams was left because of gossip alone")
+		case <-time.After(10 * muteBeat):
 		}
-	}
-}
-
-// leftAServerThatDied follows a server that dies after the gossip has called it
-// dead; false: it was left before it died.
-func leftAServerThatDied(t *testing.T) bool {
-	t.Helper()
-	one, two := newServer(t, "fb1", 10), newServer(t, "fb2", 10)
-	one.confirmed(t)
-	two.confirmed(t)
-	r, hold := follow(t, filepath.Join(t.TempDir(), "state.node"), one, two)
-	until(t, "the preferred server streams", from(r, one))
-	r.Store().SetMembers([]state.Member{{Name: "fb1", Liveness: state.Failed}})
-	news := r.News()
-	select {
-	case <-news:
-		return false
-	case <-time.After(2 * muteBeat):
-	}
-	hold(one)
-	until(t, "the other streams", from(r, two))
-	if !strings.Contains(r.Status().Source, "fb2") {
-		t.Errorf("%+v", r.Status())
-	}
-	return true
+		began := time.Now()
+		hold(one)
+		until(t, "the other streams", from(r, two))
+		if took := time.Since(began); took > silenceNode-beatNodes {
+			t.Errorf("the other streams after %v, as if nobody had called the first one dead", took)
+		}
+	})
 }
 
 func TestANodeNeverGoesBackToAnOlderState(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.node")
-	one, two := newServer(t, "fb1", 20), newServer(t, "fb2", 10)
-	one.confirmed(t)
-	// A leader confirmed fb2 before the node had entry 20, and none since.
-	r, _ := follow(t, path, one, two)
-	until(t, "the newer server streams", from(r, one))
-	one.web.Listener.Close()
-	one.web.CloseClientConnections()
-	until(t, "the older one is refused", func() bool { return strings.Contains(r.Status().Error, "older state is not taken") })
-	if s := r.Status(); s.Connected || !has(r, "fb1")() || has(r, "fb2")() {
-		t.Errorf("an older state is shown: %+v", s)
-	}
-	// As after a recovery that lost the end of the log.
-	two.store.Touch(time.Now())
-	until(t, "a leader has confirmed the shorter log since", from(r, two))
-	if has(r, "fb1")() {
-		t.Error("what the recovery lost is shown still")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "state.node")
+		one, two := newServer(t, "fb1", 20), newServer(t, "fb2", 10)
+		two.at.far = time.Millisecond // so that what it says is the last of all
+		one.confirmed(t)
+		// A leader confirmed fb2 before the node had entry 20, and none since.
+		r, _, _ := follow(t, path, one, two)
+		until(t, "the newer server streams", from(r, one))
+		one.web.Listener.Close()
+		one.web.CloseClientConnections()
+		until(t, "the older one is refused", func() bool { return strings.Contains(r.Status().Error, "older state is not taken") })
+		if s := r.Status(); s.Connected || !has(r, "fb1")() || has(r, "fb2")() {
+			t.Errorf("an older state is shown: %+v", s)
+		}
+		// As after a recovery that lost the end of the log.
+		two.store.Touch(time.Now())
+		until(t, "a leader has confirmed the shorter log since", from(r, two))
+		if has(r, "fb1")() {
+			t.Error("what the recovery lost is shown still")
+		}
+	})
 }
 
 func TestNewerThan(t *testing.T) {
@@ -253,121 +262,128 @@ func TestNewerThan(t *testing.T) {
 }
 
 func TestANodeThatStartsWithoutServersHasWhatWasOnTheDisk(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.node")
-	one := newServer(t, "fb1", 20)
-	one.confirmed(t)
-	t.Run("it follows", func(t *testing.T) {
-		r, _ := follow(t, path, one)
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "state.node")
+		one := newServer(t, "fb1", 20)
+		one.confirmed(t)
+		r, _, stop := follow(t, path, one)
 		until(t, "it streams", from(r, one))
-	}) // and ends, and writes its last
-	one.web.Listener.Close()
-	one.web.CloseClientConnections()
-	two := newServer(t, "fb2", 10) // older
-	r, _ := follow(t, path, one, two)
-	until(t, "the older server is refused", func() bool { return strings.Contains(r.Status().Error, "fb") })
-	s := r.Status()
-	if !has(r, "fb1")() || !s.FromDisk || !s.Confirmed || s.Connected {
-		t.Errorf("%+v", s)
-	}
+		stop() // and it writes its last
+		one.web.Listener.Close()
+		one.web.CloseClientConnections()
+		two := newServer(t, "fb2", 10) // older
+		r, _, _ = follow(t, path, one, two)
+		until(t, "the older server is refused", func() bool { return strings.Contains(r.Status().Error, "fb") })
+		s := r.Status()
+		if !has(r, "fb1")() || !s.FromDisk || !s.Confirmed || s.Connected {
+			t.Errorf("%+v", s)
+		}
+	})
 }
 
 func TestANodeWritesWhatIsItsOwn(t *testing.T) {
-	one := newServer(t, "fb1", 10)
-	one.confirmed(t)
-	one.src.deps.Proposer.(*proposer).index.Store(10)
-	r, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one)
-	until(t, "it streams", from(r, one))
-	node := state.Node{Name: "front1", Address: netip.MustParseAddr("10.1.0.11")}
-	own := state.Register{Node: node, Services: []state.Service{{ID: "login", Name: "login"}},
-		Checks: []state.Check{{ID: "service:login", Name: "login", ServiceID: "login", Status: state.Critical}}}
-	for _, cmd := range []state.Command{
-		own,
-		state.UpdateCheck{Node: "FRONT1", Updates: []state.CheckState{{ID: "service:login", Status: state.Passing}}},
-		state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "front1", Value: []byte("1")}},
-	} {
-		if _, err := r.Propose(t.Context(), cmd); err != nil {
-			t.Errorf("%T: %v", cmd, err)
+	synctest.Test(t, func(t *testing.T) {
+		one := newServer(t, "fb1", 10)
+		one.confirmed(t)
+		one.src.deps.Proposer.(*proposer).index.Store(10)
+		r, _, _ := follow(t, filepath.Join(t.TempDir(), "state.node"), one)
+		until(t, "it streams", from(r, one))
+		node := state.Node{Name: "front1", Address: netip.MustParseAddr("10.1.0.11")}
+		own := state.Register{Node: node, Services: []state.Service{{ID: "login", Name: "login"}},
+			Checks: []state.Check{{ID: "service:login", Name: "login", ServiceID: "login", Status: state.Critical}}}
+		for _, cmd := range []state.Command{
+			own,
+			state.UpdateCheck{Node: "FRONT1", Updates: []state.CheckState{{ID: "service:login", Status: state.Passing}}},
+			state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "front1", Value: []byte("1")}},
+		} {
+			if _, err := r.Propose(t.Context(), cmd); err != nil {
+				t.Errorf("%T: %v", cmd, err)
+			}
 		}
-	}
-	if found, _ := r.Store().Snapshot().NodeChecks(nil, "front1"); len(found) != 1 || found[0].Status != state.Passing {
-		t.Errorf("its check is %+v", found)
-	}
-	foreign := []state.Command{
-		state.Register{Node: state.Node{Name: "fb1", Address: netip.MustParseAddr("10.1.0.99")}},
-		state.Register{Node: node, Services: []state.Service{{Node: "fb1", ID: "a", Name: "a"}}},
-		state.Register{Node: node, Checks: []state.Check{{Node: "fb1", ID: "a", Name: "a"}}},
-		state.Register{Node: node, Checks: []state.Check{{ID: state.SerfHealth, Name: "a", Status: state.Passing}}},
-		state.Deregister{Node: "fb1"},
-		state.Deregister{Node: "front1", Checks: []string{state.SerfHealth}},
-		state.UpdateCheck{Node: "fb1", Updates: []state.CheckState{{ID: "a", Status: state.Critical}}},
-		state.UpdateCheck{Node: "front1", Updates: []state.CheckState{{ID: state.SerfHealth, Status: state.Passing}}},
-		state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "other", Value: []byte("1")}},
-		state.KV{Verb: state.Set, Entry: state.Entry{Key: "a"}},
-		state.SetCluster{Cluster: state.Cluster{ID: storeID, Name: "foobar", Feature: 9}},
-		state.CreateSession{},
-	}
-	for _, cmd := range foreign {
-		if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "403") {
-			t.Errorf("%T %+v: %v", cmd, cmd, err)
+		if found, _ := r.Store().Snapshot().NodeChecks(nil, "front1"); len(found) != 1 || found[0].Status != state.Passing {
+			t.Errorf("its check is %+v", found)
 		}
-	}
-	if got := testutil.ToFloat64(one.src.refused.WithLabelValues("grant")); got != float64(len(foreign)) {
-		t.Errorf("%v refusals were counted", got)
-	}
-	request, _ := http.NewRequest(http.MethodGet, one.web.URL+pathFollow, nil)
-	request.Header.Set("Stranger", "yes")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil || response.StatusCode != http.StatusForbidden || testutil.ToFloat64(one.src.refused.WithLabelValues("who")) != 1 {
-		t.Errorf("a stranger: %v, %v", response, err)
-	}
+		foreign := []state.Command{
+			state.Register{Node: state.Node{Name: "fb1", Address: netip.MustParseAddr("10.1.0.99")}},
+			state.Register{Node: node, Services: []state.Service{{Node: "fb1", ID: "a", Name: "a"}}},
+			state.Register{Node: node, Checks: []state.Check{{Node: "fb1", ID: "a", Name: "a"}}},
+			state.Register{Node: node, Checks: []state.Check{{ID: state.SerfHealth, Name: "a", Status: state.Passing}}},
+			state.Deregister{Node: "fb1"},
+			state.Deregister{Node: "front1", Checks: []string{state.SerfHealth}},
+			state.UpdateCheck{Node: "fb1", Updates: []state.CheckState{{ID: "a", Status: state.Critical}}},
+			state.UpdateCheck{Node: "front1", Updates: []state.CheckState{{ID: state.SerfHealth, Status: state.Passing}}},
+			state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "other", Value: []byte("1")}},
+			state.KV{Verb: state.Set, Entry: state.Entry{Key: "a"}},
+			state.SetCluster{Cluster: state.Cluster{ID: storeID, Name: "foobar", Feature: 9}},
+			state.CreateSession{},
+		}
+		for _, cmd := range foreign {
+			if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "403") {
+				t.Errorf("%T %+v: %v", cmd, cmd, err)
+			}
+		}
+		if got := testutil.ToFloat64(one.src.refused.WithLabelValues("grant")); got != float64(len(foreign)) {
+			t.Errorf("%v refusals were counted", got)
+		}
+		request, _ := http.NewRequest(http.MethodGet, one.web.URL+pathFollow, nil)
+		request.Header.Set("Stranger", "yes")
+		response, err := client(t, nil, one.at).Do(request)
+		if err == nil {
+			response.Body.Close()
+		}
+		if err != nil || response.StatusCode != http.StatusForbidden || testutil.ToFloat64(one.src.refused.WithLabelValues("who")) != 1 {
+			t.Errorf("a stranger: %v, %v", response, err)
+		}
+	})
 }
 
 // A write that was sent may have been done, whatever became of the source since;
 // one that was not sent was not.
 func TestAWriteThatWasSentIsOfUnknownOutcome(t *testing.T) {
-	taken, gone := make(chan struct{}), make(chan struct{})
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // nothing of it counts
-		close(taken)
-		<-gone
-		panic(http.ErrAbortHandler)
-	}))
-	t.Cleanup(web.Close)
-	r, err := New(Config{Unit: "dns", Base: web.URL, Web: web.Client(), Path: filepath.Join(t.TempDir(), "state.dns")},
-		Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: health.NewBoard(time.Now, nil, nil)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "a", Value: []byte("1")}}
-	go func() {
-		<-taken
-		close(gone) // the stream was never there: the replica knows that its source is gone
-	}()
-	if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrUnknownOutcome) {
-		t.Errorf("a write that was taken: %v", err)
-	}
-	web.Close()
-	if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrNoLeader) {
-		t.Errorf("a write to nobody: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		taken, gone := make(chan struct{}), make(chan struct{})
+		web, at := serve(t, "core", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // nothing of it counts
+			close(taken)
+			<-gone
+			panic(http.ErrAbortHandler)
+		}))
+		r, err := New(Config{Unit: "dns", Base: web.URL, Web: client(t, nil, at), Path: filepath.Join(t.TempDir(), "state.dns")},
+			Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: health.NewBoard(time.Now, nil, nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "a", Value: []byte("1")}}
+		go func() {
+			<-taken
+			close(gone) // the stream was never there: the replica knows that its source is gone
+		}()
+		if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrUnknownOutcome) {
+			t.Errorf("a write that was taken: %v", err)
+		}
+		web.Close()
+		if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrNoLeader) {
+			t.Errorf("a write to nobody: %v", err)
+		}
+	})
 }
 
 // What is withheld is nowhere in what a node is sent, nor on its disk.
 func TestNothingThatIsWithheldLeavesTheServer(t *testing.T) {
-	one := newServer(t, "fb1", 10)
-	secret := "hunter2-hunter2"
-	apply := func(index uint64, cmd state.Command) {
-		t.Helper()
-		if err := one.store.Apply(index, cmd); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		one := newServer(t, "fb1", 10)
+		secret := "hunter2-hunter2"
+		apply := func(index uint64, cmd state.Command) {
+			t.Helper()
+			if err := one.store.Apply(index, cmd); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	apply(11, state.KV{Verb: state.Set, Entry: state.Entry{Key: secret, Value: []byte(secret)}})
-	apply(12, state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "acl/token", Key: secret, Value: []byte(secret)}})
-	one.confirmed(t)
-	path := filepath.Join(t.TempDir(), "state.node")
-	t.Run("it follows", func(t *testing.T) {
-		r, _ := follow(t, path, one)
+		apply(11, state.KV{Verb: state.Set, Entry: state.Entry{Key: secret, Value: []byte(secret)}})
+		apply(12, state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "acl/token", Key: secret, Value: []byte(secret)}})
+		one.confirmed(t)
+		path := filepath.Join(t.TempDir(), "state.node")
+		r, _, stop := follow(t, path, one)
 		until(t, "it streams", from(r, one))
 		apply(13, state.KV{Verb: state.Set, Entry: state.Entry{Key: secret, Value: []byte(secret + "2")}})
 		apply(14, state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "acl/token", Key: secret, Value: []byte(secret + "3")}})
@@ -376,22 +392,23 @@ func TestNothingThatIsWithheldLeavesTheServer(t *testing.T) {
 		if r.Store().Snapshot().Index() != 15 {
 			t.Errorf("at %d", r.Store().Snapshot().Index())
 		}
+		stop()
+		recorded := record(t, one)
+		for where, text := range map[string]string{"the stream": recorded, "the disk": read(t, path)} {
+			if !strings.Contains(text, "fb9") {
+				t.Errorf("%s has nothing: %d bytes", where, len(text))
+			}
+			if strings.Contains(text, "hunter2") {
+				t.Errorf("%s has what is withheld", where)
+			}
+		}
 	})
-	recorded := record(t, one)
-	for where, text := range map[string]string{"the stream": recorded, "the disk": read(t, path)} {
-		if !strings.Contains(text, "fb9") {
-			t.Errorf("%s has nothing: %d bytes", where, len(text))
-		}
-		if strings.Contains(text, "hunter2") {
-			t.Errorf("%s has what is withheld", where)
-		}
-	}
 }
 
 // record is what a server streams up to its first beat.
 func record(t *testing.T, s *server) string {
 	t.Helper()
-	response, err := http.Get(s.web.URL + pathFollow)
+	response, err := client(t, nil, s.at).Get(s.web.URL + pathFollow)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +40,7 @@ type bed struct {
 	proposer *proposer
 	source   *Source
 	server   *httptest.Server
+	at       *pipes
 }
 
 var part = state.Part{Kinds: []string{"dns/record"}}
@@ -52,9 +55,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.server = httptest.NewServer(b.source)
-	t.Cleanup(b.server.Close)
-	t.Cleanup(b.server.CloseClientConnections)
+	b.server, b.at = serve(t, "core", b.source)
 	return b
 }
 
@@ -69,7 +70,7 @@ func (b *bed) register(t *testing.T, node string) {
 func (b *bed) replica(t *testing.T, unit, path string) (r *Replica, board *health.Board, stop func()) {
 	t.Helper()
 	board = health.NewBoard(time.Now, nil, nil)
-	r, err := New(Config{Unit: unit, Base: b.server.URL, Web: &http.Client{Transport: &http.Transport{}}, Path: path},
+	r, err := New(Config{Unit: unit, Base: b.server.URL, Web: client(t, nil, b.at), Path: path},
 		Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Board: board})
 	if err != nil {
 		t.Fatal(err)
@@ -77,17 +78,12 @@ func (b *bed) replica(t *testing.T, unit, path string) (r *Replica, board *healt
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx, func() {}) }()
-	ended := false
-	stop = func() {
-		if ended {
-			return
-		}
-		ended = true
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}
+	})
 	t.Cleanup(stop)
 	return r, board, stop
 }
@@ -111,87 +107,96 @@ func has(r *Replica, node string) func() bool {
 }
 
 func TestAReplicaFollowsAndComesBackFromTheDisk(t *testing.T) {
-	b, path := newBed(t), filepath.Join(t.TempDir(), "state.dns")
-	b.register(t, "fb1")
-	r, _, stop := b.replica(t, "dns", path)
-	until(t, "a beat of a source that no leader has confirmed", func() bool { return r.Status().Connected })
-	if has(r, "fb1")() {
-		t.Error("a state that no leader has confirmed was streamed")
-	}
-	b.store.Touch(time.Now())
-	until(t, "the snapshot", has(r, "fb1"))
-	b.register(t, "fb2")
-	b.store.SetMembers([]state.Member{{Name: "fb2", Liveness: state.Failed}})
-	until(t, "a command", has(r, "fb2"))
-	until(t, "the gossip", func() bool { m, ok := r.Store().Snapshot().Member("fb2"); return ok && m.Liveness == state.Failed })
-	if got := testutil.ToFloat64(r.applied.WithLabelValues("snapshot")); got != 1 {
-		t.Errorf("%v snapshots came", got)
-	}
-	until(t, "the leader", func() bool { return r.Leader() == "fb1" })
-	stop() // it writes its last
+	synctest.Test(t, func(t *testing.T) {
+		b, path := newBed(t), filepath.Join(t.TempDir(), "state.dns")
+		b.register(t, "fb1")
+		r, _, stop := b.replica(t, "dns", path)
+		until(t, "a beat of a source that no leader has confirmed", func() bool { return r.Status().Connected })
+		if has(r, "fb1")() {
+			t.Error("a state that no leader has confirmed was streamed")
+		}
+		b.store.Touch(time.Now())
+		until(t, "the snapshot", has(r, "fb1"))
+		b.register(t, "fb2")
+		b.store.SetMembers([]state.Member{{Name: "fb2", Liveness: state.Failed}})
+		until(t, "a command", has(r, "fb2"))
+		until(t, "the gossip", func() bool { m, ok := r.Store().Snapshot().Member("fb2"); return ok && m.Liveness == state.Failed })
+		if got := testutil.ToFloat64(r.applied.WithLabelValues("snapshot")); got != 1 {
+			t.Errorf("%v snapshots came", got)
+		}
+		until(t, "the leader", func() bool { return r.Leader() == "fb1" })
+		stop() // it writes its last
 
-	b.server.CloseClientConnections()
-	b.server.Config.Handler = http.NotFoundHandler()
-	again, _, _ := b.replica(t, "dns", path)
-	if !has(again, "fb1")() || !has(again, "fb2")() {
-		t.Error("what the disk has is not there at once")
-	}
-	s := again.Status()
-	if !s.FromDisk || !s.Confirmed || s.Age <= 0 || s.Age > time.Minute {
-		t.Errorf("status %+v", s)
-	}
-	if _, ok := again.Store().Snapshot().Member("fb2"); !ok {
-		t.Error("the gossip is not on the disk")
-	}
-	if other, _, _ := b.replica(t, "ntp", path); has(other, "fb1")() {
-		t.Error("a unit read the file of another")
-	}
+		b.server.CloseClientConnections()
+		b.server.Config.Handler = http.NotFoundHandler()
+		again, _, _ := b.replica(t, "dns", path)
+		if !has(again, "fb1")() || !has(again, "fb2")() {
+			t.Error("what the disk has is not there at once")
+		}
+		s := again.Status()
+		if !s.FromDisk || !s.Confirmed || s.Age <= 0 || s.Age > time.Minute {
+			t.Errorf("status %+v", s)
+		}
+		if _, ok := again.Store().Snapshot().Member("fb2"); !ok {
+			t.Error("the gossip is not on the disk")
+		}
+		if other, _, _ := b.replica(t, "ntp", path); has(other, "fb1")() {
+			t.Error("a unit read the file of another")
+		}
+	})
 }
 
 func TestAUnitWritesItsOwnDocumentsAndNothingElse(t *testing.T) {
-	b := newBed(t)
-	b.store.Touch(time.Now())
-	r, _, _ := b.replica(t, "dns", filepath.Join(t.TempDir(), "state.dns"))
-	own := state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "a", Value: []byte("1")}}
-	until(t, "the stream", func() bool { return r.Status().Connected })
-	if _, err := r.Propose(t.Context(), own); err != nil {
-		t.Fatal(err)
-	}
-	if d, _ := r.Store().Snapshot().Document(nil, "dns/record", "a"); d == nil {
-		t.Error("what was written is not in the replica that wrote it")
-	}
-	own.Verb, own.Document.ModifyIndex = state.CAS, 99
-	if _, err := r.Propose(t.Context(), own); !errors.Is(err, state.ErrConflict) {
-		t.Errorf("a conflict came as %v", err)
-	}
-	for _, cmd := range []state.Command{
-		state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "acl/token", Key: "a", Value: []byte("1")}},
-		state.KV{Verb: state.Set, Entry: state.Entry{Key: "a"}},
-		state.Deregister{Node: "fb1"},
-		state.Register{Node: state.Node{Name: "evil", Address: netip.MustParseAddr("10.1.0.9")}},
-	} {
-		if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "403") {
-			t.Errorf("%T: %v", cmd, err)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t)
+		b.store.Touch(time.Now())
+		r, _, _ := b.replica(t, "dns", filepath.Join(t.TempDir(), "state.dns"))
+		own := state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "dns/record", Key: "a", Value: []byte("1")}}
+		until(t, "the stream", func() bool { return r.Status().Connected })
+		if _, err := r.Propose(t.Context(), own); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if got := testutil.ToFloat64(b.source.refused.WithLabelValues("grant")); got != 4 {
-		t.Errorf("%v refusals were counted", got)
-	}
-	response, err := http.Get(b.server.URL + pathFollow + "?unit=evil")
-	if err != nil || response.StatusCode != http.StatusForbidden {
-		t.Errorf("an unknown unit: %v, %v", response, err)
-	}
+		if d, _ := r.Store().Snapshot().Document(nil, "dns/record", "a"); d == nil {
+			t.Error("what was written is not in the replica that wrote it")
+		}
+		own.Verb, own.Document.ModifyIndex = state.CAS, 99
+		if _, err := r.Propose(t.Context(), own); !errors.Is(err, state.ErrConflict) {
+			t.Errorf("a conflict came as %v", err)
+		}
+		for _, cmd := range []state.Command{
+			state.PutDocument{Verb: state.Set, Document: state.Document{Kind: "acl/token", Key: "a", Value: []byte("1")}},
+			state.KV{Verb: state.Set, Entry: state.Entry{Key: "a"}},
+			state.Deregister{Node: "fb1"},
+			state.Register{Node: state.Node{Name: "evil", Address: netip.MustParseAddr("10.1.0.9")}},
+		} {
+			if _, err := r.Propose(t.Context(), cmd); !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "403") {
+				t.Errorf("%T: %v", cmd, err)
+			}
+		}
+		if got := testutil.ToFloat64(b.source.refused.WithLabelValues("grant")); got != 4 {
+			t.Errorf("%v refusals were counted", got)
+		}
+		response, err := client(t, nil, b.at).Get(b.server.URL + pathFollow + "?unit=evil")
+		if err == nil {
+			response.Body.Close()
+		}
+		if err != nil || response.StatusCode != http.StatusForbidden {
+			t.Errorf("an unknown unit: %v, %v", response, err)
+		}
+	})
 }
 
 func TestADamagedFileIsLeftOut(t *testing.T) {
-	b, path := newBed(t), filepath.Join(t.TempDir(), "state.dns")
-	b.register(t, "fb1")
-	b.store.Touch(time.Now())
-	r, _, stop := b.replica(t, "dns", path)
-	until(t, "the snapshot", has(r, "fb1"))
-	until(t, "a beat", func() bool { return r.Status().Confirmed })
-	stop()
-	b.server.Config.Handler = http.NotFoundHandler()
+	path := filepath.Join(t.TempDir(), "state.dns")
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t)
+		b.register(t, "fb1")
+		b.store.Touch(time.Now())
+		r, _, stop := b.replica(t, "dns", path)
+		until(t, "the snapshot", has(r, "fb1"))
+		until(t, "a beat", func() bool { return r.Status().Confirmed })
+		stop()
+	})
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

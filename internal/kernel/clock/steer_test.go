@@ -48,6 +48,9 @@ func TestOrdersToTheKernel(t *testing.T) {
 	}
 }
 
+// TestBothClocksAreReadAtOnce: whoever keeps the clock may have it run faster or
+// slower than the oscillator, by MaxFrequency and the rate of a slew together, so
+// the longer it takes from one pair to the next the more they may differ.
 func TestBothClocksAreReadAtOnce(t *testing.T) {
 	first, err := Now()
 	if err != nil {
@@ -58,7 +61,7 @@ func TestBothClocksAreReadAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock, raw := second.Clock.Sub(first.Clock), second.Raw-first.Raw
-	if raw <= 0 || (clock-raw).Abs() > 100*time.Microsecond {
+	if kept := 100*time.Microsecond + raw/1000; raw <= 0 || (clock-raw).Abs() > kept {
 		t.Errorf("the clock went on by %v, the oscillator by %v", clock, raw)
 	}
 }

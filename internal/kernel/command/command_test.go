@@ -124,20 +124,29 @@ func TestASignalIsNamed(t *testing.T) {
 	}
 }
 
+// TestTimeLimitKillsTheWholeProcessGroup: a time limit in which a busy machine
+// did not start both processes shows nothing, and is doubled.
 func TestTimeLimitKillsTheWholeProcessGroup(t *testing.T) {
 	r, dir := runner(t)
 	child := filepath.Join(dir, "child.pid")
 	path := script(t, dir, "hangs", `trap "" TERM; sleep 1000 & echo $! >`+child+`; wait`)
-	began := time.Now()
-	const limit = 2 * time.Second // in which a busy machine starts both processes
-	_, err := r.Run(t.Context(), Command{Argv: []string{path}, Timeout: limit})
-	if !errors.Is(err, ErrTimeout) {
-		t.Errorf("error is %v, want ErrTimeout", err)
+	for limit := time.Second; ; limit *= 2 {
+		began := time.Now()
+		_, err := r.Run(t.Context(), Command{Argv: []string{path}, Timeout: limit})
+		if !errors.Is(err, ErrTimeout) {
+			t.Fatalf("error is %v, want ErrTimeout", err)
+		}
+		if took := time.Since(began); took < limit || took > limit+20*time.Second { // well below DefaultTimeout
+			t.Errorf("took %s", took)
+		}
+		if pid, ok := pidIn(child); ok {
+			expectGone(t, pid)
+			return
+		}
+		if limit > time.Minute {
+			t.Fatalf("it did not start a process within %s", limit)
+		}
 	}
-	if took := time.Since(began); took > limit+5*time.Second {
-		t.Errorf("took %s", took)
-	}
-	expectGone(t, readPID(t, child))
 }
 
 func TestTheEndOfContextKills(t *testing.T) {
@@ -170,7 +179,7 @@ func TestWhatAProgramLeavesBehindIsKilled(t *testing.T) {
 	if string(got.Stdout) != "done\n" {
 		t.Errorf("stdout %q", got.Stdout)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("waited %s for a background process", took)
 	}
 	expectGone(t, readPID(t, child))
@@ -181,13 +190,13 @@ func TestADaemonHoldingTheOutputDoesNotHoldUs(t *testing.T) {
 	child := filepath.Join(dir, "child.pid")
 	path := script(t, dir, "daemon", `setsid sh -c 'echo $$ >`+child+`; exec sleep 1000' & while [ ! -s `+child+` ]; do :; done; echo ok`)
 	began := time.Now()
-	got, err := r.Run(t.Context(), Command{Argv: []string{path}, Env: []string{"PATH=/usr/bin:/bin"}})
+	got, err := r.Run(t.Context(), Command{Argv: []string{path}, Env: []string{"PATH=/usr/bin:/bin"}, Timeout: 10 * time.Minute})
 	pid := readPID(t, child)
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("took %s", took)
 	}
 	if string(got.Stdout) != "ok\n" {
@@ -198,7 +207,7 @@ func TestADaemonHoldingTheOutputDoesNotHoldUs(t *testing.T) {
 func TestOutputIsBoundedAndTheProgramNotStopped(t *testing.T) {
 	r, dir := runner(t)
 	path := script(t, dir, "talks", `i=0; while [ $i -lt 20000 ]; do echo 0123456789; i=$((i+1)); done; exit 7`)
-	got, err := r.Run(t.Context(), Command{Argv: []string{path}, MaxOutput: 1000})
+	got, err := r.Run(t.Context(), Command{Argv: []string{path}, MaxOutput: 1000, Timeout: 10 * time.Minute})
 	var exit *ExitError
 	if !errors.As(err, &exit) || exit.Code != 7 {
 		t.Errorf("error %v, want exit status 7", err)
@@ -322,18 +331,21 @@ func TestNewRefusesRelativePaths(t *testing.T) {
 func readPID(t *testing.T, path string) int {
 	t.Helper()
 	var pid int
-	eventually(t, "a number in "+path, func() bool {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return false
-		}
-		pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
-		return err == nil
-	})
+	eventually(t, "a number in "+path, func() (ok bool) { pid, ok = pidIn(path); return ok })
 	return pid
 }
 
-// expectGone fails unless the process ends within a few seconds.
+// pidIn is the number that a program wrote, if it has.
+func pidIn(path string) (pid int, ok bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
+	return pid, err == nil
+}
+
+// expectGone fails unless the process ends.
 func expectGone(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("the end of process %d", pid), func() bool {
@@ -346,7 +358,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for !done() {
 		select {
 		case <-deadline:

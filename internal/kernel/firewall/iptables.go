@@ -65,7 +65,7 @@ func (f *ipTables) setFamily(r Rules, ipv6 bool) (changed bool, err error) {
 	if ipv6 && r.empty() && f.no6 {
 		return false, nil
 	}
-	absent, same, err := look(tables, r, ipv6)
+	absent, same, err := lookTwice(tables, r, ipv6)
 	f.no6 = f.no6 || ipv6 && r.empty() && same
 	if err != nil || same {
 		return false, join("look at the tables", err)
@@ -76,6 +76,15 @@ func (f *ipTables) setFamily(r Rules, ipv6 bool) (changed bool, err error) {
 		text = removalText(absent)
 	}
 	return true, join(restorer(ipv6), f.restore(restorer(ipv6), []string{"--noflush", "--wait", "5"}, text))
+}
+
+// lookTwice looks again when that fails: another program, a restart of Shorewall
+// say, may have thrown a chain away between two questions about it.
+func lookTwice(tables *iptables.IPTables, r Rules, ipv6 bool) (absent map[jump]bool, same bool, err error) {
+	if absent, same, err = look(tables, r, ipv6); err != nil {
+		absent, same, err = look(tables, r, ipv6)
+	}
+	return absent, same, err
 }
 
 // look tells which jumps are not there, and whether everything is as it should

@@ -133,7 +133,7 @@ func watching(t *testing.T, h *Handle) <-chan Event {
 
 func await(t *testing.T, events <-chan Event, want func(Event) bool) Event {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case e := <-events:

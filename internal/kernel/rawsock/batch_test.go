@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestNextGivesAllThatIsQueuedInOrder(t *testing.T) {
@@ -20,14 +23,20 @@ func TestNextGivesAllThatIsQueuedInOrder(t *testing.T) {
 		t.Run(fmt.Sprintf("ipv6=%v", c.ipv6), func(t *testing.T) {
 			in, out := socket(t, node, c.ipv6), socket(t, peer, c.ipv6)
 			p := poller(t, in)
-			for got, sent := 0, 0; got < 3*batchSize; {
-				for ; sent < 3*batchSize; sent++ {
-					must(t, out.Send([]byte{byte(sent), 1, 2, 3, 4, 5, 6, 7}, c.src, c.dst))
+			// Who is at the other address is found out before: what waits for that
+			// is sent while others go past it.
+			must(t, out.Send([]byte{0}, c.src, c.dst))
+			receiveNext(t, in, p)
+			onOneProcessor(t, func() {
+				for i := range 3 * batchSize {
+					must(t, out.Send([]byte{byte(i), 1, 2, 3, 4, 5, 6, 7}, c.src, c.dst))
 				}
-				ready, err := p.Wait(time.Now().Add(10 * time.Second))
+			})
+			for got := 0; got < 3*batchSize; {
+				ready, err := p.Wait(time.Now().Add(time.Minute))
 				must(t, err)
 				if len(ready) == 0 {
-					t.Fatalf("%d of %d came", got, sent)
+					t.Fatalf("%d of %d came", got, 3*batchSize)
 				}
 				for {
 					packet, err := in.Next()
@@ -43,7 +52,7 @@ func TestNextGivesAllThatIsQueuedInOrder(t *testing.T) {
 			}
 			if n := testing.AllocsPerRun(100, func() {
 				_ = out.Send([]byte{1, 1, 2, 3, 4, 5, 6, 7}, c.src, c.dst)
-				_, _ = p.Wait(time.Now().Add(time.Second))
+				_, _ = p.Wait(time.Now().Add(time.Minute))
 				for _, err := in.Next(); err == nil; _, err = in.Next() {
 				}
 			}); n > 0 {
@@ -51,6 +60,41 @@ func TestNextGivesAllThatIsQueuedInOrder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// receiveNext waits for one packet of a socket. There is none behind it.
+func receiveNext(t *testing.T, s *Socket, p *Poller) {
+	t.Helper()
+	ready, err := p.Wait(time.Now().Add(time.Minute))
+	must(t, err)
+	if len(ready) == 0 {
+		t.Fatal("nothing came")
+	}
+	_, err = s.Next()
+	must(t, err)
+	if packet, err := s.Next(); !errors.Is(err, ErrEmpty) {
+		t.Fatalf("behind it: %+v, %v", packet, err)
+	}
+}
+
+// onOneProcessor runs f on one processor. What is sent over a wire of the lab waits
+// in a queue of the processor that it was sent on: where a sender goes from one to
+// another, what it sends later may arrive earlier.
+func onOneProcessor(t *testing.T, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &all))
+	for cpu := range len(all) * 64 {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	must(t, unix.SchedSetaffinity(0, &one))
+	f()
+	must(t, unix.SchedSetaffinity(0, &all))
 }
 
 // TestDeadlineThatIsPutOffAgainAndAgainIsMet: a Backup's deadline moves with
@@ -76,7 +120,7 @@ func TestDeadlineThatIsPutOffAgainAndAgainIsMet(t *testing.T) {
 	began := time.Now()
 	_, err = p.Wait(began.Add(5 * time.Millisecond))
 	must(t, err)
-	if took := time.Since(began); took < 5*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(began); took < 5*time.Millisecond || took > time.Minute { // the earlier deadline is an hour away
 		t.Errorf("it took %v", took)
 	}
 }

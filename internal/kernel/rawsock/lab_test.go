@@ -87,7 +87,7 @@ func poller(t testing.TB, sockets ...Pollable) *Poller {
 func receive(t *testing.T, s *Socket) Packet {
 	t.Helper()
 	p := poller(t, s)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		packet, err := s.Receive(make([]byte, 1500))
 		if err == nil {
@@ -104,7 +104,7 @@ func receive(t *testing.T, s *Socket) Packet {
 func claim(t *testing.T, n *Neighbors) Claim {
 	t.Helper()
 	p := poller(t, n)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		c, err := n.Receive()
 		if err == nil {
