@@ -162,7 +162,7 @@ func TestOversizedRequestsAreRefused(t *testing.T) {
 		t.Errorf("a long URL: %d %q", code, text)
 	}
 	big := bytes.Repeat([]byte(" "), 1<<20+1)
-	if code, _, text := c.do("PUT", "/v1/agent/service/register", bytes.NewReader(big)); code != 413 || !strings.Contains(text, "max size: 1048576 bytes") {
+	if code, text := c.push("PUT", "/v1/agent/service/register", bytes.NewReader(big)); code != 413 || !strings.Contains(text, "max size: 1048576 bytes") {
 		t.Errorf("a large registration: %d %q", code, text)
 	}
 	for name, body := range map[string]io.Reader{

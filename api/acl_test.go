@@ -333,7 +333,7 @@ func TestAQueryThatWaitsLosesItsRightsWithItsToken(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "ACL not found") {
 			t.Errorf("the query of a token that was removed: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the query of a token that was removed goes on")
 	}
 }

@@ -110,6 +110,7 @@ func (s *Server) query(c *call, run queryFunc) error {
 type place struct {
 	server *Server
 	left   bool
+	waits  bool      // it is counted as one that waits
 	until  time.Time // the answer goes out then, whatever it is
 	round  int       // looks so far
 	before uint64    // the index of the last one
@@ -117,15 +118,27 @@ type place struct {
 	token  bool      // the query came with one of the store's
 }
 
-// leave gives the place back, once, and counts how the query ended.
+// leave gives the place back, once, and counts how the query ended. Whoever sees
+// in the metrics that it waits no more finds all else done.
 func (p *place) leave(reason string) {
 	if p == nil || p.left {
 		return
 	}
 	p.left = true
-	p.server.metrics.blocking.Dec()
 	p.server.metrics.blocked.WithLabelValues(reason).Inc()
 	<-p.server.slots
+	if p.waits {
+		p.server.metrics.blocking.Dec()
+	}
+}
+
+// wait counts the query as one that waits, once it has looked: a change from then
+// on wakes it.
+func (p *place) wait() {
+	if !p.waits {
+		p.waits = true
+		p.server.metrics.blocking.Inc()
+	}
 }
 
 // enter takes one of the places of blocking queries.
@@ -137,7 +150,6 @@ func (s *Server) enter(c *call) error {
 		return s.refuse(&refusal{http.StatusTooManyRequests, "blocking", "too many blocking queries at a time: try again later"})
 	}
 	c.blocked = true
-	s.metrics.blocking.Inc()
 	wait := c.read.wait
 	if wait == 0 {
 		wait = defaultWait
@@ -187,6 +199,7 @@ func (s *Server) block(c *call, run queryFunc) (answer, string, error) {
 		if found.ahead(c.read.index) {
 			limit = min(limit, aheadWait)
 		}
+		p.wait()
 		if p.round++; c.park(ws, limit) {
 			return answer{}, "", nil
 		}

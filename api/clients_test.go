@@ -26,7 +26,7 @@ func python(t *testing.T, c *cell, script string, args ...string) {
 		}
 		t.Skip("python3-consul and patroni are not installed: hack/deps")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
 	command := exec.CommandContext(ctx, debianPython, append([]string{"testdata/" + script, strings.TrimPrefix(c.url, "http://")}, args...)...)
 	var said strings.Builder
@@ -79,7 +79,7 @@ func TestRequestsOfPrometheusTraefikAndConsulTemplateFollowChanges(t *testing.T)
 			if !strings.Contains(text, pattern.want) {
 				t.Errorf("%s: woken with %s, without %s", name, text, pattern.want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%s: not woken", name)
 		}
 		c.blocked(0)
@@ -139,7 +139,7 @@ func TestPrometheusFindsItsTargets(t *testing.T) {
 	// until waits for targets that satisfy a condition; each as "address health".
 	until := func(what string, done func(addresses []string) bool) {
 		t.Helper()
-		limit := time.After(30 * time.Second)
+		limit := time.After(2 * patience)
 		for {
 			select {
 			case found, ok := <-updates:

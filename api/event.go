@@ -96,6 +96,7 @@ func (s *Server) wait(c *call, find func() (answer, <-chan struct{})) error {
 	if err := s.enter(c); err != nil {
 		return err
 	}
+	c.place.wait()
 	ctx, cancel := c.waitContext()
 	defer cancel()
 	reason := "changed"

@@ -1,8 +1,9 @@
 package api
 
 import (
-	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"holdfast/internal/state"
 	"holdfast/internal/telemetry"
+	"holdfast/lab/stall"
 )
 
 func TestConsulsClientFiresAndFollowsEvents(t *testing.T) {
@@ -89,20 +91,14 @@ func TestMonitorShowsTheLogToWhoMayOperate(t *testing.T) {
 }
 
 func TestMonitorEndsWithTheServer(t *testing.T) {
-	for try := 1; ; try++ { // a machine that stood still is asked again
-		took := stopUnderMonitor(t)
-		if took <= stopTimeout {
-			return
-		}
-		if try == 3 {
-			t.Fatalf("it took %v", took)
-		}
-	}
+	stall.Test(t, "").Repeat(t, "a stop while the log is followed", 3, stopTimeout/4, func() (from, to time.Time, missed error) {
+		return stopUnderMonitor(t)
+	})
 }
 
-// stopUnderMonitor stops a server whose log is followed, and tells how long that
-// took.
-func stopUnderMonitor(t *testing.T) time.Duration {
+// stopUnderMonitor stops a server whose log is followed, and tells when that began
+// and ended, and what was missed: that it ends soon, and the answer as a whole one.
+func stopUnderMonitor(t *testing.T) (from, to time.Time, missed error) {
 	t.Helper()
 	c := newCell(t, func(_ *Config, deps *Deps) { deps.Logs = telemetry.NewTail(slog.DiscardHandler) })
 	secret := c.tokenFor(`agent "n1" { policy = "read" }`)
@@ -116,12 +112,17 @@ func stopUnderMonitor(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	began := time.Now()
+	from = time.Now()
 	c.stop()
-	if _, err := bufio.NewReader(response.Body).ReadString('\n'); err == nil {
-		t.Errorf("after %s there is another line", time.Since(began))
+	rest, err := io.ReadAll(response.Body)
+	to = time.Now()
+	if len(rest) > 0 {
+		t.Errorf("after %s there is another line: %q", to.Sub(from), rest)
 	}
-	return time.Since(began)
+	if took := to.Sub(from); took > stopTimeout || err != nil {
+		missed = fmt.Errorf("it took %v and ended with %v", took, err)
+	}
+	return from, to, missed
 }
 
 func TestOperatorTellsOfServersKeysAndUsage(t *testing.T) {

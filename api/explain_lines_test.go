@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/internal/state"
 )
@@ -18,13 +17,10 @@ func TestExplanationsInLinesSayWhatTheAnswerSays(t *testing.T) {
 		Services: []state.Service{{ID: "web", Name: "web", Port: 80}},
 		Checks:   []state.Check{{ID: "web", Name: "web", ServiceID: "web", Status: state.Passing, Output: "200 OK"}},
 	})
-	explained(t, c, "web") // the watch has seen it
+	eventually(t, "the watch has seen that it passes", func() bool { at, _ := c.server.watch.checkSince("n1", "web"); return !at.IsZero() })
 	c.apply(state.UpdateCheck{Node: "n1", Updates: []state.CheckState{{ID: "web", Status: state.Critical, Output: "connection refused"}}})
-	deadline := time.Now().Add(10 * time.Second)
+	eventually(t, "the watch has seen the change", func() bool { return len(explained(t, c, "web").History) > 0 })
 	e := explained(t, c, "web")
-	for len(e.History) == 0 && time.Now().Before(deadline) {
-		e = explained(t, c, "web")
-	}
 	direct, ok := c.server.ExplainService("web")
 	if !ok {
 		t.Fatal("there is no such service")

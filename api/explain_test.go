@@ -36,10 +36,8 @@ func TestExplainNamesTheCheckThatTookAnInstanceOut(t *testing.T) {
 	}
 	eventually(t, "who remembers has seen that it passes", func() bool { return explained(t, c, "web").Instances[1].Checks[0].Since != nil })
 	c.apply(state.UpdateCheck{Node: "n2", Updates: []state.CheckState{{ID: "web", Status: state.Critical, Output: "connection refused"}}})
-	deadline := time.Now().Add(10 * time.Second)
-	for len(e.History) == 0 && time.Now().Before(deadline) {
-		e = explained(t, c, "web") // the history follows a moment later
-	}
+	eventually(t, "who remembers has seen that it fails", func() bool { return len(explained(t, c, "web").History) > 0 })
+	e = explained(t, c, "web") // since when comes from the same memory
 	out := e.Instances[1]
 	if out.Answers || out.Node != "n2" || out.Why != "check web is critical: connection refused" || !e.Instances[0].Answers {
 		t.Errorf("%+v", e.Instances)

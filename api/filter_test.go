@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,7 +87,7 @@ func TestAFilteredQueryWakesWhenItsListChanges(t *testing.T) {
 		if n != 1 {
 			t.Errorf("%d names", n)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the query was not woken")
 	}
 }
@@ -101,13 +102,13 @@ func TestFiltersThatAreWrongAreRefused(t *testing.T) {
 		"too long":         {"/v1/catalog/nodes", `Node == "` + strings.Repeat("x", maxFilter) + `"`, "at most 2048"},
 		"deep parentheses": {"/v1/catalog/nodes", strings.Repeat("(", 900) + "Node == x" + strings.Repeat(")", 900), "Failed to create"},
 	} {
-		began := time.Now()
+		began := processorTime(t)
 		code, _, text := c.get(test.path + "?filter=" + url.QueryEscape(test.filter))
 		if code != 400 || !strings.Contains(text, test.want) {
 			t.Errorf("%s: %d %q, want 400 %q", name, code, text, test.want)
 		}
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("%s: took %s", name, took)
+		if took := processorTime(t) - began; took > 2*time.Second {
+			t.Errorf("%s: took %s of a processor", name, took)
 		}
 	}
 	// A key that a map does not have is no error: nodes differ.
@@ -116,17 +117,28 @@ func TestFiltersThatAreWrongAreRefused(t *testing.T) {
 	}
 }
 
+// processorTime is what this process has used so far: a parser that runs away
+// uses it up, and a machine that is busy with other things does not.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
 func FuzzFilter(f *testing.F) {
 	f.Add(`Node.Meta.rack == "1" and not ("ssd" in Service.Tags)`)
 	f.Add(`((((a`)
 	f.Fuzz(func(t *testing.T, expression string) {
-		began := time.Now()
+		began := processorTime(t)
 		made, err := parseFilter(expression, "/v1/health/service/")
 		if err == nil && made != nil {
 			made.keep(instanceJSON{})
 		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("took %s", took)
+		if took := processorTime(t) - began; took > 5*time.Second {
+			t.Errorf("took %s of a processor", took)
 		}
 	})
 }

@@ -49,6 +49,9 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 type option func(*Config, *Deps)
 
+// patience bounds waits for what must come. It is no promise of the product's.
+const patience = time.Minute
+
 func newCell(t *testing.T, options ...option) *cell {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hf") // a socket's path must be short
@@ -96,7 +99,7 @@ func (c *cell) run() {
 		case <-ready:
 		case err := <-done:
 			c.t.Fatalf("Run: %v", err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			c.t.Fatal("Run did not call ready")
 		}
 	}
@@ -182,7 +185,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for limit := time.After(10 * time.Second); !done(); {
+	for limit := time.After(patience); !done(); {
 		select {
 		case <-tick.C:
 		case <-limit:

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -129,6 +130,20 @@ func TestWhatWasSoBeforeWeLookedIsNotExact(t *testing.T) {
 	c.raft.index = 1
 	c.apply(state.Deregister{Node: "n1"})
 	eventually(t, "the node is forgotten", func() bool { at, _ := c.server.watch.checkSince("n1", "service:web"); return at.IsZero() })
+}
+
+// A change right after the start has a time that is exact. It fails where the
+// first look comes at some time after the start.
+func TestWhoFollowsHasLookedOnce(t *testing.T) {
+	store := state.New()
+	if err := store.Apply(1, web("n1", "10.1.0.1", state.Critical)); err != nil {
+		t.Fatal(err)
+	}
+	w := newWatcher(store, time.Now)
+	defer w.follow()()
+	if since, exact := w.checkSince("n1", "service:web"); since.IsZero() || exact {
+		t.Errorf("at first a check is so since %v, exact: %v", since, exact)
+	}
 }
 
 func TestClientDoesWhatTheCommandLineNeeds(t *testing.T) {

@@ -131,15 +131,15 @@ func TestKVRefusesOversizedValues(t *testing.T) {
 	c := newCell(t)
 	limit := int(c.server.config.MaxValue)
 	value := bytes.Repeat([]byte("v"), limit)
-	if code, _, text := c.do("PUT", "/v1/kv/most", bytes.NewReader(value)); code != 200 || text != "true" {
+	if code, text := c.push("PUT", "/v1/kv/most", bytes.NewReader(value)); code != 200 || text != "true" {
 		t.Errorf("the largest value: %d %q", code, text)
 	}
-	code, _, text := c.do("PUT", "/v1/kv/more", bytes.NewReader(append(value, 'v')))
+	code, text := c.push("PUT", "/v1/kv/more", bytes.NewReader(append(value, 'v')))
 	if code != 413 || !strings.HasPrefix(text, "Request body(524289 bytes) too large, max size: 524288 bytes.") {
 		t.Errorf("one byte more: %d %q", code, text)
 	}
 	unannounced := struct{ *bytes.Reader }{bytes.NewReader(append(value, 'v'))} // no Content-Length
-	if code, _, text := c.do("PUT", "/v1/kv/more", unannounced); code != 413 || !strings.Contains(text, "too large, max size: 524288 bytes.") {
+	if code, text := c.push("PUT", "/v1/kv/more", unannounced); code != 413 || !strings.Contains(text, "too large, max size: 524288 bytes.") {
 		t.Errorf("one byte more, unannounced: %d %q", code, text)
 	}
 	if entry, _ := c.store.Snapshot().Entry(nil, "more"); entry != nil {

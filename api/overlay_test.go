@@ -31,6 +31,8 @@ func TestDeadNodeLeavesTheAnswersWithoutALeader(t *testing.T) {
 	index := c.apply(web("n1", "10.1.0.1", state.Passing), web("n2", "10.1.0.2", state.Passing), web("n3", "10.1.0.3", state.Passing))
 	alive := []state.Member{member("n1", "10.1.0.1", state.Alive), member("n2", "10.1.0.2", state.Alive), member("n3", "10.1.0.3", state.Alive)}
 	c.store.SetMembers(alive)
+	// Before somebody waits: its first sight of them would wake him.
+	eventually(t, "the members are seen", func() bool { at, _ := c.server.watch.memberSince("n3"); return !at.IsZero() })
 	if names, at := passing(t, c, nil); len(names) != 3 || at != index {
 		t.Fatalf("at first: %v at %d", names, at)
 	}

@@ -43,7 +43,7 @@ func (r *rawConn) send(text string) {
 
 func (r *rawConn) answer() (*http.Response, string) {
 	r.t.Helper()
-	_ = r.SetReadDeadline(time.Now().Add(10 * time.Second)) // a socket that is open takes it
+	_ = r.SetReadDeadline(time.Now().Add(patience)) // a socket that is open takes it
 	response, err := http.ReadResponse(r.in, nil)
 	if err != nil {
 		r.t.Fatal(err)
@@ -124,8 +124,9 @@ func TestWakesDoNotLengthenTheWait(t *testing.T) {
 	began := time.Now()
 	// An index that is never reached: it looks again at each change.
 	r.send("GET /v1/health/service/web?wait=900ms&index=999999 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	answered := make(chan int)
+	answered := make(chan int, 1)
 	go func() {
+		defer close(answered) // also when there is no answer
 		response, _ := r.answer()
 		answered <- response.StatusCode
 	}()
@@ -184,13 +185,14 @@ func TestNoParkedQueryKeepsAPlaceThatNobodyHas(t *testing.T) {
 	eventually(t, "its place is free", func() bool { return len(c.server.slots) == 0 })
 
 	c.server.slots <- struct{}{}
-	c.server.metrics.blocking.Inc()
+	one := &place{server: c.server}
+	one.wait()
 	waiting := newLot(nil, nil)
 	waiting.enter()
 	conn, other := net.Pipe()
 	defer other.Close()
 	p := &parked{Conn: conn, lot: waiting}
-	p.place.Store(&place{server: c.server})
+	p.place.Store(one)
 	for range 2 {
 		_ = p.Close() // a pipe can be closed twice
 	}
@@ -249,7 +251,7 @@ func TestAParkedConnectionKeepsItsCertificate(t *testing.T) {
 	go func() { _ = h.Serve(back.lot) }() // until the lot is closed
 	defer back.lot.Close()
 	back.lot.back <- back
-	_ = client.SetReadDeadline(time.Now().Add(10 * time.Second)) // a pipe takes it
+	_ = client.SetReadDeadline(time.Now().Add(patience)) // a pipe takes it
 	response, err := http.ReadResponse(bufio.NewReader(client), nil)
 	if err != nil {
 		t.Fatal(err)

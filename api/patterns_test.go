@@ -124,7 +124,7 @@ func TestConsulsWatchPlansFireAtChangesAndOverAnIndexThatGoesBack(t *testing.T) 
 	}
 	fires := func(kind, what string, ok func(any) bool) {
 		t.Helper()
-		limit := time.After(20 * time.Second)
+		limit := time.After(patience)
 		for {
 			select {
 			case result := <-fired[kind]:
@@ -250,7 +250,7 @@ func (v *view) renders(t *testing.T, what string, want any) {
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%s: rendered %v, want %v", what, got, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s: nothing is rendered", what)
 	}
 }

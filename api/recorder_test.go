@@ -31,8 +31,11 @@ func (l *limits) SetWriteDeadline(at time.Time) error {
 	return nil
 }
 
-// Six of them for each write were more work than what the API does with it.
-func TestAWriteOverHTTP2IsGivenEachLimitOnce(t *testing.T) {
+// Six of them for each write were more work than what the API does with it. In
+// virtual time: a limit that is a second old is set anew.
+func TestAWriteOverHTTP2IsGivenEachLimitOnce(t *testing.T) { synctest.Test(t, writeUnderLimits) }
+
+func writeUnderLimits(t *testing.T) {
 	c := bench(t)
 	for _, proto := range []int{1, 2} {
 		l := &limits{ResponseRecorder: httptest.NewRecorder()}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	consul "github.com/hashicorp/consul/api"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/internal/state"
 )
@@ -185,7 +184,7 @@ func TestConsulClientsLockExcludes(t *testing.T) {
 	c.apply(state.UpdateCheck{Node: "n1", Updates: []state.CheckState{{ID: state.SerfHealth, Status: state.Critical}}})
 	select {
 	case <-lost:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the holder was not told that its lock is lost")
 	}
 }
@@ -283,7 +282,7 @@ func TestABlockingQueryOnASessionWakesForItAlone(t *testing.T) {
 		}
 		done <- got
 	}()
-	eventually(t, "it waits", func() bool { return testutil.ToFloat64(c.server.metrics.blocking) == 1 })
+	c.blocked(1)
 	c.apply(state.RenewSession{ID: "mine"}, state.CreateSession{Session: state.Session{ID: "other", Node: "n1"}},
 		state.KV{Verb: state.Acquire, Entry: state.Entry{Key: "k", Session: "mine"}}, state.DestroySession{ID: "other"})
 	c.apply(state.DestroySession{ID: "mine"})

@@ -49,16 +49,20 @@ func newWatcher(reader state.Reader, now func() time.Time) *watcher {
 }
 
 // follow has it run until release is called, which waits for its end. Several
-// may ask for it: it runs once.
+// may ask for it: it runs once. When follow returns, everything was looked at once,
+// and no change from then on is missed.
 func (w *watcher) follow() (release func()) {
 	w.users.Lock()
 	defer w.users.Unlock()
 	if w.count++; w.count == 1 {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
+		next := w.state.Changed() // before the snapshot
+		snap := w.state.Snapshot()
+		w.rebuild(snap)
 		go func() {
 			defer close(done)
-			w.run(ctx)
+			w.run(ctx, snap, next)
 		}()
 		w.end = func() {
 			cancel()
@@ -74,11 +78,9 @@ func (w *watcher) follow() (release func()) {
 	})
 }
 
-// run follows the state until ctx ends.
-func (w *watcher) run(ctx context.Context) {
-	next := w.state.Changed()
-	snap := w.state.Snapshot()
-	w.rebuild(snap)
+// run follows the state from a snapshot on, which was looked at, until ctx ends;
+// next closes when there is a newer one.
+func (w *watcher) run(ctx context.Context, snap *state.Snapshot, next <-chan struct{}) {
 	for version := snap.Version(); ; version = snap.Version() {
 		select {
 		case <-next:

@@ -12,7 +12,7 @@ api = consul.Consul(host=host.split(':')[0], port=int(host.split(':')[1]))
 
 
 def node(name, **more):
-    config = {'scope': 'pg', 'namespace': '/service', 'name': name, 'ttl': 30, 'retry_timeout': 10,
+    config = {'scope': 'pg', 'namespace': '/service', 'name': name, 'ttl': 30, 'retry_timeout': 60,
               'loop_wait': 10, 'host': host, 'register_service': True}
     config.update(more)
     return Consul(config)

@@ -118,7 +118,7 @@ const tellRest = 30 * time.Second
 func tellByCore(socket string) func(name string) []string {
 	var one sync.Mutex
 	var rested time.Time // before it nobody asks; guarded by one
-	ask := askCore(socket)
+	ask := askCore(socket, tellTime)
 	return func(name string) []string {
 		if !one.TryLock() {
 			return []string{"Another question of this kind is being answered: ask again"}
@@ -135,10 +135,10 @@ func tellByCore(socket string) func(name string) []string {
 	}
 }
 
-// askCore is tellByCore's question; late: there was no answer within tellTime.
-func askCore(socket string) func(name string) (lines []string, late bool) {
+// askCore is tellByCore's question; late: there was no answer within a time.
+func askCore(socket string, within time.Duration) func(name string) (lines []string, late bool) {
 	return func(name string) ([]string, bool) {
-		ctx, cancel := context.WithTimeout(context.Background(), tellTime)
+		ctx, cancel := context.WithTimeout(context.Background(), within)
 		defer cancel()
 		client, err := api.NewClient(api.ClientConfig{Socket: socket})
 		if err != nil {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/cluster"
 	"holdfast/internal/peer"
@@ -50,7 +49,7 @@ func TestAComputeNodesCertificateDoesNotGetItTheState(t *testing.T) {
 			t.Fatalf("%s has a certificate of role %s", name, trust.Identity().Role)
 		}
 		f := raftstore.Follower{Cluster: "cli", Node: name, NodeID: "00000000-0000-4000-8000-000000000001", Trust: trust}
-		web := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		web := &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return f.Dial(ctx, address, "fbservice1")
 		}}}
 		defer web.CloseIdleConnections()

@@ -16,7 +16,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -109,29 +111,27 @@ func TestARouterTakesItsGroupAlong(t *testing.T) {
 // TestHoldersOfSeveralAddressesAreHeardOutAtTheSameTime. It fails if one is asked after
 // the other's answer, which may take four seconds.
 func TestHoldersOfSeveralAddressesAreHeardOutAtTheSameTime(t *testing.T) {
-	h, _ := handing(nil)
-	asked := make(chan string)
-	h.ask = func(ctx context.Context, node string, d vrrp.Departure) error {
-		select {
-		case asked <- d.Router: // until both are
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := handing(nil)
+		var asked, alone atomic.Int32
+		both := make(chan struct{})
+		h.ask = func(ctx context.Context, node string, d vrrp.Departure) error {
+			if asked.Add(1) == 2 {
+				close(both)
+			}
+			select {
+			case <-both: // neither answers before the other is asked
+				return nil
+			case <-ctx.Done():
+				alone.Add(1)
+				return ctx.Err()
+			}
 		}
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
 		h.together(t.Context(), map[string]string{"logs": "fb1", "dns1": "fb3"})
-	}()
-	began := make(chan struct{})
-	go func() {
-		defer close(began)
-		<-asked
-		<-asked
-	}()
-	<-began
-	<-ended
+		if asked.Load() != 2 || alone.Load() != 0 {
+			t.Errorf("%d were asked, of which %d while the other was not", asked.Load(), alone.Load())
+		}
+	})
 }
 
 // TestAReturningNodeTellsTheHolderBeforeItPreempts: once, when little of
@@ -154,7 +154,7 @@ func TestAReturningNodeTellsTheHolderBeforeItPreempts(t *testing.T) {
 	looks := func(what string, more int, told func([]string) bool) {
 		t.Helper()
 		began := -1
-		deadline := time.After(20 * time.Second)
+		deadline := time.After(patience)
 		for {
 			routers.mu.Lock()
 			looked, said := routers.looked, slices.Clone(routers.said)
@@ -215,7 +215,7 @@ func TestATakeoverThatIsDueIsNoOneThatWaits(t *testing.T) {
 		if said, err := vrrp.ParseDeparture(d.Router, d.Args()); err != nil || said.In <= 0 {
 			t.Errorf("it goes in %v: %v", said.In, err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("the holder is not told")
 	}
 }

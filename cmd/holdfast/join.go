@@ -132,6 +132,7 @@ func (c *joinCmd) prepare() (api.Joining, error) {
 // ask tries the servers in turn until one lets the node in, one refuses it, or
 // the time is over.
 func (c *joinCmd) ask(ctx context.Context, joining api.Joining) (server string, own *peer.Joining, answer api.JoinAnswer, err error) {
+	var told error // by the servers, when there was time for an answer
 	for {
 		var failed error
 		for _, server := range c.Servers {
@@ -147,8 +148,12 @@ func (c *joinCmd) ask(ctx context.Context, joining api.Joining) (server string, 
 			if errors.As(err, &refused) && !worthAnother(refused) {
 				return "", nil, answer, fmt.Errorf("%s: %w", joining.Server, err)
 			}
+			if ctx.Err() != nil && told != nil { // what they said before says more than that
+				return "", nil, answer, told
+			}
 			failed = cmp.Or(failed, fmt.Errorf("%s: %w", joining.Server, err))
 		}
+		told = failed
 		select {
 		case <-ctx.Done():
 			return "", nil, answer, failed

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +53,7 @@ func (s joinSite) token(t *testing.T, args ...string) api.MadeJoinToken {
 // join is `holdfast join` as fbservice2, into an empty directory unless said.
 func (s joinSite) join(t *testing.T, dir, token string, more ...string) (string, int) {
 	t.Helper()
-	args := append([]string{"join", s.addr, "--token", token, "--node", "fbservice2", "--bind", s.second, "--wait", "10s",
+	args := append([]string{"join", s.addr, "--token", token, "--node", "fbservice2", "--bind", s.second, "--wait", "2m",
 		"--pki", filepath.Join(dir, "pki"), "--config", filepath.Join(dir, "cluster.yaml")}, more...)
 	return s.run(t, "", args...)
 }
@@ -174,6 +176,28 @@ func TestJoinTokensAreForAFewAndForATime(t *testing.T) {
 	}
 }
 
+// TestJoinTellsWhatItWasToldBeforeItsTimeWasOver: the last question may be cut short,
+// which says nothing of why the node is not let in. It fails where that is told.
+func TestJoinTellsWhatItWasToldBeforeItsTimeWasOver(t *testing.T) {
+	ctx, over := context.WithCancel(t.Context())
+	defer over()
+	asked := 0
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked == 1 {
+			http.Error(w, "not now: the file is not in force yet", http.StatusConflict)
+			return
+		}
+		over()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	joining := api.Joining{Node: "fb1", Token: api.FormatJoinToken(strings.Repeat("0", 64), strings.Repeat("0", 64))}
+	_, _, _, err := (&joinCmd{Servers: []string{server.URL}}).ask(ctx, joining)
+	if err == nil || !strings.Contains(err.Error(), "not in force yet") || asked != 2 {
+		t.Errorf("asked %d times: %v", asked, err)
+	}
+}
+
 // A diskless node has one token for years. It comes up through every step of a
 // change of the authority; only at the end the token is made anew.
 func TestATokenIsGoodUntilItsAuthorityIsDropped(t *testing.T) {
@@ -222,7 +246,7 @@ func TestATokenIsGoodUntilItsAuthorityIsDropped(t *testing.T) {
 	if out, status := s.join(t, disk, old, "--pki", filepath.Join(s.dir, "issued", "fbservice2")); status != exitOK || !strings.Contains(out, "make a new one") {
 		t.Errorf("finished: a node with a disk, new files and the old token: status %d: %s", status, out)
 	}
-	if out, status := s.join(t, t.TempDir(), old, "--wait", "1s"); status == exitOK || !strings.Contains(out, "make a new token") {
+	if out, status := s.join(t, t.TempDir(), old, "--wait", "5s"); status == exitOK || !strings.Contains(out, "make a new token") {
 		t.Errorf("finished: a token of the old authority: status %d: %s", status, out)
 	}
 }
@@ -237,7 +261,7 @@ func TestANodeWaitsForAServerWhoseFileIsNotInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	started := time.Now()
-	if out, status := s.join(t, t.TempDir(), token, "--wait", "2s"); status == exitOK || !strings.Contains(out, "not in force yet: holdfast config reload") || time.Since(started) < 2*time.Second {
+	if out, status := s.join(t, t.TempDir(), token, "--wait", "5s"); status == exitOK || !strings.Contains(out, "not in force yet: holdfast config reload") || time.Since(started) < 5*time.Second {
 		t.Errorf("before a reload: status %d after %v: %s", status, time.Since(started), out)
 	}
 	s.expect(t, exitOK, "", "config", "reload")

@@ -12,7 +12,8 @@ import (
 )
 
 // startThree runs three servers, each on an address of its own, with more in
-// their role.
+// their role. Nobody measures a failover of theirs: a leader is given five times as
+// long as usual, so that a busy machine does not take it away.
 func startThree(t *testing.T, role string) map[string]*node {
 	t.Helper()
 	prefix := strings.TrimSuffix(loopback(), "1")
@@ -22,6 +23,7 @@ domain: hpc.example.com
 networks: {main: {prefix: %s0/24}}
 roles: {service: {voters: 3%s}}
 nodes: {"fbservice[1-3]": {role: service, addresses: {main: "%s[11-13]"}}}
+raft: {timing: 5}
 `, prefix, role, prefix)
 	shared := t.TempDir()
 	issued, file := filepath.Join(shared, "issued"), filepath.Join(shared, "cluster.yaml")
@@ -81,7 +83,28 @@ func TestLeadersThatLeaveDoNotTakeTheMajorityAlong(t *testing.T) {
 				return status == exitOK
 			})
 		}
-		nodes[leader].expect(t, exitOK, "left the cluster", "leave")
+		nodes[leader].leaves(t)
 		delete(nodes, leader)
 	}
+}
+
+// leaves has a node leave. On a busy machine the leadership may be on its way just
+// then, or the gossip take another for dead: it refuses, nothing was changed, and the
+// admin types it again.
+func (n *node) leaves(t *testing.T) {
+	t.Helper()
+	n.until(t, "it leaves", func() bool {
+		out, status := n.run(t, "", "leave")
+		switch {
+		case status == exitOK && strings.Contains(out, "left the cluster"):
+		case status == exitNoLeader, strings.Contains(out, "nothing was changed"), strings.Contains(out, "no majority of the voters is up"):
+			t.Logf("refused: %s", out)
+			return false
+		case strings.Contains(out, "left the gossip and its agent ends"): // whether it is taken out is seen next
+			t.Log(out)
+		default:
+			t.Errorf("leave: exit status %d: %s", status, out)
+		}
+		return true
+	})
 }

@@ -119,6 +119,16 @@ func (h *holder) acquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seen := "the lock was not looked at in time"
+	if err = h.contend(ctx, value, &seen); err != nil && ctx.Err() != nil { // also within a request
+		return &exitError{exitFailed, fmt.Errorf("waiting: %w; %s", ctx.Err(), seen)}
+	}
+	return err
+}
+
+// contend tries again and again, until the lock is had or ctx ends. seen says who
+// has it.
+func (h *holder) contend(ctx context.Context, value []byte, seen *string) error {
 	for {
 		if err := h.renew(ctx); err != nil {
 			return err
@@ -131,14 +141,11 @@ func (h *holder) acquire(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		*seen = "it has " + describeHolder(held)
 		if h.cmd.Try {
 			return &exitError{exitFailed, fmt.Errorf("another has it: %s", describeHolder(held))}
 		}
-		err = h.await(ctx, held)
-		switch {
-		case ctx.Err() != nil:
-			return &exitError{exitFailed, fmt.Errorf("waiting: %w; it has %s", ctx.Err(), describeHolder(held))}
-		case err != nil:
+		if err := h.await(ctx, held); err != nil {
 			return err
 		}
 	}

@@ -49,7 +49,7 @@ func TestALogHostWithOnlyATokenFileSendsOverTLS(t *testing.T) {
 
 	bare := &node{dir: t.TempDir(), addr: second}
 	pki, file, token := filepath.Join(bare.dir, "pki"), filepath.Join(bare.dir, "cluster.yaml"), filepath.Join(bare.dir, "join.token")
-	join := []string{"join", n.addr, "--token-file", token, "--node", "fbloghost1", "--bind", second, "--wait", "10s", "--pki", pki, "--config", file}
+	join := []string{"join", n.addr, "--token-file", token, "--node", "fbloghost1", "--bind", second, "--wait", "2m", "--pki", pki, "--config", file}
 	agent := []string{"agent", "--only", onlyLogs, "--config", file, "--node", "fbloghost1", "--pki", pki,
 		"--data-dir", filepath.Join(bare.dir, "data"), "--run-dir", filepath.Join(bare.dir, "run"),
 		"--relp-listen", second + ":20514", "--logs-dir", filepath.Join(bare.dir, "hosts")}

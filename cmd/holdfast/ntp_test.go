@@ -51,7 +51,7 @@ func TestNTPStatusShowsWhatClientsSee(t *testing.T) {
 	lost := timeServer(t, ntp.Packet{Leap: ntp.LeapUnknown, ReferenceID: ntp.KissInit})
 	status := func(args ...string) (string, int) {
 		var out bytes.Buffer
-		status := execute(t.Context(), append([]string{"ntp", "status", "--timeout", "5s"}, args...), strings.NewReader(""), &out, &out)
+		status := execute(t.Context(), append([]string{"ntp", "status", "--timeout", "1m"}, args...), strings.NewReader(""), &out, &out)
 		return out.String(), status
 	}
 	if out, code := status(good); code != exitOK || !strings.Contains(out, "192.0.2.1") || !strings.Contains(out, "synchronised") {
@@ -63,20 +63,17 @@ func TestNTPStatusShowsWhatClientsSee(t *testing.T) {
 	if out, code := status("127.0.0.1:1"); code != exitDegraded || !strings.Contains(out, "refused") {
 		t.Errorf("exit status %d: %s", code, out)
 	}
-	for try := 1; ; try++ { // a busy machine may have the reply wait longer than the request
-		out, code := status("--json", good)
-		var reports []ntpReport
-		if err := json.Unmarshal([]byte(out), &reports); err != nil || code != exitOK {
-			t.Fatalf("exit status %d, %v: %s", code, err, out)
-		}
-		r := reports[0]
-		near := r.Offset >= 20*time.Millisecond && r.Offset <= 60*time.Millisecond
-		if r.Stratum != 3 || r.MaxError < time.Millisecond || !near && try == 10 {
-			t.Errorf("%+v", r)
-		}
-		if near || try == 10 {
-			break
-		}
+	out, code := status("--json", good)
+	var reports []ntpReport
+	if err := json.Unmarshal([]byte(out), &reports); err != nil || code != exitOK {
+		t.Fatalf("exit status %d, %v: %s", code, err, out)
+	}
+	// On a busy machine the reply may wait longer than the request: no offset can be
+	// told better than to half of the delay.
+	r := reports[0]
+	wrong := (r.Offset - 40*time.Millisecond).Abs()
+	if r.Stratum != 3 || r.MaxError < time.Millisecond || r.Delay < 0 || wrong > r.Delay/2+time.Microsecond {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -27,7 +27,7 @@ func TestWhoCantListenSaysThatItIsNotReady(t *testing.T) {
 	// else is late is told before, in messages of its own.
 	hears := func(begins, words string) string {
 		t.Helper()
-		if err := systemd.SetReadDeadline(time.Now().Add(60 * time.Second)); err != nil {
+		if err := systemd.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		var all []string

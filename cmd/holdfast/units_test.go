@@ -72,6 +72,8 @@ func TestDNSGoesOnWithoutCoreAndStartsFromTheDisk(t *testing.T) {
 		return strings.Contains(string(text), "db1")
 	})
 
+	n.until(t, "dns answers with the record", func() bool { return n.answers(t) })
+
 	core.kill()
 	n.until(t, "dns sees that core is gone", func() bool {
 		out, _ := n.run(t, "", "dns", "status")

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/internal/ntp"
 	"holdfast/internal/stream"
@@ -48,20 +47,20 @@ func TestNTPPackagesAndLogsAreUnitsOfTheirOwn(t *testing.T) {
 	}
 	serves := map[string]func() error{
 		onlyNTP: func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			_, err := ntp.Query(ctx, n.addr+":1123")
 			return err
 		},
 		onlyAPT: func() error {
-			response, err := (&http.Client{Timeout: time.Second}).Get("http://" + n.addr + ":3142/")
+			response, err := (&http.Client{Timeout: patience}).Get("http://" + n.addr + ":3142/")
 			if err == nil {
 				response.Body.Close()
 			}
 			return err
 		},
 		onlyLogs: func() error {
-			conn, err := net.DialTimeout("tcp", n.addr+":20514", time.Second)
+			conn, err := net.DialTimeout("tcp", n.addr+":20514", patience)
 			if err == nil {
 				err = conn.Close()
 			}

@@ -75,7 +75,7 @@ func serve(t *testing.T, server *admin.Server) {
 	})
 	select {
 	case <-ready:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the socket does not open")
 	}
 }
@@ -90,7 +90,7 @@ func TestVIPCommandsAskTheNetUnit(t *testing.T) {
 		{"list", exitOK, "fbservice1"},
 		{"show dns1", exitOK, "VRID 161, version 3, every 10ms, on bradm"},
 		{"show nothing", exitNotFound, "nothing"},
-		{"explain dns1", exitOK, "fbservice1 holds it, for 1m0s"},
+		{"explain dns1", exitOK, "fbservice1 holds it, for 1m"},
 		{"plan", exitOK, "ip address add 10.1.0.101/32 dev bradm"},
 		{"probe dns1", exitOK, "ok   dns1 interface: bradm is up"},
 		{"move dns1 --to fbservice2", exitFailed, "ssh fbservice2 holdfast vip hold dns1"},

@@ -213,10 +213,12 @@ func TestTheDebugArchiveIsWholeAndHoldsNoSecret(t *testing.T) {
 		return status == exitOK
 	})
 	n.expect(t, exitOK, "", "watch", "key", "--once", "site/password", "--", "true")
-	session, err := n.client(t).SessionCreate(t.Context(), api.SessionOptions{Name: "s", TTL: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, session := n.client(t), ""
+	n.until(t, "a session: the leader has registered the node", func() (made bool) {
+		var err error
+		session, err = client.SessionCreate(t.Context(), api.SessionOptions{Name: "s", TTL: time.Minute})
+		return err == nil
+	})
 	secrets := []string{"SECRET", "U0VDUkVU", session}
 	for _, file := range []string{"gossip.key", "node.key"} {
 		data, err := os.ReadFile(filepath.Join(n.dir, "issued", "fbservice1", file))

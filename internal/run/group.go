@@ -38,7 +38,8 @@ type Group struct {
 	Grace time.Duration
 	// Late (may be nil) is called on Run's goroutine with the names of the tasks
 	// that were never ready, in their order: 3 s after the start when there are
-	// any, and from then on each time that one of several is.
+	// any, and from then on each time that one of several is, or one fails for the
+	// first time: the board has its reason then.
 	Late func(waiting []string)
 }
 
@@ -47,7 +48,8 @@ type Group struct {
 // ends it stops them one by one in reverse order and returns nil, or an
 // error that names the tasks that had not ended within Grace.
 func (g *Group) Run(ctx context.Context, ready func(), tasks ...Task) error {
-	first := make(chan int, len(tasks)) // the index of a task that is ready for the first time
+	first := make(chan int, len(tasks))  // the index of a task that is ready for the first time
+	failed := make(chan int, len(tasks)) // and of one that failed before
 	running := make([]runningTask, 0, len(tasks))
 	for i, task := range tasks {
 		// A task ends when its turn comes, not when ctx does.
@@ -55,11 +57,11 @@ func (g *Group) Run(ctx context.Context, ready func(), tasks ...Task) error {
 		r := runningTask{task: task, cancel: cancel, done: make(chan struct{})}
 		go func() {
 			defer close(r.done)
-			g.supervise(taskCtx, task, sync.OnceFunc(func() { first <- i }))
+			g.supervise(taskCtx, task, sync.OnceFunc(func() { first <- i }), sync.OnceFunc(func() { failed <- i }))
 		}()
 		running = append(running, r)
 	}
-	if g.await(ctx, tasks, first) {
+	if g.await(ctx, tasks, first, failed) {
 		if ready != nil {
 			ready()
 		}
@@ -70,7 +72,7 @@ func (g *Group) Run(ctx context.Context, ready func(), tasks ...Task) error {
 
 // await waits until all tasks were ready, and tells who is late; false: ctx
 // ended before.
-func (g *Group) await(ctx context.Context, tasks []Task, first <-chan int) bool {
+func (g *Group) await(ctx context.Context, tasks []Task, first, failed <-chan int) bool {
 	ready := make([]bool, len(tasks))
 	timer := time.NewTimer(lateAfter)
 	defer timer.Stop()
@@ -79,6 +81,10 @@ func (g *Group) await(ctx context.Context, tasks []Task, first <-chan int) bool 
 		select {
 		case i := <-first:
 			ready[i] = true
+		case i := <-failed:
+			if ready[i] {
+				continue
+			}
 		case <-timer.C:
 			late = true
 		case <-ctx.Done():
@@ -137,8 +143,9 @@ func (g *Group) stop(running []runningTask) error {
 }
 
 // supervise runs one task again and again until ctx ends. firstReady is
-// called when the task is ready for the first time, or when it ends for good.
-func (g *Group) supervise(ctx context.Context, task Task, firstReady func()) {
+// called when the task is ready for the first time, or when it ends for good;
+// firstFailure when it failed for the first time and the board has the reason.
+func (g *Group) supervise(ctx context.Context, task Task, firstReady, firstFailure func()) {
 	defer firstReady()
 	condition := "task." + task.String()
 	backoff := minBackoff
@@ -163,6 +170,7 @@ func (g *Group) supervise(ctx context.Context, task Task, firstReady func()) {
 		}
 		g.Log.Error("task failed", "task", task.String(), "error", err, "restart_in", backoff)
 		g.Board.Raise(condition, health.Error, fmt.Sprintf("%s failed and is started again by itself: %v", task, err))
+		firstFailure()
 		select {
 		case <-time.After(backoff):
 		case <-ctx.Done():

@@ -130,6 +130,38 @@ func TestWhoIsLateIsNamed(t *testing.T) {
 	})
 }
 
+// TestWhyOneIsLateIsToldWhenItIsKnown: a task that fails for the first time after it
+// was named as late has a reason from then on. It fails where nobody is told of that.
+func TestWhyOneIsLateIsToldWhenItIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, board := newGroup()
+		var told []string
+		started := time.Now()
+		group.Late = func(waiting []string) {
+			told = append(told, fmt.Sprint(time.Since(started), waiting, len(board.Conditions())))
+		}
+		slow := Func("slow", func(ctx context.Context, _ func()) error {
+			select {
+			case <-time.After(4 * time.Second):
+				return errors.New("the address is in use")
+			case <-ctx.Done():
+				return nil
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- group.Run(ctx, nil, wellBehaved("a"), slow) }()
+		time.Sleep(time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got, want := fmt.Sprint(told), "[3s [slow] 0 4s [slow] 1]"; got != want {
+			t.Errorf("told %s, want %s", got, want)
+		}
+	})
+}
+
 func TestTasksEndInReverseOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group, _ := newGroup()
