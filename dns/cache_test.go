@@ -302,7 +302,7 @@ func TestPopularNamesAreAskedForAgainInTime(t *testing.T) {
 			t.Errorf("%v", m)
 		}
 	}
-	eventually(t, "asked for again", 5*time.Second, func() bool { return c.query("www.example.com", dns.TypeA).Answer[0].Header().Ttl > 50 })
+	eventually(t, "asked for again", func() bool { return c.query("www.example.com", dns.TypeA).Answer[0].Header().Ttl > 50 })
 	if n := u.asked.Load() - asked; n != 1 || c.counted("prefetch") != 1 {
 		t.Errorf("asked %d times, want once", n)
 	}
@@ -321,13 +321,13 @@ func TestEqualQuestionsAreOne(t *testing.T) {
 		clients.Go(func() {
 			name := []string{"www.example.com.", "WWW.EXAMPLE.COM."}[i%2]
 			network := []string{"udp", "tcp"}[i/2%2]
-			m, _, err := (&dns.Client{Net: network, Timeout: 10 * time.Second}).Exchange(question(name, dns.TypeA), c.server.String())
+			m, _, err := (&dns.Client{Net: network, Timeout: patience}).Exchange(question(name, dns.TypeA), c.server.String())
 			if err != nil || len(m.Answer) != 1 || m.Question[0].Name != name {
 				t.Errorf("%v: %v", err, m)
 			}
 		})
 	}
-	eventually(t, "all wait", 5*time.Second, func() bool { return c.counted("joined") == n-1 })
+	eventually(t, "all wait", func() bool { return c.counted("joined") == n-1 })
 	close(release)
 	clients.Wait()
 	if got := u.asked.Load(); got != 1 {
@@ -346,7 +346,7 @@ func TestOneClientCannotTakeAllRoomForForwarding(t *testing.T) {
 		fl.ask(r, nil, packet(t, "www.example.com", dns.TypeA, withEDNS), client, overUDP, func(b []byte) { done <- b })
 		select {
 		case got = <-done:
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("no answer")
 		}
 		return got

@@ -156,7 +156,7 @@ func asks(t *testing.T, transport string, server netip.AddrPort, m *dns.Msg) (*d
 	}
 	conn := &dns.Conn{Conn: raw, UDPSize: maxTCP}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if err := conn.WriteMsg(m); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestBrokenOPTsAreFormatErrors(t *testing.T) {
 			}
 			defer conn.Close()
 			c := &dns.Conn{Conn: conn}
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			if _, err := c.Write(wire); err != nil {
 				t.Fatal(err)
 			}

@@ -147,6 +147,10 @@ func newFixtureListening(t testing.TB, file *cluster.File, c *catalog, listen ..
 	return f
 }
 
+// patience is how long tests wait for what must come. How soon it has to is
+// measured apart, where that is promised.
+const patience = time.Minute
+
 // loopback is a client that may have questions forwarded.
 var loopback = netip.MustParseAddr("127.0.0.1")
 

@@ -315,7 +315,7 @@ func TestForwarderThatAnswersOthersIsNotSilent(t *testing.T) {
 	f, server := relayingWithin(t, short, u)
 	lame := make(chan *dns.Msg, 1)
 	go func() {
-		m, _, err := (&dns.Client{Timeout: 10 * time.Second}).Exchange(question("www.lame.example", dns.TypeA), server.String())
+		m, _, err := (&dns.Client{Timeout: patience}).Exchange(question("www.lame.example", dns.TypeA), server.String())
 		if err != nil {
 			t.Error(err)
 		}
@@ -389,10 +389,10 @@ func TestLargeRepliesWaitForTheirTurnAndSmallOnesDont(t *testing.T) {
 		t.Errorf("a small one: %v", m)
 	}
 	large.end()
-	eventually(t, "a large one in its turn", 10*time.Second, func() bool { // a busy machine may need more than one
+	eventually(t, "a large one in its turn", func() bool { // a busy machine may need more than one
 		return len(exchangeWith(t, "tcp", server, question("large.example", dns.TypeA)).Answer) == 1000
 	})
-	eventually(t, "the turn ends", 5*time.Second, func() bool { return len(large) == 0 })
+	eventually(t, "the turn ends", func() bool { return len(large) == 0 })
 }
 
 func TestNoRoomToForwardIsSERVFAILAtOnce(t *testing.T) {
@@ -457,7 +457,7 @@ func endWhileForwarding(t *testing.T) time.Duration {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the questions are under way", 5*time.Second, func() bool { return u.asked.Load() >= maxPipelined })
+	eventually(t, "the questions are under way", func() bool { return u.asked.Load() >= maxPipelined })
 	started := time.Now()
 	cancel()
 	select {
@@ -465,7 +465,7 @@ func endWhileForwarding(t *testing.T) time.Duration {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(8 * time.Second): // less than the forwarder would take
+	case <-time.After(patience):
 		t.Fatal("Run does not end")
 	}
 	took := time.Since(started)

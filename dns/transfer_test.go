@@ -49,12 +49,12 @@ func newPrimary(t testing.TB, transfer string, records ...string) *fixture {
 
 // fetchZone transfers a zone as a secondary does.
 func fetchZone(server netip.AddrPort, m *dns.Msg, secrets map[string]string) (records []dns.RR, err error) {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", server.String())
+	conn, err := (&net.Dialer{Timeout: patience}).Dial("tcp", server.String())
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	tr := &dns.Transfer{Conn: &dns.Conn{Conn: conn}, TsigSecret: secrets, ReadTimeout: 5 * time.Second}
+	tr := &dns.Transfer{Conn: &dns.Conn{Conn: conn}, TsigSecret: secrets, ReadTimeout: patience}
 	envelopes, err := tr.In(m, server.String())
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func TestSignedQuestionsHaveSignedAnswers(t *testing.T) {
 	ask := func(key, secret string) (*dns.Msg, error) {
 		m := question("hpc.example.com", dns.TypeSOA).SetEdns0(1232, false)
 		m.SetTsig(key, dns.HmacSHA256, 300, time.Now().Unix())
-		client := dns.Client{Timeout: 5 * time.Second, TsigSecret: map[string]string{key: secret}}
+		client := dns.Client{Timeout: patience, TsigSecret: map[string]string{key: secret}}
 		reply, _, err := client.Exchange(m, server.String())
 		return reply, err
 	}

@@ -68,7 +68,7 @@ func newUpstream(t testing.TB, answer reply) *fakeUpstream {
 
 func (u *fakeUpstream) serveOne(c net.Conn, answer reply) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	var size [2]byte
 	if _, err := c.Read(size[:]); err != nil {
 		return
