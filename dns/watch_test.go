@@ -19,7 +19,7 @@ import (
 
 func TestTopCountsWhatWasAnsweredAndFromWhere(t *testing.T) {
 	u := newUpstream(t, zoneOf(t))
-	c := newCaching(t, time.Second, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	c.services4()
 	c.fixture.server.refresh()
 	if idle := c.fixture.server.Top(t.Context(), 50*time.Millisecond, 2); idle.Seconds < 0.05 || idle.Seen != 0 {
