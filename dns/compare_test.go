@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -45,7 +44,7 @@ func TestDriftFromAHostsFile(t *testing.T) {
 
 func TestDriftFromAnotherServer(t *testing.T) {
 	f, server := startPrimary(t, "allow: [127.0.0.1]", "www CNAME fbservice1")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	text, _ := f.server.ZoneText("hpc.example.com")
 	if got, err := CompareServer(ctx, text, "hpc.example.com", server); err != nil || !got.IsEmpty() {

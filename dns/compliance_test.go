@@ -156,7 +156,7 @@ func asks(t *testing.T, transport string, server netip.AddrPort, m *dns.Msg) (*d
 	}
 	conn := &dns.Conn{Conn: raw, UDPSize: maxTCP}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if err := conn.WriteMsg(m); err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +189,10 @@ func TestQuestionsOfRFC8906AreAnsweredAsItSays(t *testing.T) {
 	c := newCatalog(t)
 	c.services4()
 	u := newUpstream(t, message(elsewhere))
-	more := fmt.Sprintf("dns: {forward: {\"example.com\": [%q]}, forward_timeout: 5s}\n", u.addr)
-	server := serve(t, newFixtureListening(t, testCluster(t, more), c, loopbackPort))
+	more := fmt.Sprintf("dns: {forward: {\"example.com\": [%q]}, forward_timeout: 10s}\n", u.addr)
+	f := newFixtureListening(t, testCluster(t, more), c, loopbackPort)
+	f.standStill()
+	server := serve(t, f)
 	zones := map[string]bool{ // forwarded
 		"hpc.example.com": false, "virtual": false, "0.1.10.in-addr.arpa": false, "2.0.192.in-addr.arpa": false,
 		"0.0.0.0.0.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa": false, "example.com": true,
@@ -275,7 +277,7 @@ func TestBrokenOPTsAreFormatErrors(t *testing.T) {
 			}
 			defer conn.Close()
 			c := &dns.Conn{Conn: conn}
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			if _, err := c.Write(wire); err != nil {
 				t.Fatal(err)
 			}

@@ -175,6 +175,7 @@ func TestAnswersSayThatNoLeaderConfirmsThem(t *testing.T) {
 	f := newFixture(t, testCluster(t, ""), c)
 	now := time.Now()
 	f.server.now = func() time.Time { return now }
+	f.store.Touch(now)
 	why := func(name string) string {
 		f.server.judgeAge()
 		m := f.ask(name, dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, false) })

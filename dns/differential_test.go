@@ -49,7 +49,7 @@ func startPeer(t *testing.T, program, config string, args ...string) netip.AddrP
 		}
 	})
 	client := dns.Client{Timeout: time.Second}
-	eventually(t, program+" answers", 30*time.Second, func() bool {
+	eventually(t, program+" answers", func() bool {
 		m, _, err := client.Exchange(question("hpc.example.com", dns.TypeSOA), addr.String())
 		return err == nil && len(m.Answer) == 1
 	})

@@ -144,8 +144,36 @@ func newFixtureListening(t testing.TB, file *cluster.File, c *catalog, listen ..
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.server.rest = time.Hour // who counts what a forwarder is asked counts no probes
 	return f
 }
+
+// standStill has the server's clock stand still: a leader confirmed the state a
+// moment ago, however long the machine takes for what follows. It comes before
+// serve.
+func (f *fixture) standStill() {
+	now := time.Now()
+	f.server.now = func() time.Time { return now }
+	f.server.forwarder.now = f.server.now
+}
+
+// hedging gives routes credit for questions that are put to a second forwarder
+// before the first has failed.
+func (f *fixture) hedging(credit int64) {
+	for _, c := range f.server.table.Load().cuts {
+		if c.route != nil {
+			c.route.credit.Store(credit)
+		}
+	}
+}
+
+// never is the credit with which a question is put to one forwarder until that
+// has failed: how often one is asked does not hang on how fast the machine is.
+const never = -1 << 40
+
+// patience is how long tests wait for what must come. How soon it has to is
+// measured apart, where that is promised.
+const patience = time.Minute
 
 // loopback is a client that may have questions forwarded.
 var loopback = netip.MustParseAddr("127.0.0.1")

@@ -22,6 +22,7 @@ func TestSlowFirstForwarderIsNotWaitedFor(t *testing.T) {
 	})
 	best := fastest(func() time.Duration {
 		c := newCaching(t, 8*time.Second, slow, newUpstream(t, message(answering(7, 1))))
+		c.hedging(maxCredit)
 		c.query("first.example.com", dns.TypeA)
 		started := time.Now()
 		m := c.query("www.example.com", dns.TypeA)
@@ -91,6 +92,32 @@ func TestHedgesAreATenthOfTheQuestions(t *testing.T) {
 	}
 }
 
+// Nobody has to ask for it.
+func TestForwardersAreProbedSoonAfterTheStart(t *testing.T) {
+	probed := make(chan string, 16)
+	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
+		q := new(dns.Msg)
+		if err := q.Unpack(p); err != nil {
+			t.Error(err)
+			return nil
+		}
+		probed <- q.Question[0].Name
+		return [][]byte{made(p, failing(dns.RcodeNameError))}
+	})
+	file := testCluster(t, fmt.Sprintf("dns: {forward: {\".\": [%q]}}\n", u.addr))
+	f := newFixtureListening(t, file, newCatalog(t), loopbackPort)
+	f.server.rest = time.Millisecond
+	serve(t, f)
+	select {
+	case n := <-probed:
+		if !strings.Contains(n, probeLabel) {
+			t.Errorf("asked for %s", n)
+		}
+	case <-time.After(patience):
+		t.Error("it was not asked for anything")
+	}
+}
+
 // Two clusters that forward to each other, or a forwarder behind which is this
 // server: the probe comes back.
 func TestForwarderThatLeadsBackIsNotAsked(t *testing.T) {
@@ -107,7 +134,7 @@ func TestForwarderThatLeadsBackIsNotAsked(t *testing.T) {
 		if err := q.Unpack(p); err != nil {
 			return nil
 		}
-		m, _, err := (&dns.Client{Timeout: short}).Exchange(q, to.String())
+		m, _, err := (&dns.Client{Timeout: patience}).Exchange(q, to.String())
 		if err != nil {
 			return nil
 		}
@@ -115,7 +142,7 @@ func TestForwarderThatLeadsBackIsNotAsked(t *testing.T) {
 		wire, _ := m.Pack()
 		return [][]byte{wire}
 	})
-	c := newCaching(t, short, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	probe := func() {
 		t.Helper()
 		c.fixture.server.flights.Load().probeAll(t.Context())

@@ -52,14 +52,14 @@ func (p loopProbe) recognises(q *query) (forwarder int, ok bool) {
 
 // probe looks for loops until ctx ends.
 func (f *flights) probe(ctx context.Context) error {
-	timer := time.NewTimer(probeAfter)
+	timer := time.NewTimer(f.server.rest)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.server.reprobe:
-			timer.Reset(probeAfter)
+			timer.Reset(f.server.rest)
 		case <-timer.C:
 			f.probeAll(ctx)
 			timer.Reset(probeEvery)

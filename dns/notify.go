@@ -33,7 +33,7 @@ type noticeKey struct {
 // virtual zone is left out: it changes all the time.
 func (s *Server) notifySecondaries(ctx context.Context) {
 	t := s.table.Load()
-	now := time.Now()
+	now := s.now()
 	var group sync.WaitGroup
 	for origin, c := range t.cuts {
 		if c.zone == nil || c.zone.catalog {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
@@ -72,7 +71,7 @@ func TestRepliesThatAreWrongInOneThingAreNotBelieved(t *testing.T) {
 			}
 			return [][]byte{forge(p), made(p, answering(7, 1))}
 		})
-		c := newCaching(t, 5*time.Second, u)
+		c := newCaching(t, maxForwardTimeout, u)
 		first, second := c.query("www.example.com", dns.TypeA), c.query("www.example.com", dns.TypeA)
 		if diff := cmp.Diff([]string{"198.51.100.7"}, addresses(first)); diff != "" {
 			t.Errorf("%s: (-want +got):\n%s", name, diff)
@@ -106,7 +105,7 @@ func TestRepliesFromElsewhereAreNotBelieved(t *testing.T) {
 		}
 		return [][]byte{made(p, answering(7, 1))}
 	})
-	c := newCaching(t, 5*time.Second, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	for i := range 20 {
 		poisoned(t, c, "another port", c.query(fmt.Sprintf("w%d.example.com", i), dns.TypeA))
 	}
@@ -140,7 +139,7 @@ func TestRecordsForOtherNamesAreNotBelieved(t *testing.T) {
 			m.Answer, m.Ns, m.Extra = append(m.Answer, rr), append(m.Ns, rr), append([]dns.RR{rr}, m.Extra...)
 		}
 	}))
-	c := newCaching(t, 5*time.Second, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	for _, n := range []string{"www.evil.example", "bank.example", "x.www.bank.example"} {
 		m := c.query(n, dns.TypeA)
 		if got := addresses(m); len(got) == 0 || got[0] != "198.51.100.8" {
@@ -176,7 +175,7 @@ func TestServerThatDoesNotKeepTheCaseIsUnderstood(t *testing.T) {
 			answering(7, 1)(m)
 		})(p, from, transport)
 	})
-	c := newCaching(t, 5*time.Second, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	for i := range 10 {
 		if m := c.query(fmt.Sprintf("a-name-with-letters-%d.example.com", i), dns.TypeA); len(m.Answer) != 1 {
 			t.Fatalf("%v", m)

@@ -30,6 +30,29 @@ func flood(t *testing.T, f *fixture, w *worker, n int, client string, name func(
 	return whole, cut, silent
 }
 
+// apart gives a worker a limiter that counts these answers, each to a client and
+// for a name, apart: two buckets in one slot are one, and where they fall is up
+// to chance.
+func apart(t *testing.T, f *fixture, w *worker, answers [][2]string) {
+	t.Helper()
+	for range 100 {
+		w.limiter = newLimiter()
+		slots := map[uint64]bool{}
+		for _, to := range answers {
+			var q query
+			if fault := q.parse(packet(t, to[1], dns.TypeA)); fault != "" {
+				t.Fatal(fault)
+			}
+			a := f.server.table.Load().lookup(&q, f.server.isConfirmed)
+			slots[w.limiter.hash(netip.MustParseAddr(to[0]), &q, a)%limiterSlots] = true
+		}
+		if len(slots) == len(answers) {
+			return
+		}
+	}
+	t.Fatal("they are never apart")
+}
+
 func TestEqualAnswersToStrangersAreBounded(t *testing.T) {
 	c := newCatalog(t)
 	c.services4()
@@ -39,6 +62,11 @@ func TestEqualAnswersToStrangersAreBounded(t *testing.T) {
 	f.server.now = func() time.Time { return now }
 	same := func(int) string { return "apt.service.virtual" }
 	w := f.server.newWorker(overUDP)
+	const stranger, another = "203.0.113.9", "203.0.114.9"
+	apart(t, f, w, [][2]string{ // those below
+		{stranger, "apt.service.virtual"}, {another, "apt.service.virtual"}, {stranger, "web-boot.service.virtual"},
+		{stranger, "n0.virtual"}, {stranger, "n0.example"}, {stranger, "fbservice1.hpc.example.com"},
+	})
 	expect := func(what string, whole, cut, silent int, gotWhole, gotCut, gotSilent int) {
 		t.Helper()
 		if whole != gotWhole || cut != gotCut || silent != gotSilent {
@@ -48,21 +76,21 @@ func TestEqualAnswersToStrangersAreBounded(t *testing.T) {
 	check := func(what string, whole, cut, silent int) func(int, int, int) {
 		return func(a, b, c int) { t.Helper(); expect(what, whole, cut, silent, a, b, c) }
 	}
-	check("a stranger", 10, 45, 45)(flood(t, f, w, 100, "203.0.113.9", same))
+	check("a stranger", 10, 45, 45)(flood(t, f, w, 100, stranger, same))
 	check("his neighbour, who may be he", 0, 5, 5)(flood(t, f, w, 10, "203.0.113.77", same))
-	check("another network", 10, 0, 0)(flood(t, f, w, 10, "203.0.114.9", same))
-	check("another name", 10, 0, 0)(flood(t, f, w, 10, "203.0.113.9", func(int) string { return "web-boot.service.virtual" }))
-	check("names that don't exist are one", 10, 45, 45)(flood(t, f, w, 100, "203.0.113.9", func(i int) string { return fmt.Sprintf("n%d.virtual", i) }))
-	check("refusals too", 10, 45, 45)(flood(t, f, w, 100, "203.0.113.9", func(i int) string { return fmt.Sprintf("n%d.example", i) }))
+	check("another network", 10, 0, 0)(flood(t, f, w, 10, another, same))
+	check("another name", 10, 0, 0)(flood(t, f, w, 10, stranger, func(int) string { return "web-boot.service.virtual" }))
+	check("names that don't exist are one", 10, 45, 45)(flood(t, f, w, 100, stranger, func(i int) string { return fmt.Sprintf("n%d.virtual", i) }))
+	check("refusals too", 10, 45, 45)(flood(t, f, w, 100, stranger, func(i int) string { return fmt.Sprintf("n%d.example", i) }))
 	check("a node of the cluster, though it may not recurse", 100, 0, 0)(flood(t, f, w, 100, "10.1.0.31", same))
-	check("by TCP", 100, 0, 0)(flood(t, f, f.server.newWorker(overTCP), 100, "203.0.113.9", same))
+	check("by TCP", 100, 0, 0)(flood(t, f, f.server.newWorker(overTCP), 100, stranger, same))
 
-	wire, _ := w.handle(nil, packet(t, "fbservice1.hpc.example.com", dns.TypeA, withCookie("0123456789abcdef")), netip.MustParseAddr("203.0.113.9"))
+	wire, _ := w.handle(nil, packet(t, "fbservice1.hpc.example.com", dns.TypeA, withCookie("0123456789abcdef")), netip.MustParseAddr(stranger))
 	known := withCookie(cookieOf(f.unpack(wire)))
-	check("who has a cookie of ours", 100, 0, 0)(flood(t, f, w, 100, "203.0.113.9", same, known))
+	check("who has a cookie of ours", 100, 0, 0)(flood(t, f, w, 100, stranger, same, known))
 
 	now = now.Add(500 * time.Millisecond)
-	check("half a second later", 5, 3, 2)(flood(t, f, w, 10, "203.0.113.9", same))
+	check("half a second later", 5, 3, 2)(flood(t, f, w, 10, stranger, same))
 	if n := metric(t, f, "holdfast_dns_dropped_total", "rate"); n == 0 {
 		t.Error("not counted")
 	}

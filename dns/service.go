@@ -80,6 +80,7 @@ type Server struct {
 	notices   map[noticeKey]*notice   // of lead
 	probe     loopProbe
 	reprobe   chan struct{} // the forwarders changed
+	rest      time.Duration // before forwarders are probed: probeAfter, but in tests that count their questions
 	watches   watches
 	queryLog  *watch
 	logEvery  atomic.Uint32 // one of so many queries is logged; 0: none
@@ -113,7 +114,7 @@ func New(config Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s.forwarder = newForwarder(s.log, s.metrics, deps.Board, s.now, s.uses)
-	s.cookies, s.probe, s.reprobe = newCookieJar(), newLoopProbe(), make(chan struct{}, 1)
+	s.cookies, s.probe, s.reprobe, s.rest = newCookieJar(), newLoopProbe(), make(chan struct{}, 1), probeAfter
 	s.transfers, s.notices = make(chan struct{}, maxTransfers), map[noticeKey]*notice{}
 	s.confirmed.Store(unconfirmed)
 	s.queryLog = &watch{seen: make(chan observation, watchRoom)}

@@ -3,12 +3,15 @@ package dns
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,14 +29,7 @@ type reply func(packet []byte, from net.Addr, transport string) [][]byte
 
 func newUpstream(t testing.TB, answer reply) *fakeUpstream {
 	t.Helper()
-	var conn net.PacketConn
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err == nil {
-		conn, err = net.ListenPacket("udp", listener.Addr().String())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener, conn := listenBoth(t)
 	u := &fakeUpstream{addr: listener.Addr().(*net.TCPAddr).AddrPort()}
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -66,15 +62,35 @@ func newUpstream(t testing.TB, answer reply) *fakeUpstream {
 	return u
 }
 
+// listenBoth takes a port that is free for both transports: what is free for one
+// may be some client's for the other.
+func listenBoth(t testing.TB) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for try := 1; ; try++ {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.ListenPacket("udp", listener.Addr().String())
+		if err == nil {
+			return listener, conn
+		}
+		_ = listener.Close()
+		if try == freePortTries || !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (u *fakeUpstream) serveOne(c net.Conn, answer reply) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	var size [2]byte
-	if _, err := c.Read(size[:]); err != nil {
+	if _, err := io.ReadFull(c, size[:]); err != nil {
 		return
 	}
 	buf := make([]byte, binary.BigEndian.Uint16(size[:]))
-	if _, err := c.Read(buf); err != nil {
+	if _, err := io.ReadFull(c, buf); err != nil {
 		return
 	}
 	for _, out := range answer(buf, c.RemoteAddr(), overTCP) {
@@ -127,12 +143,13 @@ func silence([]byte, net.Addr, string) [][]byte { return nil }
 // time enough for each try that a busy machine is not taken for silence.
 func relaying(t testing.TB, upstreams ...*fakeUpstream) (*fixture, netip.AddrPort) {
 	t.Helper()
-	return relayingWithin(t, 5*time.Second, upstreams...)
+	return relayingWithin(t, maxForwardTimeout, upstreams...)
 }
 
 // short is how long tests wait for a forwarder that says nothing: longer than a
-// busy machine stands still now and then, while another has the answer.
-const short = 1500 * time.Millisecond
+// busy machine stands still now and then, while another has the answer. A single
+// one is asked twice, so that its answer may take up to twice as long.
+const short = 4 * time.Second
 
 func relayingWithin(t testing.TB, timeout time.Duration, upstreams ...*fakeUpstream) (*fixture, netip.AddrPort) {
 	t.Helper()

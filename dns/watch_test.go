@@ -19,7 +19,7 @@ import (
 
 func TestTopCountsWhatWasAnsweredAndFromWhere(t *testing.T) {
 	u := newUpstream(t, zoneOf(t))
-	c := newCaching(t, time.Second, u)
+	c := newCaching(t, maxForwardTimeout, u)
 	c.services4()
 	c.fixture.server.refresh()
 	if idle := c.fixture.server.Top(t.Context(), 50*time.Millisecond, 2); idle.Seconds < 0.05 || idle.Seen != 0 {
@@ -30,7 +30,7 @@ func TestTopCountsWhatWasAnsweredAndFromWhere(t *testing.T) {
 	defer end()
 	result := make(chan Top, 1)
 	go func() { result <- c.fixture.server.Top(ctx, time.Hour, 2) }()
-	eventually(t, "somebody watches", 5*time.Second, func() bool { return c.fixture.server.watches.open.Load() != nil })
+	eventually(t, "somebody watches", func() bool { return c.fixture.server.watches.open.Load() != nil })
 	for range 3 {
 		c.query("apt.service.virtual", dns.TypeA)
 	}
@@ -38,7 +38,7 @@ func TestTopCountsWhatWasAnsweredAndFromWhere(t *testing.T) {
 	c.query("www.example.com", dns.TypeA)
 	c.query("www.example.com", dns.TypeA)
 	watch := (*c.fixture.server.watches.open.Load())[0]
-	eventually(t, "all is seen", 5*time.Second, func() bool { return len(watch.seen) == 0 })
+	eventually(t, "all is seen", func() bool { return len(watch.seen) == 0 })
 	end()
 	top := <-result
 	if top.Seen != 6 || top.Missed != 0 {
@@ -120,7 +120,7 @@ func TestQueryLogHasOneOfSoManyQueries(t *testing.T) {
 	f, server, log := logging(t, testCluster(t, "dns: {query_log: 1}\n"))
 	exchangeWith(t, "tcp", server, question("Apt.service.virtual", dns.TypeA))
 	want := "msg=query client=127.0.0.1 transport=tcp name=apt.service.virtual. type=A rcode=NOERROR zone=virtual. source=table"
-	eventually(t, "the query is logged", 5*time.Second, func() bool { return strings.Contains(log.String(), want) })
+	eventually(t, "the query is logged", func() bool { return strings.Contains(log.String(), want) })
 
 	f.server.SetFile(testCluster(t, "dns: {query_log: 10}\n"))
 	w, asked := f.server.newWorker(overUDP), packet(t, "fbservice2.node.virtual", dns.TypeA)
@@ -129,7 +129,7 @@ func TestQueryLogHasOneOfSoManyQueries(t *testing.T) {
 	}
 	logged := func() int { return strings.Count(log.String(), "name=fbservice2") }
 	// 400 are expected; the standard deviation is 19.
-	eventually(t, "a tenth is logged", 5*time.Second, func() bool { return logged() > 280 })
+	eventually(t, "a tenth is logged", func() bool { return logged() > 280 })
 	f.server.SetFile(testCluster(t, ""))
 	w.handle(nil, packet(t, "fbservice3.node.virtual", dns.TypeA), loopback)
 	exchangeWith(t, "udp", server, question("fbservice4.node.virtual", dns.TypeA))
@@ -141,7 +141,7 @@ func TestQueryLogHasOneOfSoManyQueries(t *testing.T) {
 func TestQueryLogThatIsTooSlowSaysSo(t *testing.T) {
 	f, _, log := logging(t, testCluster(t, "dns: {query_log: 1}\n"))
 	f.server.queryLog.missed.Store(7)
-	eventually(t, "what was missed is told", 5*time.Second, func() bool { return strings.Contains(log.String(), "missed=7") })
+	eventually(t, "what was missed is told", func() bool { return strings.Contains(log.String(), "missed=7") })
 	if n := metric(t, f, "holdfast_dns_dropped_total", "query_log"); n != 7 {
 		t.Errorf("%v are counted", n)
 	}

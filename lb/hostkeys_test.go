@@ -41,7 +41,7 @@ func TestHostKeysOfRealServersAreTold(t *testing.T) {
 		if _, err := h.Start(lab.Cmd{Name: "sshd", Args: []string{"/usr/sbin/sshd", "-D", "-e", "-f", os.DevNull, "-h", "/etc/ssh/key"}}); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		err = site.Poll(ctx, func(context.Context) error {
 			return here.Do(func() (err error) {
 				keys[name], err = hostKeyHere(addr)

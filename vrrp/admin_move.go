@@ -152,15 +152,16 @@ const (
 	awaitEvery     = 20 * time.Millisecond
 )
 
-// await waits until an order has had its effect, and tells which.
+// await waits until an order has had its effect, and tells which. It looks once
+// more when the time is over: this process may not have run meanwhile.
 func (a *Admin) await(ctx context.Context, before View, to string, done func(*View) bool) Moved {
 	limit := min(awaitIntervals*time.Duration(before.Interval)+awaitSlack, awaitLongest)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	end := time.NewTimer(limit)
+	defer end.Stop()
 	tick := time.NewTicker(awaitEvery)
 	defer tick.Stop()
 	moved := Moved{Name: before.Name, From: before.Holder}
-	for {
+	for over := false; ; {
 		v, err := a.view(ctx, before.Name)
 		if err == nil {
 			moved.Holder, moved.Done = v.Holder, done(&v)
@@ -169,10 +170,15 @@ func (a *Admin) await(ctx context.Context, before View, to string, done func(*Vi
 			moved.Text = fmt.Sprintf("%s holds %s", moved.Holder, before.Name)
 			return moved
 		}
-		select {
-		case <-tick.C:
+		if !over {
+			select {
+			case <-tick.C:
+			case <-end.C:
+				over = true
+			case <-ctx.Done():
+				over = true
+			}
 			continue
-		case <-ctx.Done():
 		}
 		moved.Text = fmt.Sprintf("%s holds %s: nobody took it within %v; look at holdfast vip explain %s on the other members", orNobody(moved.Holder), before.Name, limit, before.Name)
 		if to != "" {

@@ -18,7 +18,7 @@ import (
 // with its certificates; `vip move --to` on one node makes another hold.
 func TestMoveReachesAnotherNodeOverMutualTLS(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	s, err := site.New(ctx, site.Options{
 		Binary: binary, File: "../examples/scibian.yaml",
@@ -69,7 +69,7 @@ func TestMoveReachesAnotherNodeOverMutualTLS(t *testing.T) {
 // and that is said. A node that is no member may not have sessions end.
 func TestAMoveHasTheHoldersClientsHeardOutWhereverItIsTyped(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	text, err := os.ReadFile("../examples/scibian.yaml")
 	if err != nil {

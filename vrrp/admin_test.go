@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -164,6 +165,45 @@ func TestMoveTellsWhatCameOfIt(t *testing.T) {
 	if status, _ := request(t, admin, "POST", "hold/dns1", nil); status != http.StatusConflict {
 		t.Errorf("a router in fault was told to hold: %d", status)
 	}
+}
+
+// lateRouters are ones whose process does not run for a while after an order, in
+// which another node does as it was told.
+type lateRouters struct {
+	*fakeRouters
+	stands time.Duration // once, after the next order
+	late   bool
+}
+
+func (l *lateRouters) Yield(_ context.Context, router string) error {
+	l.late = true
+	return l.fakeRouters.tell("yield", router, Active)
+}
+
+func (l *lateRouters) Status(ctx context.Context) ([]RouterReport, error) {
+	if l.late {
+		l.late = false
+		select {
+		case <-time.After(l.stands):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		l.set(Backup)
+	}
+	return l.fakeRouters.Status(ctx)
+}
+
+// TestAMoveThatWasLookedAtTooLateIsDone: it fails if what this node knows when the
+// time is over is not asked for.
+func TestAMoveThatWasLookedAtTooLateIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		routers := &lateRouters{fakeRouters: newFake(Active, time.Now()), stands: time.Minute}
+		var moved Moved
+		status, text := request(t, NewAdmin(AdminDeps{Node: "fbservice1", Routers: routers}), "POST", "move/dns1", &moved)
+		if status != 200 || !moved.Done || moved.Holder != "fbservice2" {
+			t.Errorf("%d %s", status, text)
+		}
+	})
 }
 
 func TestMoveToAnotherNodeAsksThatNode(t *testing.T) {
@@ -365,10 +405,11 @@ func TestProbeNamesWhatIsInTheWay(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			fake := newFake(test.state, time.Now())
+			now := time.Now() // and it stays: who advertised at this moment is never one who did long ago
+			fake := newFake(test.state, now)
 			kernel := &fakeKernel{link: KernelLink{MTU: 1500}, sysctls: map[string]string{}}
 			test.change(fake, kernel)
-			admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Kernel: kernel})
+			admin := NewAdmin(AdminDeps{Node: "fbservice1", Routers: fake, Kernel: kernel, Now: func() time.Time { return now }})
 			var findings []Finding
 			if status, text := request(t, admin, "GET", "probe/dns1", &findings); status != 200 {
 				t.Fatalf("%d %s", status, text)

@@ -133,7 +133,7 @@ func TestWhoWaitsForTheLoopIsToldThatItEnded(t *testing.T) {
 		if !errors.Is(err, ErrStopped) {
 			t.Errorf("it says %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it waits for ever")
 	}
 	if err := l.do(context.Background(), func() {}); !errors.Is(err, ErrStopped) {

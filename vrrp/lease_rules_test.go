@@ -114,7 +114,7 @@ func (s *slowStore) Propose(_ context.Context, c state.Command) (uint64, error) 
 // Two that ask at once: the store lets one have it, since each says what it saw.
 func TestTheFenceWritesOverWhatItSawAndNothingElse(t *testing.T) {
 	store := &slowStore{Store: state.New(), index: 40}
-	store.Touch(time.Now())
+	store.Touch(time.Now().Add(time.Hour)) // up to date for as long as the test lasts, and so is a lease
 	m, err := newMetrics(prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
@@ -126,9 +126,9 @@ func TestTheFenceWritesOverWhatItSawAndNothingElse(t *testing.T) {
 	write := func(r leaseRecord, index uint64) state.Command {
 		return state.PutDocument{Verb: state.CAS, Document: state.Document{Kind: KindLease, Key: "web", Value: r.encode(), ModifyIndex: index}}
 	}
-	other := leaseRecord{Node: "b", Run: "b1", TTL: simTTL, Count: 1}
+	other := leaseRecord{Node: "b", Run: "b1", TTL: maxLease, Count: 1}
 	store.before = write(other, 0)
-	f.set(map[string]time.Duration{"web": simTTL})
+	f.set(map[string]time.Duration{"web": maxLease})
 	f.look()
 	f.want("web", true)
 	f.look()
@@ -246,13 +246,13 @@ func TestNothingIsSaidOfAnAddressWhoseLeaseIsOver(t *testing.T) {
 
 // What no leader has confirmed for a TTL is no word of the store.
 func TestAStoreThatIsBehindByATTLIsNotReachable(t *testing.T) {
-	for age, want := range map[time.Duration]bool{simTTL / 2: true, simTTL + time.Second: false} {
+	for age, want := range map[time.Duration]bool{maxLease / 2: true, maxLease + time.Second: false} {
 		store := state.New()
 		store.Touch(time.Now().Add(-age))
 		f := newFence("a", Store{Reader: store})
 		var said []bool
 		f.reachable = func(_ string, up bool) { said = append(said, up) }
-		f.set(map[string]time.Duration{"web": simTTL})
+		f.set(map[string]time.Duration{"web": maxLease})
 		if f.look(); len(said) != 1 || said[0] != want {
 			t.Errorf("confirmed %v ago: reachable %v, want %v", age, said, want)
 		}

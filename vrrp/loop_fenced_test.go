@@ -128,6 +128,10 @@ func (b *fencedBed) has(prefix netip.Prefix) bool {
 	return err == nil && slices.ContainsFunc(there, func(a link.Addr) bool { return a.Prefix == prefix })
 }
 
+// fencedPatience is how long these tests wait for what must come; how soon it has
+// to, others measure. It is less than what another's lease is left alone for.
+const fencedPatience = maxLease
+
 // await waits until something is so. The loop stands still meanwhile.
 func (b *fencedBed) await(what string, is func() bool) error { return b.poll(what, is, func() {}) }
 
@@ -151,10 +155,10 @@ func (b *fencedBed) hear() {
 }
 
 func (b *fencedBed) poll(what string, is func() bool, turn func()) error {
-	for deadline := time.Now().Add(10 * time.Second); !is(); turn() {
+	for deadline := time.Now().Add(fencedPatience); !is(); turn() {
 		if time.Now().After(deadline) {
 			record, _ := b.record()
-			return fmt.Errorf("not within 10 s: %s; the lease is %+v", what, record)
+			return fmt.Errorf("not within %v: %s; the lease is %+v", fencedPatience, what, record)
 		}
 		if _, err := b.loop.poller.Wait(time.Now().Add(10 * time.Millisecond)); err != nil {
 			return err
@@ -175,7 +179,7 @@ func (b *fencedBed) carriedOut() error {
 	select {
 	case <-done:
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(fencedPatience):
 		return errors.New("the applier does nothing")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/lab"
 	"holdfast/lab/site"
+	"holdfast/lab/stall"
 )
 
 // binary is the program under test, built once.
@@ -29,8 +30,9 @@ func TestMain(m *testing.M) {
 // bed is hosts on one wire that run the net unit of one cluster file.
 type bed struct {
 	*testing.T
-	lab   *lab.Lab
-	nodes []*node
+	lab     *lab.Lab
+	nodes   []*node
+	machine *stall.Watch
 }
 
 type node struct {
@@ -68,7 +70,7 @@ func newBed(t *testing.T, hosts int, vips string) *bed {
 func newBedOf(t *testing.T, hosts int, file string) *bed {
 	t.Helper()
 	t.Parallel()
-	b := &bed{T: t, lab: lab.NewTest(t, lab.Options{Networks: []string{"lan"}, Expose: []string{binary}})}
+	b := &bed{T: t, machine: stall.Test(t, ""), lab: lab.NewTest(t, lab.Options{Networks: []string{"lan"}, Expose: []string{binary}})}
 	for i := range hosts {
 		host, err := b.lab.AddHost(fmt.Sprintf("n%d", i+1), lab.On("lan", fmt.Sprintf("10.9.0.%d/24", i+1)))
 		b.must(err)
@@ -110,6 +112,30 @@ func (b *bed) within(bound time.Duration, what string, try func() error) time.Du
 		<-tick.C
 		spent += min(time.Since(began), lookMost)
 	}
+}
+
+// standstill is what the machine must have stood still for at a stretch, so that
+// nodes with an interval of 100 ms may rightly have taken each other for dead, or
+// a command its answer for lost.
+const standstill = 200 * time.Millisecond
+
+// stood is the longest that the machine stood still at a stretch since a time.
+func (b *bed) stood(since time.Time) (longest time.Duration) {
+	for _, s := range b.machine.Spans(since, time.Now()) {
+		longest = max(longest, s.To.Sub(s.From))
+	}
+	return longest
+}
+
+// unlessStood fails the test for what happened since a time, but when the machine
+// stood still meanwhile for so long at a stretch that it was right; that is logged.
+func (b *bed) unlessStood(most time.Duration, since time.Time, format string, args ...any) {
+	b.Helper()
+	tell, stood := b.Errorf, b.stood(since)
+	if stood >= most {
+		tell = b.Logf
+	}
+	tell(format+"; the machine stood still for %v at a stretch meanwhile", append(args, stood)...)
 }
 
 // start starts nodes, the first first, and waits until each is ready.
