@@ -152,7 +152,7 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 	}
 	base := int(c.acked.Load())
 	read := func(most int) error {
-		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute)) // who gives up sends lines again
 		err := s.read(most)
 		c.acked.Store(int64(base + s.acked))
 		return err
@@ -225,7 +225,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 	}
 	for move := range moves {
 		before := answered()
-		eventually(t, 60*time.Second, "clients are answered", func() error {
+		eventually(t, time.Minute, "clients are answered", func() error {
 			if n := answered() - before; n < int64(clients*60) {
 				return fmt.Errorf("%d lines since the last move", n)
 			}
@@ -234,7 +234,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 		holder, other := pair[move%2], pair[(move+1)%2]
 		// One fault at a time: lines that a node took alone, and that died with
 		// it before the other had them, come when it is back, behind younger ones.
-		eventually(t, 60*time.Second, "the other node has caught up", func() error { return other.has(list) })
+		eventually(t, time.Minute, "the other node has caught up", func() error { return other.has(list) })
 		kind := kinds[move%len(kinds)]
 		moved.Store(int64(move + 1))
 		switch kind {
@@ -258,7 +258,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 	}
 	for _, p := range pair {
 		var doubled map[string]int
-		eventually(t, 60*time.Second, "every answered line is in the files", func() (err error) {
+		eventually(t, time.Minute, "every answered line is in the files", func() (err error) {
 			doubled, err = p.complete(list)
 			return err
 		})

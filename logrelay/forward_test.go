@@ -137,7 +137,7 @@ func (r *siem) start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("rsyslogd, run hack/deps: %v", err)
 	}
-	eventually(r.t, 20*time.Second, "rsyslogd listens", func() error {
+	eventually(r.t, time.Minute, "rsyslogd listens", func() error {
 		for _, port := range []string{targetRELP, targetRELPTLS, targetTCP, targetTLS} {
 			conn, err := net.Dial("tcp", net.JoinHostPort(r.addr, port))
 			if err != nil {
@@ -202,7 +202,7 @@ func TestAForeignRsyslogdGetsTheLines(t *testing.T) {
 			if err := numberedLines(relay, "by-"+target.name, count); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 30*time.Second, "all lines are there", func() error {
+			eventually(t, time.Minute, "all lines are there", func() error {
 				got, text := r.got("by-" + target.name)
 				if len(got) != count || !slices.IsSorted(got) || len(slices.Compact(got)) != count {
 					return fmt.Errorf("%d of %d lines, in order %v; %v", len(got), count, slices.IsSorted(got), relay.Status().Outputs)
@@ -246,7 +246,7 @@ func TestAForeignTargetThatIsAnotherGetsNothing(t *testing.T) {
 			if err := numberedLines(relay, "by-"+name, 10); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 20*time.Second, "a condition says why", func() error {
+			eventually(t, time.Minute, "a condition says why", func() error {
 				for _, c := range board.Conditions() {
 					if c.Name == conditionOutput+"siem" && strings.Contains(c.Message, test.want) {
 						return nil
@@ -282,7 +282,7 @@ func TestTheNextRsyslogdTakesOver(t *testing.T) {
 		if err := numberedLines(relay, host, count); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 30*time.Second, host+"'s lines are there", func() error {
+		eventually(t, time.Minute, host+"'s lines are there", func() error {
 			if got, _ := at.got(host); len(missing(got, count)) > 0 {
 				return fmt.Errorf("%d of %d; %v", len(got), count, board.Conditions())
 			}
@@ -332,7 +332,7 @@ func TestWhatATargetsKernelDidNotTakeIsSentAgain(t *testing.T) {
 		}
 		return 0
 	}
-	eventually(t, 20*time.Second, "the cursor moves", func() error {
+	eventually(t, time.Minute, "the cursor moves", func() error {
 		if at := cursor(); at == 0 || at != end.Swap(at) {
 			return fmt.Errorf("it stands at %d", at)
 		}

@@ -187,14 +187,14 @@ func TestBeforeAnAddressGoesItsClientsHearOfAllTheySent(t *testing.T) {
 		t.Errorf("%s", answer.Body)
 	}
 	// Leave waits for them, but not for ever.
-	eventually(t, 20*time.Second, "the sessions end", func() error {
+	eventually(t, time.Minute, "the sessions end", func() error {
 		if s.sessions.some() {
 			return fmt.Errorf("there are some")
 		}
 		return nil
 	})
 	for n, c := range list {
-		_ = c.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 		if err := c.read(0); err != nil || c.acked != count {
 			t.Errorf("client %d: %d of %d lines are answered: %v", n, c.acked, count, err)
 		}
@@ -237,11 +237,11 @@ func TestTheRelayLooksWhetherItsAddressesAreStillHere(t *testing.T) {
 	defer c.conn.Close()
 	select {
 	case <-looked:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody looks")
 	}
 	away.Store(true)
-	eventually(t, 20*time.Second, "the session ends", func() error {
+	eventually(t, time.Minute, "the session ends", func() error {
 		if s.sessions.some() {
 			return fmt.Errorf("there is a session")
 		}

@@ -114,7 +114,7 @@ func TestRsyslogThatComesWhileItsAddressMayGo(t *testing.T) {
 			r := newRsyslog(t, at.Addr().String())
 			const count = 50
 			r.log(0, count)
-			eventually(t, 30*time.Second, "its open is answered, and its lines come", func() error {
+			eventually(t, time.Minute, "its open is answered, and its lines come", func() error {
 				if !at.lines.Load() {
 					mayGo(&first.sessions, here, time.Now().Add(holdFor)) // it lasts, however slow rsyslogd is
 					return errors.New("none came")
@@ -132,7 +132,7 @@ func TestRsyslogThatComesWhileItsAddressMayGo(t *testing.T) {
 				dir = secondDir
 			}
 			p := process{t: t, dir: dir}
-			eventually(t, 30*time.Second, "its lines are where its address is", func() error {
+			eventually(t, time.Minute, "its lines are where its address is", func() error {
 				if goes { // it looks at its connection when it has a line to send
 					r.log(next, 1)
 					next++
@@ -142,7 +142,7 @@ func TestRsyslogThatComesWhileItsAddressMayGo(t *testing.T) {
 				}
 				return nil
 			})
-			eventually(t, 30*time.Second, "and all that it sends", func() error {
+			eventually(t, time.Minute, "and all that it sends", func() error {
 				_, err := unsent(came(t, dir), p.numbers("cn01"), next)
 				return err
 			})

@@ -40,14 +40,14 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 		written <- conn.Close()
 	}()
 	raised(t, board, conditionJournal, true)
-	eventually(t, 20*time.Second, "as much is kept as may be", func() error {
+	eventually(t, time.Minute, "as much is kept as may be", func() error {
 		if n := s.kept.Load(); n <= keepAhead {
 			return fmt.Errorf("%d bytes", n)
 		}
 		return nil
 	})
 	failures := testutil.ToFloat64(s.metrics.failed)
-	eventually(t, 20*time.Second, "the write is tried again", func() error {
+	eventually(t, time.Minute, "the write is tried again", func() error {
 		if n := testutil.ToFloat64(s.metrics.failed); n < failures+2 {
 			return fmt.Errorf("%v writes failed, of %v before", n, failures)
 		}
@@ -60,7 +60,7 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Error(err)
 	}
-	eventually(t, 20*time.Second, "all lines are on the disk", func() error {
+	eventually(t, time.Minute, "all lines are on the disk", func() error {
 		if n := testutil.ToFloat64(s.metrics.input(viaTCP).lines); n != count {
 			return fmt.Errorf("%v of %d", n, count)
 		}
@@ -98,7 +98,7 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 	udp := refused("udp")
 	defer udp.Close()
 	full.Store(false)
-	eventually(t, 20*time.Second, "the next datagram is stored, and the one before counted", func() error {
+	eventually(t, time.Minute, "the next datagram is stored, and the one before counted", func() error {
 		if _, err := fmt.Fprint(udp, "<13>Nov 25 12:00:00 cn1 test: stored\n"); err != nil {
 			return err
 		}

@@ -254,7 +254,7 @@ func TestWhatACrashLeftOfCompressedFilesIsRemoved(t *testing.T) {
 	group.Go(func() { r.run(ctx) })
 	defer group.Wait()
 	defer end()
-	eventually(t, 20*time.Second, "what a crash left", func() error {
+	eventually(t, time.Minute, "what a crash left", func() error {
 		for _, name := range left {
 			if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("%s: %w", name, err)

@@ -168,7 +168,7 @@ func TestAReplaySendsATargetItsLinesOnceMore(t *testing.T) {
 		t.Errorf("%d lines, %v", lines, err)
 	}
 	p := process{t: t, dir: lastDir}
-	eventually(t, 20*time.Second, "they came twice", func() error {
+	eventually(t, time.Minute, "they came twice", func() error {
 		if n := len(p.numbers("cn2")); n < 60 {
 			return fmt.Errorf("%d lines", n)
 		}

@@ -287,7 +287,7 @@ func TestFollowingGivesWhatComesIn(t *testing.T) {
 	s, _, _ := serve(t, nil)
 	web := httptest.NewServer(s.Handler())
 	defer web.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request := httptest.NewRequestWithContext(ctx, "GET", web.URL+QueryPath+"?follow=1", nil)
 	request.RequestURI = ""

@@ -139,7 +139,7 @@ func (n *node) condition() bool {
 // caught waits until the node has no condition about replicas.
 func (n *node) caught(t *testing.T) {
 	t.Helper()
-	eventually(t, 20*time.Second, n.name+" has a node that takes its lines", func() error {
+	eventually(t, time.Minute, n.name+" has a node that takes its lines", func() error {
 		if n.condition() {
 			return fmt.Errorf("%v", n.board.Conditions())
 		}
@@ -167,7 +167,7 @@ func TestAcknowledgedMeansOnTwoDisks(t *testing.T) {
 		t.Error("a line that the second took is not with the first")
 	}
 	for _, n := range all {
-		eventually(t, 10*time.Second, n.name+" has all lines in its files, once", func() error {
+		eventually(t, time.Minute, n.name+" has all lines in its files, once", func() error {
 			got := n.files(t)
 			slices.Sort(got)
 			if len(got) != 210 || len(slices.Compact(got)) != 210 {
@@ -216,7 +216,7 @@ func TestUnderTheWaitPolicyNothingIsAcknowledgedAlone(t *testing.T) {
 	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "a condition", func() error {
+	eventually(t, time.Minute, "a condition", func() error {
 		if !first.condition() {
 			return fmt.Errorf("none")
 		}
@@ -245,7 +245,7 @@ func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
 		second.start(t)
 		first.caught(t)
 	}
-	eventually(t, 20*time.Second, "all lines are in the other's files, once and in order", func() error {
+	eventually(t, time.Minute, "all lines are in the other's files, once and in order", func() error {
 		got := second.files(t)
 		if len(got) != 300 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != 300 {
 			return fmt.Errorf("%d lines, in order: %v", len(got), slices.IsSorted(got))
@@ -279,7 +279,7 @@ func TestTheReceiverKnowsWhatItHasThoughTheSenderForgot(t *testing.T) {
 	}
 	first.caught(t)
 	first.send(t, 50, 10)
-	eventually(t, 20*time.Second, "the other has all lines in its files, once", func() error {
+	eventually(t, time.Minute, "the other has all lines in its files, once", func() error {
 		got := second.files(t)
 		if len(got) != 60 || len(missing(got, 60)) > 0 {
 			return fmt.Errorf("%d lines of 60", len(got))
@@ -345,7 +345,7 @@ func TestAnEndDoesNotWaitForANodeThatDoesNotCome(t *testing.T) {
 	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the line waits", func() error {
+	eventually(t, time.Minute, "the line waits", func() error {
 		if !first.condition() {
 			return fmt.Errorf("it does not")
 		}
@@ -399,7 +399,7 @@ func TestAClientThatMovedHasItsOlderLinesFirst(t *testing.T) {
 	second.start(t)
 	const stored = rounds * each
 	second.send(t, stored-10, 60)
-	eventually(t, 20*time.Second, "all lines are in the second's files, once and in order", func() error {
+	eventually(t, time.Minute, "all lines are in the second's files, once and in order", func() error {
 		got := second.files(t)
 		if len(got) != stored+50 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
 			return fmt.Errorf("%d lines of %d, in order: %v", len(got), stored+50, slices.IsSorted(got))

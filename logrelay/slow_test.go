@@ -121,7 +121,7 @@ func TestWhoSaysNothingHasNoConnectionForEver(t *testing.T) {
 	if err := opened.read(0); err != nil || opened.acked != 1 {
 		t.Errorf("a session that was silent for longer than others have to open: %d lines acknowledged, %v", opened.acked, err)
 	}
-	eventually(t, 10*time.Second, "they are counted", func() error {
+	eventually(t, time.Minute, "they are counted", func() error {
 		if n := testutil.ToFloat64(s.metrics.refused.WithLabelValues("relp")); n != 2 {
 			return os.ErrNotExist
 		}

@@ -39,7 +39,7 @@ func TestWhatNobodyReadsAtTheRelaysEndIsCounted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			eventually(t, 20*time.Second, "the sessions begin", func() error {
+			eventually(t, time.Minute, "the sessions begin", func() error {
 				s.sessions.mu.Lock()
 				defer s.sessions.mu.Unlock()
 				if n := len(s.sessions.open[loopback]); n != senders {
@@ -164,7 +164,7 @@ func TestTheRelaysEndDoesNotCountForEver(t *testing.T) {
 	<-ready
 	s.gate.pause(true)
 	connect()
-	eventually(t, 20*time.Second, "the session begins", func() error {
+	eventually(t, time.Minute, "the session begins", func() error {
 		if !s.sessions.some() {
 			return errors.New("there is none")
 		}
@@ -176,7 +176,7 @@ func TestTheRelaysEndDoesNotCountForEver(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it still counts")
 	}
 	if text := log.String(); !strings.Contains(text, "are lost") || !strings.Contains(text, "or_more=true") {
@@ -220,7 +220,7 @@ func TestTheRelaysEndLosesNothingOfASteadySender(t *testing.T) {
 				}
 			}()
 			<-first
-			eventually(t, 20*time.Second, "the session begins", func() error {
+			eventually(t, time.Minute, "the session begins", func() error {
 				if !s.sessions.some() {
 					return errors.New("there is none")
 				}
@@ -295,7 +295,7 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	for n, to := range []net.Conn{conn, conn, conn, busy} {
 		before := s.kept.Load()
 		sends(t, to, n, n+1)
-		eventually(t, 20*time.Second, "the line waits for the disk", func() error {
+		eventually(t, time.Minute, "the line waits for the disk", func() error {
 			if s.kept.Load() == before {
 				return errors.New("it does not")
 			}
@@ -316,13 +316,13 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, 20*time.Second, "the sessions end", func() error {
+	eventually(t, time.Minute, "the sessions end", func() error {
 		if s.sessions.some() {
 			return errors.New("there are some")
 		}
 		return nil
 	})
-	eventually(t, 20*time.Second, "the log says so", func() error {
+	eventually(t, time.Minute, "the log says so", func() error {
 		if !strings.Contains(log.String(), "not yet on the disk") {
 			return errors.New(log.String())
 		}

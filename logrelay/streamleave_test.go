@@ -120,7 +120,7 @@ func sends(t *testing.T, conn net.Conn, from, to int) {
 // half wants the relay to close its half of a connection, or to keep it open.
 func half(t *testing.T, conn net.Conn, closed bool) {
 	t.Helper()
-	wait := 20 * time.Second
+	wait := time.Minute
 	if !closed {
 		wait = 50 * time.Millisecond
 	}
@@ -146,7 +146,7 @@ func TestWhatAStreamSentIsInTheFileThoughNobodyReadItBeforeTheEnd(t *testing.T) 
 			s.tap = func(conn net.Conn) net.Conn { return &unread{Conn: conn, end: make(chan struct{}), stalls: 2} }
 			stop := run(t, s)
 			conn := dial()
-			eventually(t, 20*time.Second, "the session begins", func() error {
+			eventually(t, time.Minute, "the session begins", func() error {
 				if !s.sessions.some() {
 					return errors.New("there is none")
 				}
@@ -160,7 +160,7 @@ func TestWhatAStreamSentIsInTheFileThoughNobodyReadItBeforeTheEnd(t *testing.T) 
 			if moves {
 				s.Leave(t.Context(), 0, loopback)
 				away.Store(true)
-				eventually(t, 20*time.Second, "the session ends", func() error {
+				eventually(t, time.Minute, "the session ends", func() error {
 					if s.sessions.some() {
 						return errors.New("there is one")
 					}
@@ -190,7 +190,7 @@ func TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards(t *testing.
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	eventually(t, 20*time.Second, "the session begins", func() error {
+	eventually(t, time.Minute, "the session begins", func() error {
 		if !s.sessions.some() {
 			return errors.New("there is none")
 		}
@@ -201,7 +201,7 @@ func TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards(t *testing.
 	sends(t, conn, 0, count)
 	s.Leave(t.Context(), 0, loopback)
 	away.Store(true)
-	eventually(t, 20*time.Second, "somebody sees that the address has gone", func() error {
+	eventually(t, time.Minute, "somebody sees that the address has gone", func() error {
 		s.sessions.mu.Lock()
 		defer s.sessions.mu.Unlock()
 		if s.sessions.listed[loopback] {
@@ -210,7 +210,7 @@ func TestAStreamWhoseAddressWentWhileLinesMayNotComeIsReadAfterwards(t *testing.
 		return nil
 	})
 	s.gate.pause(false)
-	eventually(t, 20*time.Second, "the session ends", func() error {
+	eventually(t, time.Minute, "the session ends", func() error {
 		if s.sessions.some() {
 			return errors.New("there is one")
 		}
@@ -243,7 +243,7 @@ func TestAStreamThatComesWhileItsAddressGoesIsReadAndSentElsewhere(t *testing.T)
 	}
 	arrived := func(count int) {
 		t.Helper()
-		eventually(t, 20*time.Second, "lines are stored", func() error {
+		eventually(t, time.Minute, "lines are stored", func() error {
 			if n := int(testutil.ToFloat64(s.metrics.input(viaTCP).lines)); n != count {
 				return fmt.Errorf("%d of %d", n, count)
 			}
@@ -277,7 +277,7 @@ func TestAStreamThatComesWhileItsAddressGoesIsReadAndSentElsewhere(t *testing.T)
 	s.Leave(t.Context(), 0, loopback)
 	half(t, after, true)
 	away.Store(true)
-	eventually(t, 20*time.Second, "the sessions end", func() error {
+	eventually(t, time.Minute, "the sessions end", func() error {
 		if s.sessions.some() {
 			return errors.New("there are some")
 		}
@@ -443,7 +443,7 @@ func TestRsyslogTakesItsNextLineElsewhere(t *testing.T) {
 			p := process{t: t, dir: dir}
 			lines := func(count int) {
 				t.Helper()
-				eventually(t, 30*time.Second, "all lines are in the file", func() error {
+				eventually(t, time.Minute, "all lines are in the file", func() error {
 					if got := p.numbers("cn01"); len(got) != count {
 						return fmt.Errorf("%d of %d: %q", len(got), count, r.complaints())
 					}
