@@ -157,6 +157,7 @@ func TestFilesEndInTimeThoughTheJournalHasMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		looks := 0
+		o.catchUp = 0
 		o.now = func() time.Time {
 			looks++
 			return time.Now().Add(time.Duration(looks) * time.Second)

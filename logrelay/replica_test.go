@@ -79,6 +79,7 @@ func (n *node) make(t *testing.T, all []*node, pki string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	s.settings.replicas, s.replicaPatience, s.replicaPort = 2, 300*time.Millisecond, testReplica
 	n.Server = s
 }

@@ -35,6 +35,7 @@ func prepare(t *testing.T) (s *Server, dir string, board *health.Board) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	return s, dir, board
 }
 

@@ -32,6 +32,7 @@ func serve(t *testing.T, change func(*settings)) (s *Server, dir string, stop fu
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	if change != nil {
 		change(&s.settings)
 	}

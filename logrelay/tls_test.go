@@ -58,6 +58,7 @@ func serveTLS(t *testing.T, certificate string) (s *Server, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	s.tap = tapInto(dir)
 	run(t, s)
 	return s, dir
