@@ -185,7 +185,7 @@ func TestRotatedFilesAreCompressedAndBounded(t *testing.T) {
 // would keep it until then.
 func TestAPlannedEndHearsOutWhoIsSpeaking(t *testing.T) {
 	s, dir, stop := serve(t, nil)
-	s.quiet, s.patience = time.Minute, time.Minute
+	s.quiet, s.patience, s.endWithin = time.Minute, time.Minute, time.Minute
 	addr := s.Addrs("relp")[0].String()
 	c, err := dial(addr)
 	if err != nil {
