@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -73,7 +74,7 @@ func (a *address) join(client net.Conn) {
 	a.mu.Unlock()
 	go func() {
 		_, _ = io.Copy(server, client)
-		_ = server.Close()
+		_ = server.(*net.TCPConn).CloseWrite() // what it has said is still on its way to the client
 	}()
 	_, _ = io.Copy(client, server)
 }
@@ -151,6 +152,8 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 		return err
 	}
 	base := int(c.acked.Load())
+	// librelp looks for answers when it has a line to send, and hears of those that
+	// came before the connection broke: so they are read behind a write that failed, too.
 	read := func(most int) error {
 		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute)) // who gives up sends lines again
 		err := s.read(most)
@@ -165,7 +168,7 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 		b = s.session.AppendLine(b, c.line(n))
 	}
 	if _, err := conn.Write(b); err != nil {
-		return err
+		return errors.Join(err, read(0))
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -181,7 +184,7 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 			c.next++
 		}
 		if _, err := conn.Write(b); err != nil {
-			return err
+			return errors.Join(err, read(0))
 		}
 		if err := read(relp.Window - 20); err != nil {
 			return err

@@ -53,9 +53,9 @@ func TestAPlannedMoveDoublesNothingThoughNoNodeHasTheOthersLines(t *testing.T) {
 		})
 		here := netip.MustParseAddr("127.0.0.1")
 		mayGo(&relays[1-move].sessions, here, time.Time{}) // what was said at its own move is over
-		relays[move].Leave(t.Context(), 0, here)
-		// However long the files take, its clients are not to go on here meanwhile.
+		// However long that and the files take, its clients are not to go on here meanwhile.
 		mayGo(&relays[move].sessions, here, time.Now().Add(time.Hour))
+		relays[move].Leave(t.Context(), 0, here)
 		eventually(t, time.Minute, "what is stored is answered", func() error {
 			for i, c := range list {
 				if have, answered := len(stored(c)), int(c.acked.Load()); have != answered {
