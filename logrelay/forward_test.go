@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/internal/kernel/sockopt"
 )
 
 // site is an authority that is not our cluster's, with what it issued: files
@@ -332,11 +334,19 @@ func TestWhatATargetsKernelDidNotTakeIsSentAgain(t *testing.T) {
 		}
 		return 0
 	}
-	eventually(t, time.Minute, "the cursor moves", func() error {
-		if at := cursor(); at == 0 || at != end.Swap(at) {
-			return fmt.Errorf("it stands at %d", at)
+	// For longer than between two commits: what comes between the look at what the
+	// kernel took and the end of the connection would else be committed, and lost.
+	var had, since = 0, time.Now()
+	eventually(t, time.Minute, "the cursor moves, and the target's kernel takes no more", func() error {
+		at := cursor()
+		has, err := sockopt.Unread(conn.(*net.TCPConn))
+		if at != end.Swap(at) || has != had {
+			had, since = has, time.Now()
 		}
-		return nil
+		if err == nil && (at == 0 || time.Since(since) < 2*commitEvery) {
+			err = fmt.Errorf("it stands at %d, with %d bytes there", at, has)
+		}
+		return err
 	})
 	var taken string
 	raw, err := conn.(*net.TCPConn).SyscallConn()
@@ -358,7 +368,7 @@ func TestWhatATargetsKernelDidNotTakeIsSentAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	_ = next.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = next.SetReadDeadline(time.Now().Add(time.Minute))
 	room := make([]byte, 1<<20)
 	for !strings.Contains(taken, fmt.Sprintf("seq=%d.", count-1)) {
 		n, err := next.Read(room)
