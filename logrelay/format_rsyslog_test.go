@@ -106,8 +106,8 @@ ruleset(name="in") {
 		var got []string
 		eventually(t, time.Minute, "rsyslogd writes", func() error {
 			b, err := os.ReadFile(filepath.Join(dir, format+".log"))
-			if got = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"); len(got) != len(lines) {
-				err = errors.Join(err, fmt.Errorf("%d of %d lines", len(got), len(lines)))
+			if got = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"); len(got) != len(lines) || !strings.HasSuffix(string(b), "\n") {
+				err = errors.Join(err, fmt.Errorf("%d of %d lines, or the last in part", len(got), len(lines)))
 			}
 			return err
 		})
