@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -135,6 +136,20 @@ func (n *node) files(t *testing.T) []int {
 
 func (n *node) condition() bool {
 	return slices.ContainsFunc(n.board.Conditions(), func(c health.Condition) bool { return c.Name == conditionAlone })
+}
+
+// greeted waits until another node has connected: it tries once a second, and who
+// comes within three seconds of a start waits for that.
+func (n *node) greeted(t *testing.T, by *node) {
+	t.Helper()
+	eventually(t, time.Minute, by.name+" has connected to "+n.name, func() error {
+		n.arrivals.mu.Lock()
+		defer n.arrivals.mu.Unlock()
+		if !n.arrivals.greeted[by.name] {
+			return errors.New("it has not")
+		}
+		return nil
+	})
 }
 
 // caught waits until the node has no condition about replicas.
@@ -398,6 +413,7 @@ func TestAClientThatMovedHasItsOlderLinesFirst(t *testing.T) {
 		return badDisk{f, 30 * time.Millisecond, new(atomic.Bool), new(atomic.Int64)}
 	}
 	second.start(t)
+	second.greeted(t, first)
 	const stored = rounds * each
 	second.send(t, stored-10, 60)
 	eventually(t, time.Minute, "all lines are in the second's files, once and in order", func() error {
