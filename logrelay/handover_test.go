@@ -24,6 +24,9 @@ func mayGo(s *sessions, at netip.Addr, until time.Time) {
 		delete(s.leaving, at)
 		return
 	}
+	if s.leaving == nil {
+		s.leaving = map[netip.Addr]*mayLeave{}
+	}
 	w := s.leaving[at]
 	s.leaving[at] = &mayLeave{from: time.Now(), until: until, goes: until, streams: w != nil && w.streams}
 }
