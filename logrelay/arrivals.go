@@ -18,8 +18,8 @@ const (
 	// alive is given to begin: it tries once a replicaRetry. It may never, since
 	// its lines may go to a third.
 	arrivalsStart = 3 * replicaRetry
-	// arrivalsStall is for how long a node that has more may say nothing: it may
-	// have lost its power.
+	// arrivalsStall is for how long a node that has more may say nothing, while all
+	// that it said is stored: it may have lost its power.
 	arrivalsStall = 2 * time.Second
 	// arrivalsWaited is from when on a read counts as one that waited: what is
 	// there takes microseconds, and what is on its way from another node less
@@ -58,6 +58,9 @@ type arrivalStream struct {
 	heard time.Time // guarded by of.mu
 	had   time.Time // all that the node had then is here; guarded by of.mu
 	quiet time.Time // since when all that was read is here; zero: it is not; guarded by of.mu
+	// storing: lines that were read are on their way to this node's disk, which may be
+	// slow; then it is not the node that is silent. Guarded by of.mu.
+	storing bool
 }
 
 // stream begins a node's connection, which has more lines until it says
@@ -81,6 +84,13 @@ func (s *arrivalStream) hears(more bool) {
 		delete(a.streams, s)
 		a.tellAll()
 	}
+}
+
+// stores says whether lines that were read are on their way to this node's disk.
+func (s *arrivalStream) stores(yes bool) {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	s.storing = yes
 }
 
 // has says that all lines which the node had at a time are here, and whether
@@ -112,7 +122,7 @@ func (a *arrivals) awaited(since, now time.Time, others func() []Other) (list []
 	defer a.mu.Unlock()
 	for s := range a.streams {
 		quiet := !s.quiet.IsZero()
-		if now.Sub(s.heard) >= arrivalsStall || !s.had.Before(since) || quiet && now.Sub(s.quiet) >= arrivalsQuiet {
+		if !s.storing && now.Sub(s.heard) >= arrivalsStall || !s.had.Before(since) || quiet && now.Sub(s.quiet) >= arrivalsQuiet {
 			continue
 		}
 		list, soon = append(list, s.node), soon || quiet

@@ -162,3 +162,27 @@ func TestWhatWaitsToBeReadIsOlderThanItsReading(t *testing.T) {
 		}
 	})
 }
+
+// TestASlowDiskIsNoSilenceOfTheOtherNode: a sync takes longer than a node may say
+// nothing, and the client's older lines wait for it. It fails if the session begins
+// since nothing was read meanwhile.
+func TestASlowDiskIsNoSilenceOfTheOtherNode(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a, end := newArriving(t, dir)
+		defer end()
+		a.ship()
+		a.noMore()
+		begun := a.comes(t)
+		a.sync(t) // the segment's header
+		<-time.After(2 * arrivalsStall)
+		if begun() {
+			t.Error("the session begins in front of lines that are on their way to the disk")
+		}
+		a.sync(t)
+		<-time.After(arrivalsQuiet)
+		if next := a.held.of(a.from); next != 1 || !begun() {
+			t.Errorf("%d shipments are stored, want 1; the session has begun: %v", next, begun())
+		}
+	})
+}

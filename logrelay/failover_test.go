@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -73,7 +74,7 @@ func (a *address) join(client net.Conn) {
 	a.mu.Unlock()
 	go func() {
 		_, _ = io.Copy(server, client)
-		_ = server.Close()
+		_ = server.(*net.TCPConn).CloseWrite() // what it has said is still on its way to the client
 	}()
 	_, _ = io.Copy(client, server)
 }
@@ -151,8 +152,10 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 		return err
 	}
 	base := int(c.acked.Load())
+	// librelp looks for answers when it has a line to send, and hears of those that
+	// came before the connection broke: so they are read behind a write that failed, too.
 	read := func(most int) error {
-		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute)) // who gives up sends lines again
 		err := s.read(most)
 		c.acked.Store(int64(base + s.acked))
 		return err
@@ -165,7 +168,7 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 		b = s.session.AppendLine(b, c.line(n))
 	}
 	if _, err := conn.Write(b); err != nil {
-		return err
+		return errors.Join(err, read(0))
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -181,7 +184,7 @@ func (c *client) session(ctx context.Context, every time.Duration) error {
 			c.next++
 		}
 		if _, err := conn.Write(b); err != nil {
-			return err
+			return errors.Join(err, read(0))
 		}
 		if err := read(relp.Window - 20); err != nil {
 			return err
@@ -225,7 +228,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 	}
 	for move := range moves {
 		before := answered()
-		eventually(t, 60*time.Second, "clients are answered", func() error {
+		eventually(t, time.Minute, "clients are answered", func() error {
 			if n := answered() - before; n < int64(clients*60) {
 				return fmt.Errorf("%d lines since the last move", n)
 			}
@@ -234,7 +237,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 		holder, other := pair[move%2], pair[(move+1)%2]
 		// One fault at a time: lines that a node took alone, and that died with
 		// it before the other had them, come when it is back, behind younger ones.
-		eventually(t, 60*time.Second, "the other node has caught up", func() error { return other.has(list) })
+		eventually(t, time.Minute, "the other node has caught up", func() error { return other.has(list) })
 		kind := kinds[move%len(kinds)]
 		moved.Store(int64(move + 1))
 		switch kind {
@@ -258,7 +261,7 @@ func TestFailoversLoseNothing(t *testing.T) {
 	}
 	for _, p := range pair {
 		var doubled map[string]int
-		eventually(t, 60*time.Second, "every answered line is in the files", func() (err error) {
+		eventually(t, time.Minute, "every answered line is in the files", func() (err error) {
 			doubled, err = p.complete(list)
 			return err
 		})

@@ -64,11 +64,12 @@ type files struct {
 	dirty    []*hostFile // with buffered lines
 	buffers  buffers
 	buffered int
-	since    time.Time // something is buffered; zero: nobody looked
-	most     int       // files open at once
-	turn     uint64    // counts lines
-	until    time.Time // the relay ends, and the files with it; zero: it does not
-	written  int64     // since the cursor moved
+	since    time.Time     // something is buffered; zero: nobody looked
+	most     int           // files open at once
+	turn     uint64        // counts lines
+	until    time.Time     // the relay ends, and the files with it; zero: it does not
+	catchUp  time.Duration // of tests; 0: catchUpMost
+	written  int64         // since the cursor moved
 	next     uint64
 	synced   time.Time
 	line     line

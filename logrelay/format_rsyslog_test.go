@@ -94,7 +94,7 @@ ruleset(name="in") {
 		stream += fmt.Sprintf("%d %s", len(l.text), l.text) // RFC 6587 §3.4.1, for those with line feeds
 	}
 	var conn net.Conn
-	eventually(t, 20*time.Second, "rsyslogd listens", func() (err error) {
+	eventually(t, time.Minute, "rsyslogd listens", func() (err error) {
 		conn, err = net.Dial("tcp", addr)
 		return err
 	})
@@ -104,10 +104,10 @@ ruleset(name="in") {
 	}
 	for format := range templates {
 		var got []string
-		eventually(t, 20*time.Second, "rsyslogd writes", func() error {
+		eventually(t, time.Minute, "rsyslogd writes", func() error {
 			b, err := os.ReadFile(filepath.Join(dir, format+".log"))
-			if got = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"); len(got) != len(lines) {
-				err = errors.Join(err, fmt.Errorf("%d of %d lines", len(got), len(lines)))
+			if got = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"); len(got) != len(lines) || !strings.HasSuffix(string(b), "\n") {
+				err = errors.Join(err, fmt.Errorf("%d of %d lines, or the last in part", len(got), len(lines)))
 			}
 			return err
 		})

@@ -36,7 +36,7 @@ func TestTheGuidesRsyslogConfigurationWorks(t *testing.T) {
 	const count = 100
 	r.log(0, count)
 	p := process{t: t, dir: dir}
-	eventually(t, 30*time.Second, "the lines are there", func() error {
+	eventually(t, time.Minute, "the lines are there", func() error {
 		if lost := missing(p.numbers("cn01"), count); len(lost) > 0 {
 			return fmt.Errorf("lines %v are missing; %s", lost, r.said())
 		}

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/lab/stall"
 )
 
 // TestAClientThatComesWhileItsAddressGoesIsAnsweredAndNotRead: as librelp does,
@@ -24,21 +26,24 @@ func TestAClientThatComesWhileItsAddressGoesIsAnsweredAndNotRead(t *testing.T) {
 		return []net.Addr{&net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}, nil
 	}
 	run(t, s)
+	machine := stall.Test(t, "")
 	for _, goes := range []bool{false, true} {
 		mayGo(&s.sessions, loopback, time.Time{}) // nobody said so for long
-		asked := time.Now()                       // its sessions are held from here on, before Leave returns
+		asked, held := time.Now(), holdFor        // its sessions are held from here on, before Leave returns
+		if goes {                                 // that is to be seen in time, however slow this machine is
+			held *= 3
+			mayGo(&s.sessions, loopback, asked.Add(held))
+		}
 		s.Leave(t.Context(), 0, loopback)
 		began, before := time.Now(), s.journal.End()
 		c, err := dial(s.Addrs("relp")[0].String()) // it reads the answer
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took >= holdFor {
-			t.Errorf("its open is answered after %v, when its address no longer goes", took)
-		}
+		machine.Judge(t, "the answer to its open, which is not to wait for its address,", held, began, time.Now())
 		away.Store(goes)
 		c.line(t, 0)
-		_ = c.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 		err = c.read(0)
 		switch {
 		case !goes && (err != nil || c.acked != 1 || time.Since(asked) < holdFor):

@@ -154,6 +154,7 @@ func (t *intake) reads() {
 	defer t.mu.Unlock()
 	t.unsettled++
 	t.stream.hears(true)
+	t.stream.stores(true)
 }
 
 // stores says that one is durable.
@@ -162,6 +163,7 @@ func (t *intake) stores() {
 	defer t.mu.Unlock()
 	t.unsettled--
 	t.stream.hears(true)
+	t.stream.stores(t.unsettled > 0)
 }
 
 // hasAll says that all is here of which the node said, after since, that there is

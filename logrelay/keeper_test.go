@@ -1,8 +1,12 @@
 package logrelay
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -40,14 +44,14 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 		written <- conn.Close()
 	}()
 	raised(t, board, conditionJournal, true)
-	eventually(t, 20*time.Second, "as much is kept as may be", func() error {
+	eventually(t, time.Minute, "as much is kept as may be", func() error {
 		if n := s.kept.Load(); n <= keepAhead {
 			return fmt.Errorf("%d bytes", n)
 		}
 		return nil
 	})
 	failures := testutil.ToFloat64(s.metrics.failed)
-	eventually(t, 20*time.Second, "the write is tried again", func() error {
+	eventually(t, time.Minute, "the write is tried again", func() error {
 		if n := testutil.ToFloat64(s.metrics.failed); n < failures+2 {
 			return fmt.Errorf("%v writes failed, of %v before", n, failures)
 		}
@@ -60,7 +64,7 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Error(err)
 	}
-	eventually(t, 20*time.Second, "all lines are on the disk", func() error {
+	eventually(t, time.Minute, "all lines are on the disk", func() error {
 		if n := testutil.ToFloat64(s.metrics.input(viaTCP).lines); n != count {
 			return fmt.Errorf("%v of %d", n, count)
 		}
@@ -79,7 +83,7 @@ func TestLinesByTCPOutlastADiskThatRefusesThem(t *testing.T) {
 // TestWhatIsLostIsCounted: a datagram that the disk refused has no sender that
 // would hear of it; and lines by TCP that it still refuses when the relay ends.
 func TestWhatIsLostIsCounted(t *testing.T) {
-	s, _, board := prepare(t)
+	s, dir, board := prepare(t)
 	var full atomic.Bool
 	s.wrap = func(f journal.File) journal.File { return badDisk{f, 0, &full, &atomic.Int64{}} }
 	stop := run(t, s)
@@ -98,18 +102,33 @@ func TestWhatIsLostIsCounted(t *testing.T) {
 	udp := refused("udp")
 	defer udp.Close()
 	full.Store(false)
-	eventually(t, 20*time.Second, "the next datagram is stored, and the one before counted", func() error {
+	sent := 0
+	eventually(t, time.Minute, "the next datagram is stored, and the one before counted", func() error {
 		if _, err := fmt.Fprint(udp, "<13>Nov 25 12:00:00 cn1 test: stored\n"); err != nil {
 			return err
 		}
+		sent++
 		if n := testutil.ToFloat64(s.metrics.lost[viaUDP]); n != 1 {
 			return fmt.Errorf("%v are counted", n)
 		}
 		return nil
 	})
 	raised(t, board, conditionJournal, false)
+	eventually(t, time.Minute, "no datagram is on its way, which the disk could refuse in the place of the line", func() error {
+		b, err := os.ReadFile(filepath.Join(dir, "hosts", "cn1"+fileSuffix))
+		if n := bytes.Count(b, []byte("stored")); err == nil && n != sent {
+			err = fmt.Errorf("%d of %d are stored", n, sent)
+		}
+		return err
+	})
 	tcp := refused("tcp")
 	defer tcp.Close()
+	eventually(t, time.Minute, "the line by TCP was read", func() error {
+		if s.kept.Load() == 0 {
+			return errors.New("it was not")
+		}
+		return nil
+	})
 	stop()
 	if n := testutil.ToFloat64(s.metrics.lost[viaTCP]); n != 1 {
 		t.Errorf("%v lines by TCP are counted as lost, want 1", n)

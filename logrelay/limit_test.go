@@ -425,9 +425,7 @@ func TestWhatALimitLeavesOutWasAcknowledgedAndIsInTheJournal(t *testing.T) {
 	if err := numberedLines(s, "cn1", count); err != nil { // waits for all answers
 		t.Fatal(err)
 	}
-	if err := s.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	flushed(t, s)
 	if lines, done := ask(t, s, Query{Severity: NoSeverity, Text: " tested: seq="}); len(lines) != count || !done {
 		t.Errorf("a query gives %d of %d lines", len(lines), count)
 	}

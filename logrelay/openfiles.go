@@ -148,7 +148,7 @@ func (o *files) ending(stopped bool) bool {
 		return false
 	}
 	if o.until.IsZero() {
-		o.until = o.now().Add(catchUpMost)
+		o.until = o.now().Add(cmp.Or(o.catchUp, catchUpMost))
 	}
 	return !o.now().Before(o.until)
 }

@@ -193,7 +193,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: rotator,
 		layout:  layout, paths: paths, apps: apps, blocked: blocked{board: s.board, names: map[string]blockedName{}},
-		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing,
+		silence: s.silence, gaps: s.gaps, missing: s.metrics.missing, asked: &s.flushing, catchUp: s.catchUp,
 	}, nil
 }
 

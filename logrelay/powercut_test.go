@@ -114,7 +114,7 @@ func TestLinesThatPowerTookOnTheirWayReachBothDisksAndTargets(t *testing.T) {
 			second.send(t, 10, 40)
 			first.make(t, all, filepath.Join(filepath.Dir(first.dir), "pki-fb1"))
 			first.start(t)
-			eventually(t, 20*time.Second, "all lines are in the first's files, once, and at the target", func() error {
+			eventually(t, time.Minute, "all lines are in the first's files, once, and at the target", func() error {
 				if got := first.files(t); len(got) != 50 || len(missing(got, 50)) > 0 {
 					return fmt.Errorf("%d lines of 50 are in the files", len(got))
 				}
@@ -123,7 +123,7 @@ func TestLinesThatPowerTookOnTheirWayReachBothDisksAndTargets(t *testing.T) {
 				}
 				return nil
 			})
-			eventually(t, 20*time.Second, "what is twice is counted", func() error {
+			eventually(t, time.Minute, "what is twice is counted", func() error {
 				if n := second.Status().Doubled; n != 30 {
 					return fmt.Errorf("%d lines of 30", n)
 				}
@@ -141,7 +141,7 @@ func TestLinesThatPowerTookOnTheirWayReachBothDisksAndTargets(t *testing.T) {
 // leaves. How far the node's own files have come is left out: they are lost too.
 func copyRunning(t *testing.T, to, from string) {
 	t.Helper()
-	eventually(t, 10*time.Second, "the journal is copied", func() error {
+	eventually(t, time.Minute, "the journal is copied", func() error {
 		if err := os.RemoveAll(to); err != nil {
 			return err
 		}
@@ -269,14 +269,14 @@ func TestTwoFullNodesBringEachOtherTheirLines(t *testing.T) {
 	c.line(t, 0)
 	first.grows(t, before, 1)
 	full.Store(true)
-	eventually(t, 10*time.Second, "the first is full", func() error {
+	eventually(t, time.Minute, "the first is full", func() error {
 		if !first.gate.isFull() {
 			return errors.New("it is not")
 		}
 		return nil
 	})
 	second.start(t)
-	_ = c.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if err := c.read(0); err != nil || c.acked != 1 {
 		t.Errorf("%d lines answered, %v", c.acked, err)
 	}

@@ -122,7 +122,7 @@ func TestAfterAMoveTheOtherNodeDropsWhatTheFirstHasStored(t *testing.T) {
 	all[1].make(t, all, pki)
 	all[1].start(t)
 	all[1].send(t, 150, 50) // 10 of them
-	eventually(t, 10*time.Second, "every line is there once, in order", func() error {
+	eventually(t, time.Minute, "every line is there once, in order", func() error {
 		got := all[1].files(t)
 		if len(got) != 200 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != 200 {
 			return fmt.Errorf("%d lines, sorted %v", len(got), slices.IsSorted(got))
@@ -141,7 +141,7 @@ func TestALineThatOnlyLooksSentAgainIsStored(t *testing.T) {
 	all[0].send(t, 0, 3)
 	all[0].send(t, 1, 1) // there is a line behind the one that fits
 	b, err := os.ReadFile(filepath.Join(all[0].dir, "hosts", "cn01.log"))
-	eventually(t, 10*time.Second, "four lines", func() error {
+	eventually(t, time.Minute, "four lines", func() error {
 		b, err = os.ReadFile(filepath.Join(all[0].dir, "hosts", "cn01.log"))
 		if n := bytes.Count(b, []byte("seq=")); err == nil && n != 4 {
 			err = fmt.Errorf("%d lines", n)

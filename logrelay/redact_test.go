@@ -54,7 +54,7 @@ func TestASecretAtTheEndOfALineIsWrittenNowhere(t *testing.T) {
 		return nil
 	}
 	for where, dir := range map[string]string{"the file": dir, "the target's file": lastDir} {
-		eventually(t, 10*time.Second, "the lines come", func() error {
+		eventually(t, time.Minute, "the lines come", func() error {
 			b, err := os.ReadFile(filepath.Join(dir, "hosts", "cn1.log"))
 			if err != nil {
 				return err

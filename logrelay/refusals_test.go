@@ -76,7 +76,7 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 		{"version", server, bytes.Replace(hello, []byte("HOLDREP1"), []byte("HOLDREP2"), 1), []string{"fb9: ", `"HOLDREP2"`, `"HOLDREP1"`}},
 	} {
 		dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}, Config: test.config}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(n.addr, testReplica).String())
 		cancel()
 		if err != nil && test.config != distrustful {
@@ -84,7 +84,7 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 		}
 		var answer [8]byte
 		if err == nil {
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
 			_, err = conn.Write(test.says)
 			if _, failed := io.ReadFull(conn, answer[:]); failed != nil {
 				err = errors.Join(err, failed)
@@ -94,7 +94,7 @@ func TestARefusedNodeIsNamedWhereItIsRefused(t *testing.T) {
 		if (err == nil) != (test.want == nil) {
 			t.Errorf("%s: %v, answer %d", test.name, err, binary.LittleEndian.Uint64(answer[:]))
 		}
-		eventually(t, 20*time.Second, test.name, func() error {
+		eventually(t, time.Minute, test.name, func() error {
 			said := ""
 			for _, c := range n.board.Conditions() {
 				if c.Name == conditionRefused {
@@ -219,7 +219,7 @@ func TestOnlyARefusalIsOne(t *testing.T) {
 				test.by(there)
 				_ = there.Close()
 			}()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			err = tls.Server(here, trusts["ours"].Server(peer.RoleServer)).HandshakeContext(ctx)
 			cancel()
 			_ = here.Close()

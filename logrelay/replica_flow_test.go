@@ -102,7 +102,7 @@ func (s *sender) silent(t *testing.T) {
 // grows waits until so many lines more than before are durable on a node.
 func (n *node) grows(t *testing.T, before uint64, lines int) {
 	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("%d lines are on the disk of %s", lines, n.name), func() error {
+	eventually(t, time.Minute, fmt.Sprintf("%d lines are on the disk of %s", lines, n.name), func() error {
 		if end := n.journal.End(); end < before+uint64(lines) {
 			return fmt.Errorf("%d", end-before)
 		}
@@ -182,7 +182,7 @@ func TestWhoNeverReadsAnswersIsNotReadForEver(t *testing.T) {
 func (n *node) still(t *testing.T) {
 	t.Helper()
 	last, since := n.journal.End(), time.Now()
-	eventually(t, 20*time.Second, n.name+" takes no more", func() error {
+	eventually(t, time.Minute, n.name+" takes no more", func() error {
 		if end := n.journal.End(); end != last {
 			last, since = end, time.Now()
 		}

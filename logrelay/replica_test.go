@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -79,6 +80,7 @@ func (n *node) make(t *testing.T, all []*node, pki string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	s.settings.replicas, s.replicaPatience, s.replicaPort = 2, 300*time.Millisecond, testReplica
 	n.Server = s
 }
@@ -136,10 +138,24 @@ func (n *node) condition() bool {
 	return slices.ContainsFunc(n.board.Conditions(), func(c health.Condition) bool { return c.Name == conditionAlone })
 }
 
+// greeted waits until another node has connected: it tries once a second, and who
+// comes within three seconds of a start waits for that.
+func (n *node) greeted(t *testing.T, by *node) {
+	t.Helper()
+	eventually(t, time.Minute, by.name+" has connected to "+n.name, func() error {
+		n.arrivals.mu.Lock()
+		defer n.arrivals.mu.Unlock()
+		if !n.arrivals.greeted[by.name] {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+}
+
 // caught waits until the node has no condition about replicas.
 func (n *node) caught(t *testing.T) {
 	t.Helper()
-	eventually(t, 20*time.Second, n.name+" has a node that takes its lines", func() error {
+	eventually(t, time.Minute, n.name+" has a node that takes its lines", func() error {
 		if n.condition() {
 			return fmt.Errorf("%v", n.board.Conditions())
 		}
@@ -167,7 +183,7 @@ func TestAcknowledgedMeansOnTwoDisks(t *testing.T) {
 		t.Error("a line that the second took is not with the first")
 	}
 	for _, n := range all {
-		eventually(t, 10*time.Second, n.name+" has all lines in its files, once", func() error {
+		eventually(t, time.Minute, n.name+" has all lines in its files, once", func() error {
 			got := n.files(t)
 			slices.Sort(got)
 			if len(got) != 210 || len(slices.Compact(got)) != 210 {
@@ -216,7 +232,7 @@ func TestUnderTheWaitPolicyNothingIsAcknowledgedAlone(t *testing.T) {
 	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "a condition", func() error {
+	eventually(t, time.Minute, "a condition", func() error {
 		if !first.condition() {
 			return fmt.Errorf("none")
 		}
@@ -245,7 +261,7 @@ func TestAfterAnOutageTheOtherNodeGetsWhatItLacksOnce(t *testing.T) {
 		second.start(t)
 		first.caught(t)
 	}
-	eventually(t, 20*time.Second, "all lines are in the other's files, once and in order", func() error {
+	eventually(t, time.Minute, "all lines are in the other's files, once and in order", func() error {
 		got := second.files(t)
 		if len(got) != 300 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != 300 {
 			return fmt.Errorf("%d lines, in order: %v", len(got), slices.IsSorted(got))
@@ -279,7 +295,7 @@ func TestTheReceiverKnowsWhatItHasThoughTheSenderForgot(t *testing.T) {
 	}
 	first.caught(t)
 	first.send(t, 50, 10)
-	eventually(t, 20*time.Second, "the other has all lines in its files, once", func() error {
+	eventually(t, time.Minute, "the other has all lines in its files, once", func() error {
 		got := second.files(t)
 		if len(got) != 60 || len(missing(got, 60)) > 0 {
 			return fmt.Errorf("%d lines of 60", len(got))
@@ -345,7 +361,7 @@ func TestAnEndDoesNotWaitForANodeThatDoesNotCome(t *testing.T) {
 	if _, err := c.conn.Write(c.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn01 test: seq=1."))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the line waits", func() error {
+	eventually(t, time.Minute, "the line waits", func() error {
 		if !first.condition() {
 			return fmt.Errorf("it does not")
 		}
@@ -397,9 +413,10 @@ func TestAClientThatMovedHasItsOlderLinesFirst(t *testing.T) {
 		return badDisk{f, 30 * time.Millisecond, new(atomic.Bool), new(atomic.Int64)}
 	}
 	second.start(t)
+	second.greeted(t, first)
 	const stored = rounds * each
 	second.send(t, stored-10, 60)
-	eventually(t, 20*time.Second, "all lines are in the second's files, once and in order", func() error {
+	eventually(t, time.Minute, "all lines are in the second's files, once and in order", func() error {
 		got := second.files(t)
 		if len(got) != stored+50 || !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
 			return fmt.Errorf("%d lines of %d, in order: %v", len(got), stored+50, slices.IsSorted(got))

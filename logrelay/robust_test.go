@@ -35,13 +35,14 @@ func prepare(t *testing.T) (s *Server, dir string, board *health.Board) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	return s, dir, board
 }
 
 // raised waits until a condition stands, or does not.
 func raised(t *testing.T, board *health.Board, name string, want bool) {
 	t.Helper()
-	eventually(t, 20*time.Second, fmt.Sprintf("condition %s: %v", name, want), func() error {
+	eventually(t, time.Minute, fmt.Sprintf("condition %s: %v", name, want), func() error {
 		for _, c := range board.Conditions() {
 			if c.Name == name {
 				if want {
@@ -239,7 +240,7 @@ func TestLinesOfAnySizeAndBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer big.conn.Close()
-	_ = big.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = big.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	out := big.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn2 test: "+strings.Repeat("b", 1<<20)))
 	out = big.session.AppendLine(out, []byte("<13>Nov 25 12:00:00 cn2 test: behind"))
 	if _, err := big.conn.Write(out); err != nil {
@@ -332,7 +333,7 @@ func TestForgedHostsMakeABoundedNumberOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
-	eventually(t, 60*time.Second, "all lines are in the journal", func() error {
+	eventually(t, time.Minute, "all lines are in the journal", func() error {
 		if end := s.Status().End; end != forged {
 			return fmt.Errorf("%d of %d", end, forged)
 		}

@@ -77,6 +77,7 @@ type Server struct {
 	tap             func(net.Conn) net.Conn         // stands before a sender's connection in tests; nil: nothing does
 	patience        time.Duration
 	endWithin       time.Duration // see streamsEnd
+	catchUp         time.Duration // of tests; 0: catchUpMost
 	connections     int           // see maxConnections
 	openWithin      time.Duration // see the constant
 	returnAfter     time.Duration // see firstReturn

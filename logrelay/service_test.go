@@ -32,6 +32,7 @@ func serve(t *testing.T, change func(*settings)) (s *Server, dir string, stop fu
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	if change != nil {
 		change(&s.settings)
 	}
@@ -67,7 +68,7 @@ func run(t *testing.T, s *Server) (stop func()) {
 // has waits until a host's file holds a text.
 func has(t *testing.T, dir, host, text string) {
 	t.Helper()
-	eventually(t, 10*time.Second, host+" has its line", func() error {
+	eventually(t, time.Minute, host+" has its line", func() error {
 		b, err := os.ReadFile(filepath.Join(dir, "hosts", host+fileSuffix))
 		if err == nil && !strings.Contains(string(b), text) {
 			err = fmt.Errorf("no %q in %q", text, b)
@@ -161,14 +162,14 @@ func TestRotatedFilesAreCompressedAndBounded(t *testing.T) {
 		if err := c.read(0); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 10*time.Second, "the file is put away", func() error {
+		eventually(t, time.Minute, "the file is put away", func() error {
 			if next := s.Status().Outputs[0].Next; next != uint64(i+1) {
 				return fmt.Errorf("the cursor stands at %d of %d", next, i+1)
 			}
 			return nil
 		})
 	}
-	eventually(t, 10*time.Second, "two compressed files are left", func() error {
+	eventually(t, time.Minute, "two compressed files are left", func() error {
 		list, err := filepath.Glob(filepath.Join(dir, "hosts", "cn01.log.*"))
 		if err == nil && (len(list) != 2 || !strings.HasSuffix(list[0], zstSuffix) || !strings.HasSuffix(list[1], zstSuffix)) {
 			err = fmt.Errorf("%q", list)
@@ -184,7 +185,7 @@ func TestRotatedFilesAreCompressedAndBounded(t *testing.T) {
 // would keep it until then.
 func TestAPlannedEndHearsOutWhoIsSpeaking(t *testing.T) {
 	s, dir, stop := serve(t, nil)
-	s.quiet, s.patience = time.Minute, time.Minute
+	s.quiet, s.patience, s.endWithin = time.Minute, time.Minute, time.Minute
 	addr := s.Addrs("relp")[0].String()
 	c, err := dial(addr)
 	if err != nil {
@@ -200,7 +201,7 @@ func TestAPlannedEndHearsOutWhoIsSpeaking(t *testing.T) {
 		defer close(ended)
 		stop()
 	}()
-	eventually(t, 10*time.Second, "no new client is taken", func() error {
+	eventually(t, time.Minute, "no new client is taken", func() error {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			return nil

@@ -93,35 +93,39 @@ func TestAQuestionAboutLatelyReadsNoOldSegments(t *testing.T) {
 // it, however long it is silent.
 func TestWhoSaysNothingHasNoConnectionForEver(t *testing.T) {
 	s, _, _ := prepare(t)
-	s.openWithin = 2 * time.Second // in which the one that does say it gets there
+	s.openWithin = 10 * time.Second // in which the one that does say it gets there
 	run(t, s)
 	opened, err := dial(s.Addrs("relp")[0].String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer opened.conn.Close()
+	silent := map[string]net.Conn{}
 	for _, begin := range []string{"", "1 op"} {
-		silent, err := net.Dial("tcp", s.Addrs("relp")[0].String())
+		conn, err := net.Dial("tcp", s.Addrs("relp")[0].String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := silent.Write([]byte(begin)); err != nil {
+		defer conn.Close()
+		if _, err := conn.Write([]byte(begin)); err != nil {
 			t.Fatal(err)
 		}
-		_ = silent.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if _, err := silent.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		silent[begin] = conn
+	}
+	for begin, conn := range silent {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 			t.Errorf("%q and then nothing: %v, want the end of the connection", begin, err)
 		}
-		_ = silent.Close()
 	}
-	_ = opened.conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = opened.conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := opened.conn.Write(opened.session.AppendLine(nil, []byte("<13>Nov 25 12:00:00 cn1 test: x"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := opened.read(0); err != nil || opened.acked != 1 {
 		t.Errorf("a session that was silent for longer than others have to open: %d lines acknowledged, %v", opened.acked, err)
 	}
-	eventually(t, 10*time.Second, "they are counted", func() error {
+	eventually(t, time.Minute, "they are counted", func() error {
 		if n := testutil.ToFloat64(s.metrics.refused.WithLabelValues("relp")); n != 2 {
 			return os.ErrNotExist
 		}

@@ -58,6 +58,7 @@ func serveTLS(t *testing.T, certificate string) (s *Server, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settled(s)
 	s.tap = tapInto(dir)
 	run(t, s)
 	return s, dir
@@ -89,7 +90,7 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 	const count = 3000
 	arrives := func(t *testing.T, r *rsyslog) {
 		r.log(0, count)
-		eventually(t, 30*time.Second, "all lines arrive", func() error {
+		eventually(t, time.Minute, "all lines arrive", func() error {
 			p := process{t: t, dir: dir}
 			got := p.numbers("cn01")
 			lost, err := unsent(came(t, dir), got, count)
@@ -119,7 +120,7 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 		r := startRsyslog(t, global, output)
 		r.log(0, count)
 		p := process{t: t, dir: dir}
-		eventually(t, 30*time.Second, "the last line arrives", func() error {
+		eventually(t, time.Minute, "the last line arrives", func() error {
 			if got := p.numbers("cn01"); len(got) == 0 || got[len(got)-1] != count-1 {
 				return fmt.Errorf("%d lines; rsyslogd: %q", len(got), r.complaints())
 			}
@@ -127,7 +128,7 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 		})
 		// Nothing is acknowledged here, and on a busy machine rsyslogd passes a
 		// few lines over, all of which are in its own file.
-		eventually(t, 10*time.Second, "all lines that rsyslogd sent arrive", func() error {
+		eventually(t, time.Minute, "all lines that rsyslogd sent arrive", func() error {
 			lost, err := unsent(came(t, dir), p.numbers("cn01"), count)
 			if err == nil && len(lost) > 0 {
 				t.Logf("rsyslogd never sent lines %v", lost)
@@ -141,7 +142,7 @@ func TestRsyslogSendsOverTLS(t *testing.T) {
 	refused := func(t *testing.T, r *rsyslog) {
 		before := s.Status().End
 		r.log(0, 10)
-		eventually(t, 30*time.Second, "rsyslogd is refused", func() error {
+		eventually(t, time.Minute, "rsyslogd is refused", func() error {
 			if len(r.complaints()) == 0 {
 				return fmt.Errorf("it says nothing of an error")
 			}
@@ -224,7 +225,7 @@ func TestNoLineOfATLSStreamIsLost(t *testing.T) {
 		}
 	}
 	p := process{t: t, dir: dir}
-	eventually(t, 20*time.Second, "all lines arrive", func() error {
+	eventually(t, time.Minute, "all lines arrive", func() error {
 		got := p.numbers("cn01")
 		if len(got) != rounds*count {
 			return fmt.Errorf("%d of %d, missing %v", len(got), rounds*count, missing(got, rounds*count))

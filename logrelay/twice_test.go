@@ -112,7 +112,7 @@ func TestDuplicatesOfADeadNodesReturnAreCountedOnBoth(t *testing.T) {
 	begins(first, time.Minute)
 	second.caught(t)
 	for _, n := range all {
-		eventually(t, 20*time.Second, "all lines are in the files of "+n.name, func() error {
+		eventually(t, time.Minute, "all lines are in the files of "+n.name, func() error {
 			got := n.files(t)
 			slices.Sort(got)
 			if len(got) != 35 || len(slices.Compact(got)) != 30 {
@@ -121,7 +121,7 @@ func TestDuplicatesOfADeadNodesReturnAreCountedOnBoth(t *testing.T) {
 			return nil
 		})
 		// They are counted when the other node has said that it has them, too.
-		eventually(t, 20*time.Second, n.name+" counts what is twice in its files", func() error {
+		eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
 			if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != 5 || counted != 5 {
 				return fmt.Errorf("there are 5 lines, its status says %d, its metric %v", got, counted)
 			}

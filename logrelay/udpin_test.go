@@ -104,7 +104,7 @@ func TestDatagramsThatGatherComeInOrder(t *testing.T) {
 		}
 		<-time.After(time.Duration(burst%4) * time.Millisecond)
 	}
-	eventually(t, 10*time.Second, "all lines are taken", func() error {
+	eventually(t, time.Minute, "all lines are taken", func() error {
 		if n := testutil.ToFloat64(s.metrics.input(viaUDP).lines); n != float64(count) {
 			return fmt.Errorf("%v of %d", n, count)
 		}
