@@ -20,8 +20,8 @@ import (
 // closed, or nothing more comes for a while.
 func (p *proxy) raw(text string) string { return p.rawUntil(text, "") }
 
-// untilClosed ends no answer: what ends it is that the connection is closed.
-const untilClosed = "\x00"
+// untilClosed is for an answer whose end is that of the connection.
+const untilClosed = "closed"
 
 // rawUntil is raw for who knows how the answer ends, however long that takes to
 // come.
@@ -41,7 +41,7 @@ func (p *proxy) rawUntil(text, end string) string {
 		_ = conn.SetReadDeadline(time.Now().Add(wait))
 		n, err := conn.Read(buf)
 		out = append(out, buf[:n]...)
-		if err != nil || end != "" && strings.HasSuffix(string(out), end) {
+		if err != nil || end != "" && end != untilClosed && strings.HasSuffix(string(out), end) {
 			return string(out)
 		}
 		if end == "" {
