@@ -274,6 +274,13 @@ func (b *body) lost() bool {
 	return b.spilled && b.start > b.onDisk
 }
 
+// broken tells whether it has ended without being whole.
+func (b *body) broken() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended && b.err != nil
+}
+
 // close closes the files when the last reader has left. Nobody begins to read
 // after it.
 func (b *body) close() {

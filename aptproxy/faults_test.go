@@ -212,8 +212,11 @@ func TestAStalledMirrorIsLeftForTheNext(t *testing.T) {
 	p.update(good)
 	p.stall = time.Second
 	p.SetFile(clusterFile(t, apt))
-	data := bad.file(t, largeDeb)
+	data, file := bad.file(t, largeDeb), clusterFile(t, apt)
 	bad.spoiling(func(w http.ResponseWriter, r *http.Request) bool {
+		// A pause of the machine must not make a stall of what the next one sends.
+		p.stall = patience
+		p.SetFile(file)
 		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 		_, _ = w.Write(data[:300<<10])
 		w.(http.Flusher).Flush()
@@ -228,6 +231,8 @@ func TestSixteenClientsOfAColdFileMakeOneRequest(t *testing.T) {
 	p := startProxy(t, t.TempDir(), oneRepository(o.repo.Keyring, o))
 	p.update(o)
 	begun, proceed := make(chan struct{}), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(proceed) })
+	defer letGo() // or the origin, which waits for its answers, never ends
 	var once sync.Once
 	data := o.file(t, largeDeb)
 	o.spoiling(func(w http.ResponseWriter, r *http.Request) bool {
@@ -264,11 +269,11 @@ func TestSixteenClientsOfAColdFileMakeOneRequest(t *testing.T) {
 	for range 16 {
 		select {
 		case <-streamed:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("a client waits for the whole file")
 		}
 	}
-	close(proceed)
+	letGo()
 	clients.Wait()
 	if n := o.got(largeDeb); n != 1 {
 		t.Errorf("the origin was asked %d times", n)

@@ -169,12 +169,16 @@ func (l *lines) with(word string) (list []string) {
 	return list
 }
 
-// eventually waits until is, for at most ten seconds.
+// patience is for what comes at once or never, on a machine that is slow and
+// stands still for seconds now and then.
+const patience = time.Minute
+
+// eventually waits until is, for as long as patience lasts.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(10 * time.Second); !is(); {
+	for deadline := time.After(patience); !is(); {
 		select {
 		case <-tick.C:
 		case <-deadline:
@@ -222,8 +226,6 @@ func startProxy(t testing.TB, dir, apt string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stall = 10 * time.Second // a busy machine must not make a stall of what goes on
-	p.SetFile(file)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() { ended <- p.Run(ctx, func() { close(ready) }) }()
@@ -264,7 +266,7 @@ func (p *proxy) get(path string, header ...string) answer {
 	// Without headers it is a plain request, and with "Connection: close" not.
 	transport := &http.Transport{DisableKeepAlives: len(header) > 0, DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(request)
+	response, err := (&http.Client{Transport: transport, Timeout: patience}).Do(request)
 	if err != nil {
 		return answer{err: err}
 	}

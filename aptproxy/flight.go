@@ -63,12 +63,13 @@ type flights struct {
 }
 
 // join gives a reader of the flight under a key, and begins the flight if there
-// is none, or only one whose beginning is not to be had any more.
+// is none, only one that has failed and has not left yet, or one whose beginning
+// is not to be had any more.
 func (f *flights) join(key string, begin func() *flight) (*flight, *reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	one := f.by[key]
-	if one == nil || one.body.lost() {
+	if one == nil || one.body.lost() || one.body.broken() {
 		one = begin()
 		f.by[key] = one
 	}

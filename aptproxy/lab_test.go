@@ -110,7 +110,7 @@ func (s *site) eventually(what string, try func() error) {
 	s.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for {
 		err := try()
 		if err == nil {
@@ -142,7 +142,7 @@ func (s *site) sh(script string) string {
 }
 
 func (s *site) try(script string) (string, error) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
 	defer cancel()
 	return s.client.RunCmd(ctx, lab.Cmd{Args: []string{"sh", "-c", script + " 2>&1"}, Env: []string{"DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}})
 }

@@ -24,13 +24,13 @@ const lastly = "GET /acng-report.html HTTP/1.1\r\nHost: x\r\nConnection: close\r
 
 // exchange sends text at once and gives all that is answered, without the time.
 // It is an error when the server does not close for so long.
-func exchange(addr, text string, patience time.Duration) (string, error) {
+func exchange(addr, text string, limit time.Duration) (string, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(limit))
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -115,8 +115,8 @@ func TestThePlainWayAnswersWordForWordAsNetHTTP(t *testing.T) {
 			}
 			// Before and after it a plain one, then one for net/http.
 			for _, text := range []string{test.text, get("/debian/"+packages, "") + test.text + get("/debian/"+smallDeb, "")} {
-				one, err := exchange(quick, text+lastly, 20*time.Second)
-				other, err2 := exchange(alone, text+lastly, 20*time.Second)
+				one, err := exchange(quick, text+lastly, patience)
+				other, err2 := exchange(alone, text+lastly, patience)
 				if err != nil || err2 != nil || one != other {
 					t.Errorf("%q: %v, %v; the plain way:\n%.700q\nnet/http:\n%.700q", clip(text), err, err2, one, other)
 				}
@@ -225,7 +225,7 @@ func TestStoppingEndsConnectionsThatWaitAndThoseThatDoNotRead(t *testing.T) {
 	}
 	p.stop() // it blocks until they have ended
 	for i, conn := range conns {
-		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("connection %d outlives the proxy", i)
 		}

@@ -1,6 +1,7 @@
 package aptproxy
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"os"
@@ -42,6 +43,31 @@ func TestAFileThatLandedMeanwhileIsNotFetchedAgain(t *testing.T) {
 		t.Errorf("the mirror was asked %d times, %v", o.got(largeDeb), err)
 	}
 	p.must(o, largeDeb)
+}
+
+// TestWhoAsksAfterADownloadFailedGetsAnother: who was told of the failure may ask
+// again before the download has left the list of those under way. The first error
+// would be his answer once more, though the mirror may have come back.
+func TestWhoAsksAfterADownloadFailedGetsAnother(t *testing.T) {
+	list := flights{by: map[string]*flight{}}
+	begin := func() *flight { return newFlight(nil) }
+	failed, reader := list.join("x", begin)
+	if same, _ := list.join("x", begin); same != failed {
+		t.Error("two who ask at once get two downloads")
+	}
+	failed.body.end(errors.New("reset by the mirror"))
+	if _, err := reader.next(t.Context(), make([]byte, 1)); err == nil {
+		t.Error("a reader is not told of the failure")
+	}
+	again, _ := list.join("x", begin)
+	if again == failed {
+		t.Fatal("who asks again is given the download that failed")
+	}
+	list.leave("x", failed) // later than the other came
+	again.body.end(nil)
+	if same, _ := list.join("x", begin); same != again {
+		t.Error("one that is whole, and on its way to the disk, is fetched again")
+	}
 }
 
 func TestAsAProxyTheRepositoryIsKnownByItsURL(t *testing.T) {

@@ -133,10 +133,13 @@ func TestAgentWithoutAnyConfigurationIsAClusterOfItsOwn(t *testing.T) {
 		_, err := host.Run(ctx, binary, "status")
 		return err
 	})
-	ctx := t.Context()
-	if out, err := host.Run(ctx, binary, "kv", "put", "a", "1"); err != nil {
-		t.Errorf("%v %s", err, out)
-	}
+	within(t, patience, "take a write", func(ctx context.Context) error {
+		out, err := host.Run(ctx, binary, "kv", "put", "a", "1")
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
 	// The leader is there before the node's own row is in the catalog.
 	within(t, patience, "know its own name", func(ctx context.Context) error {
 		out, err := host.Run(ctx, "dig", "+short", "@127.0.0.1", "alone.node.virtual")

@@ -58,11 +58,7 @@ func TestFiftyKillsLoseNoAcknowledgedWrite(t *testing.T) {
 	if summary.Acked < 500 {
 		t.Errorf("only %d writes were acknowledged: the test shows nothing", summary.Acked)
 	}
-	for _, n := range s.Nodes {
-		if err := writes.Check(t.Context(), n); err != nil {
-			t.Errorf("%s: %v", n.Name(), err)
-		}
-	}
+	checkWrites(t, "after the kills", writes, s.Nodes)
 }
 
 // pause lets the cluster run for a while under load: what a chaos test waits
@@ -79,9 +75,7 @@ func TestWipedServerReturnsUnderItsNameAndItsOldVoteIsGoneFirst(t *testing.T) {
 	t.Parallel()
 	s := startedSite(t)
 	ctx := t.Context()
-	if err := s.Nodes[0].Put(ctx, "kept", "by the others"); err != nil {
-		t.Fatal(err)
-	}
+	write(t, s.Nodes[0], "kept", "by the others")
 	leader := waitLeader(t, s.Nodes, "")
 	var victim *site.Node
 	within(t, patience, "three voters", func(ctx context.Context) error {
@@ -192,10 +186,8 @@ func TestPowerCutOfAllAndStartIn1970FormTheSameCluster(t *testing.T) {
 			if err != nil || after != before {
 				t.Errorf("round %d: %s is in cluster %q, want %q (%v)", round, n.Name(), after, before, err)
 			}
-			if err := writes.Check(ctx, n); err != nil {
-				t.Errorf("round %d: %s: %v", round, n.Name(), err)
-			}
 		}
+		checkWrites(t, fmt.Sprintf("round %d", round), writes, s.Nodes)
 	}
 	t.Logf("%d acknowledged writes are all there", writes.Summary().Acked)
 }

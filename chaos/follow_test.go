@@ -247,10 +247,10 @@ func TestFrontendsGoOnWithoutAnyServer(t *testing.T) {
 	})
 	// More than once, since a question may be lost where the machine stands still;
 	// nobody is there who could put right what they forgot.
-	within(t, 10*time.Second, "the frontend answers without a server", func(ctx context.Context) error {
+	within(t, patience, "the frontend answers without a server", func(ctx context.Context) error {
 		return answers(ctx, s, one, "login.service.virtual", addrsOf(s.Followers))
 	})
-	within(t, 10*time.Second, "a frontend holds the address without a server", func(ctx context.Context) error { _, err := held(ctx); return err })
+	within(t, patience, "a frontend holds the address without a server", func(ctx context.Context) error { _, err := held(ctx); return err })
 	// Its power is taken, and what it has kept is what it starts with.
 	if err := one.PowerOff(); err != nil {
 		t.Fatal(err)

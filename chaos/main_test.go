@@ -185,6 +185,32 @@ func within(t *testing.T, bound time.Duration, what string, try func(context.Con
 	return time.Since(start)
 }
 
+// write writes a key through a node until that is acknowledged: it is refused
+// while an election goes on, which a machine that stood still may bring about at
+// any time.
+func write(t *testing.T, n *site.Node, key, value string) {
+	t.Helper()
+	within(t, patience, "write "+key+" through "+n.Name(), func(ctx context.Context) error { return n.Put(ctx, key, value) })
+}
+
+// checkWrites reads the workload's writes back through each node, until that can
+// be read, and fails the test for what is not as it was acknowledged.
+func checkWrites(t *testing.T, when string, writes *chaos.Writes, nodes []*site.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		var wrong error
+		within(t, patience, when+": read back through "+n.Name(), func(ctx context.Context) error {
+			if wrong = writes.Check(ctx, n); errors.Is(wrong, chaos.ErrUnread) {
+				return wrong
+			}
+			return nil
+		})
+		if wrong != nil {
+			t.Errorf("%s: %s: %v", when, n.Name(), wrong)
+		}
+	}
+}
+
 func without(nodes []*site.Node, dead ...*site.Node) []*site.Node {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n *site.Node) bool { return slices.Contains(dead, n) })
 }

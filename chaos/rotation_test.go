@@ -151,11 +151,7 @@ func TestAuthorityIsRotatedWhileClientsWrite(t *testing.T) {
 	if summary.Acked < 100 || summary.Unknown > 0 {
 		t.Errorf("%d writes acknowledged, %d failed: %v", summary.Acked, summary.Unknown, summary.Failures)
 	}
-	for _, n := range awake {
-		if err := writes.Check(t.Context(), n); err != nil {
-			t.Errorf("%s: %v", n.Name(), err)
-		}
-	}
+	checkWrites(t, "under the new authority", writes, awake)
 
 	if err := sleeper.StartAgent(); err != nil {
 		t.Fatal(err)

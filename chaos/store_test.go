@@ -112,7 +112,7 @@ func (r *storeRun) run(duration time.Duration) {
 	if known < 60*int(r.epoch.Load()) {
 		t.Errorf("only %d operations: the test shows nothing", known)
 	}
-	if err := record.Check(2 * time.Minute); err != nil {
+	if err := record.Check(5 * time.Minute); err != nil {
 		t.Error(err)
 	}
 }

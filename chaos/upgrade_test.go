@@ -72,11 +72,7 @@ func TestRollingUpgradeWithMixedVersionsUnderLoad(t *testing.T) {
 	if summary.Acked < 100 {
 		t.Error("too few writes: the test shows nothing")
 	}
-	for _, n := range s.Nodes {
-		if err := writes.Check(t.Context(), n); err != nil {
-			t.Errorf("%s: %v", n.Name(), err)
-		}
-	}
+	checkWrites(t, "after the upgrade", writes, s.Nodes)
 
 	late := s.Nodes[2]
 	change(t, late, binary)
@@ -91,9 +87,7 @@ func TestRollingUpgradeWithMixedVersionsUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	if err := leader.Put(t.Context(), "after", "it"); err != nil {
-		t.Errorf("the two others: %v", err)
-	}
+	write(t, leader, "after", "it") // the two others
 	if err := hasKeyStale(t.Context(), late, "after"); err == nil {
 		t.Error("the old program applied what came after a command that it can't read")
 	}

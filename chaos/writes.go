@@ -94,12 +94,16 @@ func (w *Writes) Summary() Summary {
 	}
 }
 
+// ErrUnread says that a store was not read: nothing is known of what it holds.
+var ErrUnread = errors.New("chaos: the store was not read")
+
 // Check compares what store holds with what was acknowledged. The error names
-// acknowledged writes that are lost or changed, and keys nobody wrote.
+// acknowledged writes that are lost or changed, and keys nobody wrote; it is
+// [ErrUnread] when the store did not tell, such as during an election.
 func (w *Writes) Check(ctx context.Context, store Store) error {
 	found, err := store.List(ctx, w.Prefix)
 	if err != nil {
-		return fmt.Errorf("chaos: read back: %w", err)
+		return fmt.Errorf("%w: %w", ErrUnread, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -51,6 +51,24 @@ func TestCheckerFindsLostChangedAndInventedKeys(t *testing.T) {
 	}
 }
 
+// silent is a store that does not tell what it holds.
+type silent struct{ *memory }
+
+func (silent) List(context.Context, string) (map[string]string, error) {
+	return nil, errors.New("no leader")
+}
+
+func TestAStoreThatDoesNotTellHasLostNothing(t *testing.T) {
+	w := &Writes{Prefix: "t/", acked: map[string]string{"t/a": "1"}}
+	store := &memory{data: map[string]string{}}
+	if err := w.Check(t.Context(), silent{store}); !errors.Is(err, ErrUnread) {
+		t.Errorf("it is not read: %v", err)
+	}
+	if err := w.Check(t.Context(), store); err == nil || errors.Is(err, ErrUnread) {
+		t.Errorf("it has nothing: %v", err)
+	}
+}
+
 func TestWorkloadCountsOnlyAcknowledgedWritesAsAcked(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var writes int

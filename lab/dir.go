@@ -97,6 +97,9 @@ func removeDead(parent string) error {
 // frozen.
 func unmountBelow(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir) // as the kernel names it
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // its owner closed it, between our opening of its lock and its end
+	}
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func TestBusyBoxSeesTheOffsetAndRefusesAClockThatNobodyKeeps(t *testing.T) {
 				t.Log(last)
 			}
 		}()
-		eventually(t, what, 30*time.Second, func() bool { last = try(); return last == nil })
+		eventually(t, what, func() bool { last = try(); return last == nil })
 	}
 	said := asks()
 	sees("it sees the offset of the clock that is served", func() error {
@@ -109,7 +109,7 @@ func TestBusyBoxSeesTheOffsetAndRefusesAClockThatNobodyKeeps(t *testing.T) {
 	c.mu.Lock()
 	c.state.Synchronised = false
 	c.mu.Unlock()
-	eventually(t, "the server says that nobody keeps its clock", 30*time.Second, func() bool { return f.server.Standing().Stratum == 0 })
+	eventually(t, "the server says that nobody keeps its clock", func() bool { return f.server.Standing().Stratum == 0 })
 	said = asks()
 	sees("it refuses the server", func() error { return holds(said(), "reply from 127.0.0.1: peer is unsynced") })
 	if text := said(); busyboxReply.MatchString(text) {
@@ -125,11 +125,11 @@ func TestBusyBoxIsASource(t *testing.T) {
 		c := newFakeClock(t, -2*time.Second, 40)
 		f := keeping(t, c, keepDiscipline, source)
 		f.serve(t)
-		eventually(t, "the clock is BusyBox's", 40*time.Second, func() bool {
+		eventually(t, "the clock is BusyBox's", func() bool {
 			k := f.server.Kept()
 			return k != nil && k.Synchronised && k.Updates > 20 && c.off(t).Abs() < 5*time.Millisecond
 		})
-		eventually(t, "clients are told", 5*time.Second, func() bool { return f.server.Standing().Stratum == 2 })
+		eventually(t, "clients are told", func() bool { return f.server.Standing().Stratum == 2 })
 		if steps := c.stepped(); len(steps) != 1 {
 			t.Errorf("steps %v, want the first alone", steps)
 		}
@@ -149,7 +149,7 @@ func TestBusyBoxIsASource(t *testing.T) {
 	if err := s.client.Write("/testdata/cluster.yaml", text); err != nil {
 		t.Fatal(err)
 	}
-	out, err := s.client.RunCmd(t.Context(), lab.Cmd{Args: []string{self, "-test.run=^TestBusyBoxIsASource$", "-test.v", "-test.timeout=50s"}, Env: []string{busyboxSourceEnv + "=10.1.0.99:123"}})
+	out, err := s.client.RunCmd(t.Context(), lab.Cmd{Args: []string{self, "-test.run=^TestBusyBoxIsASource$", "-test.v", "-test.timeout=5m"}, Env: []string{busyboxSourceEnv + "=10.1.0.99:123"}})
 	if err == nil && !strings.Contains(out, "--- PASS: TestBusyBoxIsASource") {
 		err = fmt.Errorf("it ran no test")
 	}
@@ -212,7 +212,7 @@ func TestBusyBoxSetsItsClockByTheServerAndIsASource(t *testing.T) {
 				t.Log(last)
 			}
 		}()
-		eventually(t, what, time.Minute, func() bool {
+		eventually(t, what, func() bool {
 			out, err := run(server, vm.Cmd{Args: []string{binary}, Env: []string{askEnv + "=" + address}})
 			if err == nil {
 				err = holds(out, want)

@@ -56,16 +56,13 @@ func exchangeBy(ctx context.Context, server string, look func() (clock.Reading, 
 		return discipline.Sample{}, ntp.Packet{}, from, err
 	}
 	if _, err := conn.Write(out[:]); err != nil {
-		return discipline.Sample{}, ntp.Packet{}, from, err
+		return discipline.Sample{}, ntp.Packet{}, from, ending(ctx, err)
 	}
 	buf, oob := make([]byte, maxDatagram), make([]byte, 128)
 	for {
 		n, m, _, _, err := conn.ReadMsgUDP(buf, oob)
 		if err != nil {
-			if ctx.Err() != nil {
-				err = fmt.Errorf("no reply: %w", ctx.Err())
-			}
-			return discipline.Sample{}, ntp.Packet{}, from, err
+			return discipline.Sample{}, ntp.Packet{}, from, ending(ctx, err)
 		}
 		now, err := look()
 		if err != nil {
@@ -82,6 +79,15 @@ func exchangeBy(ctx context.Context, server string, look func() (clock.Reading, 
 		}
 		return discipline.Sample{}, a.Packet, from, err
 	}
+}
+
+// ending is the error of a socket whose deadline came with ctx's end, wherever it
+// was met.
+func ending(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("no reply: %w", ctx.Err())
+	}
+	return err
 }
 
 // notBefore is when this program was written, roughly: no time before it is

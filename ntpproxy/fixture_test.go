@@ -89,8 +89,8 @@ func (f *fixture) serve(t testing.TB) netip.AddrPort {
 	case <-ready:
 	case err := <-done:
 		t.Fatalf("Run ended: %v", err)
-	case <-time.After(10 * time.Second):
-		t.Fatal("not ready after 10 s")
+	case <-time.After(atMost):
+		t.Fatalf("not ready after %v", atMost)
 	}
 	t.Cleanup(func() {
 		cancel()
@@ -99,7 +99,7 @@ func (f *fixture) serve(t testing.TB) netip.AddrPort {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(atMost):
 			t.Error("Run does not end")
 		}
 	})

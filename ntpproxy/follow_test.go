@@ -26,11 +26,11 @@ func TestChangedFileReachesTheDisciplineAtOnce(t *testing.T) {
 	f := keeping(t, c, keepDiscipline, one, two)
 	f.server.config.Node = "fbservice1" // in the file before it was another node, which is asked as well
 	f.serve(t)
-	eventually(t, "we steer", 20*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 5 })
+	eventually(t, "we steer", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 5 })
 	updates := f.server.Kept().Updates
 	lost := false
 	f.server.SetFile(keptFile(t, "  leap: {mode: smear}\n  agreeing: 2\n", three, four))
-	eventually(t, "the file's sources are asked, and the mode of leap seconds is in use", 20*time.Second, func() bool {
+	eventually(t, "the file's sources are asked, and the mode of leap seconds is in use", func() bool {
 		k := f.server.Kept()
 		lost = lost || k == nil || k.standing(k.at).Stratum == 0 || k.Stratum == 14 || raised(f.board, conditionOrphan)
 		return k != nil && len(k.Sources) == 2 && k.Sources[0].Name == three && k.Sources[0].Samples > 2 && k.Sources[1].Samples > 2 &&
@@ -43,9 +43,9 @@ func TestChangedFileReachesTheDisciplineAtOnce(t *testing.T) {
 		t.Error("clients were told that nobody keeps the clock, or an admin that the sources are gone")
 	}
 	f.server.SetFile(keptFile(t, "  keep: serve\n", two))
-	eventually(t, "the clock is another's", 20*time.Second, func() bool { return f.server.Kept() == nil })
+	eventually(t, "the clock is another's", func() bool { return f.server.Kept() == nil })
 	f.server.SetFile(keptFile(t, "", two))
-	eventually(t, "it is ours again", 20*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 1 })
+	eventually(t, "it is ours again", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 1 })
 	if raised(f.board, conditionRefused) {
 		t.Error("our own clock is taken for another's")
 	}

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -39,7 +38,7 @@ func TestStepIsRefusedBesideAServiceThatLivesHereAndNamesIt(t *testing.T) {
 	f := keeping(t, c, keepDiscipline, newFixture(t, testCluster(t), "127.0.0.1:0").serve(t).String())
 	f.server.config.Node, f.server.state = "fbservice1", store
 	f.serve(t)
-	eventually(t, "we steer", 20*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
+	eventually(t, "we steer", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
 	if err := f.server.StepNow(false); err == nil || !strings.Contains(err.Error(), "nfs, slurmctld") {
 		t.Errorf("got %v", err)
 	}

@@ -66,8 +66,9 @@ func (s *Server) listen(ctx context.Context) (sockets []socket, err error) {
 		}
 	}()
 	for _, addr := range addrs {
-		for range socketsFor(runtime.GOMAXPROCS(0)) {
-			conn, err := listenUDP(ctx, addr)
+		count := socketsFor(runtime.GOMAXPROCS(0))
+		for range count {
+			conn, err := listenUDP(ctx, addr, count > 1)
 			if !explicit && addr.Addr().Is6() && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 				s.log.Info("this machine has no IPv6: serving IPv4 only")
 				break
@@ -107,10 +108,17 @@ func (s *Server) listenAddrs() (addrs []netip.AddrPort, explicit bool) {
 	}, false
 }
 
-func listenUDP(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
+// listenUDP opens a socket. Others of the same address may follow it if it is
+// shared. Port 0 takes one that nobody has: the kernel would else give a port now
+// and then that another of this user's servers shares among its own sockets, and
+// spread both servers' requests over both.
+func listenUDP(ctx context.Context, addr netip.AddrPort, shared bool) (*net.UDPConn, error) {
 	// PacketInfo on single addresses too: a virtual one is answered from, and
 	// a link-local one needs its interface.
-	controls := []sockopt.Control{sockopt.ReusePort, sockopt.PacketInfo, sockopt.Timestamps}
+	controls := []sockopt.Control{sockopt.PacketInfo, sockopt.Timestamps}
+	if addr.Port() != 0 {
+		controls = append(controls, sockopt.ReusePort)
+	}
 	if !addr.Addr().IsUnspecified() {
 		controls = append(controls, sockopt.FreeBind)
 	}
@@ -124,6 +132,15 @@ func listenUDP(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
 		return nil, err
 	}
 	udp := conn.(*net.UDPConn)
+	if addr.Port() == 0 && shared {
+		raw, err := udp.SyscallConn()
+		if err == nil {
+			err = sockopt.ReusePort(network, addr.String(), raw)
+		}
+		if err != nil {
+			return nil, errors.Join(err, udp.Close())
+		}
+	}
 	_ = udp.SetReadBuffer(receiveBuffer) // as much as the kernel allows
 	return udp, nil
 }

@@ -25,14 +25,14 @@ func TestClockThatAnotherTookWhileWeWereGoneIsLeftAlone(t *testing.T) {
 	steering := func(f *fixture) func() bool {
 		return func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 }
 	}
-	t.Run("first", func(t *testing.T) { eventually(t, "we steer", 20*time.Second, steering(run(t))) })
-	t.Run("nobody took it", func(t *testing.T) { eventually(t, "we steer again", 20*time.Second, steering(run(t))) })
+	t.Run("first", func(t *testing.T) { eventually(t, "we steer", steering(run(t))) })
+	t.Run("nobody took it", func(t *testing.T) { eventually(t, "we steer again", steering(run(t))) })
 	c.mu.Lock()
 	c.frequency, c.state.Frequency = -77, -77
 	c.mu.Unlock()
 	t.Run("another took it", func(t *testing.T) {
 		f := run(t)
-		eventually(t, "it is said", 10*time.Second, func() bool { return raised(f.board, conditionRefused) })
+		eventually(t, "it is said", func() bool { return raised(f.board, conditionRefused) })
 		if s, _ := c.State(); s.Frequency != -77 {
 			t.Errorf("its frequency of -77 ppm became %v", s.Frequency)
 		}
@@ -105,7 +105,7 @@ func TestServerThatEndsInASmearLeavesTheOscillatorsFrequency(t *testing.T) {
 	f.server.loadLeaps(newYear.Add(-6 * time.Hour))
 	t.Run("serving", func(t *testing.T) {
 		f.serve(t)
-		eventually(t, "the clock smears", 60*time.Second, func() bool {
+		eventually(t, "the clock smears", func() bool {
 			k := f.server.Kept()
 			s, _ := c.State()
 			return k != nil && k.Updates > 3 && k.Smearing && s.Frequency != 0

@@ -20,14 +20,14 @@ func TestNodesWithoutAnySourceFollowTheStoresLeader(t *testing.T) {
 	leader, _ := node(0, "fbservice1")
 	leader.server.settings.Load().peers = []peer{{"fbservice2", nobody}}
 	at := leader.serve(t)
-	eventually(t, "the leader serves its own clock", 60*time.Second, func() bool {
+	eventually(t, "the leader serves its own clock", func() bool {
 		s := leader.server.Standing()
 		return s.Stratum == 10 && s.Reference == orphanReference
 	})
 	follower, c := node(300*time.Millisecond, "fbservice2")
 	follower.server.settings.Load().peers = []peer{{"fbservice1", at}}
 	follower.serve(t)
-	eventually(t, "the other follows", 60*time.Second, func() bool {
+	eventually(t, "the other follows", func() bool {
 		k := follower.server.Kept()
 		return k != nil && k.Phase == discipline.Orphan && k.Stratum == 11 && c.off(t).Abs() < time.Millisecond
 	})

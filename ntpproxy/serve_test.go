@@ -18,14 +18,21 @@ import (
 
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
+	"holdfast/lab/stall"
 )
 
-// eventually polls until the condition holds.
-func eventually(t testing.TB, what string, limit time.Duration, holds func() bool) {
+// atMost is how long is waited for what comes soon or never, on a machine that is
+// slow and stands still for seconds now and then.
+const atMost = 2 * time.Minute
+
+// eventually polls until the condition holds, atMost.
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for started := time.Now(); !holds(); runtime.Gosched() {
-		if time.Since(started) > limit {
-			t.Fatalf("%s: not within %v", what, limit)
+	tick := time.NewTicker(time.Millisecond) // who polls without a pause takes a processor from those who are waited for
+	defer tick.Stop()
+	for started := time.Now(); !holds(); <-tick.C {
+		if time.Since(started) > atMost {
+			t.Fatalf("%s: not within %v", what, atMost)
 		}
 	}
 }
@@ -43,7 +50,7 @@ func (f *fixture) ask(t testing.TB, server netip.AddrPort) ntp.Answer {
 	buf := make([]byte, 100)
 	for range 3 {
 		before, left := f.received(t), time.Now()
-		_ = conn.SetDeadline(left.Add(5 * time.Second))
+		_ = conn.SetDeadline(left.Add(20 * time.Second))
 		if _, err := conn.Write(request(nil)); err != nil {
 			t.Fatal(err)
 		}
@@ -108,19 +115,20 @@ func TestLostSynchronisationIsServedAndACondition(t *testing.T) {
 		t.Errorf("stratum %d, conditions %v", a.Stratum, f.board.Conditions())
 	}
 	for name, state := range map[string]*clock.State{"nobody sets the clock": {}, "the kernel fails": nil} {
+		// The server looks each second: one look more beside it would be none of
+		// its own, and may be overtaken by one that began before.
 		f.kernel.Store(state)
-		f.server.observe()
-		if a := f.ask(t, at); a.Leap != ntp.LeapUnknown || a.Stratum != 0 {
-			t.Errorf("%s: leap %v, stratum %d", name, a.Leap, a.Stratum)
-		}
-		if c := f.board.Conditions(); len(c) != 1 || c[0].Name != conditionUnsynchronised {
-			t.Errorf("%s: conditions %v", name, c)
-		}
-	}
-	f.kernel.Store(&synchronised)
-	eventually(t, "the kernel's clock is looked at again", 5*time.Second, func() bool { return f.ask(t, at).Stratum == 4 })
-	if c := f.board.Conditions(); len(c) != 0 {
-		t.Errorf("conditions %v", c)
+		eventually(t, name+": clients are told", func() bool {
+			a := f.ask(t, at)
+			return a.Leap == ntp.LeapUnknown && a.Stratum == 0
+		})
+		eventually(t, name+": it is a condition", func() bool {
+			c := f.board.Conditions()
+			return len(c) == 1 && c[0].Name == conditionUnsynchronised
+		})
+		f.kernel.Store(&synchronised)
+		eventually(t, name+": the kernel's clock is looked at again", func() bool { return f.ask(t, at).Stratum == 4 })
+		eventually(t, name+": the condition ends", func() bool { return len(f.board.Conditions()) == 0 })
 	}
 }
 
@@ -128,13 +136,12 @@ func TestNewClusterFileIsFollowedAtOnce(t *testing.T) {
 	f := newFixture(t, testCluster(t), "127.0.0.1:0")
 	at := f.serve(t)
 	f.server.SetFile(testCluster(t, "deny: [192.0.2.66/32]", "deny: [127.0.0.1/32]\n  stratum: 7"))
-	f.server.observe()
 	conn, err := net.Dial("udp", at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(atMost))
 	buf := make([]byte, 100)
 	if _, err := conn.Write(request(nil)); err != nil {
 		t.Fatal(err)
@@ -147,9 +154,7 @@ func TestNewClusterFileIsFollowedAtOnce(t *testing.T) {
 	if kiss, ok := errors.AsType[*ntp.KissError](err); !ok || kiss.Code != ntp.KissDeny {
 		t.Errorf("denied now, and answered with %v", err)
 	}
-	if s := f.server.Standing(); s.Stratum != 7 {
-		t.Errorf("stratum %d, want 7", s.Stratum)
-	}
+	eventually(t, "clients are told the new stratum at the next look", func() bool { return f.server.Standing().Stratum == 7 })
 }
 
 func TestPortInUseIsAnErrorThatSaysWhatToDo(t *testing.T) {
@@ -174,7 +179,7 @@ func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "goroutines end", 5*time.Second, func() bool { return runtime.NumGoroutine() <= before })
+	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= before })
 	if addrs := f.server.Addrs(); len(addrs) != 0 {
 		t.Errorf("still listening on %v", addrs)
 	}
@@ -184,6 +189,7 @@ func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
 // row. Each of 2,000 clients has an address of its own in 127.0.0.0/8.
 func TestBootStormOfTheWholeClusterIsServedInSeconds(t *testing.T) {
 	const clients, requests, parallel = 2000, 8, 50
+	machine := stall.Test(t, "")
 	f := newFixture(t, testCluster(t), "127.0.0.1:0")
 	at := f.serve(t)
 	started := time.Now()
@@ -203,11 +209,9 @@ func TestBootStormOfTheWholeClusterIsServedInSeconds(t *testing.T) {
 	}
 	close(todo)
 	group.Wait()
-	took := time.Since(started)
-	t.Logf("%d clients, %d requests each: %v", clients, requests, took)
-	if took > 10*time.Second {
-		t.Errorf("took %v, more than 10 s", took)
-	}
+	ended := time.Now()
+	t.Logf("%d clients, %d requests each: %v", clients, requests, ended.Sub(started))
+	machine.Judge(t, "to serve them all", 10*time.Second, started, ended)
 	if n := f.counted(t, served); n < clients*requests {
 		t.Errorf("%v served", n)
 	}

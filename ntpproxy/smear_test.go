@@ -135,7 +135,7 @@ func TestSmearGoesOnAfterARestart(t *testing.T) {
 	f.server.config.StateDir = t.TempDir()
 	want := discipline.LeapSecond{At: newYear, Kind: discipline.LeapDelete}
 	f.server.rememberSmear(want)
-	if err := f.server.files.wait(10 * time.Second); err != nil {
+	if err := f.server.files.wait(atMost); err != nil {
 		t.Fatal(err)
 	}
 	f.server.loadLeaps(newYear)
@@ -171,16 +171,17 @@ func TestClientSeesTheSmearAndNoLeapSecond(t *testing.T) {
 	f.server.spreader = spreader{passed: true, smear: discipline.Smear{LeapSecond: second}}
 	at := f.serve(t)
 	a := f.ask(t, at)
-	for range 9 { // the answer that was on its way for the shortest time, as clients take it: the machine may be busy
-		if b := f.ask(t, at); b.Delay < a.Delay {
+	inside := func(a ntp.Answer) time.Duration { return a.Transmit.Sub(a.Receive) }
+	for range 9 { // the answer that took the shortest time, on its way as clients see it and at the server: the machine may be busy
+		if b := f.ask(t, at); b.Delay+inside(b) < a.Delay+inside(a) {
 			a = b
 		}
 	}
 	if d := (a.Offset - 249997*time.Microsecond).Abs(); d > 20*time.Millisecond {
 		t.Errorf("the server is %v ahead, want a quarter of a second", a.Offset)
 	}
-	if inside := a.Transmit.Sub(a.Receive); inside < 0 || inside > 100*time.Millisecond {
-		t.Errorf("the request was there for %v", inside)
+	if there := inside(a); there < 0 || there > 100*time.Millisecond {
+		t.Errorf("the request was there for %v", there)
 	}
 	ahead, ok := a.ReferenceID.Smear()
 	if a.Leap != ntp.LeapNone || !ok || (ahead-249997*time.Microsecond).Abs() > time.Millisecond || a.Stratum != 4 {
@@ -203,7 +204,7 @@ func TestNothingIsAnsweredWhileTheKernelMakesTheLeapSecond(t *testing.T) {
 	if a, err := ntp.Query(ctx, at.String()); err == nil {
 		t.Errorf("answered: %+v", a)
 	}
-	eventually(t, "the silence is counted", 10*time.Second, func() bool { return f.counted(t, dropLeap) > 0 })
+	eventually(t, "the silence is counted", func() bool { return f.counted(t, dropLeap) > 0 })
 }
 
 func TestNodeThatKeepsItsClockSmearsAndSaysSo(t *testing.T) {
@@ -215,10 +216,10 @@ func TestNodeThatKeepsItsClockSmearsAndSaysSo(t *testing.T) {
 	f.server.settings.Store(&set)
 	f.server.leaps.Store(&[]discipline.LeapSecond{{At: time.Now().Add(-6 * time.Hour), Kind: discipline.LeapInsert}})
 	at := f.serve(t)
-	eventually(t, "the clock is a quarter of a second ahead", 60*time.Second, func() bool {
+	eventually(t, "the clock is a quarter of a second ahead", func() bool {
 		return (c.off(t) - 249997*time.Microsecond).Abs() < 2*time.Millisecond
 	})
-	eventually(t, "clients are told", 10*time.Second, func() bool {
+	eventually(t, "clients are told", func() bool {
 		ahead, ok := f.ask(t, at).ReferenceID.Smear()
 		return ok && (ahead-249997*time.Microsecond).Abs() < 5*time.Millisecond
 	})

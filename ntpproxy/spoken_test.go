@@ -89,7 +89,7 @@ func TestConditionsOfSteeringEndWithIt(t *testing.T) {
 	f := keeping(t, newFakeClock(t, 0, 0), keepDiscipline, "127.0.0.1:9")
 	t.Run("serving", func(t *testing.T) {
 		f.serve(t)
-		eventually(t, "we steer", 20*time.Second, func() bool { return f.server.Kept() != nil })
+		eventually(t, "we steer", func() bool { return f.server.Kept() != nil })
 		for _, name := range []string{conditionPanic, conditionHeld, conditionOrphan, conditionLeapSources} {
 			f.board.Raise(name, health.Error, "as if")
 		}

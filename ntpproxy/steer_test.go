@@ -86,6 +86,14 @@ func (c *fakeClock) State() (clock.State, error) {
 	return c.state, nil
 }
 
+// interfere is what another daemon does, once. Where we look and then steer, it
+// may come in between and be overwritten: such a daemon does it again.
+func (c *fakeClock) interfere(change func(*clock.State)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.state)
+}
+
 // stepped is what it was stepped by.
 func (c *fakeClock) stepped() []time.Duration {
 	c.mu.Lock()
@@ -169,18 +177,18 @@ func TestClockIsBroughtToChronydsAndALiarIsNamed(t *testing.T) {
 	f := keeping(t, c, keepDiscipline, chronyServer(t, root, 21231), liar(t, 24*time.Hour), chronyServer(t, root, 21232))
 	t.Run("serving", func(t *testing.T) {
 		at := f.serve(t)
-		eventually(t, "the clock is kept", 60*time.Second, func() bool {
+		eventually(t, "the clock is kept", func() bool {
 			k := f.server.Kept()
 			return k != nil && k.Synchronised && k.Updates > 40 && c.off(t).Abs() < time.Millisecond
 		})
-		if len(c.steps) != 1 {
-			t.Errorf("steps %v, want the first alone", c.steps)
+		if steps := c.stepped(); len(steps) != 1 {
+			t.Errorf("steps %v, want the first alone", steps)
 		}
-		eventually(t, "the source that is a day ahead is called a falseticker", 5*time.Second, func() bool {
+		eventually(t, "the source that is a day ahead is called a falseticker", func() bool {
 			return f.server.Kept().Sources[1].State == discipline.Falseticker
 		})
-		eventually(t, "the falseticker is a condition", 5*time.Second, func() bool { return raised(f.board, conditionFalseticker) })
-		eventually(t, "clients are told", 5*time.Second, func() bool { return f.server.Standing().Stratum == 4 })
+		eventually(t, "the falseticker is a condition", func() bool { return raised(f.board, conditionFalseticker) })
+		eventually(t, "clients are told", func() bool { return f.server.Standing().Stratum == 4 })
 		a := f.ask(t, at)
 		if a.Stratum != 4 || a.ReferenceID != (ntp.Reference{127, 0, 0, 1}) || a.RootDispersion == 0 {
 			t.Errorf("clients see %+v", a.Packet)
@@ -212,20 +220,20 @@ func TestClockThatAnotherSteersIsLeftAlone(t *testing.T) {
 		c.state.Synchronised = true
 		f := keeping(t, c, keepDiscipline, source)
 		f.serve(t)
-		eventually(t, "it is said", 5*time.Second, func() bool { return raised(f.board, conditionRefused) })
-		if len(c.steps) > 0 || f.server.StepNow(false) == nil {
-			t.Errorf("steps %v of a clock that is another's", c.steps)
+		eventually(t, "it is said", func() bool { return raised(f.board, conditionRefused) })
+		if steps := c.stepped(); len(steps) > 0 || f.server.StepNow(false) == nil {
+			t.Errorf("steps %v of a clock that is another's", steps)
 		}
 	})
 	t.Run("while we steer", func(t *testing.T) {
 		c := newFakeClock(t, 0, 0)
 		f := keeping(t, c, keepDiscipline, source)
 		f.serve(t)
-		eventually(t, "we steer", 20*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
-		c.mu.Lock()
-		c.state.Frequency = -77
-		c.mu.Unlock()
-		eventually(t, "it is said", 10*time.Second, func() bool { return raised(f.board, conditionRefused) && f.server.Kept() == nil })
+		eventually(t, "we steer", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
+		eventually(t, "it is said", func() bool {
+			c.interfere(func(s *clock.State) { s.Frequency = -77 })
+			return raised(f.board, conditionRefused) && f.server.Kept() == nil
+		})
 	})
 }
 
@@ -233,25 +241,30 @@ func TestForgedRepliesAreNotHeard(t *testing.T) {
 	conn, at := listenLocal(t)
 	go func() {
 		buf := make([]byte, 100)
-		n, from, err := conn.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		p, _ := ntp.Parse(buf[:n])
-		for i, origin := range []ntp.Timestamp{0, p.Transmit + 1, p.Transmit} {
-			at := ntp.FromTime(time.Now().Add(time.Duration(2-i) * time.Hour))
-			reply := ntp.Packet{Version: 4, Mode: ntp.ModeServer, Stratum: 1, Origin: origin, Receive: at, Transmit: at}
-			var out [ntp.Size]byte
-			reply.Put(&out)
-			_, _ = conn.WriteTo(out[:], from)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return // the test is over
+			}
+			p, _ := ntp.Parse(buf[:n])
+			for i, origin := range []ntp.Timestamp{0, p.Transmit + 1, p.Transmit} {
+				at := ntp.FromTime(time.Now().Add(time.Duration(2-i) * time.Hour))
+				reply := ntp.Packet{Version: 4, Mode: ntp.ModeServer, Stratum: 1, Origin: origin, Receive: at, Transmit: at}
+				var out [ntp.Size]byte
+				reply.Put(&out)
+				_, _ = conn.WriteTo(out[:], from)
+			}
 		}
 	}()
 	before, _ := clock.Now()
 	s, _, _, err := exchange(t.Context(), at)
+	for try := 0; try < 5 && errors.Is(err, context.DeadlineExceeded); try++ { // the machine stood still
+		s, _, _, err = exchange(t.Context(), at)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := s.Server.Sub(before.Clock); d.Abs() > 10*time.Second {
+	if d := s.Server.Sub(before.Clock); d.Abs() > 30*time.Minute { // forged ones are an hour ahead, at least
 		t.Errorf("the source is believed to be %v ahead: that was a forged reply", d)
 	}
 }

@@ -78,7 +78,7 @@ func TestNobodyIsAskedWithoutThePrivilegeToSteer(t *testing.T) {
 		p := &pauses{}
 		f.server.pause = p.pause
 		f.serve(t)
-		eventually(t, "it was tried ten times", 30*time.Second, func() bool { return len(p.retries()) >= 11 })
+		eventually(t, "it was tried ten times", func() bool { return len(p.retries()) >= 11 })
 		if n := asked.Load(); n != 0 {
 			t.Errorf("keep: %s: %d requests", keep, n)
 		}
@@ -116,7 +116,7 @@ func TestSourcesAreAskedMoreRarelyWhileTheKernelRefuses(t *testing.T) {
 	p := &pauses{}
 	f.server.pause = p.pause
 	f.serve(t)
-	eventually(t, "it was tried three times", 60*time.Second, func() bool { return len(p.retries()) >= 3 })
+	eventually(t, "it was tried three times", func() bool { return len(p.retries()) >= 3 })
 	if got := p.retries()[:3]; !slices.Equal(got, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}) {
 		t.Errorf("waited %v", got)
 	}
@@ -163,7 +163,7 @@ func TestClockIsNotSteppedBeforeTheCatalogIsKnown(t *testing.T) {
 	}}
 	f.server.pause = p.pause
 	f.serve(t)
-	eventually(t, "we steer", 30*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
+	eventually(t, "we steer", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
 	if steps := c.stepped(); len(steps) > 0 {
 		t.Errorf("stepped by %v under slurmctld", steps)
 	}
@@ -217,11 +217,11 @@ func TestBugInSteeringEndsTheServerAloneAndOneInAskingNothing(t *testing.T) {
 	c := &brokenClock{fakeClock: newFakeClock(t, 0, 0)}
 	f.server.clock = c
 	f.server.resolve = func(context.Context, string, string) ([]netip.Addr, error) { panic("a bug") }
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*atMost)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- f.server.Run(ctx, func() {}) }()
-	eventually(t, "the other source is heard", 30*time.Second, func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
+	eventually(t, "the other source is heard", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
 	c.panics.Store(true)
 	if err := <-done; !errors.Is(err, errBug) {
 		t.Errorf("Run ended with %v", err)

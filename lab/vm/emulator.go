@@ -22,8 +22,9 @@ import (
 const (
 	emulatorProgram = "qemu-system-x86_64"
 
-	// killTime is how long an emulator may take to be gone after SIGKILL.
-	killTime = 10 * time.Second
+	// killTime is how long an emulator may take to be gone after SIGKILL: it has much
+	// memory to give back, and its machine may stand still.
+	killTime = 30 * time.Second
 )
 
 // kernelOptions are for a fast boot under emulation, and for a machine whose

@@ -128,12 +128,12 @@ func serveName(t *testing.T, h *lab.Host, address string) {
 
 func ask(t *testing.T, from *lab.Host, address string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, err := from.DialContext(ctx, "tcp", address)
 	must(t, err)
 	defer conn.Close()
-	must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	must(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 	name := make([]byte, 100)
 	n, err := conn.Read(name)
 	must(t, err)
