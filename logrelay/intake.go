@@ -202,7 +202,7 @@ func (t *intake) fill(batch *journal.Batch, shipped shipment) error {
 func (t *intake) settle(ctx context.Context, one taken) error {
 	// Whatever comes behind a shipment says that it is on the sender's disk.
 	if t.newest != nil && one.first >= t.newest.end {
-		t.doubled(t.s.recent.confirm(t.newest))
+		t.s.recent.confirm(t.newest)
 	}
 	t.newest.over()
 	t.newest = nil

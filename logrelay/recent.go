@@ -93,19 +93,23 @@ func (r *recent) of(source netip.Addr) *lastLines {
 // came adds lines that came to this node.
 func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
-		l.twice.here(at, hashes)
+		doubled = l.twice.begins(at)
 		for _, hash := range hashes {
-			doubled += l.doubts.again(at, hash)
+			if l.doubts.again(hash) {
+				doubled++
+			} else {
+				l.twice.here(hash)
+			}
 		}
 	}
 	l.keep(at, hashes...)
 	return doubled
 }
 
-// elsewhere adds a line that came to another node, and from there.
+// elsewhere adds a line that came to another node, and from there, and is on both.
 func (l *lastLines) elsewhere(at int64, hash uint64) (doubled int) {
-	doubled, late := l.twice.elsewhere(at, hash, l)
-	if !late {
+	late := l.twice.late(at)
+	if doubled = l.twice.elsewhere(at, hash, l); !late {
 		l.keep(at, hash)
 	}
 	return doubled
