@@ -248,6 +248,6 @@ func (s *Server) tellDoubled(lines int, of string, name any) {
 	}
 	s.doubled.Add(uint64(lines))
 	s.metrics.doubled.Add(float64(lines))
-	s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
+	s.log.Warn("lines are here twice: they were stored, here or by another node, and their senders, which were not told, sent them again",
 		of, name, "lines", lines)
 }

@@ -169,6 +169,16 @@ func (r *recent) resent(source netip.Addr, now int64) *resent {
 	return l.judge()
 }
 
+// outdated is what resent no longer judges by; nil: there is nothing.
+func (r *recent) outdated(source netip.Addr) *resent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.senders[source]; l != nil && len(l.hashes) > 0 {
+		return l.judge()
+	}
+	return nil
+}
+
 // resent compares the frames of a session's beginning with what is known.
 type resent struct {
 	known  []uint64
@@ -181,9 +191,10 @@ type resent struct {
 type judgement int
 
 const (
-	open   judgement = iota // not decided
-	again                   // they are stored already
-	unseen                  // they are not
+	open    judgement = iota // not decided
+	again                    // they are stored already
+	unseen                   // they are not
+	overdue                  // not decided, and not waited for any more: they are stored
 )
 
 // take judges the next frame. After anything but open it is done.
