@@ -77,7 +77,7 @@ func (r *recent) confirm(s *shipped) {
 			cameAgain[line.source] = true
 		}
 		if !cameAgain[line.source] && !line.late && !l.twice.late(line.time) {
-			l.keep(line.time, line.hash)
+			l.freshen(line.time, line.hash)
 		}
 	}
 	s.over()

@@ -40,6 +40,10 @@ type lastLines struct {
 	time   int64 // of the newest, when it was received
 	twice  twice
 	doubts doubts
+	// Lines of another node that became known since a session of the sender began,
+	// which was not compared with them.
+	fresh  int
+	missed *resent // what came here then is compared with these; nil: there are none
 }
 
 func newRecent() *recent {
@@ -94,11 +98,17 @@ func (r *recent) of(source netip.Addr) *lastLines {
 func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
 		doubled = l.twice.begins(at)
+		if l.fresh > 0 {
+			l.missed, l.fresh = l.judgeLast(l.fresh), 0
+		}
 		for _, hash := range hashes {
 			if l.doubts.again(hash) {
 				doubled++
 			} else {
 				l.twice.here(hash)
+			}
+			if l.missed != nil {
+				doubled += l.miss(hash)
 			}
 		}
 	}
@@ -110,7 +120,27 @@ func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 func (l *lastLines) elsewhere(at int64, hash uint64) (doubled int) {
 	late := l.twice.late(at)
 	if doubled = l.twice.elsewhere(at, hash, l); !late {
-		l.keep(at, hash)
+		l.freshen(at, hash)
+	}
+	return doubled
+}
+
+// freshen adds a line that came to another node and is on both.
+func (l *lastLines) freshen(at int64, hash uint64) {
+	l.keep(at, hash)
+	l.fresh = min(l.fresh+1, relp.Window)
+}
+
+// miss counts lines that are here twice: they came to this node while the same
+// ones became known, too late to be dropped.
+func (l *lastLines) miss(hash uint64) (doubled int) {
+	switch l.missed.take(hash) {
+	case again:
+		doubled, l.missed = l.missed.frames+1, nil
+		l.twice.brought(doubled)
+	case unseen, overdue:
+		l.missed = nil
+	case open:
 	}
 	return doubled
 }
@@ -137,8 +167,12 @@ func (r *recent) anew() {
 }
 
 // judge compares what comes with the lines that are known.
-func (l *lastLines) judge() *resent {
+func (l *lastLines) judge() *resent { return l.judgeLast(len(l.hashes)) }
+
+// judgeLast is judge for so many of them, or all.
+func (l *lastLines) judgeLast(count int) *resent {
 	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])
+	known = known[max(0, len(known)-count):]
 	starts := make([]int, len(known))
 	for i := range starts {
 		starts[i] = i
@@ -151,7 +185,7 @@ func (r *recent) forget(source netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l := r.senders[source]; l != nil && r.pairs {
-		l.hashes, l.at = nil, 0 // what may come of it from another node is counted still
+		l.hashes, l.at, l.fresh = nil, 0, 0 // what may come of it from another node is counted still
 		return
 	}
 	delete(r.senders, source)
@@ -163,7 +197,10 @@ func (r *recent) resent(source netip.Addr, now int64) *resent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.senders[source]
-	if l == nil || len(l.hashes) == 0 || now-l.time > int64(recentFor) {
+	if l == nil {
+		return nil
+	}
+	if l.fresh = 0; len(l.hashes) == 0 || now-l.time > int64(recentFor) {
 		return nil
 	}
 	return l.judge()

@@ -1,6 +1,10 @@
 package logrelay
 
-import "holdfast/logrelay/relp"
+import (
+	"slices"
+
+	"holdfast/logrelay/relp"
+)
 
 // A node that dies has lines that its clients were not told of, and that no
 // other node has. The clients send them again, to another node. When the dead
@@ -50,6 +54,11 @@ func (t *twice) here(hash uint64) {
 	if len(t.first) < relp.Window {
 		t.first = append(t.first, hash)
 	}
+}
+
+// brought says that the first of these came from another node before.
+func (t *twice) brought(lines int) {
+	t.first = slices.Delete(t.first, 0, min(lines, len(t.first)))
 }
 
 // late tells whether a line that came to another node at a time is older than what
