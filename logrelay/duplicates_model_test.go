@@ -96,7 +96,10 @@ func modelRecord(line int, at int64, foreign bool) journal.Record {
 func (n *modelNode) start() {
 	n.up, n.recent, n.newest = true, newRecent(), nil
 	n.recent.pairs = true
-	n.held, n.base, n.agreed, n.has, n.linked = 0, n.end(), false, 0, false
+	if n.agreed || n.end() < n.base { // see renumbered
+		n.base = n.end()
+	}
+	n.held, n.agreed, n.has, n.linked = 0, false, 0, false
 	var newest *shipped
 	for _, b := range n.blocks {
 		if !b.foreign {
@@ -149,6 +152,7 @@ func (n *modelNode) link() {
 	to.newest.over()
 	to.newest, to.begun, to.had = nil, false, to.held
 	n.linked, n.sent, n.said = true, to.held, false
+	n.agreed = n.agreed || to.held <= n.base
 	if !n.agreed {
 		n.sent = min(n.sent, n.base)
 	}
