@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"net/netip"
+	"slices"
 
 	"holdfast/logrelay/journal"
 	"holdfast/logrelay/relp"
@@ -26,11 +27,12 @@ type shippedLine struct {
 	source netip.Addr
 	time   int64 // when it was received, in nanoseconds since 1970
 	hash   uint64
+	late   bool // see twice
 }
 
 func (s *shipped) add(r *recent, rec journal.Record) {
 	if via := rec.Input &^ viaOther; via == viaRELP || via == viaRELPTLS {
-		s.lines = append(s.lines, shippedLine{rec.Source.Unmap(), rec.Time, r.hash(rec.Data)})
+		s.lines = append(s.lines, shippedLine{source: rec.Source.Unmap(), time: rec.Time, hash: r.hash(rec.Data)})
 	}
 }
 
@@ -42,35 +44,43 @@ func (s *shipped) over() {
 }
 
 // doubt says that lines are durable here, and may not be on the node from which
-// they came. doubled is how many turn out to be here twice.
+// they came. doubled is how many turn out to be here twice: that need not wait for
+// what the other node says behind them, which may never come.
 func (r *recent) doubt(s *shipped) (doubled int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, line := range s.lines {
-		doubled += r.of(line.source).doubts.ship(s, line.time, line.hash)
+	for i := range s.lines {
+		line := &s.lines[i]
+		l := r.of(line.source)
+		anew := l.doubts.ship(s, line.hash)
+		line.late = l.twice.late(line.time)
+		if n := l.twice.elsewhere(line.time, line.hash, l); anew {
+			doubled++ // once
+		} else {
+			doubled += n
+		}
 	}
 	return doubled
 }
 
 // confirm says that they are. nil: there are none.
-func (r *recent) confirm(s *shipped) (doubled int) {
+func (r *recent) confirm(s *shipped) {
 	if s == nil {
-		return 0
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	counted := map[netip.Addr]bool{} // these came again meanwhile
+	cameAgain := map[netip.Addr]bool{} // meanwhile
 	for _, line := range s.lines {
 		l := r.of(line.source)
 		if l.doubts.end(s) {
-			counted[line.source] = true
+			cameAgain[line.source] = true
 		}
-		if !counted[line.source] {
-			doubled += l.elsewhere(line.time, line.hash)
+		if !cameAgain[line.source] && !line.late && !l.twice.late(line.time) {
+			l.freshen(line.time, line.hash)
 		}
 	}
 	s.over()
-	return doubled
 }
 
 // doubts are a sender's lines that may be on one disk. The zero value has none.
@@ -80,49 +90,52 @@ type doubts struct {
 }
 
 // doubted is some lines of a shipment, in order: as many as a client sends again
-// at most.
+// at most. However long an outage was, they come again after it.
 type doubted struct {
 	of     *shipped
 	hashes []uint64
-	time   int64 // of the newest
-	met    bool  // some came again
-	passed int   // others that came since
+	met    bool // some came again
+	passed int  // others that came since
 }
 
-// ship adds a line of a shipment.
-func (d *doubts) ship(s *shipped, at int64, hash uint64) (doubled int) {
+// ship adds a line of a shipment. It returns whether that came from there before:
+// the node lost it, and has it from its client once more.
+func (d *doubts) ship(s *shipped, hash uint64) (cameAgain bool) {
 	if d.open.of != nil && d.open.of != s {
 		d.left, d.open = d.open, doubted{}
 	}
-	doubled = d.left.again(at, hash)
-	if d.open.of, d.open.time = s, at; len(d.open.hashes) < relp.Window {
+	cameAgain = d.left.again(hash)
+	if d.open.of = s; len(d.open.hashes) < relp.Window {
 		d.open.hashes = append(d.open.hashes, hash)
 	}
-	return doubled
+	return cameAgain
 }
 
-// again is 1 for a line that came to this node and is here already.
-func (d *doubts) again(at int64, hash uint64) int {
+// again tells whether a line that came to this node is here already.
+func (d *doubts) again(hash uint64) bool {
 	if d.open.of != nil {
 		d.left, d.open = d.open, doubted{}
 	}
-	return d.left.again(at, hash)
+	return d.left.again(hash)
 }
 
-func (d *doubted) again(at int64, hash uint64) int {
+func (d *doubted) again(hash uint64) bool {
+	at := 0
+	if !d.met { // the client was told of those in front, maybe: an answer may end anywhere
+		at = slices.Index(d.hashes, hash)
+	}
 	switch {
 	case len(d.hashes) == 0:
-		return 0
-	case at-d.time > int64(recentFor):
-	case d.hashes[0] == hash:
-		d.hashes, d.met = d.hashes[1:], true
-		return 1
+		return false
+	case at >= 0 && d.hashes[at] == hash:
+		d.hashes, d.met = d.hashes[at+1:], true
+		return true
 	case !d.met && d.passed < relp.Window: // those before, which it was not told of either
 		d.passed++
-		return 0
+		return false
 	}
 	d.hashes = nil // no more of them come
-	return 0
+	return false
 }
 
 // end forgets a shipment, unless its lines came again: then it returns true.

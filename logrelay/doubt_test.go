@@ -5,18 +5,20 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/logrelay/journal"
 )
 
 // TestWhatIsShippedIsComparedOnceItIsOnBothDisks: what a node hears of one sender,
-// in order. "ship" is of another node's shipment that is durable here, "confirm"
+// in order. "ship" is of another node's shipment that is durable here, "brings" of
+// one whose lines that node received before all else, "confirm"
 // says that it is there as well, "lost" that its connection ended before; "own" are
 // lines that came to this node, and "session" are the first frames of a client,
 // of which so many are dropped. It fails if lines that may be on one disk are
 // dropped, if those on both are not, and if lines that are here twice are counted
 // wrongly: after a power cut, a write that the other node's disk refused, or a
-// confirmation that comes late.
+// confirmation that comes late or never.
 func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 	for _, test := range []struct {
 		name, script string
@@ -27,7 +29,8 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 		{"perhaps on one", "ship a; confirm; ship b c; session b c d", 0, 0},
 		{"and the one before is on both", "ship a; confirm; ship b c; session a b c", 1, 0},
 		{"the power went", "ship a; confirm; ship b c; lost; session b c d; own b c d", 0, 2},
-		{"the power went, and lines in front come again", "ship a; confirm; ship b c; lost; own a b c d", 0, 2},
+		{"the power went, and lines in front come again", "ship a; confirm; ship b c; lost; own a b c d", 0, 3},
+		{"they become known while they come here", "ship a; confirm; session b; ship b c; confirm; own b c d e; brings d", 0, 3},
 		{"other lines in front", "ship b c; lost; own d e b", 0, 1},
 		{"only the beginning does", "ship b c; lost; own b d c", 0, 1},
 		{"the disk refused, and they come there again", "ship b c; lost; ship b c d; confirm; session c d", 2, 2},
@@ -35,6 +38,13 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 		{"it is confirmed late", "ship b c; own b; late; own c", 0, 2},
 		{"another session's lines meanwhile", "ship b c; own x; late; own y", 0, 0},
 		{"two cuts", "ship b; lost; own b; ship c d; lost; own c d", 0, 3},
+		{"the rest comes there once more", "ship b c; lost; own b; ship c; confirm; own d", 0, 2},
+		{"both were off for long", "ship b c; lost; hour; own b c", 0, 2},
+		// The other node has more on its disk than it could ship, and brings that.
+		{"what stood behind what was shipped", "ship b c; lost; own b c d e f; brings d e; confirm", 0, 4},
+		{"and the client was told of the first", "ship b c; lost; own c d; brings d", 0, 2},
+		{"it dies again before it says more", "own a b; brings a b; lost", 0, 2},
+		{"this one had died, and that one does", "own a b c; ship b c; lost", 0, 2},
 	} {
 		r := newRecent()
 		r.pairs = true
@@ -46,14 +56,20 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 			words := strings.Fields(step)
 			at++
 			switch what, lines := words[0], words[1:]; what {
-			case "ship":
+			case "ship", "brings":
 				newest = &shipped{end: uint64(at)}
+				received := at
+				if what == "brings" {
+					received = 0
+				}
 				for _, text := range lines {
-					newest.add(r, journal.Record{Time: at, Source: source, Input: viaRELP | viaOther, Data: []byte(text)})
+					newest.add(r, journal.Record{Time: received, Source: source, Input: viaRELP | viaOther, Data: []byte(text)})
 				}
 				doubled += r.doubt(newest)
 			case "confirm", "late":
-				doubled += r.confirm(newest)
+				r.confirm(newest)
+			case "hour":
+				at += int64(time.Hour)
 			case "lost":
 				newest.over()
 			case "own":

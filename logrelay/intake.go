@@ -204,7 +204,7 @@ func (t *intake) fill(batch *journal.Batch, shipped shipment) error {
 func (t *intake) settle(ctx context.Context, one taken) error {
 	// Whatever comes behind a shipment says that it is on the sender's disk.
 	if t.newest != nil && one.first >= t.newest.end {
-		t.doubled(t.s.recent.confirm(t.newest))
+		t.s.recent.confirm(t.newest)
 	}
 	t.newest.over()
 	t.newest = nil
@@ -250,6 +250,6 @@ func (s *Server) tellDoubled(lines int, of string, name any) {
 	}
 	s.doubled.Add(uint64(lines))
 	s.metrics.doubled.Add(float64(lines))
-	s.log.Warn("lines are here twice: another node had stored them, and their senders, which were not told, sent them again",
+	s.log.Warn("lines are here twice: they were stored, here or by another node, and their senders, which were not told, sent them again",
 		of, name, "lines", lines)
 }

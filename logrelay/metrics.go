@@ -89,7 +89,7 @@ func newMetrics(reg prometheus.Registerer, journalBytes func() float64) (*metric
 		replicated: counter("holdfast_logs_replicated_lines_total", "Lines of other nodes that are on this disk."),
 		again:      counter("holdfast_logs_duplicates_dropped_total", "RELP lines sent again though they were stored, and not stored again."),
 		doubted:    counter("holdfast_logs_suspected_duplicates_total", "RELP lines that began a session as stored ones do, and were stored: some are there twice."),
-		doubled:    counter("holdfast_logs_doubled_lines_total", "RELP lines that are on this node twice: clients sent them again to one node, and another one that was dead had them."),
+		doubled:    counter("holdfast_logs_doubled_lines_total", "RELP lines that are on this node twice: they were stored, here or by another node, and clients, which were not told, sent them again."),
 		missing:    counter("holdfast_logs_missing_lines_total", "Lines that senders numbered (RFC 5424 sequenceId) and that did not come."),
 		silent:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "holdfast_logs_silent_hosts", Help: "Hosts that logged every minute and stopped."}),
 		failed:     counter("holdfast_logs_journal_failures_total", "Writes to the journal that the disk refused."),

@@ -40,6 +40,10 @@ type lastLines struct {
 	time   int64 // of the newest, when it was received
 	twice  twice
 	doubts doubts
+	// Lines of another node that became known since a session of the sender began,
+	// which was not compared with them.
+	fresh  int
+	missed *resent // what came here then is compared with these; nil: there are none
 }
 
 func newRecent() *recent {
@@ -93,20 +97,50 @@ func (r *recent) of(source netip.Addr) *lastLines {
 // came adds lines that came to this node.
 func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
-		l.twice.here(at, hashes)
+		doubled = l.twice.begins(at)
+		if l.fresh > 0 {
+			l.missed, l.fresh = l.judgeLast(l.fresh), 0
+		}
 		for _, hash := range hashes {
-			doubled += l.doubts.again(at, hash)
+			if l.doubts.again(hash) {
+				doubled++
+			} else {
+				l.twice.here(hash)
+			}
+			if l.missed != nil {
+				doubled += l.miss(hash)
+			}
 		}
 	}
 	l.keep(at, hashes...)
 	return doubled
 }
 
-// elsewhere adds a line that came to another node, and from there.
+// elsewhere adds a line that came to another node, and from there, and is on both.
 func (l *lastLines) elsewhere(at int64, hash uint64) (doubled int) {
-	doubled, late := l.twice.elsewhere(at, hash, l)
-	if !late {
-		l.keep(at, hash)
+	late := l.twice.late(at)
+	if doubled = l.twice.elsewhere(at, hash, l); !late {
+		l.freshen(at, hash)
+	}
+	return doubled
+}
+
+// freshen adds a line that came to another node and is on both.
+func (l *lastLines) freshen(at int64, hash uint64) {
+	l.keep(at, hash)
+	l.fresh = min(l.fresh+1, relp.Window)
+}
+
+// miss counts lines that are here twice: they came to this node while the same
+// ones became known, too late to be dropped.
+func (l *lastLines) miss(hash uint64) (doubled int) {
+	switch l.missed.take(hash) {
+	case again:
+		doubled, l.missed = l.missed.frames+1, nil
+		l.twice.brought(doubled)
+	case unseen, overdue:
+		l.missed = nil
+	case open:
 	}
 	return doubled
 }
@@ -133,8 +167,12 @@ func (r *recent) anew() {
 }
 
 // judge compares what comes with the lines that are known.
-func (l *lastLines) judge() *resent {
+func (l *lastLines) judge() *resent { return l.judgeLast(len(l.hashes)) }
+
+// judgeLast is judge for so many of them, or all.
+func (l *lastLines) judgeLast(count int) *resent {
 	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])
+	known = known[max(0, len(known)-count):]
 	starts := make([]int, len(known))
 	for i := range starts {
 		starts[i] = i
@@ -147,7 +185,7 @@ func (r *recent) forget(source netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l := r.senders[source]; l != nil && r.pairs {
-		l.hashes, l.at = nil, 0 // what may come of it from another node is counted still
+		l.hashes, l.at, l.fresh = nil, 0, 0 // what may come of it from another node is counted still
 		return
 	}
 	delete(r.senders, source)
@@ -159,10 +197,23 @@ func (r *recent) resent(source netip.Addr, now int64) *resent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.senders[source]
-	if l == nil || len(l.hashes) == 0 || now-l.time > int64(recentFor) {
+	if l == nil {
+		return nil
+	}
+	if l.fresh = 0; len(l.hashes) == 0 || now-l.time > int64(recentFor) {
 		return nil
 	}
 	return l.judge()
+}
+
+// outdated is what resent no longer judges by; nil: there is nothing.
+func (r *recent) outdated(source netip.Addr) *resent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.senders[source]; l != nil && len(l.hashes) > 0 {
+		return l.judge()
+	}
+	return nil
 }
 
 // resent compares the frames of a session's beginning with what is known.
@@ -177,9 +228,10 @@ type resent struct {
 type judgement int
 
 const (
-	open   judgement = iota // not decided
-	again                   // they are stored already
-	unseen                  // they are not
+	open    judgement = iota // not decided
+	again                    // they are stored already
+	unseen                   // they are not
+	overdue                  // not decided, and not waited for any more: they are stored
 )
 
 // take judges the next frame. After anything but open it is done.

@@ -17,6 +17,7 @@ const mostWaiting = 4 * relp.Window
 type owed struct {
 	answers      []byte
 	hashes       []uint64 // of the lines that are stored
+	doubled      int      // lines that are here twice once these are
 	resumed      bool     // some lines were stored before
 	lines, bytes int
 	commit       journal.Commit

@@ -36,7 +36,7 @@ func (c *relpConn) readBy(ctx context.Context, at time.Time) {
 func (c *relpConn) quiet(ctx context.Context) {
 	c.readBy(ctx, time.Time{})
 	if len(c.heldTxnrs) > 0 {
-		c.judged(unseen)
+		c.judged(overdue)
 	}
 	c.idleFrom = time.Time{}
 	if len(c.buf) == 0 {
@@ -54,7 +54,7 @@ func (c *relpConn) bounded(j judgement) judgement {
 		c.decideBy = time.Now().Add(decideWithin)
 	}
 	if j == open && c.held.Size() >= batchBytes {
-		return unseen
+		return overdue
 	}
 	return j
 }

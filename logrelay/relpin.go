@@ -55,6 +55,7 @@ type relpConn struct {
 	heldTxnrs  []uint32
 	heldHashes []uint64
 	decideBy   time.Time // when that is to be known
+	fits       fits      // those that are stored
 	idleFrom   time.Time // when it was last set when an idle client gives back memory
 }
 
@@ -97,6 +98,10 @@ func (c *relpConn) serve(ctx context.Context) (err error) {
 	c.own = s.visits.enter(c.source, time.Now().UnixNano())
 	defer s.visits.leave(c.source, c.own)
 	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
+	if c.resent == nil {
+		c.fits = fits{known: s.recent.outdated(c.source)}
+	}
+	defer c.endFits()
 	c.compareAlone()
 	c.opening = newOpening(s, conn)
 	defer c.opening.end()
@@ -204,7 +209,7 @@ func (c *relpConn) step(f relp.Frame, now int64) error {
 	case relp.Store:
 		c.line(journal.Record{Time: now, Source: c.source, Input: c.via, Data: f.Data}, f.Txnr)
 	case relp.Close:
-		c.judged(unseen)
+		c.judged(overdue)
 		o := c.owe()
 		o.answers = relp.AppendClosed(o.answers, f)
 		c.closed = true
@@ -217,7 +222,11 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 	hash := c.s.recent.hash(r.Data)
 	if c.resent == nil {
 		c.batch.Add(r)
-		c.owe().line(txnr, hash)
+		o := c.owe()
+		o.line(txnr, hash)
+		if c.fits.known != nil {
+			c.fit(o, hash)
+		}
 		return
 	}
 	c.held.Add(r)
@@ -238,7 +247,12 @@ func (c *relpConn) judged(j judgement) {
 	} else {
 		c.batch.Join(&c.held)
 		o.hashes = append(o.hashes, c.heldHashes...)
+	}
+	switch j {
+	case unseen:
 		c.s.metrics.doubted.Add(float64(max(0, count-1)))
+	case overdue:
+		c.fits = fits{known: c.resent, sure: true}
 	}
 	for _, txnr := range c.heldTxnrs {
 		o.answers = relp.AppendOK(o.answers, txnr)
@@ -263,7 +277,7 @@ func (c *relpConn) store(ctx context.Context) error {
 	o.lines, o.bytes = c.batch.Len(), c.batch.Size()
 	commit, err := c.s.journal.AppendAfter(appending, c.last, &c.batch, func() {
 		// Before the answer: it may get lost, and then they come again.
-		c.s.tellDoubled(c.s.recent.put(c.source, time.Now().UnixNano(), o.hashes...), "client", c.source)
+		c.s.tellDoubled(o.doubled+c.s.recent.put(c.source, time.Now().UnixNano(), o.hashes...), "client", c.source)
 	})
 	if err != nil {
 		return err

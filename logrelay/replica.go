@@ -156,13 +156,8 @@ type shipper struct {
 	log      *slog.Logger
 	// letGo is the first line that is still kept for another node, for which the
 	// disk may be too full.
-	letGo func() uint64
-	// base is the journal's end as it was opened. What another node says that it
-	// has from there on may be lines that this node sent, and then lost with its
-	// power before they were on its disk: their numbers are those of other lines
-	// now. agreed are the nodes that have stored lines since, and say so.
-	base   uint64
-	agreed map[string]bool
+	letGo      func() uint64
+	renumbered *renumbered
 }
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
@@ -212,7 +207,11 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		return err
 	}
 	_ = conn.SetDeadline(time.Time{})
-	from := s.begins(other.Name, binary.LittleEndian.Uint64(answer[:]))
+	next := binary.LittleEndian.Uint64(answer[:])
+	from := s.begins(other.Name, next)
+	if next <= s.renumbered.before(other.Name) {
+		s.renumbered.agrees(other.Name) // what it gets now is all that it has of later numbers
+	}
 	well()
 	s.log.Info("another node takes this one's lines", "other", other.Name, "from", from, "missing", s.journal.Lines(from, s.journal.End()))
 	sent := make(chan error, 1)
@@ -225,8 +224,8 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		sent <- err
 	}()
 	err = s.answers(conn, from, func(next uint64) {
-		if n := first.Load(); n > 0 && next >= n && !s.agreed[other.Name] {
-			s.agreed[other.Name] = true
+		if n := first.Load(); n > 0 && next >= n {
+			s.renumbered.agrees(other.Name)
 		}
 	})
 	if end(); ctx.Err() == nil {
@@ -241,10 +240,7 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 // begins is the first line to send to another node, which says that it has all
 // before next.
 func (s *shipper) begins(node string, next uint64) uint64 {
-	if !s.agreed[node] {
-		next = min(next, s.base)
-	}
-	return max(next, s.cursor.Next())
+	return max(min(next, s.renumbered.before(node)), s.cursor.Next())
 }
 
 // send ships blocks as this node's disk gets them: both disks sync at the same
@@ -361,6 +357,6 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	}
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), base: j.End(), agreed: map[string]bool{},
+		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), renumbered: openRenumbered(s.dir(), j.End(), s.log),
 	}, nil
 }

@@ -1,12 +1,17 @@
 package logrelay
 
-import "holdfast/logrelay/relp"
+import (
+	"slices"
+
+	"holdfast/logrelay/relp"
+)
 
 // A node that dies has lines that its clients were not told of, and that no
 // other node has. The clients send them again, to another node. When the dead
 // one is back, each node gets the other's, and has them twice. They are left so:
 // files are not written anew, and a line twice is better than one lost. But they
-// are counted, on both nodes, by the order in which they were sent:
+// are counted, on both nodes, once both copies are on the node's disk, by the order
+// in which they were sent:
 //
 //   - here are the lines of a client that came here since it was with another
 //     node. What that one stored before, and brings now, is the beginning of
@@ -20,43 +25,64 @@ import "holdfast/logrelay/relp"
 // twice counts the lines of one sender. The zero value is one that was nowhere.
 type twice struct {
 	away   bool     // the newest line came to another node
-	first  []uint64 // lines that came here since it was not; a window of them at most
-	began  int64    // when the first of these was received
+	began  int64    // when the first line came here since it was not; 0: none has
+	first  []uint64 // those lines, without what doubts counted; a window of them at most
 	met    int      // how many of these came from another node as well
 	judged *resent  // what the first lines from there are; nil: that is decided
 	anew   bool     // the next line from there is the first once more
 }
 
-// here says that lines came to this node.
-func (t *twice) here(at int64, hashes []uint64) {
+// begins says that lines came to this node, at a time. doubled is how many lines
+// turn out to be here twice: the sender has come back before what came from
+// another node ran to the end of what was here.
+func (t *twice) begins(at int64) (doubled int) {
 	if t.away {
+		if t.judged != nil {
+			doubled = t.judged.frames
+		}
 		*t = twice{first: t.first[:0]}
 	}
-	if len(t.first) == 0 {
+	if t.began == 0 {
 		t.began = at
 	}
-	t.first = append(t.first, hashes[:min(len(hashes), relp.Window-len(t.first))]...)
+	return doubled
 }
 
+// here is one of these lines. Those that were shipped here and came again are none:
+// the other node knows that they are here, and brings what stood behind them.
+func (t *twice) here(hash uint64) {
+	if len(t.first) < relp.Window {
+		t.first = append(t.first, hash)
+	}
+}
+
+// brought says that the first of these came from another node before.
+func (t *twice) brought(lines int) {
+	t.first = slices.Delete(t.first, 0, min(lines, len(t.first)))
+}
+
+// late tells whether a line that came to another node at a time is older than what
+// came here since: the sender is here still.
+func (t *twice) late(at int64) bool { return t.began != 0 && !t.away && at < t.began }
+
 // elsewhere says that a line came to another node, at a time, and from there.
-// doubled is how many lines are here twice, as is known now. late: it is older
-// than what came here, so the sender is here still.
-func (t *twice) elsewhere(at int64, hash uint64, known *lastLines) (doubled int, late bool) {
-	if len(t.first) > 0 && !t.away && at < t.began {
+// doubled is how many lines are here twice, as is known now.
+func (t *twice) elsewhere(at int64, hash uint64, known *lastLines) (doubled int) {
+	if t.late(at) {
 		switch {
 		case t.met < len(t.first) && t.first[t.met] == hash:
 			t.met++
-			doubled = 1
+			return 1
 		case t.met > 0:
-			t.met = len(t.first) // no more of them
+			t.met = relp.Window // no more of them
 		}
-		return doubled, true
+		return 0
 	}
 	if !t.away || t.anew {
 		t.away, t.anew, t.judged = true, false, known.judge()
 	}
 	if t.judged == nil {
-		return 0, false
+		return 0
 	}
 	switch t.judged.take(hash) {
 	case again:
@@ -64,5 +90,5 @@ func (t *twice) elsewhere(at int64, hash uint64, known *lastLines) (doubled int,
 	case unseen:
 		t.judged = nil
 	}
-	return doubled, false
+	return doubled
 }

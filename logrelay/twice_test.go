@@ -48,6 +48,7 @@ func TestLinesThatAreHereTwiceAreCounted(t *testing.T) {
 		{"its last lines anew", "<a@1 <b@1 <c@1 anew <b@5 <c@5 <d@6", 2},
 		{"none of them", "<a@1 <b@1 anew <c@5 <d@5", 0},
 		{"a client that is here", "a@1 b@1 anew <b@5 <c@5", 1},
+		{"there and back, and then it comes", "a@1 b@1 c@1 d@9 <b@5 <c@5 e@10", 2},
 		{"a client that moves, and again", "a@1 b@1 <c@2 <d@2 e@3 <f@4 g@5", 0},
 	} {
 		r := newRecent()
@@ -120,7 +121,6 @@ func TestDuplicatesOfADeadNodesReturnAreCountedOnBoth(t *testing.T) {
 			}
 			return nil
 		})
-		// They are counted when the other node has said that it has them, too.
 		eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
 			if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != 5 || counted != 5 {
 				return fmt.Errorf("there are 5 lines, its status says %d, its metric %v", got, counted)

@@ -125,11 +125,12 @@ func pairNode(what string) error {
 	return s.Run(ctx, func() { group.Go(func() { tellPair(ctx, s, board) }) })
 }
 
-// tellPair prints how a relay stands until ctx ends.
+// tellPair prints how a relay stands until ctx ends, and then once more.
 func tellPair(ctx context.Context, s *logrelay.Server, board *health.Board) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for was := false; ; {
+		last := ctx.Err() != nil
 		state := pairState{alone: slices.ContainsFunc(board.Conditions(), func(c health.Condition) bool { return c.Name == conditionAlone })}
 		status := s.Status()
 		state.end, state.doubled = status.End, status.Doubled
@@ -143,10 +144,12 @@ func tellPair(ctx context.Context, s *logrelay.Server, board *health.Board) {
 		}
 		was = state.alone
 		fmt.Println(pairStateLine, state.end, state.replicated, state.alone, state.doubled)
+		if last {
+			return
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return
 		}
 	}
 }
