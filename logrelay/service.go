@@ -99,6 +99,7 @@ type Server struct {
 	owed            sync.Pool // of *owed that were answered
 	doubled         atomic.Uint64
 	refusals        refusals // of other nodes
+	bugs            *bugs
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -152,10 +153,11 @@ func New(config Config, deps Deps) (*Server, error) {
 		}
 		return 0
 	})
-	if err == nil {
-		err = deps.Metrics.Register(outlook{s})
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s.bugs = &bugs{log: s.log, board: s.board, inputs: s.metrics.panics}
+	return s, deps.Metrics.Register(outlook{s})
 }
 
 // String is the task's name.
@@ -174,6 +176,7 @@ func (s *Server) Addrs(input string) []netip.AddrPort {
 const (
 	conditionDamaged = "logs.damaged"
 	conditionFull    = "logs.disk-full"
+	conditionStuck   = "logs.disk-stuck"
 	conditionJournal = "logs.journal"
 	conditionOutput  = "logs.output." // and the output's name
 )
@@ -181,7 +184,10 @@ const (
 // Run serves until ctx ends, then returns nil. It calls ready when all
 // addresses are served. It ends in order: inputs, journal, outputs.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed, Wrap: s.wrap})
+	j, err := journal.OpenContext(ctx, journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed, Wrap: s.wrap})
+	if err != nil && errors.Is(err, ctx.Err()) {
+		return nil // told to end while the disk refused to read
+	}
 	if err != nil {
 		return fmt.Errorf("logrelay: %w", err)
 	}
@@ -261,9 +267,11 @@ func (s *Server) watch(ctx context.Context) {
 	for {
 		s.look()
 		s.tellDamage(s.journal)
+		s.tellStuck(time.Now())
 		s.noteAges()
 		s.noteAddresses()
 		s.refusals.expire(time.Now())
+		s.bugs.expire(time.Now())
 		select {
 		case <-ctx.Done():
 			return

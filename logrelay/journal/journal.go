@@ -78,6 +78,7 @@ type Journal struct {
 	writing  *writing      // what is on its way to the disk; nil: nothing
 	begun    chan struct{} // closed when a write begins
 	failed   uint64        // writes that had begun
+	busy     time.Time     // when the one under way did; zero: none is
 	cursors  map[string]*Cursor
 	damage   damage
 	id       [16]byte // never changes
@@ -193,11 +194,15 @@ const (
 	defaultSegment = 64 << 20 // bytes
 )
 
-// Open recovers a journal: it finds what was durable, and cuts off what a
+// Open is OpenContext for who waits as long as it takes.
+func Open(config Config) (*Journal, error) { return OpenContext(context.Background(), config) }
+
+// OpenContext recovers a journal: it finds what was durable, and cuts off what a
 // crash left of the last write. It blocks for five seconds at most, and as long as
 // one more look takes, where the disk refuses to read; what it still refuses then
-// counts as lost. The error is a directory that can't be read or written.
-func Open(config Config) (*Journal, error) {
+// counts as lost. The error is a directory that can't be read or written, or that
+// ctx ended while the disk refused: then nothing was given up.
+func OpenContext(ctx context.Context, config Config) (*Journal, error) {
 	if config.Segment == 0 {
 		config.Segment = defaultSegment
 	}
@@ -212,7 +217,10 @@ func Open(config Config) (*Journal, error) {
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if err := errors.Join(j.recover(), j.identify()); err != nil {
+	if err := j.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := j.identify(); err != nil {
 		return nil, err
 	}
 	return j, nil
@@ -254,33 +262,71 @@ func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then 
 		return Commit{}, fmt.Errorf("journal: a batch of %d bytes, want at most %d", len(b.buf), MaxBlock)
 	}
 	for {
-		j.mu.Lock()
-		if after.group != nil && after.group.err != nil {
-			defer j.mu.Unlock()
-			return Commit{}, after.group.err
-		}
-		g := j.group
-		if g.count == 0 || len(g.buf)-blockHeader+len(b.buf) <= j.config.Pending {
-			g.buf = append(g.buf, b.buf...)
-			g.count += b.count
-			g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
-			if then != nil {
-				g.then = append(g.then, then)
-			}
-			j.mu.Unlock()
-			select {
-			case j.kick <- struct{}{}:
-			default:
-			}
+		g, joined, err := j.join(after, b, then)
+		switch {
+		case err != nil:
+			return Commit{}, err
+		case joined:
+			j.wake()
 			return Commit{g}, nil
 		}
-		j.mu.Unlock()
 		select {
 		case <-g.taken:
 		case <-ctx.Done():
 			return Commit{}, ctx.Err()
 		}
 	}
+}
+
+// TryAppend is Append that does not wait; false: there is no room. The batch has
+// MaxBlock bytes at most.
+func (j *Journal) TryAppend(b *Batch) (Commit, bool) {
+	if b.count == 0 {
+		return Commit{}, true
+	}
+	g, joined, _ := j.join(Commit{}, b, nil) // it follows nothing that could have failed
+	if !joined {
+		return Commit{}, false
+	}
+	j.wake()
+	return Commit{g}, true
+}
+
+// wake has Run write. It is called without mu, which Run takes at once.
+func (j *Journal) wake() {
+	select {
+	case j.kick <- struct{}{}:
+	default:
+	}
+}
+
+// join puts a batch's lines among those that the next write takes, if these have
+// room for them; else there is some once g is taken.
+func (j *Journal) join(after Commit, b *Batch, then func()) (g *group, joined bool, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if after.group != nil && after.group.err != nil {
+		return nil, false, after.group.err
+	}
+	g = j.group
+	if g.count > 0 && len(g.buf)-blockHeader+len(b.buf) > j.config.Pending {
+		return g, false, nil
+	}
+	g.buf = append(g.buf, b.buf...)
+	g.count += b.count
+	g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
+	if then != nil {
+		g.then = append(g.then, then)
+	}
+	return g, true, nil
+}
+
+// Busy is when the write began that is under way; zero: none is. A disk that
+// neither takes a write nor refuses it keeps all waiting.
+func (j *Journal) Busy() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.busy
 }
 
 // trim removes the segments that every cursor has passed, but for the newest
