@@ -191,7 +191,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		}
 		secure := tls.Server(conn, config)
 		handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
-		err := secure.HandshakeContext(handshake)
+		err := s.guard(via, func() error { return secure.HandshakeContext(handshake) }, "client", conn.RemoteAddr().String())
 		cancel()
 		switch {
 		case err != nil && via == viaReplica:

@@ -10,6 +10,8 @@ import (
 // those who don't take it.
 type losses struct {
 	cut, lost    [viaLast + 1]prometheus.Counter // lines, of inputs
+	panics       [viaLast + 1]prometheus.Counter // of inputs
+	broken       *prometheus.CounterVec          // lines, of outputs
 	letGo        *prometheus.CounterVec          // lines, of outputs
 	removed      *prometheus.CounterVec          // files that were put away, by reason
 	waitingBytes *prometheus.GaugeVec            // of outputs
@@ -26,13 +28,16 @@ func newLosses(reg prometheus.Registerer) (l losses, err error) {
 	l.waitingBytes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "holdfast_logs_waiting_bytes", Help: "Bytes of the journal that are kept for an output, by output.",
 	}, []string{"output"})
-	for _, c := range []prometheus.Collector{cut, lost, l.letGo, l.removed, l.waitingBytes} {
+	l.broken = vector("holdfast_logs_failed_lines_total", "Lines that an output could not handle, and that another stands in the place of: bugs; by output.", "output")
+	panics := vector("holdfast_logs_panics_total", "Datagrams and connections whose handling panicked: bugs; by input.", "input")
+	for _, c := range []prometheus.Collector{cut, lost, l.broken, panics, l.letGo, l.removed, l.waitingBytes} {
 		if err := reg.Register(c); err != nil {
 			return l, fmt.Errorf("logrelay: register metrics: %w", err)
 		}
 	}
 	for via := viaRELP; via <= viaLast; via++ {
 		l.cut[via], l.lost[via] = cut.WithLabelValues(inputName(via)), lost.WithLabelValues(inputName(via))
+		l.panics[via] = panics.WithLabelValues(inputName(via))
 	}
 	return l, nil
 }
