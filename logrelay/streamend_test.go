@@ -3,6 +3,7 @@ package logrelay
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -140,6 +141,43 @@ func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestTheRelaysEndSaysThatARecordIsCut: by TLS nobody knows how many lines are in what
+// has come of it. It fails where the log has a number then, and no word that there may
+// be more, also where all other lines are stored.
+func TestTheRelaysEndSaysThatARecordIsCut(t *testing.T) {
+	for _, paused := range []bool{true, false} {
+		t.Run(fmt.Sprintf("paused %v", paused), func(t *testing.T) {
+			s, dir, _, dial := leavingBy(t, "tls")
+			var log syncBuffer
+			s.log = slog.New(slog.NewTextHandler(&log, nil))
+			stop := run(t, s)
+			s.gate.pause(paused)
+			const count = 5
+			conn := dial()
+			sends(t, conn, 0, count)
+			header := []byte{23, 3, 3, 0x10, 0} // 4 KiB of data (RFC 8446 §5.1)
+			if _, err := conn.(*tls.Conn).NetConn().Write(append(header, "of which this has come"...)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 20*time.Second, "the session begins", func() error {
+				if !s.sessions.some() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			stop()
+			p := process{t: t, dir: dir}
+			stored, lost := len(p.numbers("cn1")), int(testutil.ToFloat64(s.metrics.lost[viaTLS]))
+			if stored+lost != count || lost > 0 != paused {
+				t.Errorf("%d lines are stored and %d counted as lost, want %d", stored, lost, count)
+			}
+			if text := log.String(); !strings.Contains(text, fmt.Sprint("lines=", lost, " or_more=true")) {
+				t.Errorf("the log: %s", text)
+			}
+		})
 	}
 }
 
