@@ -115,9 +115,10 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 			l.close()
 		}
 	}
-	streams.Wait() // they have a bound, which the journal's disk gives nothing else
-	s.lastLosses.tell(s.log)
+	streams.Wait()
+	s.lastLosses.tell(s.log) // and not only when the last client by RELP has ended
 	group.Wait()
+	s.lastLosses.tell(s.log) // of UDP and sockets of this node
 	for _, l := range listeners {
 		if l.tcp == nil {
 			l.close()

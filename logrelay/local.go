@@ -68,8 +68,9 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	room, oob := make([]byte, maxLine), make([]byte, sockopt.CredentialsRoom())
-	var batch journal.Batch
-	promised := promises{lost: s.metrics.lost[viaUnix], patience: unixPatience}
+	// Others, who can be held back, may fill the journal's room with each write.
+	batch := journal.Batch{Urgent: true}
+	promised := s.newPromises(viaUnix, unixPatience)
 	defer promised.end()
 	var line []byte
 	for {
@@ -85,7 +86,7 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 			continue
 		}
 		batch.Add(journal.Record{Time: now.UnixNano(), Source: s.ownAddress(), Input: viaUnix, Data: line})
-		s.put(&batch, viaUnix, &promised)
+		promised.put(&batch)
 	}
 }
 

@@ -22,7 +22,7 @@ func newLosses(reg prometheus.Registerer) (l losses, err error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 	}
 	cut := vector("holdfast_logs_cut_lines_total", "Lines of more than 128 KiB, which were cut, by input.", "input")
-	lost := vector("holdfast_logs_lost_lines_total", "Lines that no sender keeps and the disk refused, or nobody had read at the end of the relay, by input.", "input")
+	lost := vector("holdfast_logs_lost_lines_total", "Lines that no sender keeps and that are lost: the disk refused them, the journal had no room for them in time, nobody had read them at the end of the relay, or something panicked over them; by input.", "input")
 	l.letGo = vector("holdfast_logs_let_go_lines_total", "Lines that were kept for a target no more, though it had not taken them, by output.", "output")
 	l.removed = vector("holdfast_logs_removed_files_total", "Log files that were put away and then removed, by reason: count, or space.", "reason")
 	l.waitingBytes = prometheus.NewGaugeVec(prometheus.GaugeOpts{

@@ -4,27 +4,32 @@ import (
 	"context"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"holdfast/logrelay/journal"
 )
 
 // promises are writes that nobody waits for: of UDP and unix sockets, which
-// can't be held back. They count what the disk refused. They belong to one
-// goroutine.
+// can't be held back. They count what the disk refused, and what the journal had no
+// room for. They belong to one goroutine.
 type promises struct {
-	lost prometheus.Counter
+	s    *Server
+	via  uint8
 	list []promise // few: all lines of one write of the journal are one
 	// patience is for how long lines wait for room in the journal; 0: as long as
 	// it takes. stuck: some waited in vain, and the next don't wait.
 	patience time.Duration
 	stuck    bool
+	untold   int // lines that were lost for want of room, and of which the log has no word
 }
 
 // unixPatience is for how long a socket of this node is not read while the disk
 // stands still. Its senders wait for that, in the midst of what they do: all
-// programs of the node, where it is /dev/log.
-const unixPatience = time.Second
+// programs of the node, where it is /dev/log. rsyslog's queues wait as long for room
+// (queue.timeoutenqueue).
+const unixPatience = 2 * time.Second
+
+func (s *Server) newPromises(via uint8, patience time.Duration) promises {
+	return promises{s: s, via: via, patience: patience}
+}
 
 type promise struct {
 	commit journal.Commit
@@ -50,42 +55,60 @@ func (p *promises) settle() {
 			return
 		}
 		if err != nil {
-			p.lost.Add(float64(p.list[0].lines))
+			p.s.metrics.lost[p.via].Add(float64(p.list[0].lines))
 		}
 		p.list = append(p.list[:0], p.list[1:]...)
 	}
 }
 
-// end waits for what is not decided, for a while.
+// end waits for what is not decided, for a while, and no longer than until
+// Server.ending: what the journal has is then written by its own end.
 func (p *promises) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), lingerFor)
+	ctx, cancel := context.WithTimeout(p.s.ending, lingerFor)
 	defer cancel()
 	for _, one := range p.list {
 		_ = one.commit.Wait(ctx) // settle looks at what became of it
 	}
 	p.settle()
+	for _, one := range p.list {
+		p.s.lastLosses.leave(one.lines)
+	}
+	p.tell()
+}
+
+// tell has the log say how many lines were lost for want of room: a disk that is
+// slow, or stands still for less than stuckAfter, is no condition.
+func (p *promises) tell() {
+	if p.untold > 0 {
+		p.s.log.Warn("lines that no sender keeps are lost: the journal had no room for them in time, since its disk is slow or stood still",
+			"input", inputName(p.via), "lines", p.untold)
+		p.untold = 0
+	}
 }
 
 // put appends a batch that nobody waits for, and empties it. While the disk stands
 // still, it blocks when the journal has no more room, and so bounds the memory: by
 // UDP the socket's buffer then fills, and what that has no room for the kernel
-// throws away and counts (see overflowed); who writes to a socket of this node waits no longer than
-// p.patience. What the journal does not take, and all after Server.ending, is lost,
-// and counted.
-func (s *Server) put(batch *journal.Batch, via uint8, p *promises) {
+// throws away and counts (see overflowed); who writes to a socket of this node waits
+// no longer than p.patience. What the journal does not take, and all after
+// Server.ending, is lost, counted, and told of when there is room again, or at the
+// end.
+func (p *promises) put(batch *journal.Batch) {
 	if batch.Len() == 0 {
 		return
 	}
-	commit, room := s.journal.TryAppend(batch)
+	commit, room := p.s.journal.TryAppend(batch)
 	if !room && !p.stuck {
-		commit, room = s.waitForRoom(batch, p.patience)
+		commit, room = p.s.waitForRoom(batch, p.patience)
 	}
 	if p.stuck = !room; room {
 		p.add(commit, batch.Len())
+		p.tell()
 	} else {
-		p.lost.Add(float64(batch.Len()))
+		p.s.metrics.lost[p.via].Add(float64(batch.Len()))
+		p.untold += batch.Len()
 	}
-	s.metrics.input(via).took(batch.Len(), batch.Size())
+	p.s.metrics.input(p.via).took(batch.Len(), batch.Size())
 	batch.Reset()
 }
 

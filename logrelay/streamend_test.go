@@ -295,8 +295,8 @@ func (d stuckDisk) Datasync() error {
 // have ten seconds. It fails if each write, a sender that goes on, or a client by RELP
 // that waits for its answer, has a time of its own; if what the
 // journal has and the disk has not is counted as lost, since it is stored when the disk
-// goes on; and if the log's word of that waits for what UDP brought, which may be for
-// ever.
+// goes on; if the log's word of what streams brought waits for all else; and if it has
+// none of what UDP brought.
 func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	s, dir, _, connect := leavingBy(t, "tcp")
 	s.patience, s.endWithin = time.Hour, 300*time.Millisecond
@@ -371,6 +371,12 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	}
 	close(over)
 	sender.Wait()
+	eventually(t, 30*time.Second, "the log says so of UDP as well", func() error {
+		if strings.Count(log.String(), "not yet on the disk") != 2 {
+			return errors.New(log.String())
+		}
+		return nil
+	})
 	close(disk.resume)
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -56,7 +56,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	stop := context.AfterFunc(ctx, packets.Stop)
 	defer stop()
 	var batch journal.Batch
-	promised := promises{lost: s.metrics.lost[viaUDP]}
+	promised := s.newPromises(viaUDP, 0)
 	defer promised.end()
 	for {
 		n, err := packets.Receive()
@@ -64,7 +64,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 		if err == nil && packets.More() && batch.Size() < datagramsMost {
 			continue
 		}
-		s.put(&batch, viaUDP, &promised)
+		promised.put(&batch)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
@@ -86,14 +86,16 @@ func (s *Server) takeDatagrams(batch *journal.Batch, packets *sockopt.Moderated,
 // them, or one that something panicked over.
 func (s *Server) takeSome(batch *journal.Batch, packets *sockopt.Moderated, from, n int) (i int) {
 	i = from
+	cut := 0
 	defer func() {
+		s.metrics.cutLines(viaUDP, &cut)
 		if p := recover(); p != nil {
 			_ = s.bugs.input(viaUDP, p) // there is no connection to end
 			s.metrics.lost[viaUDP].Inc()
 			i++
 		}
 	}()
-	now, shed, cut := time.Now().UnixNano(), s.gate.shed(), 0
+	now, shed := time.Now().UnixNano(), s.gate.shed()
 	for ; i < n; i++ {
 		data := packets.Packet(i)
 		if packets.Cut(i) {
@@ -105,6 +107,5 @@ func (s *Server) takeSome(batch *journal.Batch, packets *sockopt.Moderated, from
 		}
 		batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
 	}
-	s.metrics.cutLines(viaUDP, &cut)
 	return i
 }
