@@ -260,18 +260,32 @@ func (s *Server) committed(lines, bytes int, took time.Duration, err error) {
 // watchEvery is how often the disk is looked at.
 const watchEvery = time.Second
 
+// watch looks at the disk, and at what time changes, until ctx ends. A disk that
+// stands still may keep each look at it for ever, and is then told of by what looks
+// at none.
 func (s *Server) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
+	defer begin(ctx, func(ctx context.Context) {
+		everySoOften(ctx, func() {
+			s.tellStuck(time.Now())
+			s.refusals.expire(time.Now())
+			s.bugs.expire(time.Now())
+		})
+	})()
 	s.beginAges()
-	for {
+	everySoOften(ctx, func() {
 		s.look()
 		s.tellDamage(s.journal)
-		s.tellStuck(time.Now())
 		s.noteAges()
 		s.noteAddresses()
-		s.refusals.expire(time.Now())
-		s.bugs.expire(time.Now())
+	})
+}
+
+// everySoOften calls f at once and then every watchEvery, until ctx ends.
+func everySoOften(ctx context.Context, f func()) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		f()
 		select {
 		case <-ctx.Done():
 			return
