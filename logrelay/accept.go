@@ -115,9 +115,10 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 			l.close()
 		}
 	}
-	streams.Wait() // they have a bound, which the journal's disk gives nothing else
-	s.lastLosses.tell(s.log)
+	streams.Wait()
+	s.lastLosses.tell(s.log) // and not only when the last client by RELP has ended
 	group.Wait()
+	s.lastLosses.tell(s.log) // of UDP and sockets of this node
 	for _, l := range listeners {
 		if l.tcp == nil {
 			l.close()
@@ -191,7 +192,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn, via uint8) error {
 		}
 		secure := tls.Server(conn, config)
 		handshake, cancel := context.WithTimeout(ctx, handshakeWithin)
-		err := secure.HandshakeContext(handshake)
+		err := s.guard(via, func() error { return secure.HandshakeContext(handshake) }, "client", conn.RemoteAddr().String())
 		cancel()
 		switch {
 		case err != nil && via == viaReplica:

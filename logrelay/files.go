@@ -45,6 +45,7 @@ type files struct {
 	names   *names
 	rules   *rules
 	log     *slog.Logger
+	bugs    *bugs
 	metrics *outputMetrics
 	rotator *rotator
 	layout  *layout
@@ -210,18 +211,7 @@ func (o *files) end() {
 func (o *files) take(block journal.Block) (err error) {
 	lines := 0
 	failed := block.Each(func(number uint64, r journal.Record) bool {
-		if number < o.next {
-			return true
-		}
-		if r.Input == viaMark {
-			return true
-		}
-		o.line.read(r, o.names)
-		// The sender's numbers have no gap where a rule makes one.
-		if n := sequenceOf(o.line.Data); n > 0 {
-			o.missing.Add(float64(o.gaps.saw(o.line.host, n, o.line.received)))
-		}
-		if !o.metrics.lets(o.rules.judge(&o.line, "files")) {
+		if number < o.next || r.Input == viaMark || !o.judge(number, r) {
 			return true
 		}
 		var f *hostFile
@@ -251,7 +241,7 @@ func (o *files) put(f *hostFile) {
 		}
 	}
 	before := len(f.buf)
-	f.buf = append(o.config.format.append(f.buf, &o.line, o.rules), '\n')
+	f.buf = append(o.render(f.buf, &o.line), '\n')
 	o.buffered += len(f.buf) - before
 }
 

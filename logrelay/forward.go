@@ -40,6 +40,7 @@ type forward struct {
 	rules   *rules
 	log     *slog.Logger
 	board   *health.Board
+	bugs    *bugs
 	metrics *outputMetrics
 	lost    *lostOrder // only these lines, of another node; nil: this node's own
 
@@ -256,8 +257,7 @@ func (f *forward) sendBlock(ctx context.Context, block journal.Block) (err error
 		if number < from || ctx.Err() != nil || !wants(number, r) {
 			return true
 		}
-		f.line.read(r, f.names)
-		if f.metrics.lets(f.rules.judge(&f.line, f.target.name)) {
+		if f.judge(number, r) {
 			err = f.put(number)
 		}
 		return err == nil
@@ -316,12 +316,7 @@ func (f *forward) announce(now time.Time) error {
 
 // frame puts the line behind what is to be sent.
 func (f *forward) frame(number uint64) {
-	var text []byte
-	if format := lineFormats["rfc5424"]; f.target.format == format5424 {
-		text = format.append(nil, &f.line, f.rules)
-	} else {
-		text = f.rules.redact(f.line.appendForward(nil), 0)
-	}
+	text := f.render(&f.line)
 	if f.target.relp() {
 		f.out = f.link.session.AppendLine(f.out, text)
 		f.link.sent = append(f.link.sent, number)
@@ -329,6 +324,17 @@ func (f *forward) frame(number uint64) {
 	}
 	f.out = strconv.AppendInt(f.out, int64(len(text)), 10) // RFC 6587 §3.4.1
 	f.out = append(append(f.out, ' '), text...)
+}
+
+// answers reads what a target answers. A panic over that is a bug, and a failure of
+// the target: the lines are sent again.
+func (f *forward) answers(l *link) (done uint64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			done, err = 0, fmt.Errorf("%w: %s", errBug, f.bugs.caught(p, "output "+f.target.name, "address", l.address))
+		}
+	}()
+	return l.answers()
 }
 
 // flush sends, and waits for all answers of RELP.
@@ -343,7 +349,7 @@ func (f *forward) flush() error {
 	if !f.target.relp() {
 		return nil
 	}
-	done, err := f.link.answers()
+	done, err := f.answers(f.link)
 	f.done = max(f.done, done)
 	return err
 }

@@ -60,14 +60,9 @@ func (c *relpConn) greet(ctx context.Context, by time.Time) error {
 	c.readBy(ctx, by)
 	defer c.readBy(ctx, time.Time{})
 	for !c.session.Opened() {
-		f, n, err := c.cutter.Next(c.buf)
+		n, err := c.frame(c.buf, time.Now().UnixNano())
 		if err != nil {
 			return err
-		}
-		if len(f.Command) > 0 {
-			if err := c.step(f, time.Now().UnixNano()); err != nil {
-				return err
-			}
 		}
 		if n > 0 {
 			c.buf = append(c.buf[:0], c.buf[n:]...)

@@ -123,7 +123,8 @@ func (t *intake) read(ctx context.Context) error {
 	conn := &waitReader{Reader: t.conn}
 	for {
 		buf := <-t.buffers
-		shipped, err := readShipment(conn, buf)
+		var shipped shipment
+		err := t.s.guard(viaReplica, func() (err error) { shipped, err = readShipment(conn, buf); return err }, "node", t.from.node)
 		if err != nil {
 			return err
 		}
@@ -133,7 +134,7 @@ func (t *intake) read(ctx context.Context) error {
 			if err := t.s.gate.waitForNode(ctx); err != nil {
 				return err
 			}
-			if err := t.fill(&batch, shipped); err != nil {
+			if err := t.s.guard(viaReplica, func() error { return t.fill(&batch, shipped) }, "node", t.from.node); err != nil {
 				return err
 			}
 			// Its mark says that all before it is there as well.

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"holdfast/logrelay/journal"
 )
 
@@ -135,52 +133,4 @@ func (k *keeper) store(ctx context.Context, batch *journal.Batch) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// promises are writes that nobody waits for: of UDP and unix sockets, which
-// can't be held back. They count what the disk refused. They belong to one
-// goroutine.
-type promises struct {
-	lost prometheus.Counter
-	list []promise // few: all lines of one write of the journal are one
-}
-
-type promise struct {
-	commit journal.Commit
-	lines  int
-}
-
-// add notes lines that are on their way to the disk, and counts those before
-// that did not get there.
-func (p *promises) add(commit journal.Commit, lines int) {
-	if n := len(p.list); n > 0 && p.list[n-1].commit == commit {
-		p.list[n-1].lines += lines
-		return
-	}
-	p.settle()
-	p.list = append(p.list, promise{commit, lines})
-}
-
-// settle counts what is decided.
-func (p *promises) settle() {
-	for len(p.list) > 0 {
-		ended, err := p.list[0].commit.Done()
-		if !ended {
-			return
-		}
-		if err != nil {
-			p.lost.Add(float64(p.list[0].lines))
-		}
-		p.list = append(p.list[:0], p.list[1:]...)
-	}
-}
-
-// end waits for what is not decided, for a while.
-func (p *promises) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), lingerFor)
-	defer cancel()
-	for _, one := range p.list {
-		_ = one.commit.Wait(ctx) // settle looks at what became of it
-	}
-	p.settle()
 }

@@ -131,6 +131,7 @@ func (l *line) announce(o *over) {
 			o.lines, o.first.Format(time.TimeOnly), o.last.Format(time.TimeOnly), o.limit.lines, o.limit.every, o.rule),
 	}
 	l.record, l.received, l.host = journal.Record{Time: o.last.UnixNano()}, o.last, o.host
+	l.number, l.hides, l.lost = 0, hidesUnknown, ""
 }
 
 // announceApp is the program that says so.

@@ -50,6 +50,7 @@ func inputName(via uint8) string {
 type line struct {
 	syslog.Message
 	record   journal.Record
+	number   uint64 // of the record, where an output set it
 	received time.Time
 	names    *names // that decided
 	host     string // that it belongs to, safe in a file's name
@@ -57,12 +58,14 @@ type line struct {
 	day      []byte // see date
 	dayAt    int64  // when that day began, in seconds since 1970
 	hides    uint8  // what rules.app found, until the line is written or another
+	lost     string // what it says, if it stands in the place of one that could not be handled
 }
 
 // read takes a record apart. names says whose it is.
 func (l *line) read(r journal.Record, names *names) {
 	r.Source = r.Source.Unmap()
-	l.record, l.received, l.names, l.hides = r, time.Unix(0, r.Time), names, hidesUnknown
+	l.record, l.received, l.names, l.hides, l.lost = r, time.Unix(0, r.Time), names, hidesUnknown, ""
+	l.host = "" // not that of the line before, should this one not come to it
 	syslog.Parse(&l.Message, r.Data, l.received)
 	l.host = names.host(r.Source, l.Host)
 }

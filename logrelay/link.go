@@ -79,7 +79,7 @@ func (f *forward) dial(ctx context.Context, address string) (*link, error) {
 	defer stop()
 	err = l.write(l.session.AppendOpen(nil))
 	if err == nil {
-		_, err = l.answers()
+		_, err = f.answers(l)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())

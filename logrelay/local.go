@@ -68,8 +68,9 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	room, oob := make([]byte, maxLine), make([]byte, sockopt.CredentialsRoom())
-	var batch journal.Batch
-	promised := promises{lost: s.metrics.lost[viaUnix]}
+	// Others, who can be held back, may fill the journal's room with each write.
+	batch := journal.Batch{Urgent: true}
+	promised := s.newPromises(viaUnix, unixPatience)
 	defer promised.end()
 	var line []byte
 	for {
@@ -80,35 +81,53 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 		if err != nil {
 			return fmt.Errorf("logrelay: %v: %w", conn.LocalAddr(), err)
 		}
-		if s.gate.shed() && syslog.Severity(room[:n]) >= debugSeverity {
-			s.metrics.shed.Inc()
+		now, wanted := time.Now(), false
+		if line, wanted = s.takeLocal(line[:0], room[:n], oob[:control], now); !wanted {
 			continue
 		}
-		now := time.Now()
-		sender, _ := sockopt.SenderCredentials(oob[:control])
-		line = appendSocket(line[:0], room[:n], sender, now)
 		batch.Add(journal.Record{Time: now.UnixNano(), Source: s.ownAddress(), Input: viaUnix, Data: line})
-		if err := s.put(ctx, &batch, viaUnix, &promised); err != nil {
-			return err
-		}
+		promised.put(&batch)
 	}
+}
+
+// takeLocal writes the line of a datagram and of what the kernel says of its
+// sender, unless the disk has no room for it. One that something panics over is
+// text.
+func (s *Server) takeLocal(dst, datagram, control []byte, now time.Time) (line []byte, wanted bool) {
+	var sender sockopt.Credentials
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.bugs.input(viaUnix, p, "bytes", len(datagram)) // there is no connection to end
+			line, wanted = appendSent(dst, &syslog.Message{Priority: syslog.DefaultPriority, Time: now, Text: datagram}, sender), true
+		}
+	}()
+	sender, _ = sockopt.SenderCredentials(control)
+	if s.gate.shed() && syslog.Severity(datagram) >= debugSeverity {
+		s.metrics.shed.Inc()
+		return dst, false
+	}
+	return appendSocket(dst, datagram, sender, now), true
 }
 
 // appendSocket writes a datagram with who sent it.
 func appendSocket(dst, datagram []byte, sender sockopt.Credentials, now time.Time) []byte {
 	var m syslog.Message
 	syslog.ParseLocal(&m, datagram, now)
-	at := m.Time
-	if at.IsZero() {
-		at = now
+	if m.Time.IsZero() {
+		m.Time = now
 	}
+	return appendSent(dst, &m, sender)
+}
+
+// appendSent writes a message with who sent it.
+func appendSent(dst []byte, m *syslog.Message, sender sockopt.Credentials) []byte {
 	pid := m.Proc
 	data := ""
 	if sender.PID > 0 {
 		pid = strconv.AppendInt(nil, int64(sender.PID), 10)
 		data = fmt.Sprintf(` uid="%d" gid="%d"`, sender.UID, sender.GID)
 	}
-	return appendLocal(dst, int(m.Priority), at, m.App, pid, data, bytes.TrimPrefix(m.Text, []byte{' '}))
+	return appendLocal(dst, int(m.Priority), m.Time, m.App, pid, data, bytes.TrimPrefix(m.Text, []byte{' '}))
 }
 
 const (
@@ -171,14 +190,15 @@ func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path strin
 	var batch journal.Batch
 	var line []byte
 	for {
-		e, err := readEntry(from)
+		var e entry
+		err := s.guard(viaJournald, func() (err error) { e, err = readEntry(from); return err })
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
 			return nil // what is in the batch was not stored, and comes again
 		}
 		if err != nil {
 			return err
 		}
-		line = e.append(line[:0])
+		line = s.lineOf(&e, line[:0])
 		batch.Add(journal.Record{Time: time.Now().UnixNano(), Source: s.ownAddress(), Input: viaJournald, Data: line})
 		if from.Buffered() > 0 && batch.Size() < batchBytes {
 			continue
@@ -200,6 +220,17 @@ func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path strin
 		batch.Reset()
 		s.board.Clear(conditionJournald)
 	}
+}
+
+// lineOf is append, of an entry that something may panic over: then it is text.
+func (s *Server) lineOf(e *entry, dst []byte) (line []byte) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.bugs.input(viaJournald, p, "bytes", len(e.message)) // it would come again and again
+			line = appendLocal(dst, int(syslog.DefaultPriority), time.Now(), nil, nil, "", e.message)
+		}
+	}()
+	return e.append(dst)
 }
 
 // append writes the entry as a line.

@@ -68,7 +68,7 @@ func (s *Server) newLostLines(j *journal.Journal, t target) (*lostLines, error) 
 		forward: func(c *journal.Cursor, o *lostOrder) *forward {
 			return &forward{
 				target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: c,
-				names: s.names(), rules: s.newRules(), metrics: s.metrics.output(t.name), log: s.log.With("target", t.name, "of", o.Of), lost: o,
+				names: s.names(), rules: s.newRules(), metrics: s.metrics.output(t.name), log: s.log.With("target", t.name, "of", o.Of), bugs: s.bugs, lost: o,
 			}
 		},
 	}

@@ -39,7 +39,10 @@ func (m inputMetrics) took(lines, bytes int) {
 }
 
 // outputMetrics are those of one output.
-type outputMetrics struct{ lines, bytes, dropped, limited, failed prometheus.Counter }
+type outputMetrics struct {
+	lines, bytes, dropped, limited, failed prometheus.Counter
+	broken                                 prometheus.Counter // lines in whose place another stands
+}
 
 // lets tells whether a line goes to the output, and counts it if it does not.
 func (m *outputMetrics) lets(v verdict) bool {
@@ -57,7 +60,7 @@ func (m *metrics) input(via uint8) inputMetrics { return m.inputs[via] }
 func (m *metrics) output(name string) *outputMetrics {
 	return &outputMetrics{
 		m.lines.WithLabelValues(name), m.bytes.WithLabelValues(name), m.dropped.WithLabelValues(name),
-		m.limited.WithLabelValues(name), m.misfits.WithLabelValues(name),
+		m.limited.WithLabelValues(name), m.misfits.WithLabelValues(name), m.broken.WithLabelValues(name),
 	}
 }
 

@@ -34,11 +34,7 @@ func openFilesMost() int {
 
 // fileOf opens the file of the line, or finds it open.
 func (o *files) fileOf(l *line) (*hostFile, error) {
-	var app []byte
-	if o.layout.path.has[varApp] {
-		app = o.apps.of(l)
-	}
-	o.path = o.layout.path.append(o.path[:0], l, app)
+	o.place(l)
 	o.turn++
 	if f, ok := o.open[string(o.path)]; ok {
 		f.used = o.turn

@@ -131,13 +131,30 @@ func (s *Server) tellDamage(j *journal.Journal) {
 	}
 }
 
+// stuckAfter is from when on a write to the disk is taken for one that does not end.
+const stuckAfter = 10 * time.Second
+
+// tellStuck says that the journal's disk stands still: it neither takes lines nor
+// refuses them, and nobody else would say why no sender is answered.
+func (s *Server) tellStuck(now time.Time) {
+	since := s.journal.Busy()
+	if since.IsZero() || now.Sub(since) < stuckAfter {
+		s.board.Clear(conditionStuck)
+		return
+	}
+	s.board.Raise(conditionStuck, health.Error, fmt.Sprintf(
+		"the disk of %s has not ended a write since %s: RELP and TCP wait in their senders, what UDP and sockets bring beyond a few MiB is lost; look at the disk, or what it hangs on, and move the address to another node meanwhile",
+		s.dir(), since.Format(time.RFC3339)))
+}
+
 // outlook is the metrics that are read off a relay when somebody asks.
 type outlook struct{ s *Server }
 
 var (
-	waitingDesc = prometheus.NewDesc("holdfast_logs_waiting_lines", "Lines that an output does not durably have yet, by output.", []string{"output"}, nil)
-	lagDesc     = prometheus.NewDesc("holdfast_logs_lag_seconds", "How long ago the first of the lines was received that an output does not durably have yet, by output.", []string{"output"}, nil)
-	damagedDesc = prometheus.NewDesc("holdfast_logs_damaged_bytes", "Bytes of stored lines that the disk lost, as far as somebody read.", nil, nil)
+	waitingDesc  = prometheus.NewDesc("holdfast_logs_waiting_lines", "Lines that an output does not durably have yet, by output.", []string{"output"}, nil)
+	lagDesc      = prometheus.NewDesc("holdfast_logs_lag_seconds", "How long ago the first of the lines was received that an output does not durably have yet, by output.", []string{"output"}, nil)
+	overflowDesc = prometheus.NewDesc("holdfast_logs_udp_overflow_datagrams_total", "Datagrams of the UDP input that the kernel threw away since its socket had no room.", nil, nil)
+	damagedDesc  = prometheus.NewDesc("holdfast_logs_damaged_bytes", "Bytes of stored lines that the disk lost, as far as somebody read.", nil, nil)
 )
 
 // Describe is prometheus.Collector's.
@@ -145,6 +162,7 @@ func (outlook) Describe(to chan<- *prometheus.Desc) {
 	to <- waitingDesc
 	to <- lagDesc
 	to <- damagedDesc
+	to <- overflowDesc
 }
 
 // Collect is prometheus.Collector's. A relay that does not run has no outputs.
@@ -157,6 +175,11 @@ func (o outlook) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	gauge(damagedDesc, float64(j.Damaged()))
+	if addrs := o.s.Addrs(inputName(viaUDP)); len(addrs) > 0 {
+		if n, err := overflowed(addrs); err == nil { // else it is not told
+			to <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n))
+		}
+	}
 	now, end := time.Now(), j.End()
 	for name, c := range o.s.cursors() {
 		next, waiting, lag := c.Next(), uint64(0), time.Duration(0)

@@ -141,7 +141,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		}
 		f := &forward{
 			target: t, pool: pool{size: len(t.addresses), least: s.returnAfter}, dialer: s.dialer, tls: s.tls[1], journal: j, cursor: cursor, names: s.names(), rules: s.newRules(),
-			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board,
+			metrics: s.metrics.output(t.name), log: s.log.With("target", t.name), board: s.board, bugs: s.bugs,
 		}
 		lost, err := s.newLostLines(j, t)
 		if err != nil {
@@ -189,7 +189,7 @@ func (s *Server) newFiles(j *journal.Journal) (*files, error) {
 	rotator.owner = s.settings.owner
 	return &files{
 		config: filesConfig{dir: s.settings.dir, undo: s.dir(), rotate: s.settings.rotate, owner: s.settings.owner, format: s.settings.format},
-		syncs:  kernelSyncs(), journal: j, cursor: cursor, names: s.names(), rules: rules, log: s.log,
+		syncs:  kernelSyncs(), journal: j, cursor: cursor, names: s.names(), rules: rules, log: s.log, bugs: s.bugs,
 		metrics: s.metrics.output("files"), now: time.Now, most: openFilesMost(),
 		rotator: rotator,
 		layout:  layout, paths: paths, apps: apps, blocked: blocked{board: s.board, names: map[string]blockedName{}},

@@ -86,14 +86,15 @@ type filter struct {
 	since, until int64           // of the time of receipt; until is exclusive, 0: none
 	severity     int
 	text         *regexp.Regexp
-	rules        rules  // one, to judge by; none: every line
+	rules        rules // one, to judge by; none: every line
+	bugs         *bugs
 	written      *rules // those that change lines in the files; nil: none does
 	line         line
 	out          []byte
 }
 
 func (s *Server) parseFilter(v url.Values) (*filter, error) {
-	f := &filter{names: s.names(), severity: 7}
+	f := &filter{names: s.names(), severity: 7, bugs: s.bugs}
 	f.rules.secrets = s.newRules().secrets
 	if slices.ContainsFunc(s.settings.rules, func(r rule) bool { return r.set != nil }) {
 		f.written = &rules{list: s.settings.rules, boundless: true}
@@ -173,7 +174,7 @@ func (f *filter) take(r journal.Record) bool {
 		return false
 	}
 	if len(f.rules.list) > 0 {
-		f.rules.facts = factsOf(&f.line)
+		f.rules.facts = f.facts()
 		if !f.rules.holds(f.rules.list[0].program) {
 			return false
 		}
@@ -183,6 +184,19 @@ func (f *filter) take(r journal.Record) bool {
 	}
 	f.render()
 	return f.text.Match(f.out)
+}
+
+// facts are what a condition can ask of the line: what may be written of it. Who
+// could ask of all of it would find a secret letter by letter.
+func (f *filter) facts() facts {
+	if !f.rules.mayHide(&f.line) {
+		return factsOf(&f.line)
+	}
+	said, host := f.line.Message, f.line.host
+	f.rules.hide(&f.line)
+	all := factsOf(&f.line)
+	f.line.Message, f.line.host = said, host
+	return all
 }
 
 // render writes the line as it stands in its file, without its end.
@@ -290,10 +304,14 @@ func (q *search) run(ctx context.Context) error {
 
 func (q *search) take(ctx context.Context, block journal.Block, from uint64) (err error) {
 	failed := block.Each(func(number uint64, r journal.Record) bool {
-		if number < from || !q.filter.take(r) {
+		if number < from {
 			return true
 		}
-		q.wait(numbered{q.filter.entry(), number})
+		entry := q.filter.look(number, r)
+		if entry == nil {
+			return true
+		}
+		q.wait(numbered{entry, number})
 		for q.tooMany() && err == nil {
 			err = q.send(Frame{Entry: q.oldest()})
 		}

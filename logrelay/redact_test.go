@@ -193,6 +193,35 @@ func TestAQueryNamesNoProgramThatIsASecret(t *testing.T) {
 	}
 }
 
+// TestAConditionOfAQueryKnowsNoSecret: who asks whether a line contains one, letter
+// by letter, has the same answer whatever it is. It fails where a condition judges
+// what the answer then hides, and where the line is another behind it.
+func TestAConditionOfAQueryKnowsNoSecret(t *testing.T) {
+	const text = "<13>Nov 25 12:00:00 cn02 password=hunter2[12]: token: hunter2, and fine"
+	for condition, want := range map[string]bool{
+		`text contains "hunter"`: false,
+		`app contains "hunter"`:  false,
+		`any([text, app, proc, host, claims, source], # contains "unt")`: false,
+		`text matches "h.nter"`:                                   false,
+		`text contains "[redacted], and fine"`:                    true,
+		`app == "[redacted]"`:                                     true,
+		`host == "cn02" && source == "10.1.0.9" && severity == 5`: true,
+	} {
+		program, err := compile(condition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &filter{names: testNames(), severity: 7, rules: rules{list: []rule{{program: program}}, secrets: hiding(t, `password=\w+`, `hunter\d`).secrets}}
+		r := journal.Record{Source: netip.MustParseAddr("10.1.0.9"), Data: []byte(text)}
+		if got := f.take(r); got != want {
+			t.Errorf("%s: %v, want %v", condition, got, want)
+		}
+		if got := string(f.line.Text); !strings.Contains(got, "hunter2") || f.line.host != "cn02" {
+			t.Errorf("%s: behind it the line is %q, of %s", condition, got, f.line.host)
+		}
+	}
+}
+
 // TestASecretIsNoFilesName: where the path has {app}, and a sender's first word
 // is one, or begins one that goes on in the text. It fails if a file is called
 // as the line's program whatever the patterns say.

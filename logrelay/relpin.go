@@ -135,7 +135,12 @@ func (c *relpConn) serve(ctx context.Context) (err error) {
 }
 
 // receive reads what is there, one byte at least.
-func (c *relpConn) receive() error {
+func (c *relpConn) receive() (failed error) {
+	defer func() {
+		if p := recover(); p != nil { // of TLS
+			failed = c.s.bugs.input(c.via, p, "client", c.source)
+		}
+	}()
 	if len(c.buf) == cap(c.buf) || c.filled {
 		c.buf = append(make([]byte, 0, min(2*cap(c.buf), relp.MaxFrame+firstBuffer)), c.buf...)
 	}
@@ -154,12 +159,8 @@ func (c *relpConn) take(ctx context.Context) error {
 	now := time.Now().UnixNano()
 	at := 0
 	for !c.closed {
-		f, n, err := c.cutter.Next(c.buf[at:])
-		if err == nil && len(f.Command) > 0 {
-			c.s.metrics.cutLines(c.via, &c.cutter.Cut)
-			err = c.step(f, now)
-			c.opening.heard(&c.session)
-		}
+		n, err := c.frame(c.buf[at:], now)
+		c.opening.heard(&c.session)
 		if err != nil {
 			// What came before the mistake is stored and answered.
 			return errors.Join(c.store(ctx), err)
@@ -195,6 +196,23 @@ func (c *relpConn) take(ctx context.Context) error {
 		return c.settle(0)
 	}
 	return nil
+}
+
+// frame acts on the frame at the start of b and returns how many bytes it took; 0
+// while it is not whole. A panic is a bug that ends the session: the line was not
+// answered, and comes again.
+func (c *relpConn) frame(b []byte, now int64) (n int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.s.bugs.input(c.via, p, "client", c.source, "bytes", len(b))
+		}
+	}()
+	f, n, err := c.cutter.Next(b)
+	if err == nil && len(f.Command) > 0 {
+		c.s.metrics.cutLines(c.via, &c.cutter.Cut)
+		err = c.step(f, now)
+	}
+	return n, err
 }
 
 func (c *relpConn) step(f relp.Frame, now int64) error {

@@ -167,7 +167,8 @@ func (h *heldReplicas) save(end uint64) error {
 func (s *Server) serveReplica(ctx context.Context, conn *tls.Conn) error {
 	_ = conn.SetReadDeadline(time.Now().Add(replicaSilence))
 	silent := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	g, err := readGreeting(conn)
+	var g greeting
+	err := s.guard(viaReplica, func() (err error) { g, err = readGreeting(conn); return err })
 	if !silent() { // ctx has ended, and with it the deadlines
 		return nil
 	}

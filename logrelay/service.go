@@ -100,6 +100,7 @@ type Server struct {
 	owed            sync.Pool // of *owed that were answered
 	doubled         atomic.Uint64
 	refusals        refusals // of other nodes
+	bugs            *bugs
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort
@@ -153,10 +154,11 @@ func New(config Config, deps Deps) (*Server, error) {
 		}
 		return 0
 	})
-	if err == nil {
-		err = deps.Metrics.Register(outlook{s})
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s.bugs = &bugs{log: s.log, board: s.board, inputs: s.metrics.panics}
+	return s, deps.Metrics.Register(outlook{s})
 }
 
 // String is the task's name.
@@ -175,6 +177,7 @@ func (s *Server) Addrs(input string) []netip.AddrPort {
 const (
 	conditionDamaged = "logs.damaged"
 	conditionFull    = "logs.disk-full"
+	conditionStuck   = "logs.disk-stuck"
 	conditionJournal = "logs.journal"
 	conditionOutput  = "logs.output." // and the output's name
 )
@@ -182,7 +185,10 @@ const (
 // Run serves until ctx ends, then returns nil. It calls ready when all
 // addresses are served. It ends in order: inputs, journal, outputs.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	j, err := journal.Open(journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed, Wrap: s.wrap})
+	j, err := journal.OpenContext(ctx, journal.Config{Dir: s.dir(), Keep: s.settings.replay, Committed: s.committed, Wrap: s.wrap})
+	if err != nil && errors.Is(err, ctx.Err()) {
+		return nil // told to end while the disk refused to read
+	}
 	if err != nil {
 		return fmt.Errorf("logrelay: %w", err)
 	}
@@ -255,16 +261,32 @@ func (s *Server) committed(lines, bytes int, took time.Duration, err error) {
 // watchEvery is how often the disk is looked at.
 const watchEvery = time.Second
 
+// watch looks at the disk, and at what time changes, until ctx ends. A disk that
+// stands still may keep each look at it for ever, and is then told of by what looks
+// at none.
 func (s *Server) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
+	defer begin(ctx, func(ctx context.Context) {
+		everySoOften(ctx, func() {
+			s.tellStuck(time.Now())
+			s.refusals.expire(time.Now())
+			s.bugs.expire(time.Now())
+		})
+	})()
 	s.beginAges()
-	for {
+	everySoOften(ctx, func() {
 		s.look()
 		s.tellDamage(s.journal)
 		s.noteAges()
 		s.noteAddresses()
-		s.refusals.expire(time.Now())
+	})
+}
+
+// everySoOften calls f at once and then every watchEvery, until ctx ends.
+func everySoOften(ctx context.Context, f func()) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		f()
 		select {
 		case <-ctx.Done():
 			return

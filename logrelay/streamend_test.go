@@ -3,6 +3,7 @@ package logrelay
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -149,6 +150,43 @@ func TestABeginningThatWasReadIsFollowedByTheRest(t *testing.T) {
 	}
 }
 
+// TestTheRelaysEndSaysThatARecordIsCut: by TLS nobody knows how many lines are in what
+// has come of it. It fails where the log has a number then, and no word that there may
+// be more, also where all other lines are stored.
+func TestTheRelaysEndSaysThatARecordIsCut(t *testing.T) {
+	for _, paused := range []bool{true, false} {
+		t.Run(fmt.Sprintf("paused %v", paused), func(t *testing.T) {
+			s, dir, _, dial := leavingBy(t, "tls")
+			var log syncBuffer
+			s.log = slog.New(slog.NewTextHandler(&log, nil))
+			stop := run(t, s)
+			s.gate.pause(paused)
+			const count = 5
+			conn := dial()
+			sends(t, conn, 0, count)
+			header := []byte{23, 3, 3, 0x10, 0} // 4 KiB of data (RFC 8446 §5.1)
+			if _, err := conn.(*tls.Conn).NetConn().Write(append(header, "of which this has come"...)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 20*time.Second, "the session begins", func() error {
+				if !s.sessions.some() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			stop()
+			p := process{t: t, dir: dir}
+			stored, lost := len(p.numbers("cn1")), int(testutil.ToFloat64(s.metrics.lost[viaTLS]))
+			if stored+lost != count || lost > 0 != paused {
+				t.Errorf("%d lines are stored and %d counted as lost, want %d", stored, lost, count)
+			}
+			if text := log.String(); !strings.Contains(text, fmt.Sprint("lines=", lost, " or_more=true")) {
+				t.Errorf("the log: %s", text)
+			}
+		})
+	}
+}
+
 // flooding is a connection that brings a line at each read, whatever its deadline.
 type flooding struct{ net.Conn }
 
@@ -269,8 +307,8 @@ func (d stuckDisk) Datasync() error {
 // have ten seconds. It fails if each write, a sender that goes on, or a client by RELP
 // that waits for its answer, has a time of its own; if what the
 // journal has and the disk has not is counted as lost, since it is stored when the disk
-// goes on; and if the log's word of that waits for what UDP brought, which may be for
-// ever.
+// goes on; if the log's word of what streams brought waits for all else; and if it has
+// none of what UDP brought.
 func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	s, dir, _, connect := leavingBy(t, "tcp")
 	s.patience, s.endWithin = time.Hour, 300*time.Millisecond
@@ -347,6 +385,12 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	machine.Judge(t, "the log's word of it, which does not wait for the datagram,", lingerFor-s.endWithin, began, time.Now())
 	close(over)
 	sender.Wait()
+	eventually(t, 30*time.Second, "the log says so of UDP as well", func() error {
+		if strings.Count(log.String(), "not yet on the disk") != 2 {
+			return errors.New(log.String())
+		}
+		return nil
+	})
 	close(disk.resume)
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -77,7 +77,24 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 // receive reads what is there, one byte at least, and has its lines kept. It
 // blocks while too much waits for the disk, or until ctx ends.
 func (c *streamConn) receive(ctx context.Context) error {
-	failed := c.fill()
+	failed := c.read()
+	c.s.metrics.cutLines(c.via, &c.framer.Cut)
+	c.keep.put(ctx, &c.batch)
+	return failed
+}
+
+// read reads what is there, one byte at least, and puts the lines into the batch.
+// A panic is a bug that ends the connection: what came of it and was not taken
+// apart is lost, and counts as one line, since nobody knows how many it is.
+func (c *streamConn) read() (failed error) {
+	defer func() {
+		if p := recover(); p != nil {
+			failed = c.s.bugs.input(c.via, p, "client", c.source, "bytes", len(c.buf))
+			c.s.metrics.lost[c.via].Inc()
+			c.buf = c.buf[:0]
+		}
+	}()
+	failed = c.fill()
 	now := time.Now().UnixNano()
 	err := c.frames(func(message []byte) {
 		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: message})
@@ -88,8 +105,6 @@ func (c *streamConn) receive(ctx context.Context) error {
 	if errors.Is(failed, io.EOF) {
 		c.last(now)
 	}
-	c.s.metrics.cutLines(c.via, &c.framer.Cut)
-	c.keep.put(ctx, &c.batch)
 	return failed
 }
 
@@ -165,6 +180,7 @@ func (c *streamConn) goAway() {
 func (c *streamConn) hearOut(ctx context.Context) error {
 	c.goAway()
 	var until time.Time // when the patience is over
+	refused := false
 	for {
 		if c.s.gate.wait(ctx) != nil { // the relay ends
 			if c.s.gate.held() != "" || c.s.reading.Err() != nil {
@@ -175,6 +191,7 @@ func (c *streamConn) hearOut(ctx context.Context) error {
 				until = time.Now().Add(c.s.patience)
 			}
 			if time.Now().After(until) {
+				refused = true
 				c.refuse()
 			}
 		}
@@ -185,7 +202,14 @@ func (c *streamConn) hearOut(ctx context.Context) error {
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded) && c.unread() > 0:
 			continue // it was us who stood still: a deadline that has passed is not tried
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.via == viaTLS && ctx.Err() != nil && !refused:
+			refused = true
+			c.refuse() // the next read says whether this was amid a record
+			continue
 		case errors.Is(err, os.ErrDeadlineExceeded) || noMore(err):
+			if amidRecord(err) && ctx.Err() != nil {
+				c.s.lastLosses.more.Store(true) // the sender's kernel was told that it has come
+			}
 			err = nil
 		}
 		c.end()
@@ -206,8 +230,12 @@ func (c *streamConn) refuse() {
 // noMore tells whether the error of a read is that nothing more comes: the sender has
 // ended, or went on behind refuse. By TLS the end may be amid a record.
 func noMore(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || amidRecord(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
+
+// amidRecord tells whether a stream has ended amid a record of TLS (crypto/tls gives
+// io.EOF only between two).
+func amidRecord(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }
 
 // end has the line kept of which nothing more will come.
 func (c *streamConn) end() {
@@ -230,8 +258,8 @@ func (c *streamConn) unread() int {
 }
 
 // drop reads what has come and that nobody will take, and counts its lines, for a
-// quarter of endWithin at most, behind which there may be more. By TLS those of a
-// record that has not come whole can't be counted. Where nothing has come,
+// quarter of endWithin at most, behind which there may be more. So there may by TLS in
+// a record that has not come whole: it can't be deciphered. Where nothing has come,
 // the beginning of a line that was read before is the last, and kept.
 func (c *streamConn) drop() {
 	c.refuse()
@@ -241,9 +269,9 @@ func (c *streamConn) drop() {
 	count := func([]byte) { lines++ }
 	var err error
 	for err == nil && time.Now().Before(until) {
-		err = errors.Join(c.fill(), c.frames(count))
+		err = c.s.guard(c.via, func() error { return errors.Join(c.fill(), c.frames(count)) })
 	}
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errBug) || amidRecord(err) {
 		c.s.lastLosses.more.Store(true)
 	}
 	if c.taken == began {
@@ -295,18 +323,4 @@ func (l *lastLosses) tell(log *slog.Logger) {
 	}
 	l.lines, l.connections, l.why, l.left = 0, 0, nil, 0
 	l.more.Store(false)
-}
-
-// put appends a batch that nobody waits for, and empties it.
-func (s *Server) put(ctx context.Context, batch *journal.Batch, via uint8, p *promises) error {
-	if batch.Len() == 0 {
-		return nil
-	}
-	commit, err := s.journal.Append(context.WithoutCancel(ctx), batch)
-	if err == nil {
-		p.add(commit, batch.Len())
-	}
-	s.metrics.input(via).took(batch.Len(), batch.Size())
-	batch.Reset()
-	return err
 }

@@ -108,7 +108,7 @@ func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, 
 		}
 		// Lines of another node stand before the mark that names it.
 		held := map[string]*Counts{}
-		err = block.Each(func(_ uint64, r journal.Record) bool {
+		err = block.Each(func(number uint64, r journal.Record) bool {
 			if r.Input == viaMark {
 				if node, _, ok := parseMark(r.Data); ok && len(held) > 0 {
 					if s.Held[node] == nil {
@@ -121,7 +121,8 @@ func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, 
 				}
 				return true
 			}
-			if !f.take(r) {
+			name, wanted := f.name(number, r, by)
+			if !wanted {
 				return true
 			}
 			into := s.Own
@@ -130,7 +131,7 @@ func summarize(ctx context.Context, j *journal.Journal, node string, f *filter, 
 			}
 			one := Counts{Lines: 1, Bytes: int64(len(r.Data)), Last: f.line.received}
 			one.Severities[f.line.Severity()] = 1
-			countsOf(into, by(f)).add(&one)
+			countsOf(into, name).add(&one)
 			return true
 		})
 		if err == nil {

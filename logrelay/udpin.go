@@ -56,7 +56,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	stop := context.AfterFunc(ctx, packets.Stop)
 	defer stop()
 	var batch journal.Batch
-	promised := promises{lost: s.metrics.lost[viaUDP]}
+	promised := s.newPromises(viaUDP, 0)
 	defer promised.end()
 	for {
 		n, err := packets.Receive()
@@ -64,9 +64,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 		if err == nil && packets.More() && batch.Size() < datagramsMost {
 			continue
 		}
-		if failed := s.put(ctx, &batch, viaUDP, &promised); failed != nil {
-			return failed
-		}
+		promised.put(&batch)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
@@ -76,10 +74,29 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 }
 
-// takeDatagrams adds what was received to a batch.
+// takeDatagrams adds what was received to a batch. One that something panics over
+// is lost, and counted.
 func (s *Server) takeDatagrams(batch *journal.Batch, packets *sockopt.Moderated, n int) {
-	now, shed, cut := time.Now().UnixNano(), s.gate.shed(), 0
-	for i := range n {
+	for i := 0; i < n; {
+		i = s.takeSome(batch, packets, i, n)
+	}
+}
+
+// takeSome takes datagrams from one on, and returns behind which it came: all n of
+// them, or one that something panicked over.
+func (s *Server) takeSome(batch *journal.Batch, packets *sockopt.Moderated, from, n int) (i int) {
+	i = from
+	cut := 0
+	defer func() {
+		s.metrics.cutLines(viaUDP, &cut)
+		if p := recover(); p != nil {
+			_ = s.bugs.input(viaUDP, p) // there is no connection to end
+			s.metrics.lost[viaUDP].Inc()
+			i++
+		}
+	}()
+	now, shed := time.Now().UnixNano(), s.gate.shed()
+	for ; i < n; i++ {
 		data := packets.Packet(i)
 		if packets.Cut(i) {
 			cut++
@@ -90,5 +107,5 @@ func (s *Server) takeDatagrams(batch *journal.Batch, packets *sockopt.Moderated,
 		}
 		batch.Add(journal.Record{Time: now, Source: packets.Client(i).Addr().Unmap(), Input: viaUDP, Data: data})
 	}
-	s.metrics.cutLines(viaUDP, &cut)
+	return i
 }

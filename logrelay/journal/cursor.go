@@ -30,6 +30,8 @@ func (j *Journal) Cursor(name string, fromEnd bool) (*Cursor, error) {
 	if !validName(name) {
 		return nil, fmt.Errorf("journal: cursor %q: want 1 to 64 of a-z, 0-9, - and _", name)
 	}
+	j.naming.Lock() // else it might be made while one of that name is removed
+	defer j.naming.Unlock()
 	j.mu.Lock()
 	c, ok := j.cursors[name]
 	if !ok {
@@ -50,32 +52,52 @@ func (j *Journal) Cursor(name string, fromEnd bool) (*Cursor, error) {
 // Forget removes the cursors that are not named: those of outputs that are
 // configured no more, which would keep the journal for ever.
 func (j *Journal) Forget(except ...string) error {
+	j.naming.Lock()
+	defer j.naming.Unlock()
 	j.mu.Lock()
-	defer j.mu.Unlock()
+	var names []string
 	for name := range j.cursors {
-		if slices.Contains(except, name) {
-			continue
+		if !slices.Contains(except, name) {
+			names = append(names, name)
 		}
-		delete(j.cursors, name)
-		if err := os.Remove(filepath.Join(j.config.Dir, cursorPrefix+name)); err != nil {
+	}
+	j.mu.Unlock()
+	for _, name := range names {
+		if err := j.drop(name); err != nil {
 			return fmt.Errorf("journal: forget cursor %s: %w", name, err)
 		}
 	}
-	return j.trim()
+	return j.removePassed()
 }
 
 // Remove forgets the cursor, which is not used again: it keeps nothing any more.
 func (c *Cursor) Remove() error {
-	c.j.mu.Lock()
-	defer c.j.mu.Unlock()
-	if c.j.cursors[c.name] != c {
+	j := c.j
+	j.naming.Lock()
+	defer j.naming.Unlock()
+	j.mu.Lock()
+	known := j.cursors[c.name] == c
+	j.mu.Unlock()
+	if !known {
 		return nil // it was removed before
 	}
-	if err := os.Remove(filepath.Join(c.j.config.Dir, cursorPrefix+c.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := j.drop(c.name); err != nil {
 		return fmt.Errorf("journal: remove cursor %s: %w", c.name, err)
 	}
-	delete(c.j.cursors, c.name)
-	return c.j.trim()
+	return j.removePassed()
+}
+
+// drop removes a cursor, and takes out what it alone has kept. The caller holds
+// naming.
+func (j *Journal) drop(name string) error {
+	if err := j.unlink(filepath.Join(j.config.Dir, cursorPrefix+name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.cursors, name)
+	j.trim()
+	return nil
 }
 
 // Next is the number of the first record that the output does not have.
@@ -94,9 +116,10 @@ func (c *Cursor) Commit(next uint64) error {
 		return fmt.Errorf("journal: cursor %s: %w", c.name, err)
 	}
 	c.j.mu.Lock()
-	defer c.j.mu.Unlock()
 	c.next = next
-	return c.j.trim()
+	c.j.trim()
+	c.j.mu.Unlock()
+	return c.j.removePassed()
 }
 
 func (j *Journal) readCursors() error {

@@ -69,7 +69,14 @@ type Journal struct {
 	config Config
 	kick   chan struct{}
 
-	mu       sync.Mutex // all below
+	// naming is held while a cursor is made or removed, and removing while segments
+	// are. They are locked in this order and before mu, and a disk that stands still
+	// may keep them for ever.
+	naming, removing sync.Mutex
+	unlink           func(path string) error // os.Remove, but in tests
+
+	mu       sync.Mutex // all below; never held over what waits for the disk
+	passed   []string   // paths of segments that are to be removed, the oldest first
 	group    *group     // what the next write takes
 	spare    []byte
 	segments []held
@@ -78,6 +85,7 @@ type Journal struct {
 	writing  *writing      // what is on its way to the disk; nil: nothing
 	begun    chan struct{} // closed when a write begins
 	failed   uint64        // writes that had begun
+	busy     time.Time     // when the one under way did; zero: none is
 	cursors  map[string]*Cursor
 	damage   damage
 	id       [16]byte // never changes
@@ -128,9 +136,16 @@ func newGroup(buf []byte) *group {
 
 // Batch is lines of one sender, on their way to Append.
 type Batch struct {
+	// Urgent lines have room beyond Config.Pending, of Reserve bytes: who brings
+	// them can be held back for a moment only, however many others wait.
+	Urgent bool
+
 	buf   []byte
 	count int
 }
+
+// Reserve is how many bytes more may wait for the disk with urgent lines.
+const Reserve = 256 << 10
 
 // Add puts a line behind the others. Its data is copied, and cut at MaxData.
 func (b *Batch) Add(r Record) {
@@ -193,11 +208,15 @@ const (
 	defaultSegment = 64 << 20 // bytes
 )
 
-// Open recovers a journal: it finds what was durable, and cuts off what a
+// Open is OpenContext for who waits as long as it takes.
+func Open(config Config) (*Journal, error) { return OpenContext(context.Background(), config) }
+
+// OpenContext recovers a journal: it finds what was durable, and cuts off what a
 // crash left of the last write. It blocks for five seconds at most, and as long as
 // one more look takes, where the disk refuses to read; what it still refuses then
-// counts as lost. The error is a directory that can't be read or written.
-func Open(config Config) (*Journal, error) {
+// counts as lost. The error is a directory that can't be read or written, or that
+// ctx ended while the disk refused: then nothing more is given up.
+func OpenContext(ctx context.Context, config Config) (*Journal, error) {
 	if config.Segment == 0 {
 		config.Segment = defaultSegment
 	}
@@ -206,13 +225,16 @@ func Open(config Config) (*Journal, error) {
 	}
 	config.Pending = min(config.Pending, MaxBlock)
 	j := &Journal{
-		config: config, kick: make(chan struct{}, 1), group: newGroup(nil),
+		config: config, kick: make(chan struct{}, 1), group: newGroup(nil), unlink: os.Remove,
 		grown: make(chan struct{}), begun: make(chan struct{}), cursors: map[string]*Cursor{},
 	}
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if err := errors.Join(j.recover(), j.identify()); err != nil {
+	if err := j.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := j.identify(); err != nil {
 		return nil, err
 	}
 	return j, nil
@@ -254,27 +276,14 @@ func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then 
 		return Commit{}, fmt.Errorf("journal: a batch of %d bytes, want at most %d", len(b.buf), MaxBlock)
 	}
 	for {
-		j.mu.Lock()
-		if after.group != nil && after.group.err != nil {
-			defer j.mu.Unlock()
-			return Commit{}, after.group.err
-		}
-		g := j.group
-		if g.count == 0 || len(g.buf)-blockHeader+len(b.buf) <= j.config.Pending {
-			g.buf = append(g.buf, b.buf...)
-			g.count += b.count
-			g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
-			if then != nil {
-				g.then = append(g.then, then)
-			}
-			j.mu.Unlock()
-			select {
-			case j.kick <- struct{}{}:
-			default:
-			}
+		g, joined, err := j.join(after, b, then)
+		switch {
+		case err != nil:
+			return Commit{}, err
+		case joined:
+			j.wake()
 			return Commit{g}, nil
 		}
-		j.mu.Unlock()
 		select {
 		case <-g.taken:
 		case <-ctx.Done():
@@ -283,11 +292,66 @@ func (j *Journal) AppendAfter(ctx context.Context, after Commit, b *Batch, then 
 	}
 }
 
-// trim removes the segments that every cursor has passed, but for the newest
-// Keep bytes of them. The caller holds mu.
-func (j *Journal) trim() error {
+// TryAppend is Append that does not wait; false: there is no room. The batch has
+// MaxBlock bytes at most.
+func (j *Journal) TryAppend(b *Batch) (Commit, bool) {
+	if b.count == 0 {
+		return Commit{}, true
+	}
+	g, joined, _ := j.join(Commit{}, b, nil) // it follows nothing that could have failed
+	if !joined {
+		return Commit{}, false
+	}
+	j.wake()
+	return Commit{g}, true
+}
+
+// wake has Run write. It is called without mu, which Run takes at once.
+func (j *Journal) wake() {
+	select {
+	case j.kick <- struct{}{}:
+	default:
+	}
+}
+
+// join puts a batch's lines among those that the next write takes, if these have
+// room for them; else there is some once g is taken.
+func (j *Journal) join(after Commit, b *Batch, then func()) (g *group, joined bool, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if after.group != nil && after.group.err != nil {
+		return nil, false, after.group.err
+	}
+	g = j.group
+	most := j.config.Pending
+	if b.Urgent {
+		most = min(most+Reserve, MaxBlock)
+	}
+	if g.count > 0 && len(g.buf)-blockHeader+len(b.buf) > most {
+		return g, false, nil
+	}
+	g.buf = append(g.buf, b.buf...)
+	g.count += b.count
+	g.follows = g.follows || after.group != nil && after.group != g && !after.group.settled
+	if then != nil {
+		g.then = append(g.then, then)
+	}
+	return g, true, nil
+}
+
+// Busy is when the write began that is under way; zero: none is. A disk that
+// neither takes a write nor refuses it keeps all waiting.
+func (j *Journal) Busy() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.busy
+}
+
+// trim takes out the segments that every cursor has passed, but for the newest
+// Keep bytes of them: see removePassed. The caller holds mu.
+func (j *Journal) trim() {
 	if len(j.cursors) == 0 {
-		return nil
+		return
 	}
 	least := j.end
 	for _, c := range j.cursors {
@@ -298,15 +362,37 @@ func (j *Journal) trim() error {
 		bytes += j.segments[passed].end
 		passed++
 	}
-	var err error
 	gone := 0
 	for ; gone < passed && bytes > j.config.Keep; gone++ {
 		bytes -= j.segments[gone].end
-		if failed := os.Remove(j.segments[gone].path); !errors.Is(failed, fs.ErrNotExist) {
+		j.passed = append(j.passed, j.segments[gone].path)
+	}
+	j.segments = slices.Delete(j.segments, 0, gone)
+}
+
+// removePassed removes the files of what trim took out. That may last, on a disk
+// that stands still for ever, so mu is not held: nobody else waits for it. The oldest
+// go first, whoever removes them: a crash leaves no gap. None of these names is used
+// again, since the newest segment is never trimmed.
+func (j *Journal) removePassed() error {
+	j.mu.Lock()
+	none := len(j.passed) == 0
+	j.mu.Unlock()
+	if none {
+		return nil
+	}
+	j.removing.Lock()
+	defer j.removing.Unlock()
+	j.mu.Lock()
+	list := j.passed
+	j.passed = nil
+	j.mu.Unlock()
+	var err error
+	for _, path := range list {
+		if failed := j.unlink(path); !errors.Is(failed, fs.ErrNotExist) {
 			err = errors.Join(err, failed)
 		}
 	}
-	j.segments = slices.Delete(j.segments, 0, gone)
 	if err != nil {
 		return fmt.Errorf("journal: remove what all outputs have: %w", err)
 	}

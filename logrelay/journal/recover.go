@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,7 +20,7 @@ const leastRecord = 11
 
 // recover finds what is there. Only the newest segment is read: the others were
 // closed when the next began, and are checked when somebody reads them.
-func (j *Journal) recover() error {
+func (j *Journal) recover(ctx context.Context) error {
 	if err := j.sweep(); err != nil {
 		return err
 	}
@@ -33,7 +34,7 @@ func (j *Journal) recover() error {
 	}
 	slices.Sort(names) // by their first record: the names have a fixed width
 	for i, name := range slices.Backward(names) {
-		away, err := j.recoverSegment(name, i == len(names)-1)
+		away, err := j.recoverSegment(ctx, name, i == len(names)-1)
 		if err != nil {
 			return err
 		}
@@ -81,17 +82,24 @@ const (
 )
 
 // patient waits until it is time to read once more what the disk has refused;
-// false: it has refused for long enough.
-func (j *Journal) patient() bool {
+// false: it has refused for long enough. Its error is ctx's end.
+func (j *Journal) patient(ctx context.Context) (again bool, err error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
 	now := time.Now()
 	if j.giveUp.IsZero() {
 		j.giveUp = now.Add(recoverWithin)
 	}
 	if !now.Before(j.giveUp) {
-		return false
+		return false, nil
 	}
-	time.Sleep(recoverAgain)
-	return true
+	select {
+	case <-time.After(recoverAgain):
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // inspected is what a start sees of a segment's file.
@@ -141,11 +149,13 @@ func (j *Journal) inspect(path string, scan bool) (f inspected, err error) {
 // recoverSegment puts a segment in front of the younger ones. What the disk
 // refuses is tried for some seconds: it may be away for a moment, as when a
 // machine has just started, and what is set aside no output ever gets. away is the segment if it is.
-func (j *Journal) recoverSegment(path string, newest bool) (away []aside, err error) {
+func (j *Journal) recoverSegment(ctx context.Context, path string, newest bool) (away []aside, err error) {
 	scan := len(j.segments) == 0
 	f, err := j.inspect(path, scan)
-	for err == nil && f.refused && j.patient() {
-		f, err = j.inspect(path, scan)
+	for again := true; err == nil && f.refused && again; {
+		if again, err = j.patient(ctx); again {
+			f, err = j.inspect(path, scan)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("journal: %s: %w", path, err)

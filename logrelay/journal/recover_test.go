@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -119,6 +120,36 @@ func TestADiskThatIsAwayForAMomentCostsAStartNoSegment(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAStartThatIsToldToEndGivesNothingUp, in virtual time, and does not wait for a
+// disk that refuses to read. It fails where the end waits for the five seconds, and
+// where the segment is set aside for it: then the next start lacks its lines.
+func TestAStartThatIsToldToEndGivesNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filled(t)
+		newest := segmentsOf(t, dir)[4]
+		aside := filepath.Join(dir, "aside")
+		if err := errors.Join(os.Rename(newest, aside), os.Symlink(badMemory, newest)); err != nil {
+			t.Fatal(err)
+		}
+		for _, after := range []time.Duration{0, time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			began := time.Now()
+			_, err := OpenContext(ctx, Config{Dir: dir})
+			cancel()
+			if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != after {
+				t.Errorf("told to end after %v: %v after %v", after, err, took)
+			}
+		}
+		if err := os.Rename(aside, newest); err != nil {
+			t.Fatal(err)
+		}
+		j, _ := open(t, Config{Dir: dir})
+		if got := all(t, j, 0); len(got) != 5 || j.Damaged() != 0 {
+			t.Errorf("the next start has %q, and %d bytes are damaged", got, j.Damaged())
+		}
+	})
 }
 
 // TestTheNumbersOfASegmentThatIsLostAreUsedByNoOther: it had room for so many

@@ -40,12 +40,12 @@ func (j *Journal) commit() {
 		j.mu.Unlock()
 		return
 	}
+	began := time.Now()
 	j.group = newGroup(j.spare)
-	j.spare = nil
+	j.spare, j.busy = nil, began
 	j.mu.Unlock()
 	close(g.taken)
 
-	began := time.Now()
 	end, err := j.write(g)
 	took := time.Since(began)
 	if err == nil {
@@ -83,7 +83,7 @@ func (j *Journal) judge(g *group, err error) (behind *group) {
 		close(j.grown)
 		j.grown = make(chan struct{})
 	}
-	j.writing = nil
+	j.writing, j.busy = nil, time.Time{}
 	g.err, g.settled = err, true
 	if err == nil || !j.group.follows {
 		return nil
