@@ -2,10 +2,9 @@ package state
 
 import (
 	"bytes"
+	"reflect"
 	"sync"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // Coders are used again by whoever comes next: what one leaves behind must not
@@ -35,7 +34,7 @@ func TestCodersUsedAgainKeepNothing(t *testing.T) {
 			}
 			for i, data := range all { // those of before are whole still
 				got, err := Decode(data)
-				if want := []Command{long, short}[i%2]; err != nil || !cmp.Equal(got, want) {
+				if want := []Command{long, short}[i%2]; err != nil || !reflect.DeepEqual(got, want) {
 					t.Errorf("%d: %T %v, want the command that was encoded", i, got, err)
 				}
 				clear(data)
