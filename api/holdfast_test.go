@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -371,7 +372,13 @@ type noServers struct{ Raft }
 func (noServers) Status() state.RaftStatus { return state.RaftStatus{State: "follower"} }
 
 func TestClientTellsABrokenConnectionFromAnAgentThatIsNotThere(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	server.Listener.Close()
+	var err error
+	if server.Listener, err = net.Listen("tcp", ownLoopback()+":0"); err != nil { // nobody has the port afterwards
+		t.Fatal(err)
+	}
+	server.Start()
 	client, err := NewClient(ClientConfig{URL: server.URL})
 	if err != nil {
 		t.Fatal(err)
