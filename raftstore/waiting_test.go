@@ -21,15 +21,15 @@ const soon = time.Minute
 // machine that stands still for two seconds, the leader's lease.
 const calm = 10
 
-// asked asks for what is harmless to repeat, a few times when the leader is lost
-// meanwhile.
-func asked(ask func() error) (err error) {
-	for range 5 {
-		if err = ask(); !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) {
-			break
+// asked asks for what is harmless to repeat, again while the leader is lost: when
+// the disks of all stand still there is none for many times what is held.
+func asked(ask func() error) error {
+	for deadline := time.Now().Add(soon); ; {
+		err := ask()
+		if !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) || time.Now().After(deadline) {
+			return err
 		}
 	}
-	return err
 }
 
 // eventually polls until check is satisfied.
