@@ -37,6 +37,10 @@ const (
 	broadcastTimeout  = time.Second
 	leaveDelay        = 500 * time.Millisecond
 	reconnectInterval = 5 * time.Second
+	// queryIntervals is how many intervals of the gossip the members have to
+	// answer about keys, for up to nine of them: 3.2 s, as by Serf's defaults,
+	// whose interval is four times as long. Who waits is done when all answered.
+	queryIntervals = 64
 	// reclaim is how long after the death of a node its name may be taken by
 	// another address.
 	reclaim = 5 * time.Second
@@ -114,6 +118,7 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	// Resolution would silence one of the two nodes, perhaps the right one.
 	conf.EnableNameConflictResolution = false
 	conf.BroadcastTimeout = times(broadcastTimeout)
+	conf.QueryTimeoutMult = queryIntervals
 	conf.LeavePropagateDelay = times(leaveDelay)
 	conf.ReconnectInterval = times(reconnectInterval)
 	conf.ReconnectTimeout = forgetAfter

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 func TestMembersKnowWhatTheOthersSayOfThemselves(t *testing.T) {
@@ -21,40 +22,41 @@ func TestMembersKnowWhatTheOthersSayOfThemselves(t *testing.T) {
 	hosts := b.servers(3)
 	hosts[2].SetClusterID("0b5cf6c0-1111-4222-8333-444444444444")
 	hosts[2].SetConfigSum("feedface")
-	var got state.Member
-	eventually(t, "new tags", func() bool {
-		got, _ = hosts[0].store.Snapshot().Member("fbservice3")
-		return got.ClusterID != "" && got.ConfigSum != ""
-	})
 	want := state.Member{
 		Name: "fbservice3", ID: hosts[2].config.NodeID, Address: b.address(3), Liveness: state.Alive,
 		Server: true, RPC: netip.AddrPortFrom(b.address(3), 8300), ClusterID: "0b5cf6c0-1111-4222-8333-444444444444",
 		Version: "1.2.3", Feature: 1, ConfigSum: "feedface",
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.IgnoreFields(state.Member{}, "Tags")); diff != "" {
-		t.Errorf("member (-want +got):\n%s", diff)
-	}
-	own, ok := hosts[2].store.Snapshot().Member("fbservice3")
-	if !ok || own.Liveness != state.Alive {
-		t.Errorf("a node does not see itself: %+v", own)
-	}
-	if n := testutil.ToFloat64(hosts[0].metrics.members.WithLabelValues("alive")); n != 3 {
-		t.Errorf("metric says %v alive members", n)
-	}
+	var diff string
+	t.Cleanup(func() {
+		if diff != "" {
+			t.Logf("member (-want +got):\n%s", diff)
+		}
+	})
+	eventually(t, "the member as it says it is", func() bool {
+		got, _ := hosts[0].store.Snapshot().Member("fbservice3")
+		diff = cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.IgnoreFields(state.Member{}, "Tags"))
+		return diff == ""
+	})
+	hosts[2].awaitMember("fbservice3", state.Alive)               // a node sees itself
+	eventually(t, "the metric has 3 alive members", func() bool { // it is set after the state
+		return testutil.ToFloat64(hosts[0].metrics.members.WithLabelValues("alive")) == 3
+	})
 }
 
 func TestAFailureIsSeenByAllWithinTwoSeconds(t *testing.T) {
 	b := newBed(t)
 	hosts := b.servers(3)
 	hosts[0].awaitCheck("fbservice3", state.SerfHealth, state.Passing)
+	machine := stall.Test(t, "")
 	died := time.Now()
 	hosts[2].stop()
 	for _, h := range hosts[:2] {
 		h.awaitMember("fbservice3", state.Failed)
-		took := time.Since(died)
-		t.Logf("%s saw it after %s", h.config.Node, took)
-		if took > 2*time.Second && !raceEnabled {
-			t.Errorf("%s saw the failure after %s", h.config.Node, took)
+		saw := time.Now()
+		t.Logf("%s saw it after %s", h.config.Node, saw.Sub(died))
+		if !raceEnabled {
+			machine.Judge(t, h.config.Node+" saw the failure", 2*time.Second, died, saw)
 		}
 	}
 	hosts[1].awaitCheck("fbservice3", state.SerfHealth, state.Critical)
@@ -205,7 +207,7 @@ func TestTwoNodesWithOneNameAreACondition(t *testing.T) {
 	var hosts []*host
 	for n := 1; n <= 3; n++ {
 		config := b.config(n)
-		config.Timing = 0.2
+		config.Timing = 0.5 // the name is free 2.5 s after its node is taken for dead, as a machine that stands still may make it
 		if n == 3 {
 			config.Node = "fbservice2"
 			hosts[0].awaitMember("fbservice2", state.Alive)
@@ -227,10 +229,8 @@ func TestANodeMayComeBackWithAnotherAddress(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	var hosts []*host
-	for n := 1; n <= 2; n++ {
-		config := b.config(n)
-		config.Timing = 0.2
-		hosts = append(hosts, b.start(config))
+	for n := 1; n <= 2; n++ { // the name is free after 5 s, and another's node's after 10
+		hosts = append(hosts, b.start(b.config(n)))
 	}
 	b.lead("fbservice1")
 	hosts[0].awaitMember("fbservice2", state.Alive)
@@ -278,7 +278,8 @@ func TestForceLeave(t *testing.T) {
 	hosts[0].awaitCheck("fbservice3", state.SerfHealth, state.Passing)
 	hosts[2].stop()
 	hosts[1].awaitMember("fbservice3", state.Failed)
-	if err := hosts[1].ForceLeave(t.Context(), "fbservice3"); err != nil {
+	err := hosts[1].ForceLeave(t.Context(), "fbservice3")
+	if err != nil && !strings.Contains(err.Error(), "timed out broadcasting") { // on a machine that stood still it goes out later
 		t.Fatal(err)
 	}
 	hosts[0].awaitMember("fbservice3", state.Left)

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/check"
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 func withServices(c Config, services ...ServiceDefinition) Config {
@@ -20,7 +21,7 @@ func withServices(c Config, services ...ServiceDefinition) Config {
 func tcpService(name, address string) ServiceDefinition {
 	return ServiceDefinition{
 		Service: state.Service{ID: name, Name: name, Port: 1},
-		Checks:  []check.Definition{{TCP: address, Interval: 100 * time.Millisecond}},
+		Checks:  []check.Definition{{TCP: address, Interval: 100 * time.Millisecond, Timeout: time.Minute}}, // a slow machine is no failure
 	}
 }
 
@@ -51,8 +52,9 @@ func TestATransitionIsInTheStoreWithin100Milliseconds(t *testing.T) {
 	b.lead("fbservice1")
 	h := b.start(withServices(b.config(1), ServiceDefinition{
 		Service: state.Service{Name: "apt", Port: 3142},
-		Checks:  []check.Definition{{HTTP: server.URL, Interval: 100 * time.Millisecond}},
+		Checks:  []check.Definition{{HTTP: server.URL, Interval: 100 * time.Millisecond, Timeout: time.Minute}},
 	}))
+	machine := stall.Test(t, "")
 	for range 5 {
 		fail.Store(false)
 		h.awaitCheck("fbservice1", "service:apt", state.Passing)
@@ -63,10 +65,10 @@ func TestATransitionIsInTheStoreWithin100Milliseconds(t *testing.T) {
 			<-changed
 			changed = h.store.Changed()
 		}
-		took := time.Since(time.Unix(0, seen.Load()))
-		t.Logf("in the store %s after the answer", took)
-		if took > 100*time.Millisecond && !raceEnabled {
-			t.Errorf("took %s", took)
+		from, to := time.Unix(0, seen.Load()), time.Now()
+		t.Logf("in the store %s after the answer", to.Sub(from))
+		if !raceEnabled {
+			machine.Judge(t, "a transition", 100*time.Millisecond, from, to)
 		}
 	}
 }
@@ -99,6 +101,7 @@ func TestManyTransitionsAreInTheStoreWithin100Milliseconds(t *testing.T) {
 	}
 	eventually(t, "the checks are in the store", func() bool { return inStore(state.Critical) == many })
 	before := b.proposed(func(state.Command) bool { return true })
+	machine := stall.Test(t, "")
 	var last time.Time
 	for _, id := range ids {
 		last = time.Now()
@@ -113,10 +116,11 @@ func TestManyTransitionsAreInTheStoreWithin100Milliseconds(t *testing.T) {
 		}
 		<-changed
 	}
-	took, commands := time.Since(last), b.proposed(func(state.Command) bool { return true })-before
-	t.Logf("the last of %d in the store after %s, in %d commands", many, took, commands)
-	if took > 100*time.Millisecond && !raceEnabled {
-		t.Errorf("took %s", took)
+	stored := time.Now()
+	commands := b.proposed(func(state.Command) bool { return true }) - before
+	t.Logf("the last of %d in the store after %s, in %d commands", many, stored.Sub(last), commands)
+	if !raceEnabled {
+		machine.Judge(t, "the last of many transitions", 100*time.Millisecond, last, stored)
 	}
 }
 
@@ -139,9 +143,10 @@ func TestWithoutALeaderTheLatestStateIsKeptAndWrittenLater(t *testing.T) {
 	update(state.Critical, "second")
 	update(state.Warning, "third")
 	update(state.Critical, "fourth")
-	eventually(t, "an attempt fails", func() bool {
-		return counter(h, "holdfast_discovery_sync_runs_total", "error") > 0
-	})
+	failed := func() float64 { return counter(h, "holdfast_discovery_sync_runs_total", "error") }
+	before := failed()
+	// One may be under way, with what was the state when it began.
+	eventually(t, "an attempt fails that knows the latest", func() bool { return failed() >= before+2 })
 	if got := h.status("fbservice1", "service:job"); got != state.Passing {
 		t.Errorf("the store says %s without a leader", got)
 	}
@@ -224,15 +229,18 @@ func TestATTLExpiresIntoTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.UpdateTTL("service:job", state.Passing, "fine"); err != nil {
-		t.Fatal(err)
+	speaks := func(s state.Status, output string) { // again and again, or it may expire before it is seen in the store
+		t.Helper()
+		eventually(t, "the store has it "+string(s), func() bool {
+			if err := h.UpdateTTL("service:job", s, output); err != nil {
+				t.Fatal(err)
+			}
+			return h.status("fbservice1", "service:job") == s
+		})
 	}
-	h.awaitCheck("fbservice1", "service:job", state.Passing)
+	speaks(state.Passing, "fine")
 	h.awaitCheck("fbservice1", "service:job", state.Critical)
-	if err := h.UpdateTTL("service:job", state.Warning, "late"); err != nil {
-		t.Fatal(err)
-	}
-	h.awaitCheck("fbservice1", "service:job", state.Warning)
+	speaks(state.Warning, "late")
 }
 
 func TestExternalNodesAreLeftAlone(t *testing.T) {

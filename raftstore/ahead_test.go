@@ -397,7 +397,7 @@ func TestFormerLeaderAnswersForItsEntriesOnceTheyAreOnItsDisk(t *testing.T) {
 						t.Fatalf("Raft gets a message up to entry %d, want that up to %d", got, reaches)
 					}
 					rpc.Respond(&raft.AppendEntriesResponse{Term: 2, Success: true}, nil)
-				case <-time.After(10 * time.Second):
+				case <-time.After(soon):
 					t.Fatal("Raft gets nothing")
 				}
 			}
@@ -438,7 +438,7 @@ func TestFormerLeaderAnswersForItsEntriesOnceTheyAreOnItsDisk(t *testing.T) {
 // failUntil has all writes fail until there is an answer.
 func failUntil[T any](t *testing.T, d *slowDisk, err error, answer <-chan T, check func(T)) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(soon)
 	for {
 		select {
 		case got := <-answer:

@@ -84,6 +84,7 @@ func TestAutopilotReplacesWhatIsLostAndNeverTheMajority(t *testing.T) {
 
 func TestWarmServerTakesTheVoteOfOneThatIsLost(t *testing.T) {
 	h := newHosts(t, 4, 3)
+	h.timing = calm // to each new leader the lost one is gone since a moment
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "fb4")
 	if _, err := h.leader().operation(opPilot, "dead-after=1s"); err == nil {

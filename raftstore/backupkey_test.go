@@ -94,6 +94,12 @@ func TestScheduledSnapshotIsSealedWithTheKeyOfItsTime(t *testing.T) {
 	})
 	h.leader()
 	o.put("k", "v")
+	eventually(t, "the schedule begins", func() error { // its next look is in a minute
+		if list, err := filepath.Glob(filepath.Join(dir, "*"+backupSuffix)); err != nil || len(list) == 0 {
+			return errors.New("there is none yet")
+		}
+		return nil
+	})
 	now := time.Now()
 	opens := func(secret []byte) (n int) {
 		files, err := filepath.Glob(filepath.Join(dir, "*"+backupSuffix))

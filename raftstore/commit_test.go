@@ -23,9 +23,7 @@ func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 		writes = append(writes, time.Since(start))
 		h.leader().put("other", fmt.Sprint(i))
 		start = time.Now()
-		if err := o.store.ReadBarrier(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		o.barrier()
 		reads = append(reads, time.Since(start))
 		if got := o.get("other"); got != fmt.Sprint(i) {
 			t.Fatalf("after a read barrier: %q, want %d", got, i)

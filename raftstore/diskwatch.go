@@ -140,7 +140,9 @@ func (e *engine) watchDisk(ctx context.Context) {
 }
 
 // lookAtDisk looks; when that does not end in time it says so, and waits for
-// the end while it goes on saying so.
+// the end while it goes on saying so. When ctx ends it waits for a look under way,
+// or it would touch the directory after the store has ended; not for a disk that
+// hangs.
 func (e *engine) lookAtDisk(ctx context.Context) look {
 	s := e.store
 	done := make(chan look, 1)
@@ -153,6 +155,10 @@ func (e *engine) lookAtDisk(ctx context.Context) look {
 			return l
 		case <-ctx.Done():
 			timer.Stop()
+			select {
+			case <-done:
+			case <-time.After(min(s.times.disk, stopTimeout/2)):
+			}
 			return look{}
 		case <-timer.C:
 			l := look{Trouble: fmt.Sprintf("a write did not end within %v", s.times.disk)}

@@ -101,7 +101,7 @@ func introduced(t *testing.T, o *host, trust *peer.Trust, h hello) (verdict, err
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(soon))
 	secured := tls.Client(conn, trust.Client("fb1"))
 	greeting, err := h.encode()
 	if err != nil {
@@ -139,7 +139,7 @@ func TestWhoMayNotFollowIsCounted(t *testing.T) {
 			}
 			before := refusedBy(o, c.want)
 			f := Follower{Cluster: "foobar", Node: c.trust.Identity().Name, NodeID: newUUID(), Trust: c.trust}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			if conn, err := f.Dial(ctx, o.address.String(), "fb1"); err == nil {
 				conn.Close()
@@ -165,7 +165,7 @@ func TestANodeHasSoManyConnectionsToFollowAndNoMore(t *testing.T) {
 		}
 	}()
 	dial := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), soon)
 		defer cancel()
 		conn, err := f.Dial(ctx, o.address.String(), "fb1")
 		if err == nil {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // A ballot goes to the others only when this server's own promise is on its disk:
@@ -47,7 +46,7 @@ func TestBallotIsOwnPromisedBeforeOthersHearOfIt(t *testing.T) {
 			}, s.times)
 			defer e.client.stop()
 			seen := []founder{{"fb1", s.config.NodeID, "127.0.0.1:1"}, {"fb2", newUUID(), "127.0.0.1:2"}}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			if _, err := e.attempt(ctx, seen, 0); err != nil {
 				t.Error(err)

@@ -5,13 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"holdfast/internal/state"
 )
@@ -51,7 +55,7 @@ func newTestForwarder(t *testing.T, h http.Handler) (f *forwarder, at string, me
 	t.Cleanup(server.Close)
 	client := new(rpcClient)
 	client.via.Store(server.Client().Transport.(*http.Transport))
-	f = &forwarder{client: client, ctx: t.Context(), timings: timings{outcome: 10 * time.Second, transport: 10 * time.Second}}
+	f = &forwarder{client: client, ctx: t.Context(), timings: timings{outcome: soon, transport: soon}}
 	return f, strings.TrimPrefix(server.URL, "http://"), func(path string) int {
 		mu.Lock()
 		defer mu.Unlock()
@@ -73,10 +77,11 @@ func TestForwardedWritesShareMessages(t *testing.T) {
 			}
 		})
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for waiting := 0; waiting+int(h.taken.Load()) < writes; {
+	// Who waits is told from who is about to be sent by the messages under way.
+	deadline := time.Now().Add(soon)
+	for waiting := 0; waiting+int(h.taken.Load()) < writes || h.taken.Load() < batchesUnderWay; {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d writes reached the leader, %d wait", h.taken.Load(), waiting)
+			t.Fatalf("%d writes reached the leader, %d wait; %d messages should be under way", h.taken.Load(), waiting, batchesUnderWay)
 		}
 		pause(time.Millisecond)
 		f.mu.Lock()
@@ -86,9 +91,6 @@ func TestForwardedWritesShareMessages(t *testing.T) {
 			l.mu.Unlock()
 		}
 		f.mu.Unlock()
-	}
-	if n := h.taken.Load(); n < batchesUnderWay {
-		t.Errorf("only %d writes went at once", n)
 	}
 	close(h.hold)
 	group.Wait()
@@ -121,39 +123,50 @@ func TestLeaderOfAnEarlierVersionGetsWritesOneAtATime(t *testing.T) {
 // Of reads that wait at the same time one asks for all, and none is answered by a
 // question that was put before it.
 func TestReadsShareAQuestionThatIsPutAfterThem(t *testing.T) {
-	var asked atomic.Uint64
-	hold := make(chan struct{})
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+pathReadIndex, func(w http.ResponseWriter, _ *http.Request) {
-		n := asked.Add(1)
-		<-hold
-		_ = json.NewEncoder(w).Encode(answer{Index: n})
-	})
-	f, at, messages := newTestForwarder(t, mux)
-	var group sync.WaitGroup
-	read := func(least uint64) {
-		group.Go(func() {
-			if index, err := f.readIndex(t.Context(), at, "leader"); err != nil || index < least {
-				t.Errorf("index %d, %v; it may be answered by question %d at the earliest", index, err, least)
-			}
+	synctest.Test(t, func(t *testing.T) { // which knows when all of them wait
+		var asked atomic.Uint64
+		hold := make(chan struct{})
+		mux := http.NewServeMux()
+		mux.HandleFunc("POST "+pathReadIndex, func(w http.ResponseWriter, _ *http.Request) {
+			n := asked.Add(1)
+			<-hold
+			_ = json.NewEncoder(w).Encode(answer{Index: n})
 		})
-	}
-	read(1)
-	deadline := time.Now().Add(10 * time.Second)
-	for asked.Load() == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody asked")
+		w := newWires()
+		leader, follower, server := w.end("leader:80"), w.end("follower"), &http.Server{Handler: mux}
+		var served, group sync.WaitGroup
+		served.Go(func() { _ = server.Serve(leader) })
+		via := &http.Transport{DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
+			return follower.Dial(raft.ServerAddress("@"+address), 0)
+		}}
+		client := new(rpcClient)
+		client.via.Store(via)
+		f := &forwarder{client: client, ctx: t.Context(), timings: timings{outcome: soon, transport: soon}}
+		read := func(least uint64) {
+			group.Go(func() {
+				if index, err := f.readIndex(t.Context(), "leader:80", "leader"); err != nil || index < least {
+					t.Errorf("index %d, %v; it may be answered by question %d at the earliest", index, err, least)
+				}
+			})
 		}
-		pause(time.Millisecond)
-	}
-	for range 50 {
-		read(2)
-	}
-	close(hold)
-	group.Wait()
-	if n := messages(pathReadIndex); n > 20 {
-		t.Errorf("51 reads took %d questions", n)
-	}
+		read(1)
+		synctest.Wait()
+		for range 50 {
+			read(2)
+		}
+		synctest.Wait()
+		if n := asked.Load(); n != 1 {
+			t.Errorf("%d questions while the first is not answered", n)
+		}
+		close(hold)
+		group.Wait()
+		if n := asked.Load(); n != 2 {
+			t.Errorf("51 reads, of which 50 waited, took %d questions, want 2", n)
+		}
+		via.CloseIdleConnections()
+		server.Close()
+		served.Wait()
+	})
 }
 
 // A message that is lost on its way leaves the outcome open; one that never left

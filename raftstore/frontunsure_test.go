@@ -163,7 +163,7 @@ func TestRunningServerRefusesEntriesBehindAGapAndBeginsAnew(t *testing.T) {
 		if !errors.Is(err, errGap) {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("it goes on with a log that it does not know")
 	}
 	one.down(state.Failed)

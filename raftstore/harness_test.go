@@ -1,22 +1,20 @@
 package raftstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,7 +52,7 @@ type hosts struct {
 	voters  int
 	timing  float64       // 2 unless a test is about times: the machine may be busy
 	commit  time.Duration // of Raft, and linger, if a test needs other ones
-	hung    time.Duration // until a write hangs, if a test needs another
+	hung    time.Duration // until a write hangs: long, for disks that stand still are few tests' matter; 0: as in production
 	order   []string
 	mu      sync.Mutex
 	all     map[string]*host
@@ -80,8 +78,9 @@ type host struct {
 	disk      func(raft.LogStore) raft.LogStore
 	wire      wire
 	look      func(string) look
-	verify    time.Duration // between two comparisons of the states; as in production when 0
-	clusterID string        // as announced
+	verify    time.Duration  // between two comparisons of the states; as in production when 0
+	marked    *atomic.Uint64 // entry of the last mark that the state has
+	clusterID string         // as announced
 	absent    state.Liveness
 	feature   int // level that the program reads; as in production when 0
 }
@@ -96,7 +95,7 @@ func newHosts(t *testing.T, servers, voters int) *hosts {
 
 func newHostsAlone(t *testing.T, servers, voters int) *hosts {
 	t.Helper()
-	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, timing: 2, all: map[string]*host{}}
+	h := &hosts{t: t, ca: filepath.Join(t.TempDir(), "ca"), cluster: "foobar", voters: voters, timing: 2, hung: soon, all: map[string]*host{}}
 	if err := peer.Init(h.ca, h.cluster); err != nil {
 		t.Fatal(err)
 	}
@@ -184,19 +183,26 @@ func (o *host) start(change ...func(*Config)) *host {
 	if o.hosts.hung > 0 {
 		store.times.disk = o.hosts.hung
 	}
+	marked := new(atomic.Uint64)
+	store.fsm.mark = func(index uint64, s *state.Snapshot) {
+		store.verifier.mark(index, s)
+		marked.Store(index)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	o.hosts.mu.Lock()
-	o.store, o.state, o.board, o.log, o.cancel, o.done, o.absent = store, replica, board, log, cancel, done, ""
+	o.store, o.state, o.board, o.log, o.cancel, o.done, o.absent, o.marked = store, replica, board, log, cancel, done, "", marked
 	o.hosts.mu.Unlock()
 	go func() { done <- store.Run(ctx, func() { close(ready) }) }()
 	select {
 	case <-ready:
 	case err := <-done:
 		done <- err
-		o.hosts.t.Fatalf("%s: %v", o.name, err)
-	case <-time.After(10 * time.Second):
-		o.hosts.t.Fatalf("%s is not ready after 10 s", o.name)
+		if !closed(ready) { // else it ended since, which may be what the test is about
+			o.hosts.t.Fatalf("%s: %v", o.name, err)
+		}
+	case <-time.After(soon):
+		o.hosts.t.Fatalf("%s is not ready after %v", o.name, soon)
 	}
 	o.hosts.gossip()
 	return o
@@ -218,7 +224,7 @@ func (o *host) wait() {
 		if err != nil {
 			o.hosts.t.Errorf("%s: Run: %v; goroutines:\n%s", o.name, err, stacks())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		o.hosts.t.Fatalf("%s does not stop; goroutines:\n%s", o.name, stacks())
 	}
 	o.down(state.Failed)
@@ -302,6 +308,11 @@ func (h *hosts) running() []*host {
 		}
 	}
 	return list
+}
+
+// besides are the running servers but one.
+func (h *hosts) besides(one *host) []*host {
+	return slices.DeleteFunc(h.running(), func(o *host) bool { return o == one })
 }
 
 func (h *hosts) stopAll() {
@@ -394,21 +405,26 @@ func (h *hosts) settled(voters, others string) {
 func (o *host) put(key, value string) uint64 {
 	o.hosts.t.Helper()
 	var index uint64
-	var err error
-	for range 5 {
+	err := asked(func() (err error) {
 		index, err = o.tryPut(key, value)
-		if !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) {
-			break
-		}
-	}
+		return err
+	})
 	if err != nil {
 		o.hosts.t.Fatalf("%s: put %s: %v", o.name, key, err)
 	}
 	return index
 }
 
+// barrier makes the next get of a server one of all that was acknowledged.
+func (o *host) barrier() {
+	o.hosts.t.Helper()
+	if err := asked(func() error { return o.store.ReadBarrier(o.hosts.t.Context()) }); err != nil {
+		o.hosts.t.Fatalf("%s: read barrier: %v", o.name, err)
+	}
+}
+
 func (o *host) tryPut(key, value string) (uint64, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	return o.store.Propose(ctx, state.KV{Verb: state.Set, Entry: state.Entry{Key: key, Value: []byte(value)}})
 }
@@ -433,52 +449,4 @@ func (h *hosts) everywhere(key, value string) {
 		}
 		return nil
 	})
-}
-
-// eventually polls until check is satisfied, for at most 20 s.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after 20 s: %v", what, err)
-		}
-		<-tick.C
-	}
-}
-
-func stacks() string {
-	buf := make([]byte, 1<<20)
-	return string(buf[:runtime.Stack(buf, true)])
-}
-
-// logBuffer keeps a log for the case that the test fails.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-var _ io.Writer = (*logBuffer)(nil)
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logBuffer) tail(lines int) string {
-	all := strings.Split(l.String(), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

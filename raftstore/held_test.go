@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"holdfast/internal/state"
 )
@@ -16,20 +15,17 @@ import (
 // outcome, for writes alone.
 func TestReadsAndWritesAreHeldAcrossAnElection(t *testing.T) {
 	h := newHosts(t, 3, 3)
-	h.timing = 4 // a machine that stands still for a second must not lengthen the election beyond what is held
+	h.timing = 8 // a machine that stands still for seconds must not lengthen the election beyond what is held
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
 	old := h.leader()
 	old.put("before", "1")
 	old.store.engine.Load().net.stop() // for the others, it died
 	var group sync.WaitGroup
-	for _, o := range h.running() {
-		if o == old {
-			continue
-		}
+	for _, o := range h.besides(old) {
 		for i := range 10 {
 			group.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), soon)
 				defer cancel()
 				if err := o.store.ReadBarrier(ctx); err != nil {
 					t.Errorf("%s: read %d: %v", o.name, i, err)

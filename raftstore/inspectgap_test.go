@@ -23,7 +23,7 @@ func TestInspectionOfALogWithASenselessEndComesBack(t *testing.T) {
 		if err != nil || in.LastIndex != 12 || in.Entries[raft.LogCommand.String()] != 6 {
 			t.Errorf("up to %d, %v, %v", in.LastIndex, in.Entries, err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("it looks for entries that never were")
 	}
 }

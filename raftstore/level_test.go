@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,15 +82,18 @@ func TestLevelIsRaisedOnlyWhenEveryServerReadsIt(t *testing.T) {
 		return nil
 	})
 	h.refusesToRaise(1, "can't go back")
-	peers, err := late.store.Peers(t.Context())
-	if err != nil || len(peers) != 4 {
-		t.Fatalf("%d peers, %v", len(peers), err)
-	}
-	for _, p := range peers {
-		if p.Level != 2 {
-			t.Errorf("%s is shown with level %d", p.Name, p.Level)
+	eventually(t, "level 2 is shown of all", func() error {
+		peers, err := late.store.Peers(t.Context())
+		if err != nil || len(peers) != 4 {
+			return fmt.Errorf("%d peers, %w", len(peers), err)
 		}
-	}
+		for _, p := range peers {
+			if p.Level != 2 { // or it did not answer in time
+				return fmt.Errorf("%s is shown with level %d", p.Name, p.Level)
+			}
+		}
+		return nil
+	})
 }
 
 // A server whose program is too old for the store is given nothing of the log,
@@ -163,30 +167,39 @@ func (h *hosts) leaderBut(out *host) (leader *host) {
 func TestCommandAboveTheLevelIsNeverProposed(t *testing.T) {
 	h := newHosts(t, 3, 3)
 	h.startAll()
-	leader, follower := h.leader(), h.follower()
-	last := leader.store.engine.Load().raft.LastIndex()
+	h.settled("fb1 fb2 fb3", "")
+	leader := h.leader()
+	follower := h.besides(leader)[0]
+	before := map[*host]uint64{}
+	for _, o := range h.running() {
+		before[o] = o.store.engine.Load().raft.LastIndex()
+	}
 	unknown := []byte{1, 0xfa, 0x01, 0, 0x80} // kind 250
+	here := func(ctx context.Context, o *host) (uint64, error) { return o.store.proposeHere(ctx, unknown) }
 	for name, propose := range map[string]func() error{
-		"the leader": func() error { _, err := leader.store.proposeHere(t.Context(), unknown); return err },
+		"the leader": func() error { _, err := here(t.Context(), leader); return err },
 		"a follower": func() error {
-			_, err := follower.store.viaLeader(t.Context(), request{path: pathPropose, body: unknown, write: true})
+			_, err := follower.store.viaLeader(t.Context(), request{
+				path: pathPropose, body: unknown, write: true,
+				here: func(ctx context.Context) (uint64, error) { return here(ctx, follower) }, // if it is elected meanwhile
+			})
 			return err
 		},
 	} {
-		err := propose()
+		err := asked(propose)
 		if !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "kind 250") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	f := leader.store.engine.Load().raft.Barrier(0)
-	if err := f.Error(); err != nil {
-		t.Fatal(err)
-	}
-	for i := last + 1; i <= leader.store.engine.Load().raft.LastIndex(); i++ {
-		var entry raft.Log
-		if err := leader.store.engine.Load().logs.GetLog(i, &entry); err == nil && string(entry.Data) == string(unknown) {
-			t.Errorf("entry %d is the command", i)
+	h.leader().put("still", "here") // behind all that was proposed
+	h.everywhere("still", "here")
+	for _, o := range h.running() {
+		e := o.store.engine.Load()
+		for i := before[o] + 1; i <= e.raft.LastIndex(); i++ {
+			var entry raft.Log
+			if err := e.logs.GetLog(i, &entry); err == nil && string(entry.Data) == string(unknown) {
+				t.Errorf("%s: entry %d is the command", o.name, i)
+			}
 		}
 	}
-	h.leader().put("still", "here")
 }

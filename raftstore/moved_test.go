@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"errors"
-	"net/url"
 	"testing"
 
 	"holdfast/internal/state"
@@ -12,6 +11,7 @@ import (
 // nothing stays.
 func TestDemotedServerThatMovesGetsNoVote(t *testing.T) {
 	h := newHosts(t, 4, 4)
+	h.timing = calm // the leader is not demoted
 	h.startAll()
 	h.settled("fb1 fb2 fb3 fb4", "")
 	moved := h.follower()
@@ -21,7 +21,7 @@ func TestDemotedServerThatMovesGetsNoVote(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := moved.store.Operation(t.Context(), opDemote, url.Values{"server": {moved.name}}, true); err != nil {
+	if _, err := moved.operation(opDemote, "server="+moved.name); err != nil {
 		t.Fatal(err)
 	}
 	moved.stop()

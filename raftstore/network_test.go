@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -214,7 +213,7 @@ func TestStrangersAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(soon))
 			if c.tls != nil {
 				secured := tls.Client(conn, c.tls)
 				secured.Handshake() // the refusal may come only with the first read
@@ -223,7 +222,7 @@ func TestStrangersAreRefused(t *testing.T) {
 			if c.send != nil {
 				c.send(conn)
 			}
-			if _, err := io.Copy(io.Discard, conn); errors.Is(err, context.DeadlineExceeded) {
+			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Error("the connection stays open")
 			}
 			refusedOnce(t, o, c.want, before, c.log)
@@ -248,8 +247,8 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+	conn.SetDeadline(time.Now().Add(soon))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("a silent connection: %v, want that it is closed", err)
 	}
 	refusedOnce(t, o, refusedTimeout, 0, "why=timeout")
@@ -279,7 +278,8 @@ func TestWipedServerDoesNotVoteForWhatItWas(t *testing.T) {
 	h := newHosts(t, 3, 3)
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
-	candidate, victim := h.leader(), h.follower()
+	candidate := h.leader()
+	victim := h.besides(candidate)[0]
 	old := victim.id
 	victim.kill()
 	victim.wipe()

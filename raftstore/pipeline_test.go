@@ -26,7 +26,7 @@ func newPlainTransport(t *testing.T) *transport {
 		t.Fatal(err)
 	}
 	n := &transport{
-		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: plainLayer{l}, MaxPool: 1, MaxRPCsInFlight: rpcsInFlight, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()}),
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: plainLayer{l}, MaxPool: 1, MaxRPCsInFlight: rpcsInFlight, Timeout: soon, Logger: hclog.NewNullLogger()}),
 		locate:           func(string) string { return "" },
 	}
 	t.Cleanup(func() {
@@ -74,7 +74,7 @@ func TestPipelineOutlivesItsConsumer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("AppendEntries hangs because nobody takes the answers")
 	}
 }
@@ -119,7 +119,7 @@ func raftSends(t *testing.T, d *pipeline, entries int, last, commit uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("Raft's sender is held back")
 	}
 }
@@ -131,7 +131,7 @@ func (w *wirePipe) wants(t *testing.T, what string, entries int, prev, commit ui
 		if len(r.Entries) != entries || r.PrevLogEntry != prev || r.LeaderCommitIndex != commit || r.Term != 3 || r.PrevLogTerm != 3 {
 			t.Errorf("%s: %d entries after %d of term %d, commit %d, in term %d", what, len(r.Entries), r.PrevLogEntry, r.PrevLogTerm, r.LeaderCommitIndex, r.Term)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatalf("%s: nothing was sent", what)
 	}
 }
@@ -236,7 +236,7 @@ func TestPipelineIsInAHurryForWhoWasAnswered(t *testing.T) {
 	w.wants(t, "when there is room, though it is answered by now", 0, 11, 11)
 	select {
 	case <-done: // what tells of commits does not count against Raft
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("Raft's sender waits with one message of its own under way")
 	}
 }
@@ -261,7 +261,7 @@ func TestPipelineHoldsRaftBackWhileMessagesAreUnderWay(t *testing.T) {
 	w.answers <- nil
 	select {
 	case <-returned:
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("Raft's sender still waits after an answer")
 	}
 }
@@ -331,7 +331,7 @@ func TestNewPipelineTellsWhatWasCommittedBeforeItWasThere(t *testing.T) {
 				if r.Term != 3 || r.PrevLogEntry != 11 || r.PrevLogTerm != 3 || r.LeaderCommitIndex != 11 || len(r.Entries) != 0 {
 					t.Errorf("commit %s: told %+v", name, r)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(soon):
 				t.Fatalf("commit %s: not told", name)
 			}
 		}
@@ -394,8 +394,13 @@ func TestPipelineOwesNothingInTheEnd(t *testing.T) {
 	w, d := newWirePipe(t)
 	told := make(chan uint64, 1000)
 	go func() { // a follower that answers
-		for r := range w.sent {
-			told <- r.LeaderCommitIndex
+		for {
+			select {
+			case r := <-w.sent:
+				told <- r.LeaderCommitIndex // has room for all
+			case <-d.done:
+				return
+			}
 			select {
 			case w.answers <- nil:
 			case <-d.done:
@@ -417,7 +422,7 @@ func TestPipelineOwesNothingInTheEnd(t *testing.T) {
 		raftSends(t, d, 1, i, i-1)
 		go d.tell(entryID{i, 3})
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(soon)
 	for {
 		select {
 		case c := <-told:

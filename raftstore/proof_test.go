@@ -110,21 +110,23 @@ func TestRoundAsksWhatThoseWhoWaitForItAsk(t *testing.T) {
 // heartbeat that was sent before the question. Two scripted followers show it;
 // when this fails the library was mended.
 func TestLibraryProvesLeadershipByAnswersOlderThanTheQuestion(t *testing.T) {
-	leader, followers := scriptedFollowers(t)
-	var pending []raft.RPC
-	for _, f := range followers { // a heartbeat of each is under way
-		pending = append(pending, nextHeartbeat(t, f))
-	}
-	proof := leader.VerifyLeader() // by now both may have elected another
-	for range 20 {                 // through the loop that takes the question up; it chooses at random
-		_ = leader.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}}).Error()
-	}
-	for _, rpc := range pending {
-		accept(rpc)
-	}
-	if err := proof.Error(); err != nil {
-		t.Errorf("the library asked anew: %v; is askElectorate still needed?", err)
-	}
+	synctest.Test(t, func(t *testing.T) { // no lease and no heartbeat ends because the machine stands still
+		leader, followers := scriptedFollowers(t)
+		var pending []raft.RPC
+		for _, f := range followers { // a heartbeat of each is under way
+			pending = append(pending, nextHeartbeat(t, f))
+		}
+		proof := leader.VerifyLeader() // by now both may have elected another
+		for range 20 {                 // through the loop that takes the question up; it chooses at random
+			_ = leader.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}}).Error()
+		}
+		for _, rpc := range pending {
+			accept(rpc)
+		}
+		if err := proof.Error(); err != nil {
+			t.Errorf("the library asked anew: %v; is askElectorate still needed?", err)
+		}
+	})
 }
 
 // scriptedFollowers starts a leader whose two followers are the test: they
@@ -202,6 +204,7 @@ func nextHeartbeat(t *testing.T, f *raft.InmemTransport) raft.RPC {
 // Heartbeats that are answered are no proof: only an answer to the question is.
 func TestReadNeedsAnAnswerToItsQuestionNotToAHeartbeat(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = calm
 	var deaf atomic.Bool
 	for _, o := range h.all {
 		o.wire = func(to string, send func() error) error {

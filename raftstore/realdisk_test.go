@@ -18,6 +18,7 @@ import (
 
 	"holdfast/internal/health"
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 // smallDisk is an ext4 file system of its own.
@@ -139,7 +140,7 @@ func onSmallDisks(t *testing.T, change ...func(*Config)) (*hosts, map[string]*sm
 		disks[fmt.Sprintf("fb%d", i+1)] = newSmallDisk(t)
 	}
 	h := newHosts(t, 3, 3)
-	h.timing = 1
+	h.timing, h.hung = 1, 0
 	for name, d := range disks {
 		h.all[name].dir = d.dir
 	}
@@ -162,9 +163,11 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 	for name, writes := range map[string]bool{"under writes": true, "idle": false} {
 		t.Run(name, func(t *testing.T) {
 			h, disks := onSmallDisks(t)
-			for try := 1; ; try++ { // a machine that stood still is asked again
-				took := replaceFrozenLeader(t, h, disks, writes)
-				t.Logf("another leader %v after the freeze", took)
+			machine := stall.Test(t, t.TempDir())
+			for try := 1; ; try++ { // a machine that is busy is asked again
+				froze, led := replaceFrozenLeader(t, h, disks, writes)
+				took := machine.Took(froze, led)
+				t.Logf("another leader %v after the freeze, of which the machine stood still for %v", led.Sub(froze), machine.Within(froze, led))
 				if took <= 5*time.Second {
 					return
 				}
@@ -177,14 +180,14 @@ func TestLeaderOnAFrozenDiskIsReplacedAndComesBack(t *testing.T) {
 }
 
 // replaceFrozenLeader freezes the disk of the leader until it has come back as a
-// follower, and tells after what time another led.
-func replaceFrozenLeader(t *testing.T, h *hosts, disks map[string]*smallDisk, writes bool) (took time.Duration) {
+// follower, and tells when it froze it and when another led.
+func replaceFrozenLeader(t *testing.T, h *hosts, disks map[string]*smallDisk, writes bool) (froze, led time.Time) {
 	t.Helper()
 	old := h.leader()
 	old.put("before", "1")
 	disks[old.name].freeze()
-	start := time.Now()
-	others := slices.DeleteFunc(h.running(), func(o *host) bool { return o == old })
+	froze = time.Now()
+	others := h.besides(old)
 	// As many as Raft could be made to wait by, long before it hears of the disk.
 	var outcome sync.WaitGroup
 	for i := range 300 {
@@ -203,7 +206,7 @@ func replaceFrozenLeader(t *testing.T, h *hosts, disks map[string]*smallDisk, wr
 		}
 		return nil
 	})
-	took = time.Since(start)
+	led = time.Now()
 	others[0].put("after", "1")
 	old.diskCondition(true)
 	voters := func(want string) {
@@ -229,7 +232,7 @@ func replaceFrozenLeader(t *testing.T, h *hosts, disks map[string]*smallDisk, wr
 	voters("fb1 fb2 fb3")
 	old.diskCondition(false)
 	h.everywhere("after", "1")
-	return took
+	return froze, led
 }
 
 // A disk that hangs holds up the opening of the log, and with it all that would
@@ -459,7 +462,7 @@ func TestVoteWaitsForTheDiskAndEndsWithTheStore(t *testing.T) {
 	close(ended)
 	select {
 	case <-gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("it waits for ever")
 	}
 	select {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -156,7 +155,7 @@ func TestServerThatLostAPartOfItsDataRefusesToRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			err = store.Run(ctx, func() { t.Errorf("without %s it says that it is ready", c.what) })
 			cancel()
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -194,7 +193,7 @@ func TestAFullDiskAtTheStartIsNoReasonToWipeIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	err = store.Run(ctx, func() {})
 	if err == nil || !strings.Contains(err.Error(), "make room") || strings.Contains(err.Error(), "wipe") {

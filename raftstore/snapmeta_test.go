@@ -149,7 +149,7 @@ func TestServerWithAWrongDescriptionOfItsSnapshotStaysOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	if err := store.Run(ctx, func() { t.Error("it serves") }); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "meta.json") {
 		t.Errorf("Run: %v", err)

@@ -98,7 +98,7 @@ func TestAProcessThatWasStoppedKnowsIt(t *testing.T) {
 	stop()
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Error("the watch does not end")
 	}
 }

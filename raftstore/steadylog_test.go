@@ -55,7 +55,7 @@ func TestDamageThatRaftMeetsEndsTheStoreAlone(t *testing.T) {
 		if !errors.Is(err, ErrDamaged) {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(soon):
 		t.Fatalf("it goes on: %s", stacks())
 	}
 	one.down(state.Failed)

@@ -106,7 +106,7 @@ func TestFollowerThatWasCutBeginsAnew(t *testing.T) {
 		if !errors.Is(err, errTest) || errors.Is(err, ErrDamaged) {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("it goes on with a log that it does not know")
 	}
 	victim.down(state.Failed)
@@ -142,7 +142,7 @@ func TestDamageThatALeadersWriteMeetsEndsItsStore(t *testing.T) {
 	h.leader()
 	one.put("k", "1")
 	log.met.Store(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	store, written := one.store, make(chan struct{})
 	go func() {

@@ -2,11 +2,15 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"holdfast/internal/peer"
+	"holdfast/lab/stall"
 )
 
 // dialled are the connections that a server made.
@@ -28,12 +32,26 @@ func (o *host) dialled() map[*stream]streamKind {
 // the leader stays.
 func TestConnectionsAreMadeAnewWithANewCertificate(t *testing.T) {
 	h := newHosts(t, 3, 3)
-	h.timing = 10 // what is to be seen is the change of the certificates, not a busy machine
+	h.timing = calm // what is to be seen is the change of the certificates, not a busy machine
 	h.startAll()
-	leader, follower := h.leader(), h.follower()
-	follower.put("before", "it")
+	h.settled("fb1 fb2 fb3", "")
+	h.follower().put("before", "it")
+	lease := h.leader().store.times.lease
+	stall.Test(t, t.TempDir()).Repeat(t, "certificates are changed", 3, lease, func() (from, to time.Time, missed error) {
+		from = time.Now()
+		missed = changeCertificates(t, h)
+		return from, time.Now(), missed
+	})
+}
+
+// changeCertificates issues new ones to all servers. The error is what somebody
+// saw of it.
+func changeCertificates(t *testing.T, h *hosts) error {
+	t.Helper()
+	leader := h.leader()
+	follower := h.besides(leader)[0]
 	term, from := leader.store.Status().Term, len(leader.log.String())
-	stop := h.write(follower)
+	stop := write(t, follower)
 	for _, name := range h.order {
 		o := h.all[name]
 		old := o.dialled()
@@ -57,33 +75,35 @@ func TestConnectionsAreMadeAnewWithANewCertificate(t *testing.T) {
 		})
 		follower.put("after/"+o.name, "it")
 	}
-	if count := stop(); count == 0 {
+	count, missed := stop()
+	if count == 0 {
 		t.Error("nothing was written meanwhile")
 	}
 	if now := leader.store.Status().Term; now != term {
-		t.Errorf("an election: term %d, was %d", now, term)
+		missed = errors.Join(missed, fmt.Errorf("an election: term %d, was %d", now, term))
 	}
 	if log := leader.log.String()[from:]; strings.Contains(log, "failed to heartbeat") {
-		t.Errorf("heartbeats failed:\n%s", log)
+		missed = errors.Join(missed, fmt.Errorf("heartbeats failed:\n%s", log))
 	}
+	return missed
 }
 
-// write sets keys through a server until stop is called, which gives how many;
-// none may fail.
-func (h *hosts) write(o *host) (stop func() int) {
-	ctx, cancel := context.WithCancel(h.t.Context())
-	written := make(chan int)
-	go func() {
-		n := 0
+// write sets keys through a server until stop is called, which gives how many, and
+// those that failed.
+func write(t *testing.T, o *host) (stop func() (int, error)) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var written sync.WaitGroup
+	n, failed := 0, error(nil)
+	written.Go(func() {
 		for ; ctx.Err() == nil; n++ {
 			if _, err := o.tryPut(fmt.Sprint("meanwhile/", n%100), "it"); err != nil {
-				h.t.Errorf("write %d: %v", n, err)
+				failed = errors.Join(failed, fmt.Errorf("write %d: %w", n, err))
 			}
 		}
-		written <- n
-	}()
-	return func() int {
+	})
+	return func() (int, error) {
 		cancel()
-		return <-written
+		written.Wait()
+		return n, failed
 	}
 }

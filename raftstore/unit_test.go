@@ -94,9 +94,7 @@ func TestInsecureServersSayIt(t *testing.T) {
 	if !strings.Contains(o.log.String(), "level=WARN msg=\"INSECURE:") {
 		t.Error("no warning in the log")
 	}
-	if c := o.board.Conditions(); len(c) != 1 || c[0].Name != conditionInsecure {
-		t.Errorf("conditions %+v", c)
-	}
+	o.onlyCondition(conditionInsecure)
 }
 
 // example is the configuration in README.md.
@@ -236,6 +234,7 @@ func TestWatchdogTakesBackWhatWasWrittenLate(t *testing.T) {
 
 func TestLeaderWhoseDiskHangsStepsDown(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.hung = 0
 	disks := map[string]*stuckLog{}
 	for name, o := range h.all {
 		o.disk = func(l raft.LogStore) raft.LogStore {
@@ -245,7 +244,8 @@ func TestLeaderWhoseDiskHangsStepsDown(t *testing.T) {
 	}
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
-	old, survivor := h.leader(), h.follower()
+	old := h.leader()
+	survivor := h.besides(old)[0]
 	hang := make(chan struct{})
 	disks[old.name].set(hang)
 	outcome := make(chan error, 1)
@@ -265,9 +265,7 @@ func TestLeaderWhoseDiskHangsStepsDown(t *testing.T) {
 	if err := <-outcome; !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) {
 		t.Errorf("the write that met the disk: %v", err)
 	}
-	if c := old.board.Conditions(); len(c) != 1 || c[0].Name != conditionDisk {
-		t.Errorf("conditions %+v", c)
-	}
+	old.onlyCondition(conditionDisk)
 	disks[old.name].set(nil)
 	close(hang)
 	h.everywhere("after", "1") // the server is of use again

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"holdfast/internal/state"
 )
@@ -77,16 +78,34 @@ func TestDigestOfAnotherEntryProvesNothing(t *testing.T) {
 	}
 }
 
-// flip changes one bit of a value in a server's memory.
+// flip changes one bit of a value in a server's memory, while nothing is applied
+// and no digest is taken.
 func (o *host) flip(key string) {
 	o.hosts.t.Helper()
 	o.store.fsm.applying.Lock()
 	defer o.store.fsm.applying.Unlock()
+	ctx, cancel := context.WithTimeout(o.hosts.t.Context(), soon)
+	defer cancel()
+	if _, err := o.store.verifier.at(ctx, o.marked.Load()); err != nil {
+		o.hosts.t.Fatalf("%s: the digest at mark %d: %v", o.name, o.marked.Load(), err)
+	}
 	entry, _ := o.state.Snapshot().Entry(nil, key)
 	if entry == nil {
 		o.hosts.t.Fatalf("%s has no key %s", o.name, key)
 	}
 	entry.Value[0] ^= 1
+}
+
+// onlyCondition waits until a server has this one condition. Others may come and
+// go: on a machine that stands still there is no leader for a while.
+func (o *host) onlyCondition(name string) {
+	o.hosts.t.Helper()
+	eventually(o.hosts.t, o.name+" has the condition "+name+" alone", func() error {
+		if c := o.board.Conditions(); len(c) != 1 || c[0].Name != name {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
 }
 
 func (o *host) condition(name string) string {
@@ -104,9 +123,13 @@ func (o *host) operation(name string, args ...string) (string, error) {
 		key, value, _ := strings.Cut(a, "=")
 		values[key] = []string{value}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	answer, err := o.store.Operation(ctx, name, values, true)
+	var answer any
+	err := asked(func() (err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		defer cancel()
+		answer, err = o.store.Operation(ctx, name, values, true)
+		return err
+	})
 	raw, _ := answer.(json.RawMessage)
 	return string(raw), err
 }
@@ -159,41 +182,52 @@ func TestServerWithAFlippedBitIsNamedAndRebuilt(t *testing.T) {
 
 func TestLeaderWithAFlippedBitStepsDownFirst(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = calm // it gives the office away for its state, and does not lose it before
 	for _, o := range h.all {
 		o.verify = 300 * time.Millisecond
 	}
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
-	sick := h.leader()
-	sick.put("k", "value")
-	h.everywhere("k", "value")
-	sick.flip("k")
-	eventually(t, "another leads and the bit is back", func() error {
-		if sick.store.IsLeader() || sick.get("k") != "value" || sick.condition(conditionRebuilt) == "" {
-			return fmt.Errorf("leads: %v, reads %q", sick.store.IsLeader(), sick.get("k"))
+	for try := 1; ; try++ { // it may lose the office before it gives it away
+		sick := h.leader()
+		sick.put("k", "value")
+		h.everywhere("k", "value")
+		before := testutil.ToFloat64(sick.store.metrics.rebuilds)
+		sick.flip("k")
+		eventually(t, "another led and the bit is back", func() error { // a leader's state is not replaced
+			if sick.get("k") != "value" || testutil.ToFloat64(sick.store.metrics.rebuilds) == before || sick.condition(conditionRebuilt) == "" {
+				return fmt.Errorf("leads: %v, reads %q", sick.store.IsLeader(), sick.get("k"))
+			}
+			return nil
+		})
+		if strings.Contains(sick.log.String(), "this server's state is not that of the majority") {
+			break
 		}
-		return nil
-	})
-	if !strings.Contains(sick.log.String(), "this server's state is not that of the majority") {
-		t.Error("the leader did not say why it stepped down")
+		if try == 3 {
+			t.Fatal("the leader did not say why it stepped down")
+		}
+		eventually(t, "a snapshot of the state that is whole", func() error { // before its next bit is flipped
+			sick.store.verifier.mu.Lock()
+			defer sick.store.verifier.mu.Unlock()
+			if sick.store.verifier.persist {
+				return errors.New("none yet")
+			}
+			return nil
+		})
 	}
 	h.everywhere("k", "value")
 }
 
 func TestWithoutAMajorityNoStateIsTouched(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = calm // and no comparison comes between those that are asked for
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
 	leader := h.leader()
 	leader.put("k", "value")
 	leader.put("l", "value")
 	h.everywhere("l", "value")
-	var wrong []*host
-	for _, o := range h.running() {
-		if o != leader {
-			wrong = append(wrong, o)
-		}
-	}
+	wrong := h.besides(leader)
 	wrong[0].flip("k")
 	wrong[1].flip("l")
 	for range 2 {
@@ -205,6 +239,7 @@ func TestWithoutAMajorityNoStateIsTouched(t *testing.T) {
 		if v.Majority != "" || len(v.differing()) != 3 {
 			t.Fatalf("verdict %+v", v)
 		}
+		leader.store.engine.Load().heal(t.Context(), v) // that of the answer may still be under way
 	}
 	eventually(t, "the condition", func() error {
 		if c := leader.condition(conditionDisagree); !strings.Contains(c, "nothing was touched") {
@@ -212,16 +247,18 @@ func TestWithoutAMajorityNoStateIsTouched(t *testing.T) {
 		}
 		return nil
 	})
-	if wrong[0].get("k") == "value" || wrong[1].get("l") == "value" || !leader.store.IsLeader() {
+	if wrong[0].get("k") == "value" || wrong[1].get("l") == "value" || strings.Contains(leader.log.String(), "state is not that of the majority") {
 		t.Error("something was changed although nobody can tell who is right")
 	}
 }
 
 func TestAStateThatIsNotWhatWasPromisedReplacesNothing(t *testing.T) {
 	h := newHosts(t, 3, 3)
+	h.timing = calm
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
-	leader, o := h.leader(), h.follower()
+	leader := h.leader()
+	o := h.besides(leader)[0]
 	leader.put("k", "value")
 	h.everywhere("k", "value")
 	if _, err := leader.operation(opVerify); err != nil {
@@ -257,9 +294,11 @@ func TestAStateThatIsNotWhatWasPromisedReplacesNothing(t *testing.T) {
 
 func TestOperationsSayWhyTheyAreRefused(t *testing.T) {
 	h := newHosts(t, 4, 3)
+	h.timing = calm
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "fb4")
-	leader, follower := h.leader(), h.follower()
+	leader := h.leader()
+	follower := h.besides(leader)[0]
 	refused := func(want, name string, args ...string) {
 		t.Helper()
 		if _, err := follower.operation(name, args...); err == nil || !strings.Contains(err.Error(), want) {
@@ -291,22 +330,21 @@ func TestOperationsSayWhyTheyAreRefused(t *testing.T) {
 		t.Errorf("promote while no vote is free: %s, %v", got, err)
 	}
 	refused("as many as the cluster file asks for", opPromote, "server="+follower.name)
-	if st := pilotStateOf(t, follower); st.Voters != 3 || st.Tolerate != 1 || !st.Healthy {
-		t.Errorf("autopilot: %+v", st)
-	}
+	eventually(t, "the autopilot finds all well", func() error { // a server may not answer in time
+		st, err := follower.pilot()
+		if err == nil && (st.Voters != 3 || st.Tolerate != 1 || !st.Healthy) {
+			err = fmt.Errorf("%+v", st)
+		}
+		return err
+	})
 }
 
-func pilotStateOf(t *testing.T, o *host) PilotState {
-	t.Helper()
-	answer, err := o.store.Operation(t.Context(), opPilot, nil, false)
-	if err != nil {
-		t.Fatal(err)
+func (o *host) pilot() (st PilotState, err error) {
+	answer, err := o.store.Operation(o.hosts.t.Context(), opPilot, nil, false)
+	if err == nil {
+		err = json.Unmarshal(answer.(json.RawMessage), &st)
 	}
-	var st PilotState
-	if err := json.Unmarshal(answer.(json.RawMessage), &st); err != nil {
-		t.Fatal(err)
-	}
-	return st
+	return st, err
 }
 
 func TestPeersAreListedWithoutALeader(t *testing.T) {
