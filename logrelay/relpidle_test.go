@@ -177,3 +177,41 @@ func TestLongLinesOfAQueryAreBoundedInBytes(t *testing.T) {
 		t.Errorf("%d bytes are counted of nothing", q.bytes)
 	}
 }
+
+// TestAPlannedEndGivesAMomentToReadTheAnswers, in virtual time: before the connection
+// is reset. It fails if it is as soon as the last answer was written: a client that
+// looks at its connection now and then sends the lines again.
+func TestAPlannedEndGivesAMomentToReadTheAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newStage(t, `{}`)
+		defer func() { x.end() }()
+		x.s.journal, x.s.recent = x.j, newRecent()
+		here, there := net.Pipe()
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		x.group.Go(func() {
+			defer there.Close()
+			_ = x.s.serveRELP(ctx, there, viaRELP)
+		})
+		moment := make(chan time.Duration, 1)
+		go func() {
+			answered, room := time.Now(), make([]byte, 4096)
+			for {
+				if _, err := here.Read(room); err != nil {
+					moment <- time.Since(answered)
+					return
+				}
+				answered = time.Now()
+			}
+		}()
+		var session relp.Client
+		if _, err := here.Write(session.AppendLine(session.AppendOpen(nil), []byte("<13>Nov 25 12:00:00 cn1 test: last"))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		end()
+		if took := <-moment; took < answersRead {
+			t.Errorf("%v after the answer the connection ends, want %v at least", took, answersRead)
+		}
+	})
+}
