@@ -193,7 +193,8 @@ func (c *Client) ask(ctx context.Context, method, path string, args url.Values, 
 // Status asks for everything that the one-screen status shows.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var found Status
-	return found, c.ask(ctx, "GET", "/v1/holdfast/status", nil, nil, &found)
+	err := c.ask(ctx, "GET", "/v1/holdfast/status", nil, nil, &found)
+	return found, err
 }
 
 // Members lists the gossip's members as the agent sees them.
@@ -224,13 +225,15 @@ func (c *Client) Logs(ctx context.Context, method, path string, args url.Values)
 // Explain tells why a service's name gives what it gives on the agent's node.
 func (c *Client) Explain(ctx context.Context, service string) (Explanation, error) {
 	var e Explanation
-	return e, c.ask(ctx, "GET", explainPath+url.PathEscape(service), nil, nil, &e)
+	err := c.ask(ctx, "GET", explainPath+url.PathEscape(service), nil, nil, &e)
+	return e, err
 }
 
 // Conditions lists what is wrong with the agent itself.
 func (c *Client) Conditions(ctx context.Context) ([]health.Condition, error) {
 	var found []health.Condition
-	return found, c.ask(ctx, "GET", "/v1/holdfast/conditions", nil, nil, &found)
+	err := c.ask(ctx, "GET", "/v1/holdfast/conditions", nil, nil, &found)
+	return found, err
 }
 
 // KVEntry is a key with its value.
@@ -311,7 +314,8 @@ func (c *Client) KVPut(ctx context.Context, key string, value []byte, write KVWr
 	if write.CAS != nil {
 		args.Set("cas", strconv.FormatUint(*write.CAS, 10))
 	}
-	return done, c.ask(ctx, "PUT", KeyPath(key), args, bytes.NewReader(value), &done)
+	err = c.ask(ctx, "PUT", KeyPath(key), args, bytes.NewReader(value), &done)
+	return done, err
 }
 
 // KVDelete removes a key, or with recurse all keys with the prefix. With cas
@@ -324,7 +328,8 @@ func (c *Client) KVDelete(ctx context.Context, key string, recurse bool, cas *ui
 	if cas != nil {
 		args.Set("cas", strconv.FormatUint(*cas, 10))
 	}
-	return done, c.ask(ctx, "DELETE", KeyPath(key), args, nil, &done)
+	err = c.ask(ctx, "DELETE", KeyPath(key), args, nil, &done)
+	return done, err
 }
 
 // KeyPath is the API's path of a key, which is escaped but for its slashes, as
@@ -337,7 +342,8 @@ func KeyPath(key string) string {
 // and statistics, with or without a leader.
 func (c *Client) RaftStatus(ctx context.Context) (state.RaftStatus, error) {
 	var found state.RaftStatus
-	return found, c.ask(ctx, "GET", "/v1/holdfast/raft", nil, nil, &found)
+	err := c.ask(ctx, "GET", "/v1/holdfast/raft", nil, nil, &found)
+	return found, err
 }
 
 // RemovePeer takes a server, by ID or name, out of Raft's configuration.
@@ -416,14 +422,16 @@ func (c *Client) ForceLeave(ctx context.Context, node string) error {
 // ConfigStatus tells which cluster file the agent runs, and which the others do.
 func (c *Client) ConfigStatus(ctx context.Context) (ConfigReport, error) {
 	var found ConfigReport
-	return found, c.ask(ctx, "GET", "/v1/holdfast/config", nil, nil, &found)
+	err := c.ask(ctx, "GET", "/v1/holdfast/config", nil, nil, &found)
+	return found, err
 }
 
 // ConfigReload makes the agent read its cluster file again. For a file that is
 // wrong the error is an *Error with status 400 and every mistake on a line.
 func (c *Client) ConfigReload(ctx context.Context) (ReloadReport, error) {
 	var report ReloadReport
-	return report, c.ask(ctx, "POST", "/v1/holdfast/config/reload", nil, nil, &report)
+	err := c.ask(ctx, "POST", "/v1/holdfast/config/reload", nil, nil, &report)
+	return report, err
 }
 
 // Metrics writes the agent's metrics in Prometheus's text format to w.

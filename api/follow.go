@@ -103,7 +103,8 @@ func (c *Client) FireEvent(ctx context.Context, event Event) (fired Event, err e
 			args.Set(name, value)
 		}
 	}
-	return fired, c.ask(ctx, "PUT", "/v1/event/fire/"+url.PathEscape(event.Name), args, bytes.NewReader(event.Payload), &fired)
+	err = c.ask(ctx, "PUT", "/v1/event/fire/"+url.PathEscape(event.Name), args, bytes.NewReader(event.Payload), &fired)
+	return fired, err
 }
 
 // Events lists what the agent's node heard, the oldest first; name "" is all.
@@ -113,7 +114,8 @@ func (c *Client) Events(ctx context.Context, name string) ([]Event, error) {
 		args.Set("name", name)
 	}
 	var found []Event
-	return found, c.ask(ctx, "GET", "/v1/event/list", args, nil, &found)
+	err := c.ask(ctx, "GET", "/v1/event/list", args, nil, &found)
+	return found, err
 }
 
 // Monitor copies the agent's log from now on, of at least a level (debug,

@@ -131,7 +131,8 @@ func (j Joining) request(ctx context.Context, trust *tls.Config, method, path st
 // JoinTokens lists the tokens that let bare nodes in.
 func (c *Client) JoinTokens(ctx context.Context) ([]JoinToken, error) {
 	var found []JoinToken
-	return found, c.ask(ctx, "GET", joinTokensPath, nil, nil, &found)
+	err := c.ask(ctx, "GET", joinTokensPath, nil, nil, &found)
+	return found, err
 }
 
 // MakeJoinToken makes one; its secret is shown this once.
@@ -141,7 +142,8 @@ func (c *Client) MakeJoinToken(ctx context.Context, wanted NewJoinToken) (MadeJo
 	if err != nil {
 		return made, err
 	}
-	return made, c.ask(ctx, "POST", joinTokensPath, nil, bytes.NewReader(body), &made)
+	err = c.ask(ctx, "POST", joinTokensPath, nil, bytes.NewReader(body), &made)
+	return made, err
 }
 
 // DeleteJoinToken takes one back; nodes that came in with it stay.

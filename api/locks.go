@@ -26,7 +26,8 @@ func (c *Client) SessionCreate(ctx context.Context, options SessionOptions) (str
 		return "", err
 	}
 	var made struct{ ID string }
-	return made.ID, c.ask(ctx, "PUT", "/v1/session/create", nil, bytes.NewReader(body), &made)
+	err = c.ask(ctx, "PUT", "/v1/session/create", nil, bytes.NewReader(body), &made)
+	return made.ID, err
 }
 
 // SessionRenew keeps a session for another TTL; NotFound knows the error when it
@@ -44,12 +45,14 @@ func (c *Client) SessionDestroy(ctx context.Context, id string) error {
 // Acquire makes a key the session's, with a value; false when another session
 // has it or had it until now (lock-delay).
 func (c *Client) Acquire(ctx context.Context, key, session string, value []byte) (done bool, err error) {
-	return done, c.ask(ctx, "PUT", KeyPath(key), url.Values{"acquire": {session}}, bytes.NewReader(value), &done)
+	err = c.ask(ctx, "PUT", KeyPath(key), url.Values{"acquire": {session}}, bytes.NewReader(value), &done)
+	return done, err
 }
 
 // Release frees a key; false when the session does not hold it.
 func (c *Client) Release(ctx context.Context, key, session string) (done bool, err error) {
-	return done, c.ask(ctx, "PUT", KeyPath(key), url.Values{"release": {session}}, nil, &done)
+	err = c.ask(ctx, "PUT", KeyPath(key), url.Values{"release": {session}}, nil, &done)
+	return done, err
 }
 
 // Holding is who has a key, and since which index of the log.

@@ -181,7 +181,8 @@ func (c *dnsZoneCmd) Run(con *console) error {
 
 // text is a zone in zone file form.
 func (d *dnsSocket) text(ctx context.Context, zone string) (text string, err error) {
-	return text, d.ask(ctx, "GET", "/v1/dns/zone/"+url.PathEscape(zone), nil, &text)
+	err = d.ask(ctx, "GET", "/v1/dns/zone/"+url.PathEscape(zone), nil, &text)
+	return text, err
 }
 
 type dnsCheckCmd struct {

@@ -36,7 +36,8 @@ func (c *lbSocket) ask(con *console, method, path string, v any) error {
 }
 
 func (c *lbSocket) status(con *console) (st lb.Status, err error) {
-	return st, c.ask(con, "GET", "status", &st)
+	err = c.ask(con, "GET", "status", &st)
+	return st, err
 }
 
 type lbStatusCmd struct{ lbSocket }

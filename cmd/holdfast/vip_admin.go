@@ -25,7 +25,8 @@ func newVIPAdmin(base *foundation, routers vrrp.Routers, leaving *handover) *vrr
 			if heard != "" {
 				args.Set("heard", heard)
 			}
-			return moved, askNode(ctx, base, node, "hold/"+url.PathEscape(router), args, &moved)
+			err = askNode(ctx, base, node, "hold/"+url.PathEscape(router), args, &moved)
+			return moved, err
 		}
 	}
 	return vrrp.NewAdmin(deps)

@@ -144,7 +144,8 @@ func (r *Replica) askOne(ctx context.Context, server Server) (w Where, err error
 	if response.StatusCode != http.StatusOK {
 		return w, refusal(response)
 	}
-	return w, json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(&w)
+	err = json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(&w)
+	return w, err
 }
 
 // choose finds the server to follow.
