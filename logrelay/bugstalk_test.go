@@ -252,8 +252,8 @@ func TestAnEntryThatPanicsIsPassedOver(t *testing.T) {
 			}
 		}
 	}
-	if n := testutil.ToFloat64(s.metrics.panics[viaJournald]); n != 3 {
-		t.Errorf("%v panics are counted", n)
+	if panics, lines := testutil.ToFloat64(s.metrics.panics[viaJournald]), testutil.ToFloat64(s.metrics.input(viaJournald).lines); panics != 3 || lines != 3 {
+		t.Errorf("%v panics and %v lines are counted, want 3", panics, lines)
 	}
 }
 

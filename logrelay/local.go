@@ -228,10 +228,13 @@ func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path strin
 		if err == nil {
 			err = durable.Replace(path, []byte(cursor+"\n"), 0o600)
 		}
-		if err != nil || bug != nil {
+		if err != nil {
 			return errors.Join(err, bug)
 		}
 		s.metrics.input(viaJournald).took(batch.Len(), batch.Size())
+		if bug != nil {
+			return bug // nobody knows where the next entry begins
+		}
 		batch.Reset()
 		s.board.Clear(conditionJournald)
 	}
