@@ -33,18 +33,19 @@ type bugs struct {
 	inputs [viaLast + 1]prometheus.Counter
 
 	mu          sync.Mutex
-	count, said int       // since the condition was clear, and of these in its text
+	count, said int       // panics since the condition was clear, and of these in its text
 	untold      int       // since the last line of the log
 	since, last time.Time // of the first, and of the last
 	told        time.Time // when the log last had a stack
+	raised      time.Time // when the condition last had a text
 	text        string    // of the last
 }
 
-// caught hears of a panic where it was recovered, and logs its stack if that is
-// due. where is such as "output files". It returns what it was, in words that
-// have nothing of a line in them.
+// caught hears of a panic where it was recovered, logs its stack if that is due, and
+// raises the condition. where is such as "output files". It returns what it was, in
+// words that have nothing of a line in them.
 func (b *bugs) caught(panicked any, where string, fields ...any) (why string) {
-	why = whyOf(panicked)
+	why = b.logged(panicked, where, fields...)
 	if b == nil {
 		return why
 	}
@@ -55,15 +56,30 @@ func (b *bugs) caught(panicked any, where string, fields ...any) (why string) {
 		b.since = now
 	}
 	b.count++
-	b.untold++
 	b.last, b.text = now, where+": "+why
+	if b.said == 0 || now.Sub(b.raised) >= failedAgain {
+		b.raise(now)
+	}
+	return why
+}
+
+// logged is caught of what nobody lacks a line for, as of a query: who asks again has
+// it panic again, and no condition counts that.
+func (b *bugs) logged(panicked any, where string, fields ...any) (why string) {
+	why = whyOf(panicked)
+	if b == nil {
+		return why
+	}
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.untold++
 	if !b.told.IsZero() && now.Sub(b.told) < failedAgain {
 		return why
 	}
 	b.log.Error("a line could not be handled; the others are: this is a bug, please report it",
-		append([]any{"where", where, "times", b.untold, "panic", why, "stack", string(debug.Stack())}, fields...)...)
+		append([]any{"where", where, "panics", b.untold, "panic", why, "stack", string(debug.Stack())}, fields...)...)
 	b.told, b.untold = now, 0
-	b.raise()
 	return why
 }
 
@@ -78,10 +94,10 @@ func whyOf(panicked any) string {
 }
 
 // raise sets the condition. The caller holds mu.
-func (b *bugs) raise() {
-	b.said = b.count
+func (b *bugs) raise(now time.Time) {
+	b.said, b.raised = b.count, now
 	b.board.Raise(conditionFailed, health.Error, fmt.Sprintf(
-		"%d lines, datagrams or connections since %s could not be handled; the others are, and in the place of each line stands one that names its number. The last: %s. This is a bug: please report it with the stack in the log",
+		"%d times since %s a line, a datagram or a connection could not be handled by an input or an output (each output counts for itself); the others are, and in the place of each line stands one that names its number. The last: %s. This is a bug: please report it with the stack in the log",
 		b.count, b.since.Format(time.RFC3339), b.text))
 }
 
@@ -98,8 +114,8 @@ func (b *bugs) expire(now time.Time) {
 	case now.Sub(b.last) >= failedFor:
 		b.count, b.said = 0, 0
 		b.board.Clear(conditionFailed)
-	case b.count > b.said && now.Sub(b.told) >= failedAgain:
-		b.raise()
+	case b.count > b.said && now.Sub(b.raised) >= failedAgain:
+		b.raise(now)
 	}
 }
 

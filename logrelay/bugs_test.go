@@ -91,6 +91,13 @@ func TestALineThatPanicsCostsNoOtherLine(t *testing.T) {
 				if n := testutil.ToFloat64(o.metrics.broken); n != float64(test.lost) {
 					t.Errorf("%v lines are counted, want %d", n, test.lost)
 				}
+				panics := test.lost
+				if strings.HasPrefix(test.where, "both") {
+					panics *= 2
+				}
+				if n := x.s.bugs.count; n != panics {
+					t.Errorf("%d panics are told of, want %d", n, panics)
+				}
 				if n := testutil.ToFloat64(o.metrics.lines); n != 6 {
 					t.Errorf("%v lines are in the files, want 6 with those in the place of others", n)
 				}
@@ -195,12 +202,14 @@ func TestATargetIsSentALineInThePlaceOfOneThatPanics(t *testing.T) {
 		format string
 		rules  *rules
 		want   string // how the line in the place of another begins
+		panics int
 	}{
-		{format3164, &rules{list: poisonRules(t)}, `<43>\S+ cn01 holdfast: line 7 of`},
-		{format5424, &rules{list: poisonRules(t)}, `<43>1 \S+ cn01 holdfast - - - line 7 of`},
-		{format3164, &rules{secrets: []*secret{{}}}, `<43>\S+ - holdfast: line 7 of`},
-		{format5424, &rules{secrets: []*secret{{}}}, `<43>1 \S+ - holdfast - - - line 7 of`},
+		{format3164, &rules{list: poisonRules(t)}, `<43>\S+ cn01 holdfast: line 7 of`, 1},
+		{format5424, &rules{list: poisonRules(t)}, `<43>1 \S+ cn01 holdfast - - - line 7 of`, 1},
+		{format3164, &rules{secrets: []*secret{{}}}, `<43>\S+ - holdfast: line 7 of`, 2},
+		{format5424, &rules{secrets: []*secret{{}}}, `<43>1 \S+ - holdfast - - - line 7 of`, 2},
 	} {
+		s.bugs.count = 0
 		f := &forward{target: target{name: "siem", via: viaTCP, format: test.format}, rules: test.rules, names: testNames(), metrics: s.metrics.output("siem"), bugs: s.bugs}
 		before := testutil.ToFloat64(f.metrics.broken)
 		r := journal.Record{Time: time.Now().UnixNano(), Source: netip.MustParseAddr("10.1.0.31"), Input: viaUDP, Data: []byte("<13>Nov 25 12:00:00 cn01 test: poison hunter2")}
@@ -215,16 +224,18 @@ func TestATargetIsSentALineInThePlaceOfOneThatPanics(t *testing.T) {
 		if size, text, _ := strings.Cut(out, " "); size != fmt.Sprint(len(text)) {
 			t.Errorf("a frame of %d bytes that says %s", len(text), size)
 		}
-		if n := testutil.ToFloat64(f.metrics.broken) - before; n != 1 {
-			t.Errorf("%s: %v lines are counted", test.format, n)
+		if n := testutil.ToFloat64(f.metrics.broken) - before; n != 1 || s.bugs.count != test.panics {
+			t.Errorf("%s: %v lines and %d panics are counted, want 1 and %d", test.format, n, s.bugs.count, test.panics)
 		}
 	}
 }
 
 // TestAQueryGivesALineInThePlaceOfOneThatPanics, and a sum counts it. It fails where
-// the answer breaks off there.
+// the answer breaks off there, and where who asks raises a condition, or renews it.
 func TestAQueryGivesALineInThePlaceOfOneThatPanics(t *testing.T) {
-	f := &filter{names: testNames(), severity: 7}
+	var log bytes.Buffer
+	board := health.NewBoard(time.Now, nil, nil)
+	f := &filter{names: testNames(), severity: 7, bugs: &bugs{log: slog.New(slog.NewTextHandler(&log, nil)), board: board}}
 	f.rules.secrets = poisonSecrets()
 	r := journal.Record{Source: netip.MustParseAddr("10.1.0.31"), Input: viaRELP, Data: []byte("<13>Nov 25 12:00:00 cn01 test: hunter2")}
 	e := f.look(7, r)
@@ -237,6 +248,39 @@ func TestAQueryGivesALineInThePlaceOfOneThatPanics(t *testing.T) {
 	f.hosts = map[string]bool{"cn02": true}
 	if e := f.look(7, r); e != nil {
 		t.Errorf("of another host: %+v", e)
+	}
+	if list := board.Conditions(); len(list) != 0 || strings.Count(log.String(), "a query") != 1 {
+		t.Errorf("conditions %v; the log: %s", list, log.String())
+	}
+}
+
+// TestALineThatPanicsIsNotMissing: it came, and its number with it. It fails where the
+// next line of its host has a gap in front of it, where a number in the text of a line
+// counts, or that of a relay's line for the relay, and where a panic over the number
+// ends the process.
+func TestALineThatPanicsIsNotMissing(t *testing.T) {
+	s, _, _ := prepare(t)
+	o := &files{names: testNames(), rules: &rules{}, gaps: newGaps(), missing: s.metrics.missing, bugs: s.bugs, metrics: s.metrics.output("files")}
+	at := netip.MustParseAddr("10.1.0.31") // cn01
+	record := func(source netip.Addr, text string) journal.Record {
+		return journal.Record{Time: time.Now().UnixNano(), Source: source, Input: viaUDP, Data: []byte(text)}
+	}
+	numbered := func(n int) journal.Record {
+		return record(at, fmt.Sprintf(`<13>1 2026-11-25T12:00:00Z cn01 test - - [meta sequenceId="%d"] x`, n))
+	}
+	o.judge(0, numbered(1))
+	l := line{host: "cn01"}
+	o.countStill(&l, numbered(2))
+	o.judge(1, numbered(3))
+	o.countStill(&l, record(at, `<13>Nov 25 12:00:00 cn01 test: [meta sequenceId="2000"]`))
+	o.countStill(&l, record(netip.MustParseAddr("127.0.0.1"), `<13>1 2026-11-25T12:00:00Z cn05 test - - [meta sequenceId="2000"] x`))
+	o.judge(2, numbered(4))
+	if n := testutil.ToFloat64(s.metrics.missing); n != 0 {
+		t.Errorf("%v lines are missing: %v", n, o.gaps.newest())
+	}
+	o.gaps = nil
+	if !o.judge(3, numbered(5)) || o.line.lost == "" {
+		t.Error("no line stands in the place of one over whose number something panicked")
 	}
 }
 
@@ -267,14 +311,14 @@ func TestABugIsToldOfOnceAMinute(t *testing.T) {
 			return list[0].Message
 		}
 		<-time.After(failedAgain)
-		if b.expire(time.Now()); !strings.HasPrefix(text(), "100 lines") || !strings.Contains(text(), "output files: runtime error: index out of range") {
+		if b.expire(time.Now()); !strings.HasPrefix(text(), "100 times") || !strings.Contains(text(), "output files: runtime error: index out of range") {
 			t.Errorf("a minute later: %s", text())
 		}
-		if panicking(); strings.Count(log.String(), "stack=") != 2 || !strings.Contains(log.String(), "times=100 ") {
+		if panicking(); strings.Count(log.String(), "stack=") != 2 || !strings.Contains(log.String(), "panics=100 ") {
 			t.Errorf("the next: %s", log.String())
 		}
 		<-time.After(failedFor - time.Second)
-		if b.expire(time.Now()); !strings.HasPrefix(text(), "101 lines") {
+		if b.expire(time.Now()); !strings.HasPrefix(text(), "101 times") {
 			t.Errorf("almost an hour later: %s", text())
 		}
 		<-time.After(time.Second)

@@ -7,16 +7,20 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"holdfast/logrelay/journal"
 	"holdfast/logrelay/relp"
 )
 
@@ -153,27 +157,42 @@ func TestAConnectionThatPanicsEndsAlone(t *testing.T) {
 	has(t, dir, "cn2", "seq=0.")
 }
 
+// overfill has the next Add to a batch panic: its memory has no end.
+func overfill(batch *journal.Batch) {
+	buf := reflect.ValueOf(batch).Elem().FieldByName("buf").Addr()
+	slice := (*struct {
+		at       unsafe.Pointer
+		len, cap int
+	})(buf.UnsafePointer())
+	slice.len, slice.cap = math.MaxInt, math.MaxInt
+}
+
 // TestALineThatPanicsIsNotAnswered, by RELP: it is not stored, and comes again. It
 // fails where the panic goes on, and where its answer is written before its line is
 // taken.
 func TestALineThatPanicsIsNotAnswered(t *testing.T) {
-	s, _, _ := prepare(t)
-	s.recent = newRecent()
-	s.recent.seed = maphash.Seed{} // to hash by that panics
-	here, there := net.Pipe()
-	defer here.Close()
-	defer there.Close()
-	c := s.newRELP(here, viaRELP)
-	var client relp.Client
-	if n, err := c.frame(client.AppendOpen(nil), 0); err != nil || n == 0 {
-		t.Fatal(n, err)
-	}
-	answers := len(c.owe().answers)
-	if _, err := c.frame(client.AppendLine(nil, []byte("x")), 0); !errors.Is(err, errBug) {
-		t.Errorf("the error is %v", err)
-	}
-	if len(c.owe().answers) != answers || c.batch.Len() != 0 {
-		t.Errorf("%d lines are taken, and answered: %q", c.batch.Len(), c.owe().answers)
+	for where, inject := range map[string]func(c *relpConn){
+		"hashed": func(c *relpConn) { c.s.recent.seed = maphash.Seed{} },
+		"taken":  func(c *relpConn) { overfill(&c.batch) },
+	} {
+		s, _, _ := prepare(t)
+		s.recent = newRecent()
+		here, there := net.Pipe()
+		defer here.Close()
+		defer there.Close()
+		c := s.newRELP(here, viaRELP)
+		var client relp.Client
+		if n, err := c.frame(client.AppendOpen(nil), 0); err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		answers := len(c.owe().answers)
+		inject(c)
+		if _, err := c.frame(client.AppendLine(nil, []byte("x")), 0); !errors.Is(err, errBug) {
+			t.Errorf("%s: the error is %v", where, err)
+		}
+		if len(c.owe().answers) != answers || c.batch.Len() != 0 {
+			t.Errorf("%s: %d lines are taken, and answered: %q", where, c.batch.Len(), c.owe().answers)
+		}
 	}
 }
 

@@ -30,28 +30,29 @@ type entry struct {
 	message  []byte
 }
 
-// readEntry reads one entry. io.EOF: there is none; an entry that breaks off
-// is io.ErrUnexpectedEOF.
-func readEntry(r *bufio.Reader) (e entry, err error) {
-	e = entry{priority: 6, facility: 1}
+// read reads one entry. io.EOF: there is none; an entry that breaks off is
+// io.ErrUnexpectedEOF. Where it panics, e has what was read by then: first of all the
+// cursor, with which journalctl begins each entry.
+func (e *entry) read(r *bufio.Reader) error {
+	*e = entry{priority: 6, facility: 1}
 	var identifier, comm []byte
 	began := false
 	for {
 		name, value, err := readField(r)
 		switch {
 		case errors.Is(err, io.EOF) && began:
-			return e, io.ErrUnexpectedEOF
+			return io.ErrUnexpectedEOF
 		case err != nil:
-			return e, err
+			return err
 		case name == "" && e.cursor != "":
 			if e.app = identifier; identifier == nil {
 				e.app = comm
 			}
-			return e, nil
+			return nil
 		case name == "" && !began:
 			continue // an empty line in front
 		case name == "":
-			return e, errors.New("journald: an entry without a cursor")
+			return errors.New("journald: an entry without a cursor")
 		}
 		began = true
 		switch name {

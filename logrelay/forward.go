@@ -114,8 +114,8 @@ func (f *forward) serve(ctx context.Context, l *link, well func()) (next *link, 
 	f.link, f.out, f.done, f.announced, f.untold = l, f.out[:0], f.cursor.Next(), time.Now(), false
 	f.read = f.done
 	f.rules.begin()
-	defer l.close()
-	serving, stop := l.watch(ctx)
+	defer func() { _ = f.guard(l.address, l.close) }() // over TLS it writes
+	serving, stop := l.watch(ctx, func(read func() error) error { return f.guard(l.address, read) })
 	defer func() {
 		stop()
 		f.endProbe()
@@ -233,7 +233,7 @@ func (f *forward) endProbe() {
 		return
 	}
 	if l := <-f.probe; l != nil {
-		l.close()
+		_ = f.guard(l.address, l.close)
 	}
 	f.probe = nil
 }
@@ -326,21 +326,31 @@ func (f *forward) frame(number uint64) {
 	f.out = append(append(f.out, ' '), text...)
 }
 
-// answers reads what a target answers. A panic over that is a bug, and a failure of
-// the target: the lines are sent again.
-func (f *forward) answers(l *link) (done uint64, err error) {
+// guard calls what talks to an address of the target. A panic over that, as of TLS, is a
+// bug, and a failure of the address: the lines are sent again. It may be called from
+// any goroutine.
+func (f *forward) guard(address string, talk func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			done, err = 0, fmt.Errorf("%w: %s", errBug, f.bugs.caught(p, "output "+f.target.name, "address", l.address))
+			err = fmt.Errorf("%w: %s", errBug, f.bugs.caught(p, "output "+f.target.name, "address", address))
 		}
 	}()
-	return l.answers()
+	return talk()
+}
+
+// answers reads what a target answers.
+func (f *forward) answers(l *link) (done uint64, err error) {
+	err = f.guard(l.address, func() (err error) {
+		done, err = l.answers()
+		return err
+	})
+	return done, err
 }
 
 // flush sends, and waits for all answers of RELP.
 func (f *forward) flush() error {
 	if len(f.out) > 0 {
-		err := f.link.write(f.out)
+		err := f.guard(f.link.address, func() error { return f.link.write(f.out) })
 		f.out = f.out[:0]
 		if err != nil {
 			return err

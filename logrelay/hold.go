@@ -77,8 +77,7 @@ func (c *relpConn) greet(ctx context.Context, by time.Time) error {
 	if c.owed == nil {
 		return nil // it was answered before
 	}
-	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
-	_, err := c.conn.Write(c.owed.answers)
+	err := c.write(c.owed.answers)
 	c.free(c.owed)
 	c.owed = nil
 	return err

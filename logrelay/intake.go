@@ -240,8 +240,10 @@ func (t *intake) doubled(lines int) { t.s.tellDoubled(lines, "node", t.from.node
 // answer says that all before next are on this node's disk.
 func (t *intake) answer(next uint64) error {
 	_ = t.conn.SetWriteDeadline(time.Now().Add(replicaSilence))
-	_, err := t.conn.Write(binary.LittleEndian.AppendUint64(nil, next))
-	return err
+	return t.s.guard(viaReplica, func() error {
+		_, err := t.conn.Write(binary.LittleEndian.AppendUint64(nil, next))
+		return err
+	}, "node", t.from.node)
 }
 
 // tellDoubled counts lines that are here twice, and says so, and of whom.

@@ -51,24 +51,35 @@ func (c *counted) Write(b []byte) (int, error) {
 
 // dial connects to an address, over TLS if the target is so, and opens the
 // session.
-func (f *forward) dial(ctx context.Context, address string) (*link, error) {
+func (f *forward) dial(ctx context.Context, address string) (l *link, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	conn, err := f.dialer(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
+	if err := f.guard(address, func() (err error) {
+		l, err = f.open(ctx, conn, address)
+		return err
+	}); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())
+	}
+	return l, nil
+}
+
+// open begins TLS and RELP, where the target has them.
+func (f *forward) open(ctx context.Context, conn net.Conn, address string) (_ *link, err error) {
 	l := &link{address: address, raw: &counted{Conn: conn}, relp: f.target.relp()}
 	if l.conn = l.raw; f.target.secure() {
 		config := f.tls
 		if f.target.trust.ca != "" {
 			if config, err = f.target.trust.config(address); err != nil {
-				return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())
+				return nil, err
 			}
 		}
 		secure := tls.Client(l.raw, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())
+			return nil, err
 		}
 		l.conn = secure
 	}
@@ -77,20 +88,17 @@ func (f *forward) dial(ctx context.Context, address string) (*link, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	err = l.write(l.session.AppendOpen(nil))
-	if err == nil {
-		_, err = f.answers(l)
+	if err := l.write(l.session.AppendOpen(nil)); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", address, err), conn.Close())
-	}
-	return l, nil
+	_, err = l.answers()
+	return l, err
 }
 
 // watch makes a context that ends with ctx, or when the target is gone, and
 // with it what is under way. A target of TCP never speaks: that it ends is all
-// that can be read.
-func (l *link) watch(ctx context.Context) (context.Context, func()) {
+// that can be read. guard calls what reads.
+func (l *link) watch(ctx context.Context, guard func(read func() error) error) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	if l.relp {
@@ -98,7 +106,10 @@ func (l *link) watch(ctx context.Context) (context.Context, func()) {
 	} else {
 		go func() {
 			defer close(ended)
-			_, err := io.Copy(io.Discard, l.conn)
+			err := guard(func() error {
+				_, err := io.Copy(io.Discard, l.conn)
+				return err
+			})
 			if err == nil {
 				err = errors.New("the target ended the connection")
 			}
@@ -194,7 +205,8 @@ func (l *link) answers() (done uint64, err error) {
 }
 
 // close ends the connection; over TLS with a word of it.
-func (l *link) close() {
+func (l *link) close() error {
+	defer l.raw.Close() // also where TLS panics
 	_ = l.conn.SetDeadline(time.Now().Add(time.Second))
-	_ = l.conn.Close()
+	return l.conn.Close()
 }

@@ -185,22 +185,37 @@ func (s *Server) readJournald(ctx context.Context, runner *command.Runner) error
 }
 
 // takeEntries stores entries, and then how far it has come: after a crash
-// between the two, the lines of one write come twice.
+// between the two, the lines of one write come twice. An entry that something panics
+// over would come again at each start of journalctl, and none behind it: a line that
+// says so stands in its place, and journalctl goes on behind it.
 func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path string) error {
 	var batch journal.Batch
 	var line []byte
+	cursor := "" // of the last entry in the batch
 	for {
 		var e entry
-		err := s.guard(viaJournald, func() (err error) { e, err = readEntry(from); return err })
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
-			return nil // what is in the batch was not stored, and comes again
-		}
-		if err != nil {
+		bug := s.guard(viaJournald, func() error {
+			err := e.read(from)
+			if err == nil {
+				line = e.append(line[:0])
+			}
 			return err
+		})
+		switch {
+		case errors.Is(bug, io.EOF) || ctx.Err() != nil:
+			return nil // what is in the batch was not stored, and comes again
+		case bug == nil:
+		case !errors.Is(bug, errBug), e.cursor == "" && batch.Len() == 0:
+			return bug
+		case e.cursor != "":
+			line = appendLocal(line[:0], standInPriority, time.Now(), []byte(announceApp), nil, "",
+				fmt.Appendf(nil, "an entry of journald could not be read and is left out here: journalctl --cursor='%s' shows it (condition %s)", e.cursor, conditionFailed))
 		}
-		line = s.lineOf(&e, line[:0])
-		batch.Add(journal.Record{Time: time.Now().UnixNano(), Source: s.ownAddress(), Input: viaJournald, Data: line})
-		if from.Buffered() > 0 && batch.Size() < batchBytes {
+		if e.cursor != "" {
+			cursor = e.cursor
+			batch.Add(journal.Record{Time: time.Now().UnixNano(), Source: s.ownAddress(), Input: viaJournald, Data: line})
+		}
+		if bug == nil && from.Buffered() > 0 && batch.Size() < batchBytes {
 			continue
 		}
 		if s.gate.wait(ctx) != nil {
@@ -211,26 +226,18 @@ func (s *Server) takeEntries(ctx context.Context, from *bufio.Reader, path strin
 			err = commit.Wait(ctx)
 		}
 		if err == nil {
-			err = durable.Replace(path, []byte(e.cursor+"\n"), 0o600)
+			err = durable.Replace(path, []byte(cursor+"\n"), 0o600)
 		}
 		if err != nil {
-			return err
+			return errors.Join(err, bug)
 		}
 		s.metrics.input(viaJournald).took(batch.Len(), batch.Size())
+		if bug != nil {
+			return bug // nobody knows where the next entry begins
+		}
 		batch.Reset()
 		s.board.Clear(conditionJournald)
 	}
-}
-
-// lineOf is append, of an entry that something may panic over: then it is text.
-func (s *Server) lineOf(e *entry, dst []byte) (line []byte) {
-	defer func() {
-		if p := recover(); p != nil {
-			_ = s.bugs.input(viaJournald, p, "bytes", len(e.message)) // it would come again and again
-			line = appendLocal(dst, int(syslog.DefaultPriority), time.Now(), nil, nil, "", e.message)
-		}
-	}()
-	return e.append(dst)
 }
 
 // append writes the entry as a line.

@@ -199,6 +199,11 @@ func binaryField(name, value string) string {
 	return name + "\n" + string(binary.LittleEndian.AppendUint64(nil, uint64(len(value)))) + value + "\n"
 }
 
+func readEntry(r *bufio.Reader) (e entry, err error) {
+	err = e.read(r)
+	return e, err
+}
+
 func TestEntriesOfJournaldAreUnderstood(t *testing.T) {
 	const head = "__CURSOR=s=1;i=2\n__REALTIME_TIMESTAMP=1795668072412577\n"
 	for name, test := range map[string]struct{ in, want string }{

@@ -153,7 +153,7 @@ type outlook struct{ s *Server }
 var (
 	waitingDesc  = prometheus.NewDesc("holdfast_logs_waiting_lines", "Lines that an output does not durably have yet, by output.", []string{"output"}, nil)
 	lagDesc      = prometheus.NewDesc("holdfast_logs_lag_seconds", "How long ago the first of the lines was received that an output does not durably have yet, by output.", []string{"output"}, nil)
-	overflowDesc = prometheus.NewDesc("holdfast_logs_udp_overflow_datagrams_total", "Datagrams of the UDP input that the kernel threw away since its socket had no room.", nil, nil)
+	overflowDesc = prometheus.NewDesc("holdfast_logs_udp_overflow_datagrams_total", "Datagrams that the kernel threw away at the sockets of the UDP input, mostly since these had no room; those with a wrong checksum are among them.", nil, nil)
 	damagedDesc  = prometheus.NewDesc("holdfast_logs_damaged_bytes", "Bytes of stored lines that the disk lost, as far as somebody read.", nil, nil)
 )
 
@@ -176,8 +176,12 @@ func (o outlook) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(damagedDesc, float64(j.Damaged()))
 	if addrs := o.s.Addrs(inputName(viaUDP)); len(addrs) > 0 {
-		if n, err := overflowed(addrs); err == nil { // else it is not told
+		n, err := overflowed(addrs)
+		if err == nil {
 			to <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n))
+		}
+		if blind := err != nil; o.s.blind.Swap(blind) != blind && blind {
+			o.s.log.Error("what the sockets of UDP have no room for can't be seen, and is not among the metrics", "error", err)
 		}
 	}
 	now, end := time.Now(), j.End()

@@ -2,6 +2,7 @@ package logrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -115,7 +116,7 @@ func (d sleepyDisk) Datasync() error {
 
 // TestALineOfThisNodeIsNotLostForOthers, who fill all room that the journal has,
 // while the disk is slow and works. It fails where a program of this node competes with
-// them for the same room, and where it is waited for it for less than a write takes.
+// them for the same room, and where room is waited for for less than a write takes.
 func TestALineOfThisNodeIsNotLostForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const pending, size = 256 << 10, 16 << 10
@@ -127,10 +128,17 @@ func TestALineOfThisNodeIsNotLostForOthers(t *testing.T) {
 		var group sync.WaitGroup
 		defer group.Wait()
 		defer cancel()
-		for range 4 * pending / size {
+		var theirs journal.Batch // of which as many as fit leave no room
+		if theirs.Add(journal.Record{Input: viaRELP, Data: []byte(strings.Repeat("x", size-12))}); theirs.Size() != size {
+			t.Fatalf("a line takes %d bytes, want %d", theirs.Size(), size)
+		}
+		first, err := p.s.journal.Append(ctx, &theirs) // begins a segment, which takes a sync more
+		if err := errors.Join(err, first.Wait(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		for range 16 * pending / size {
 			group.Go(func() {
-				var b journal.Batch
-				b.Add(journal.Record{Input: viaRELP, Data: []byte(strings.Repeat("x", size))})
+				b := theirs
 				for ctx.Err() == nil {
 					if commit, err := p.s.journal.Append(ctx, &b); err == nil {
 						_ = commit.Wait(ctx)
@@ -139,11 +147,14 @@ func TestALineOfThisNodeIsNotLostForOthers(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		const lines = 200
+		// Five of these fill the room of their own, and the next waits: while a write
+		// is under way, 1.5 s at most.
+		text := []byte(strings.Repeat("x", 60_000))
+		const lines = 60
 		batch := journal.Batch{Urgent: true} // as serveUnix has it
 		for range lines {
 			<-time.After(100 * time.Millisecond)
-			batch.Add(journal.Record{Input: viaUnix, Data: []byte("a line of this node")})
+			batch.Add(journal.Record{Input: viaUnix, Data: text})
 			p.put(&batch)
 		}
 		if lost := testutil.ToFloat64(p.s.metrics.lost[viaUnix]); lost != 0 || log.String() != "" {

@@ -129,12 +129,20 @@ func (c *relpConn) answerAll(ctx context.Context) {
 		}
 		if err != nil {
 			w.err, w.list = err, nil
-			_ = c.conn.Close() // what is not answered comes again
+			c.breakOff()
 		}
 		w.turn.Broadcast()
 	}
 	w.list, w.running = nil, false
 	w.turn.Broadcast()
+}
+
+// breakOff ends the connection: what is not answered comes again.
+func (c *relpConn) breakOff() {
+	_ = c.s.guard(c.via, c.conn.Close, "client", c.source)
+	if tcp := c.tcp(); tcp != nil {
+		_ = tcp.Close() // it is open where TLS panicked
+	}
 }
 
 // durable waits until lines are on all disks that they are to be on, until
@@ -163,6 +171,19 @@ func (c *relpConn) reach(ctx context.Context, end uint64) error {
 	return c.s.replicas.reach(waiting, end)
 }
 
+// write sends answers. A panic, of TLS, is a bug that ends the session: what is not
+// answered comes again.
+func (c *relpConn) write(answers []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.s.bugs.input(c.via, p, "client", c.source)
+		}
+	}()
+	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
+	_, err = c.conn.Write(answers)
+	return err
+}
+
 // answer answers what is durable.
 func (c *relpConn) answer(list []*owed) error {
 	answers, lines := list[0].answers, 0
@@ -175,7 +196,5 @@ func (c *relpConn) answer(list []*owed) error {
 	}
 	list[0].answers = answers // its memory is used again
 	c.s.metrics.input(c.via).acked.Add(float64(lines))
-	_ = c.conn.SetWriteDeadline(time.Now().Add(answerWithin))
-	_, err := c.conn.Write(answers)
-	return err
+	return c.write(answers)
 }

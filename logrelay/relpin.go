@@ -362,13 +362,16 @@ func (c *relpConn) hangUp() error {
 		return err
 	}
 	c.s.recent.forget(c.source)
-	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		if err := half.CloseWrite(); err != nil {
-			return err
+	err := c.s.guard(c.via, func() error {
+		if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
+			if err := half.CloseWrite(); err != nil {
+				return err
+			}
 		}
-	}
-	_ = c.conn.SetReadDeadline(time.Now().Add(lingerFor))
-	_, err := io.Copy(io.Discard, c.conn)
+		_ = c.conn.SetReadDeadline(time.Now().Add(lingerFor))
+		_, err := io.Copy(io.Discard, c.conn)
+		return err
+	}, "client", c.source)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}

@@ -101,6 +101,7 @@ type Server struct {
 	doubled         atomic.Uint64
 	refusals        refusals // of other nodes
 	bugs            *bugs
+	blind           atomic.Bool // what the sockets of UDP lose can't be seen, and the log says so
 
 	mu      sync.Mutex
 	addrs   map[string][]netip.AddrPort

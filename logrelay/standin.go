@@ -1,6 +1,7 @@
 package logrelay
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -62,26 +63,54 @@ func (l *line) appendLost(dst []byte, asJSON bool) []byte {
 // standIn has a line that says so stand in the place of one that it panicked
 // over.
 func (o *files) standIn(l *line, panicked any) {
-	why := o.bugs.caught(panicked, "output files", "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input))
 	o.metrics.broken.Inc()
-	l.standIn(why)
+	l.standIn(o.caught(l, panicked))
+}
+
+// caught tells of a panic over a line, or over the one in its place.
+func (o *files) caught(l *line, panicked any) (why string) {
+	return o.bugs.caught(panicked, "output files", "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input))
 }
 
 // judge reads a record and tells whether its line goes into a file.
 func (o *files) judge(number uint64, r journal.Record) (wanted bool) {
+	counted := false
 	defer func() {
 		if p := recover(); p != nil {
 			o.standIn(&o.line, p)
-			wanted = true
+			if wanted = true; !counted {
+				o.countStill(&o.line, r)
+			}
 		}
 	}()
 	o.line.number = number
 	o.line.read(r, o.names)
 	// The sender's numbers have no gap where a rule makes one.
-	if n := sequenceOf(o.line.Data); n > 0 {
-		o.missing.Add(float64(o.gaps.saw(o.line.host, n, o.line.received)))
-	}
+	o.count(o.line.host, o.line.Data, o.line.received)
+	counted = true // for this host: a rule may give it another
 	return o.metrics.lets(o.rules.judge(&o.line, "files"))
+}
+
+// count counts the lines that are missing in front of one with a number.
+func (o *files) count(host string, data []byte, at time.Time) {
+	if n := sequenceOf(data); n > 0 {
+		o.missing.Add(float64(o.gaps.saw(host, n, at)))
+	}
+}
+
+// countStill is count, of a line that could not be read: it came, so its number is not
+// missing. Where nobody knows whose number it is, as of a relay's line, which may be
+// another host's, the next has a gap in front of it.
+func (o *files) countStill(l *line, r journal.Record) {
+	defer func() {
+		if p := recover(); p != nil {
+			o.caught(l, p)
+		}
+	}()
+	_, text, _ := bytes.Cut(r.Data, []byte{'>'})
+	if l.host != overflow && bytes.HasPrefix(text, []byte("1 ")) && !o.names.relayed(r.Source.Unmap()) {
+		o.count(l.host, text, l.received)
+	}
 }
 
 // place writes the path of the line's file into o.path. Where that panics it is
@@ -94,6 +123,8 @@ func (o *files) place(l *line) {
 		}
 		if l.lost == "" {
 			o.standIn(l, p)
+		} else {
+			o.caught(l, p)
 		}
 		o.path = append(append(o.path[:0], l.host...), spareSuffix...)
 	}()
@@ -114,6 +145,7 @@ func (o *files) render(dst []byte, l *line) (out []byte) {
 			o.standIn(l, p)
 			out = o.render(dst, l)
 		default: // over what says so as well
+			o.caught(l, p)
 			out = l.appendLost(dst, o.config.format.json)
 		}
 	}()
@@ -123,9 +155,13 @@ func (o *files) render(dst []byte, l *line) (out []byte) {
 // standIn is that of files: what is sent in the line's place has its place in
 // the journal as well, so that what a target acknowledges is as ever.
 func (f *forward) standIn(l *line, panicked any) {
-	why := f.bugs.caught(panicked, "output "+f.target.name, "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input))
 	f.metrics.broken.Inc()
-	l.standIn(why)
+	l.standIn(f.caught(l, panicked))
+}
+
+// caught is that of files.
+func (f *forward) caught(l *line, panicked any) (why string) {
+	return f.bugs.caught(panicked, "output "+f.target.name, "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input))
 }
 
 // judge reads a record and tells whether its line goes to the target.
@@ -150,10 +186,9 @@ func (f *forward) render(l *line) (text []byte) {
 		case l.lost == "":
 			f.standIn(l, p)
 			text = f.render(l)
-		case f.target.format == format5424:
-			text = fmt.Appendf(nil, "<%d>1 %s - %s - - - %s", standInPriority, l.appendReceived(nil), announceApp, l.lost)
 		default:
-			text = fmt.Appendf(nil, "<%d>%s - %s: %s", standInPriority, l.appendReceived(nil), announceApp, l.lost)
+			f.caught(l, p)
+			text = f.appendLost(l)
 		}
 	}()
 	if format := lineFormats[format5424]; f.target.format == format5424 {
@@ -162,10 +197,18 @@ func (f *forward) render(l *line) (text []byte) {
 	return f.rules.redact(l.appendForward(nil), 0)
 }
 
+// appendLost is that of a line, for the target.
+func (f *forward) appendLost(l *line) []byte {
+	if f.target.format == format5424 {
+		return fmt.Appendf(nil, "<%d>1 %s - %s - - - %s", standInPriority, l.appendReceived(nil), announceApp, l.lost)
+	}
+	return fmt.Appendf(nil, "<%d>%s - %s: %s", standInPriority, l.appendReceived(nil), announceApp, l.lost)
+}
+
 // standIn has the line be one that says that it could not be shown.
 func (f *filter) standIn(panicked any) {
 	l := &f.line
-	l.standIn(f.bugs.caught(panicked, "a query", "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input)))
+	l.standIn(f.bugs.logged(panicked, "a query", "line", l.number, "bytes", len(l.record.Data), "input", inputName(l.record.Input)))
 }
 
 // look judges a record, and gives its line if it is wanted; nil: it is not. One

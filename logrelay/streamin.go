@@ -64,6 +64,8 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn, via uint8) erro
 	defer stop()
 	for s.gate.wait(session) == nil {
 		switch err := c.receive(session); {
+		case errors.Is(err, errBug):
+			return err // also where the session ends just then: nobody knows where the next line begins
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil && session.Err() == nil:

@@ -2,6 +2,8 @@ package logrelay
 
 import (
 	"bufio"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,11 +20,13 @@ import (
 var socketTables = [...]string{"/proc/self/net/udp", "/proc/self/net/udp6"}
 
 // overflowed is how many datagrams the kernel threw away since these sockets of the
-// UDP input were opened, since they had no room: nobody else can count them.
+// UDP input were opened, mostly since they had no room: nobody else can count them. Those
+// with a wrong checksum are among them (sk_drops of Linux), and those of another
+// process that has a socket at the same address and port.
 func overflowed(addrs []netip.AddrPort) (datagrams uint64, err error) {
-	var ports []uint16
-	for _, addr := range addrs {
-		ports = append(ports, addr.Port())
+	sockets := make([]netip.AddrPort, len(addrs))
+	for i, addr := range addrs {
+		sockets[i] = netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
 	}
 	for _, table := range socketTables {
 		file, err := os.Open(table)
@@ -32,7 +36,7 @@ func overflowed(addrs []netip.AddrPort) (datagrams uint64, err error) {
 		if err != nil {
 			return 0, fmt.Errorf("logrelay: %w", err)
 		}
-		n, err := dropsOf(file, ports)
+		n, err := dropsOf(file, sockets)
 		if err = errors.Join(err, file.Close()); err != nil {
 			return 0, fmt.Errorf("logrelay: %s: %w", table, err)
 		}
@@ -41,10 +45,10 @@ func overflowed(addrs []netip.AddrPort) (datagrams uint64, err error) {
 	return datagrams, nil
 }
 
-// dropsOf sums up what sockets at these ports had no room for, in a table as the
-// kernel writes it: below its head, the local address is the second word, ADDRESS:PORT
-// in hexadecimal digits, and the number is the last of 13.
-func dropsOf(table io.Reader, ports []uint16) (drops uint64, err error) {
+// dropsOf sums up what these sockets threw away, in a table as the kernel writes it:
+// below its head, the local address is the second word, and the number is the last of
+// 13.
+func dropsOf(table io.Reader, sockets []netip.AddrPort) (drops uint64, err error) {
 	lines := bufio.NewScanner(table)
 	lines.Scan() // the head
 	for lines.Scan() {
@@ -52,12 +56,11 @@ func dropsOf(table io.Reader, ports []uint16) (drops uint64, err error) {
 		if len(words) < 13 {
 			return 0, fmt.Errorf("%q has %d words, want 13 of a socket", lines.Text(), len(words))
 		}
-		_, digits, _ := strings.Cut(words[1], ":")
-		port, err := strconv.ParseUint(digits, 16, 16)
+		at, err := socketAt(words[1])
 		if err != nil {
 			return 0, fmt.Errorf("the local address %q: %w", words[1], err)
 		}
-		if !slices.Contains(ports, uint16(port)) {
+		if !slices.Contains(sockets, at) {
 			continue
 		}
 		n, err := strconv.ParseUint(words[12], 10, 64)
@@ -67,4 +70,26 @@ func dropsOf(table io.Reader, ports []uint16) (drops uint64, err error) {
 		drops += n
 	}
 	return drops, lines.Err()
+}
+
+// socketAt reads ADDRESS:PORT in hexadecimal digits, with the address in words of 32
+// bits, each in the byte order of this machine.
+func socketAt(text string) (at netip.AddrPort, err error) {
+	address, digits, _ := strings.Cut(text, ":")
+	port, err := strconv.ParseUint(digits, 16, 16)
+	if err != nil {
+		return at, err
+	}
+	b, err := hex.DecodeString(address)
+	if err != nil {
+		return at, err
+	}
+	for word := b; len(word) >= 4; word = word[4:] {
+		binary.NativeEndian.PutUint32(word, binary.BigEndian.Uint32(word))
+	}
+	addr, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return at, fmt.Errorf("%d bytes, want 4 or 16", len(b))
+	}
+	return netip.AddrPortFrom(addr.Unmap(), uint16(port)), nil
 }

@@ -1,6 +1,8 @@
 package logrelay
 
 import (
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -30,22 +32,47 @@ func TestWhatASocketHadNoRoomForIsCounted(t *testing.T) {
 	if lost == 0 {
 		t.Error("of 120 MB that nobody reads none is lost")
 	}
-	if n, err := overflowed([]netip.AddrPort{netip.MustParseAddrPort(other.RemoteAddr().String())}); n != 0 || err != nil {
-		t.Errorf("at a socket that got nothing %d are lost (%v)", n, err)
+	elsewhere := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port())
+	for _, at := range []netip.AddrPort{netip.MustParseAddrPort(other.RemoteAddr().String()), elsewhere} {
+		if n, err := overflowed([]netip.AddrPort{at}); n != 0 || err != nil {
+			t.Errorf("at %v, which got nothing, %d are lost (%v)", at, n, err)
+		}
 	}
 }
 
-// TestATableOfSocketsIsReadByPorts, in both families; what is none is an error.
-func TestATableOfSocketsIsReadByPorts(t *testing.T) {
-	const head = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops            \n"
-	const four = " 5711: 0100007F:0202 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7692229 2 0000000038254c51 12      \n"
-	const six = " 5712: 00000000000000000000000000000000:0202 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7692230 2 0000000038254c52 30\n"
-	const other = " 5713: 0100007F:0203 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7692231 2 0000000038254c53 1000\n"
-	if n, err := dropsOf(strings.NewReader(head+four+other+six), []uint16{514}); n != 42 || err != nil {
-		t.Errorf("%d, %v; want 42", n, err)
+// socketLine is a line of the kernel's table, as udp4_seq_show writes it: the address
+// in words of 32 bits, as they stand in memory.
+func socketLine(at string, drops int) string {
+	socket := netip.MustParseAddrPort(at)
+	var address strings.Builder
+	for word := socket.Addr().AsSlice(); len(word) > 0; word = word[4:] {
+		fmt.Fprintf(&address, "%08X", binary.NativeEndian.Uint32(word))
 	}
-	for _, text := range []string{"1: 2\n", strings.Replace(four, "0202", "xyz", 1), strings.Replace(four, " 12 ", " -1 ", 1)} {
-		if n, err := dropsOf(strings.NewReader(head+text), []uint16{514}); err == nil {
+	return fmt.Sprintf(" 5711: %s:%04X %s:0000 07 00000000:00000000 00:00000000 00000000     0        0 7692229 2 0000000038254c51 %d      \n",
+		address.String(), socket.Port(), strings.Repeat("0", address.Len()), drops)
+}
+
+// TestATableOfSocketsIsReadByAddresses and ports, in both families; what is none is an
+// error. It fails where a socket of the same port at another address counts.
+func TestATableOfSocketsIsReadByAddresses(t *testing.T) {
+	const head = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops            \n"
+	four := socketLine("127.0.0.1:514", 12)
+	table := head + four + socketLine("127.0.0.1:515", 1000) + socketLine("[::]:514", 30) + socketLine("[::ffff:127.0.0.2]:514", 500) + socketLine("[2001:db8::1]:514", 7)
+	for want, list := range map[uint64][]string{
+		42: {"127.0.0.1:514", "[::]:514"}, 30: {"[::]:514"}, 1012: {"127.0.0.1:514", "127.0.0.1:515"},
+		500: {"127.0.0.2:514"}, 7: {"[2001:db8::1]:514"}, 0: {"0.0.0.0:514", "[::1]:514"},
+	} {
+		var sockets []netip.AddrPort
+		for _, at := range list {
+			sockets = append(sockets, netip.MustParseAddrPort(at))
+		}
+		if n, err := dropsOf(strings.NewReader(table), sockets); n != want || err != nil {
+			t.Errorf("%v: %d, %v; want %d", list, n, err, want)
+		}
+	}
+	at := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:514")}
+	for _, text := range []string{"1: 2\n", strings.Replace(four, ":0202", ":xyz", 1), strings.Replace(four, ":0202", "00:0202", 1), strings.Replace(four, " 12 ", " -1 ", 1)} {
+		if n, err := dropsOf(strings.NewReader(head+text), at); err == nil {
 			t.Errorf("%q: %d, and no error", text, n)
 		}
 	}
