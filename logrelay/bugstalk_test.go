@@ -272,7 +272,7 @@ func linesFrom(t *testing.T, j *journal.Journal, from uint64) (lines []string) {
 		}
 		if err := block.Each(func(number uint64, r journal.Record) bool {
 			if number >= from {
-				lines = append(lines, fmt.Sprintf("%s", r.Data))
+				lines = append(lines, string(r.Data))
 			}
 			return true
 		}); err != nil {

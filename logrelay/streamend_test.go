@@ -408,7 +408,7 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	if stored := bytes.Count(b, []byte("on and on")); err != nil || stored+lost > sent {
 		t.Errorf("%d further lines were sent, %d are stored and %d counted as lost: some are both, or one of the first is (%v)", sent, stored, lost, err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "hosts", "cn1.log"))
+	b, err = os.ReadFile(filepath.Join(dir, "hosts", "cn1.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
