@@ -43,6 +43,8 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 		// The other node has more on its disk than it could ship, and brings that.
 		{"what stood behind what was shipped", "ship b c; lost; own b c d e f; brings d e; confirm", 0, 4},
 		{"and the client was told of the first", "ship b c; lost; own c d; brings d", 0, 2},
+		{"and others in front were on both", "ship a b; confirm; session a; own a b c d; brings c d", 0, 2},
+		{"but not these", "ship a b; confirm; session a; own a b c d e; brings c e d", 0, 1},
 		{"it dies again before it says more", "own a b; brings a b; lost", 0, 2},
 		{"this one had died, and that one does", "own a b c; ship b c; lost", 0, 2},
 	} {

@@ -137,7 +137,6 @@ func (l *lastLines) miss(hash uint64) (doubled int) {
 	switch l.missed.take(hash) {
 	case again:
 		doubled, l.missed = l.missed.frames+1, nil
-		l.twice.brought(doubled)
 	case unseen, overdue:
 		l.missed = nil
 	case open:
