@@ -181,3 +181,26 @@ func TestLinesSentAgainThatCanNotBeDroppedAreCounted(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsOldIsAskedForAtTheFirstLine: clients that connect anew and are silent
+// have no list of what is stored of them. It fails if it is made as the session
+// begins, or not at its first line, or if what is not old is taken for that.
+func TestWhatIsOldIsAskedForAtTheFirstLine(t *testing.T) {
+	s, source := &Server{recent: newRecent()}, netip.MustParseAddr("10.1.0.31")
+	line := journal.Record{Time: 1, Source: source, Input: viaRELP, Data: []byte("a")}
+	s.recent.add(line)
+	s.recent.add(journal.Record{Time: 1, Source: source, Input: viaRELP, Data: []byte("b")})
+	line.Time = int64(recentFor) + 2
+	c := &relpConn{s: s, source: source}
+	if c.compare(line.Time); c.fits.known != nil {
+		t.Error("a session without a line has a list")
+	}
+	if c.line(line, 1); c.fits.known == nil || c.fits.due {
+		t.Error("its first line is compared with nothing")
+	}
+	s.recent.add(journal.Record{Time: line.Time, Source: source, Input: viaRELP, Data: []byte("c")}) // another session's
+	c = &relpConn{s: s, source: source, fits: fits{due: true}}
+	if c.line(line, 1); c.fits.known != nil {
+		t.Error("a line is compared with what is new as if it were old")
+	}
+}
