@@ -96,6 +96,11 @@ func (k *keptNumbers) before(node string) uint64 {
 	return k.Base
 }
 
+// begins is the first line to send to a node which says that it has all before next.
+func (k *keptNumbers) begins(node string, next uint64) uint64 {
+	return min(next, k.before(node))
+}
+
 // agree notes that a node has no lines but as they are numbered now. It returns
 // whether that is news.
 func (k *keptNumbers) agree(node string) bool {

@@ -241,7 +241,7 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 // begins is the first line to send to another node, which says that it has all
 // before next.
 func (s *shipper) begins(node string, next uint64) uint64 {
-	return max(min(next, s.renumbered.before(node)), s.cursor.Next())
+	return max(s.renumbered.begins(node, next), s.cursor.Next())
 }
 
 // send ships blocks as this node's disk gets them: both disks sync at the same
