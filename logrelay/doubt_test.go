@@ -15,7 +15,7 @@ import (
 // one whose lines that node received before all else, "confirm"
 // says that it is there as well, "lost" that its connection ended before; "own" are
 // lines that came to this node, and "session" are the first frames of a client,
-// of which so many are dropped. It fails if lines that may be on one disk are
+// of which so many are dropped; "close" is its clean end. It fails if lines that may be on one disk are
 // dropped, if those on both are not, and if lines that are here twice are counted
 // wrongly: after a power cut, a write that the other node's disk refused, or a
 // confirmation that comes late or never.
@@ -31,6 +31,9 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 		{"the power went", "ship a; confirm; ship b c; lost; session b c d; own b c d", 0, 2},
 		{"the power went, and lines in front come again", "ship a; confirm; ship b c; lost; own a b c d", 0, 3},
 		{"they become known while they come here", "ship a; confirm; session b; ship b c; confirm; own b c d e; brings d", 0, 3},
+		{"more becomes known before it is decided", "ship a; confirm; session b; ship b c d; confirm; own b; ship x; confirm; own c d", 0, 3},
+		{"the client ends before it is decided", "session a; ship b c; confirm; own b; close; own c", 0, 0},
+		{"a session does", "session a; ship b c; confirm; own b; session c; own c", 0, 0},
 		{"other lines in front", "ship b c; lost; own d e b", 0, 1},
 		{"only the beginning does", "ship b c; lost; own b d c", 0, 1},
 		{"the disk refused, and they come there again", "ship b c; lost; ship b c d; confirm; session c d", 2, 2},
@@ -43,6 +46,8 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 		// The other node has more on its disk than it could ship, and brings that.
 		{"what stood behind what was shipped", "ship b c; lost; own b c d e f; brings d e; confirm", 0, 4},
 		{"and the client was told of the first", "ship b c; lost; own c d; brings d", 0, 2},
+		{"and others in front were on both", "ship a b; confirm; session a; own a b c d; brings c d", 0, 2},
+		{"but not these", "ship a b; confirm; session a; own a b c d e; brings c e d", 0, 1},
 		{"it dies again before it says more", "own a b; brings a b; lost", 0, 2},
 		{"this one had died, and that one does", "own a b c; ship b c; lost", 0, 2},
 	} {
@@ -70,6 +75,8 @@ func TestWhatIsShippedIsComparedOnceItIsOnBothDisks(t *testing.T) {
 				r.confirm(newest)
 			case "hour":
 				at += int64(time.Hour)
+			case "close":
+				r.forget(source)
 			case "lost":
 				newest.over()
 			case "own":

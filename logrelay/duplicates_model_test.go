@@ -23,13 +23,12 @@ type modelNode struct {
 	recent  *recent
 	counted int
 	// As a sender: what it said and the other has not read, and what it knows.
-	wire   []modelBlock
-	linked bool
-	sent   uint64 // all before it were said
-	said   bool   // that there is no more
-	base   uint64
-	agreed bool
-	has    uint64 // what the other has of it
+	wire    []modelBlock
+	linked  bool
+	sent    uint64      // all before it were said
+	said    bool        // that there is no more
+	numbers keptNumbers // as they are on its disk
+	has     uint64      // what the other has of it
 	// As a receiver.
 	held, had uint64
 	begun     bool
@@ -96,10 +95,8 @@ func modelRecord(line int, at int64, foreign bool) journal.Record {
 func (n *modelNode) start() {
 	n.up, n.recent, n.newest = true, newRecent(), nil
 	n.recent.pairs = true
-	if n.agreed || n.end() < n.base { // see renumbered
-		n.base = n.end()
-	}
-	n.held, n.agreed, n.has, n.linked = 0, false, 0, false
+	n.numbers.starts(n.end())
+	n.held, n.has, n.linked = 0, 0, false
 	var newest *shipped
 	for _, b := range n.blocks {
 		if !b.foreign {
@@ -151,10 +148,9 @@ func (n *modelNode) link() {
 	}
 	to.newest.over()
 	to.newest, to.begun, to.had = nil, false, to.held
-	n.linked, n.sent, n.said = true, to.held, false
-	n.agreed = n.agreed || to.held <= n.base
-	if !n.agreed {
-		n.sent = min(n.sent, n.base)
+	n.linked, n.sent, n.said = true, n.numbers.begins("other", to.held), false
+	if to.held <= n.numbers.before("other") { // as ship does
+		n.numbers.agree("other")
 	}
 	n.has = max(n.has, n.sent)
 }
@@ -219,7 +215,9 @@ func (n *modelNode) reads() {
 	n.counts(n.recent.doubt(n.newest))
 	n.held = b.end
 	if from.linked {
-		from.has, from.agreed = max(from.has, b.end), from.agreed || len(b.lines) > 0
+		if from.has = max(from.has, b.end); len(b.lines) > 0 {
+			from.numbers.agree("other")
+		}
 	}
 }
 

@@ -5,8 +5,15 @@ package logrelay
 // time, or what is known is older than recentFor. The zero value has nothing to
 // count.
 type fits struct {
+	due   bool    // known is asked for at the first line: many sessions have none for long
 	known *resent // nil: it is known what they are
 	sure  bool    // if all of them fit they are here twice, else that is suspected
+}
+
+// compare says that a session begins at a time, whose first lines are compared.
+func (c *relpConn) compare(now int64) {
+	c.resent = c.s.recent.resent(c.source, now)
+	c.fits.due = c.resent == nil
 }
 
 // fit takes the next line that is stored.

@@ -160,6 +160,8 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		}
 		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
+	} else if err := forgetRenumbered(s.dir()); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	s.outputs, s.lost = map[string]*outputState{}, losts

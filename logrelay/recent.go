@@ -43,7 +43,7 @@ type lastLines struct {
 	// Lines of another node that became known since a session of the sender began,
 	// which was not compared with them.
 	fresh  int
-	missed *resent // what came here then is compared with these; nil: there are none
+	missed *resent // what that session stores is compared with these; nil: there are none
 }
 
 func newRecent() *recent {
@@ -98,9 +98,10 @@ func (r *recent) of(source netip.Addr) *lastLines {
 func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
 		doubled = l.twice.begins(at)
-		if l.fresh > 0 {
-			l.missed, l.fresh = l.judgeLast(l.fresh), 0
+		if l.fresh > 0 && l.missed == nil {
+			l.missed = l.judgeLast(l.fresh)
 		}
+		l.fresh = 0 // those that come now are behind them
 		for _, hash := range hashes {
 			if l.doubts.again(hash) {
 				doubled++
@@ -137,7 +138,6 @@ func (l *lastLines) miss(hash uint64) (doubled int) {
 	switch l.missed.take(hash) {
 	case again:
 		doubled, l.missed = l.missed.frames+1, nil
-		l.twice.brought(doubled)
 	case unseen, overdue:
 		l.missed = nil
 	case open:
@@ -185,7 +185,7 @@ func (r *recent) forget(source netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l := r.senders[source]; l != nil && r.pairs {
-		l.hashes, l.at, l.fresh = nil, 0, 0 // what may come of it from another node is counted still
+		l.hashes, l.at, l.fresh, l.missed = nil, 0, 0, nil // what may come of it from another node is counted still
 		return
 	}
 	delete(r.senders, source)
@@ -200,17 +200,17 @@ func (r *recent) resent(source netip.Addr, now int64) *resent {
 	if l == nil {
 		return nil
 	}
-	if l.fresh = 0; len(l.hashes) == 0 || now-l.time > int64(recentFor) {
+	if l.fresh, l.missed = 0, nil; len(l.hashes) == 0 || now-l.time > int64(recentFor) {
 		return nil
 	}
 	return l.judge()
 }
 
 // outdated is what resent no longer judges by; nil: there is nothing.
-func (r *recent) outdated(source netip.Addr) *resent {
+func (r *recent) outdated(source netip.Addr, now int64) *resent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l := r.senders[source]; l != nil && len(l.hashes) > 0 {
+	if l := r.senders[source]; l != nil && len(l.hashes) > 0 && now-l.time > int64(recentFor) {
 		return l.judge()
 	}
 	return nil

@@ -97,10 +97,7 @@ func (c *relpConn) serve(ctx context.Context) (err error) {
 	}
 	c.own = s.visits.enter(c.source, time.Now().UnixNano())
 	defer s.visits.leave(c.source, c.own)
-	c.resent = s.recent.resent(c.source, time.Now().UnixNano())
-	if c.resent == nil {
-		c.fits = fits{known: s.recent.outdated(c.source)}
-	}
+	c.compare(time.Now().UnixNano())
 	defer c.endFits()
 	c.compareAlone()
 	c.opening = newOpening(s, conn)
@@ -242,6 +239,9 @@ func (c *relpConn) line(r journal.Record, txnr uint32) {
 		c.batch.Add(r)
 		o := c.owe()
 		o.line(txnr, hash)
+		if c.fits.due {
+			c.fits = fits{known: c.s.recent.outdated(c.source, r.Time)}
+		}
 		if c.fits.known != nil {
 			c.fit(o, hash)
 		}

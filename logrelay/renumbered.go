@@ -19,15 +19,18 @@ import (
 // process: the next one finds the second ones on its disk, and they are sound. It
 // belongs to one goroutine.
 type renumbered struct {
-	path string
-	log  *slog.Logger
-	kept keptNumbers
+	keptNumbers
+	path    string
+	log     *slog.Logger
+	replace func(path string, data []byte, mode fs.FileMode) error
+	dirty   bool // the file is not as this is
+	told    bool // likewise, and the log says so
 }
 
-// keptNumbers is a renumbered in its file.
+// keptNumbers is what a renumbered has in its file.
 type keptNumbers struct {
 	// Base is the first of these numbers for a node that is not in Nodes: the
-	// least end that the journal had at a start.
+	// least end that the journal had at a start, and 0 where that isn't known.
 	Base uint64 `json:"base"`
 	// Nodes have stored lines once. Base is counted anew for each since it last
 	// did; the greatest number: there was no start since.
@@ -36,55 +39,111 @@ type keptNumbers struct {
 
 const renumberedFile = "renumbered.json"
 
-// openRenumbered is for a start at which the journal has all before end. If the file
-// can't be written, on a full disk, that is logged and the relay starts: it does harm
-// only if this node then starts once more before another one has stored lines.
-func openRenumbered(dir string, end uint64, log *slog.Logger) *renumbered {
-	r := &renumbered{path: filepath.Join(dir, renumberedFile), log: log}
+func newRenumbered(dir string, log *slog.Logger) *renumbered {
+	return &renumbered{path: filepath.Join(dir, renumberedFile), log: log, replace: durable.Replace}
+}
+
+// open is for a start at which the journal has all before end. Without a file
+// another node is believed nothing, and gets what the cursor keeps once more. If the
+// file can't be written, on a full disk, that is logged, the relay starts, and save
+// tries it again.
+func (r *renumbered) open(end uint64) {
 	b, err := os.ReadFile(r.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		r.kept.Base = end
-	} else if err == nil {
-		err = json.Unmarshal(b, &r.kept)
+	if err == nil {
+		err = json.Unmarshal(b, &r.keptNumbers)
+	}
+	if err != nil {
+		r.keptNumbers = keptNumbers{}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Warn("which lines another node has can't be read, so that it may get some once more", "file", r.path, "error", err)
-		r.kept.Base, r.kept.Nodes = 0, nil
+		r.log.Warn("which lines another node has can't be read, so that it may get some once more", "file", r.path, "error", err)
 	}
-	r.kept.Base = min(r.kept.Base, end)
-	for node, from := range r.kept.Nodes {
-		r.kept.Nodes[node] = min(from, end)
-	}
+	r.starts(end)
+	r.dirty = true
 	r.save()
-	return r
+}
+
+// forgetRenumbered is for a start at which no other node is to have this one's
+// lines. What is in the file is true no more then: numbers that are given twice now
+// are not noted there.
+func forgetRenumbered(dir string) error {
+	err := os.Remove(filepath.Join(dir, renumberedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = durable.SyncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("logrelay: %s, which is wrong without replicas, can't be removed: %w", renumberedFile, err)
+	}
+	return nil
+}
+
+// starts says that the process is a new one, whose journal has all before end.
+func (k *keptNumbers) starts(end uint64) {
+	k.Base = min(k.Base, end)
+	for node, from := range k.Nodes {
+		k.Nodes[node] = min(from, end)
+	}
 }
 
 // before is up to where a node is believed to have this one's lines.
-func (r *renumbered) before(node string) uint64 {
-	if from, ok := r.kept.Nodes[node]; ok {
+func (k *keptNumbers) before(node string) uint64 {
+	if from, ok := k.Nodes[node]; ok {
 		return from
 	}
-	return r.kept.Base
+	return k.Base
 }
 
-// agrees says that a node has no lines but as they are numbered now.
+// begins is the first line to send to a node which says that it has all before next.
+func (k *keptNumbers) begins(node string, next uint64) uint64 {
+	return min(next, k.before(node))
+}
+
+// agree notes that a node has no lines but as they are numbered now. It returns
+// whether that is news.
+func (k *keptNumbers) agree(node string) bool {
+	if k.Nodes[node] == math.MaxUint64 {
+		return false
+	}
+	if k.Nodes == nil {
+		k.Nodes = map[string]uint64{}
+	}
+	k.Nodes[node] = math.MaxUint64
+	return true
+}
+
+// agrees is agree, and on the disk.
 func (r *renumbered) agrees(node string) {
-	if r.kept.Nodes[node] == math.MaxUint64 {
+	if r.agree(node) {
+		r.dirty = true
+		r.save()
+	}
+}
+
+// save blocks until the file is as this is, or can't be. Then it is removed, since
+// it may say too much: that needs no space, and a start without it is safe.
+func (r *renumbered) save() {
+	if !r.dirty {
 		return
 	}
-	if r.kept.Nodes == nil {
-		r.kept.Nodes = map[string]uint64{}
-	}
-	r.kept.Nodes[node] = math.MaxUint64
-	r.save()
-}
-
-func (r *renumbered) save() {
-	b, err := json.Marshal(r.kept)
+	b, err := json.Marshal(r.keptNumbers)
 	if err == nil {
-		err = durable.Replace(r.path, b, 0o600)
+		err = r.replace(r.path, b, 0o600)
 	}
-	if err != nil {
-		r.log.Error("up to where other nodes have this one's lines is not written down", "error", fmt.Errorf("logrelay: %w", err))
+	if err == nil {
+		r.dirty, r.told = false, false
+		return
 	}
+	if gone := os.Remove(r.path); gone == nil {
+		err = errors.Join(err, durable.SyncDir(filepath.Dir(r.path)))
+	} else if !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	if r.told {
+		return // it is tried every second, while no other node takes lines
+	}
+	r.told = true
+	r.log.Error("up to where other nodes have this one's lines is not written down", "error", fmt.Errorf("logrelay: %w", err))
 }

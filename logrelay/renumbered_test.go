@@ -3,11 +3,13 @@ package logrelay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,27 +20,104 @@ import (
 // node was sent, and more again. It fails if a start forgets one before, or if a
 // node that has stored lines since is believed no more than before.
 func TestUpToWhereANodeIsBelieved(t *testing.T) {
-	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	starts := func(end uint64) *renumbered {
+		r := newRenumbered(dir, slog.New(slog.DiscardHandler))
+		r.open(end)
+		return r
+	}
 	believed := func(what string, r *renumbered, fb2, fb3 uint64) {
 		t.Helper()
 		if got2, got3 := r.before("fb2"), r.before("fb3"); got2 != fb2 || got3 != fb3 {
 			t.Errorf("%s: fb2 is believed up to %d and fb3 up to %d, want %d and %d", what, got2, got3, fb2, fb3)
 		}
 	}
-	r := openRenumbered(dir, 100, log)
-	believed("the first start", r, 100, 100)
+	r := starts(100)
+	// The file may be missing since a start without replicas, or could not be written.
+	believed("the first start", r, 0, 0)
 	r.agrees("fb2")
-	believed("fb2 has stored lines", r, math.MaxUint64, 100)
-	believed("after a power cut", openRenumbered(dir, 150, log), 150, 100)
-	r = openRenumbered(dir, 180, log)
-	believed("with other lines of the same numbers", r, 150, 100)
+	believed("fb2 has stored lines", r, math.MaxUint64, 0)
+	believed("after a power cut", starts(150), 150, 0)
+	r = starts(180)
+	believed("with other lines of the same numbers", r, 150, 0)
 	r.agrees("fb2")
 	r.agrees("fb3")
-	believed("both have stored lines", openRenumbered(dir, 200, log), 200, 200)
+	believed("both have stored lines", starts(200), 200, 200)
 	if err := os.WriteFile(filepath.Join(dir, renumberedFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	believed("the file is damaged", openRenumbered(dir, 200, log), 0, 0)
+	believed("the file is damaged", starts(200), 0, 0)
+}
+
+// TestWhatCanNotBeWrittenDownIsLater: a disk is full as this node starts, after a
+// power cut, and has space again. It fails if a file is left that says too much, if
+// nobody writes it later, or if more is written than changed.
+func TestWhatCanNotBeWrittenDownIsLater(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, renumberedFile)
+	if err := os.WriteFile(path, fmt.Appendf(nil, `{"base":0,"nodes":{"fb2":%d}}`, uint64(math.MaxUint64)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writes, full := 0, true
+	begins := func() *renumbered {
+		r := newRenumbered(dir, slog.New(slog.DiscardHandler))
+		replace := r.replace
+		r.replace = func(path string, data []byte, mode fs.FileMode) error {
+			if writes++; full {
+				return syscall.ENOSPC
+			}
+			return replace(path, data, mode)
+		}
+		return r
+	}
+	r := begins()
+	r.open(100)
+	if got := r.before("fb2"); got != 100 {
+		t.Errorf("fb2 is believed up to %d, want 100", got)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of before is there still: %v", err)
+	}
+	full = false
+	s := &shipper{
+		renumbered: r, journal: newJournal(t), replicas: &replicas{}, others: func() []Other { return nil },
+		letGo: func() uint64 { return 0 },
+	}
+	var err error
+	if s.cursor, err = s.journal.Cursor("replica", false); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_ = s.run(t.Context(), func() {}) // there is no other node
+	}
+	if writes != 2 {
+		t.Errorf("it was written %d times, want once at the start and once later", writes)
+	}
+	next := begins()
+	next.open(200)
+	if got := next.before("fb2"); got != 100 {
+		t.Errorf("after the next start fb2 is believed up to %d, want 100", got)
+	}
+}
+
+// TestAStartWithoutReplicasForgetsUpToWhereANodeIsBelieved: lines got numbers then
+// that nobody notes. It fails if the file of before is there afterwards.
+func TestAStartWithoutReplicasForgetsUpToWhereANodeIsBelieved(t *testing.T) {
+	all := nodes(t, "fb1", "fb2")
+	n, path := all[0], filepath.Join(all[0].dir, "logs", renumberedFile)
+	n.start(t)
+	n.end()
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	n.make(t, all, filepath.Join(filepath.Dir(n.dir), "pki-"+n.name))
+	n.settings.replicas = 1
+	n.start(t)
+	n.send(t, 0, 1) // it runs
+	n.end()
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is there: %v", err)
+	}
 }
 
 // TestLinesWithTheNumbersOfLostOnesReachTheOtherNode: a node shipped lines, lost them

@@ -162,6 +162,7 @@ type shipper struct {
 
 // run ships to the first node that takes lines, until that fails or ctx ends.
 func (s *shipper) run(ctx context.Context, well func()) error {
+	s.renumbered.save() // what could not be when that was due
 	from, next := s.letGo(), s.cursor.Next()
 	if lines := s.journal.Lines(next, from); lines > 0 && !s.replicas.wait {
 		s.log.Warn("too little of the disk is free: lines that no other node has are kept for it no more", "from", next, "to", from)
@@ -240,7 +241,7 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 // begins is the first line to send to another node, which says that it has all
 // before next.
 func (s *shipper) begins(node string, next uint64) uint64 {
-	return max(min(next, s.renumbered.before(node)), s.cursor.Next())
+	return max(s.renumbered.begins(node, next), s.cursor.Next())
 }
 
 // send ships blocks as this node's disk gets them: both disks sync at the same
@@ -355,8 +356,10 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 		wait: s.settings.wait, patience: s.replicaPatience, board: s.board, log: s.log,
 		end: j.End, next: cursor.Next(), changed: make(chan struct{}),
 	}
+	numbers := newRenumbered(s.dir(), s.log)
+	numbers.open(j.End())
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), renumbered: openRenumbered(s.dir(), j.End(), s.log),
+		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), renumbered: numbers,
 	}, nil
 }

@@ -245,7 +245,7 @@ func TestWhatANodeIsToldItHas(t *testing.T) {
 	if err := cursor.Commit(40); err != nil {
 		t.Fatal(err)
 	}
-	s := &shipper{journal: j, cursor: cursor, renumbered: &renumbered{kept: keptNumbers{Base: 100, Nodes: map[string]uint64{"fb3": math.MaxUint64}}}}
+	s := &shipper{journal: j, cursor: cursor, renumbered: &renumbered{keptNumbers: keptNumbers{Base: 100, Nodes: map[string]uint64{"fb3": math.MaxUint64}}}}
 	for _, test := range []struct {
 		node string
 		next uint64

@@ -27,7 +27,7 @@ type twice struct {
 	away   bool     // the newest line came to another node
 	began  int64    // when the first line came here since it was not; 0: none has
 	first  []uint64 // those lines, without what doubts counted; a window of them at most
-	met    int      // how many of these came from another node as well
+	met    int      // up to where these came from another node as well; 0: none did
 	judged *resent  // what the first lines from there are; nil: that is decided
 	anew   bool     // the next line from there is the first once more
 }
@@ -56,11 +56,6 @@ func (t *twice) here(hash uint64) {
 	}
 }
 
-// brought says that the first of these came from another node before.
-func (t *twice) brought(lines int) {
-	t.first = slices.Delete(t.first, 0, min(lines, len(t.first)))
-}
-
 // late tells whether a line that came to another node at a time is older than what
 // came here since: the sender is here still.
 func (t *twice) late(at int64) bool { return t.began != 0 && !t.away && at < t.began }
@@ -69,9 +64,13 @@ func (t *twice) late(at int64) bool { return t.began != 0 && !t.away && at < t.b
 // doubled is how many lines are here twice, as is known now.
 func (t *twice) elsewhere(at int64, hash uint64, known *lastLines) (doubled int) {
 	if t.late(at) {
+		next := min(t.met, len(t.first))
+		if t.met == 0 { // those in front were on both already, maybe
+			next = max(0, slices.Index(t.first, hash))
+		}
 		switch {
-		case t.met < len(t.first) && t.first[t.met] == hash:
-			t.met++
+		case next < len(t.first) && t.first[next] == hash:
+			t.met = next + 1
 			return 1
 		case t.met > 0:
 			t.met = relp.Window // no more of them

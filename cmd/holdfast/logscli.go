@@ -117,7 +117,7 @@ func (c *logsStatusCmd) print(con *console, status logrelay.Status) error {
 		fmt.Fprintf(con.out, "%s lacks %d lines behind its number %d, seen at %s\n", printable(gap.Host), gap.Lines, gap.After, gap.Time.Local().Format(time.DateTime))
 	}
 	if status.Doubled > 0 {
-		fmt.Fprintf(con.out, "%d lines are here twice since it was started: a node that was dead had them, and clients had sent them again\n", status.Doubled)
+		fmt.Fprintf(con.out, "%d lines are here twice since it was started: they were stored, here or on another node, and clients, which were not told, sent them again\n", status.Doubled)
 	}
 	return con.table(queueHeading(), queueRows(status, time.Now()))
 }
