@@ -85,7 +85,7 @@ func TestWhatADeadNodeShippedAndWhatItCouldNotAreBothCounted(t *testing.T) {
 	begins(first, time.Minute)
 	second.caught(t)
 	for _, n := range all {
-		eventually(t, 20*time.Second, "all lines are in the files of "+n.name, func() error {
+		eventually(t, time.Minute, "all lines are in the files of "+n.name, func() error {
 			got := n.files(t)
 			slices.Sort(got)
 			if len(got) != 40 || len(slices.Compact(got)) != 30 {
@@ -93,7 +93,7 @@ func TestWhatADeadNodeShippedAndWhatItCouldNotAreBothCounted(t *testing.T) {
 			}
 			return nil
 		})
-		eventually(t, 20*time.Second, n.name+" counts what is twice in its files", func() error {
+		eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
 			if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != 10 || counted != 10 {
 				return fmt.Errorf("there are 10 lines, its status says %d, its metric %v", got, counted)
 			}

@@ -19,30 +19,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"holdfast/internal/kernel/sockopt"
-	"holdfast/logrelay/journal"
 	"holdfast/logrelay/syslog"
 )
 
 // records are all that the journal has.
 func records(t *testing.T, s *Server) (list []string) {
 	t.Helper()
-	reader := s.current.Load().Reader(0)
-	defer reader.Close()
-	for {
-		block, ok, err := reader.TryNext()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !ok {
-			return list
-		}
-		if err := block.Each(func(_ uint64, r journal.Record) bool {
-			list = append(list, string(r.Data))
-			return true
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return linesFrom(t, s.current.Load(), 0)
 }
 
 // TestTheSocketKnowsWhoWrites: util-linux's logger by a socket as /dev/log, and

@@ -75,39 +75,12 @@ func TestLinesThatPowerTookOnTheirWayReachBothDisksAndTargets(t *testing.T) {
 				second.start(t)
 			}
 			forwards()
-			first.replicaPatience = time.Minute
-			first.wrap = func(f journal.File) journal.File { return cutDisk{f, disk} }
-			first.start(t)
-			first.send(t, 0, 10)
-			logs, saved := filepath.Join(first.dir, "logs"), filepath.Join(t.TempDir(), "logs")
-			copyRunning(t, saved, logs)
-			c, err := dial(netip.AddrPortFrom(first.addr, testRELP).String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.conn.Close()
-			before, cut := second.journal.End(), disk.fails()
-			t.Cleanup(cut) // before the node ends
-			var lines []byte
-			for n := 10; n < 40; n++ {
-				lines = c.session.AppendLine(lines, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", n))
-			}
-			if _, err := c.conn.Write(lines); err != nil {
-				t.Fatal(err)
-			}
-			second.grows(t, before, 30)
-			if both {
-				second.end()
-				second.make(t, all, filepath.Join(filepath.Dir(second.dir), "pki-fb2"))
-			}
-			cut()
-			first.end()
-			if c.acked != 0 {
-				t.Fatalf("%d lines were answered", c.acked)
-			}
-			if err := errors.Join(os.RemoveAll(first.dir), os.CopyFS(logs, os.DirFS(saved))); err != nil {
-				t.Fatal(err)
-			}
+			first.losesWhatItShips(t, second, disk, 10, 40, func() {
+				if both {
+					second.end()
+					second.make(t, all, filepath.Join(filepath.Dir(second.dir), "pki-fb2"))
+				}
+			})
 			if both {
 				forwards()
 			}
@@ -279,5 +252,44 @@ func TestTwoFullNodesBringEachOtherTheirLines(t *testing.T) {
 	_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if err := c.read(0); err != nil || c.acked != 1 {
 		t.Errorf("%d lines answered, %v", c.acked, err)
+	}
+}
+
+// losesWhatItShips starts the node, which gets and ships the lines before 10, and then
+// those from one to another while its disk does not hold them any more. Once the other
+// node has them and meanwhile was called, the power goes: the node has ended, and has
+// what it had before.
+func (n *node) losesWhatItShips(t *testing.T, other *node, disk *power, from, to int, meanwhile func()) {
+	t.Helper()
+	n.replicaPatience = time.Minute
+	n.wrap = func(f journal.File) journal.File { return cutDisk{f, disk} }
+	n.start(t)
+	n.send(t, 0, 10)
+	logs, saved := filepath.Join(n.dir, "logs"), filepath.Join(t.TempDir(), "logs")
+	copyRunning(t, saved, logs)
+	c, err := dial(netip.AddrPortFrom(n.addr, testRELP).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	before, cut := other.journal.End(), disk.fails()
+	t.Cleanup(cut) // before the node ends
+	var lines []byte
+	for i := from; i < to; i++ {
+		lines = c.session.AppendLine(lines, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", i))
+	}
+	if _, err := c.conn.Write(lines); err != nil {
+		t.Fatal(err)
+	}
+	other.grows(t, before, to-from)
+	meanwhile()
+	cut()
+	n.end()
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute)) // it ends with the node
+	if _ = c.read(0); c.acked != 0 {
+		t.Fatalf("%d lines were answered", c.acked)
+	}
+	if err := errors.Join(os.RemoveAll(n.dir), os.CopyFS(logs, os.DirFS(saved))); err != nil {
+		t.Fatal(err)
 	}
 }

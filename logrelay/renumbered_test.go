@@ -6,14 +6,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
-
-	"holdfast/logrelay/journal"
 )
 
 // TestUpToWhereANodeIsBelieved: over starts at which the journal has less than a
@@ -134,39 +131,13 @@ func TestLinesWithTheNumbersOfLostOnesReachTheOtherNode(t *testing.T) {
 		n.start(t)
 	}
 	begins(second, time.Minute)
-	first.replicaPatience = time.Minute
-	first.wrap = func(f journal.File) journal.File { return cutDisk{f, disk} }
-	first.start(t)
-	first.send(t, 0, 10)
-	logs, saved := filepath.Join(first.dir, "logs"), filepath.Join(t.TempDir(), "logs")
-	copyRunning(t, saved, logs)
-	c, err := dial(netip.AddrPortFrom(first.addr, testRELP).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.conn.Close()
-	before, cut := second.journal.End(), disk.fails()
-	t.Cleanup(cut) // before the node ends
-	var lines []byte
-	for n := 100; n < 130; n++ {
-		lines = c.session.AppendLine(lines, fmt.Appendf(nil, "<13>Nov 25 12:00:00 cn01 test: seq=%d.", n))
-	}
-	if _, err := c.conn.Write(lines); err != nil {
-		t.Fatal(err)
-	}
-	second.grows(t, before, 30)
-	second.end()
-	cut()
-	first.end()
-	if err := errors.Join(os.RemoveAll(first.dir), os.CopyFS(logs, os.DirFS(saved))); err != nil {
-		t.Fatal(err)
-	}
+	first.losesWhatItShips(t, second, disk, 100, 130, second.end)
 	begins(first, 100*time.Millisecond)
 	first.send(t, 10, 50) // by another client, with the numbers of those
 	first.end()
 	begins(first, 100*time.Millisecond)
 	begins(second, time.Minute)
-	eventually(t, 10*time.Second, "the second has all lines", func() error {
+	eventually(t, time.Minute, "the second has all lines", func() error {
 		if lost := missing(second.files(t), 60); len(lost) > 0 {
 			return fmt.Errorf("%v are missing", lost)
 		}
