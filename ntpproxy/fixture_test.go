@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/kernel/clock"
 	"holdfast/internal/ntp"
+	"holdfast/lab/stall"
 )
 
 // parseFile reads a cluster file from text.
@@ -78,8 +79,12 @@ func newFixture(t testing.TB, file *cluster.File, listen ...string) *fixture {
 	return f
 }
 
+// endsWithin is how long Run may take to its end: the agent waits no longer for a
+// task (run.Group.Grace).
+const endsWithin = 10 * time.Second
+
 // serve runs the server until the test ends, and fails the test unless Run
-// returns nil then.
+// returns nil then, in time.
 func (f *fixture) serve(t testing.TB) netip.AddrPort {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -94,13 +99,19 @@ func (f *fixture) serve(t testing.TB) netip.AddrPort {
 	}
 	t.Cleanup(func() {
 		cancel()
+		began := time.Now()
+		machine, err := stall.Start("")
+		if err != nil {
+			t.Fatal(err)
+		}
 		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("Run: %v", err)
-			}
+		case err = <-done:
 		case <-time.After(atMost):
-			t.Error("Run does not end")
+			err = errors.New("it does not end")
+		}
+		machine.Judge(t, "the end of Run", endsWithin, began, time.Now())
+		if err := errors.Join(err, machine.Close()); err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	})
 	return f.server.Addrs()[0]
