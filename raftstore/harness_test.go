@@ -24,6 +24,7 @@ import (
 	"holdfast/internal/health"
 	"holdfast/internal/peer"
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 // TestMain lets more tests run at once than there are processors: nearly all
@@ -217,15 +218,25 @@ func (o *host) stop() {
 	o.wait()
 }
 
+// wait waits for the end of Run, for which the agent gives stopTimeout too
+// (run.Group.Grace). The hand-over and the requests under way, which come first,
+// have more where the test's timing is slower.
 func (o *host) wait() {
 	o.hosts.t.Helper()
+	began, tell := time.Now(), o.hosts.t.Errorf
+	machine, err := stall.Start(filepath.Dir(o.hosts.ca))
+	if err != nil {
+		o.hosts.t.Fatal(err)
+	}
 	select {
-	case err := <-o.done:
-		if err != nil {
-			o.hosts.t.Errorf("%s: Run: %v; goroutines:\n%s", o.name, err, stacks())
-		}
+	case err = <-o.done:
 	case <-time.After(soon):
-		o.hosts.t.Fatalf("%s does not stop; goroutines:\n%s", o.name, stacks())
+		err, tell = errors.New("it does not stop"), o.hosts.t.Fatalf
+	}
+	bound := stopTimeout + o.store.times.transfer + o.store.times.heartbeat
+	machine.Judge(o.hosts.t, o.name+"'s stop", bound, began, time.Now())
+	if err := errors.Join(err, machine.Close()); err != nil {
+		tell("%s: Run: %v; goroutines:\n%s", o.name, err, stacks())
 	}
 	o.down(state.Failed)
 }
