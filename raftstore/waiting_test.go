@@ -24,7 +24,10 @@ const calm = 10
 // asked asks for what is harmless to repeat, again while the leader is lost: when
 // the disks of all stand still there is none for many times what is held.
 func asked(ask func() error) error {
-	for deadline := time.Now().Add(soon); ; {
+	deadline := time.Now().Add(soon)
+	tick := time.NewTicker(5 * time.Millisecond) // "no leader" may come at once: who asks without a pause keeps the election from a processor
+	defer tick.Stop()
+	for ; ; <-tick.C {
 		err := ask()
 		if !errors.Is(err, state.ErrUnknownOutcome) && !errors.Is(err, state.ErrNoLeader) || time.Now().After(deadline) {
 			return err
