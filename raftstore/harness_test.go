@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -262,6 +263,28 @@ func (o *host) wipe() {
 	o.hosts.mu.Lock()
 	o.dir, o.id, o.clusterID = o.hosts.t.TempDir(), newUUID(), ""
 	o.hosts.mu.Unlock()
+}
+
+// beforeRestore is what a restore replaced, which who led then keeps.
+func (h *hosts) beforeRestore() *state.Store {
+	h.t.Helper()
+	for _, o := range h.running() {
+		f, err := os.Open(filepath.Join(o.dir, "raft", beforeRestore))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		defer f.Close()
+		before := state.New()
+		if err := before.Restore(f); err != nil {
+			h.t.Fatal(err)
+		}
+		return before
+	}
+	h.t.Fatal("what the restore replaced was not kept: no server has " + beforeRestore)
+	return nil
 }
 
 // gossip tells every running server what the others are.

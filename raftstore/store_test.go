@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -167,17 +166,7 @@ func TestRestoreThroughAFollowerReachesAllServers(t *testing.T) {
 	h.everywhere("extra", "")
 	follower.put("k", "newer")
 	h.everywhere("k", "newer")
-	var kept *os.File
-	for _, o := range h.running() { // by who led then
-		if one, err := os.Open(filepath.Join(o.dir, "raft", beforeRestore)); err == nil {
-			kept = one
-		}
-	}
-	defer kept.Close()
-	before := state.New()
-	if err := before.Restore(kept); err != nil {
-		t.Fatal(err)
-	}
+	before := h.beforeRestore()
 	if entry, _ := before.Snapshot().Entry(nil, "extra"); entry == nil {
 		t.Error("what the restore replaced was not kept")
 	}
