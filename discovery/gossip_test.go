@@ -350,13 +350,15 @@ func TestAReplicaThatIsBehindIsNotTheCatalog(t *testing.T) {
 }
 
 func TestRunLeavesNothingBehind(t *testing.T) {
-	b := newBed(t)
-	before := runtime.NumGoroutine()
+	b, machine := newBed(t), stall.Test(t, "")
+	before := runtime.NumGoroutine() // with those of the watch, which lasts
 	hosts := b.servers(2)
 	for _, h := range hosts {
 		h.stop()
 	}
+	stopped := time.Now()
 	eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
+	machine.Judge(t, "the end of the goroutines", 20*time.Second, stopped, time.Now())
 	// Run may be called again: the port is free.
 	again := b.start(hosts[0].config)
 	again.stop()

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 func TestRunAgainInTheSameProcess(t *testing.T) {
@@ -69,6 +71,7 @@ func TestNothingIsLeftAfterRun(t *testing.T) {
 	for _, o := range h.running() {
 		o.stop()
 	}
+	machine, stopped := stall.Test(t, t.TempDir()), time.Now()
 	eventually(t, "no goroutine of ours or of raft's", func() error {
 		for _, g := range strings.Split(stacks(), "\n\n") {
 			if strings.Contains(g, "testing.tRunner") || strings.Contains(g, "testing.(*T).Run") {
@@ -80,4 +83,5 @@ func TestNothingIsLeftAfterRun(t *testing.T) {
 		}
 		return nil
 	})
+	machine.Judge(t, "the end of the goroutines", 20*time.Second, stopped, time.Now())
 }
