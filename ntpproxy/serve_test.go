@@ -108,7 +108,20 @@ func hasIPv6() bool {
 	return err == nil
 }
 
+// lookWithin is how long the server may take to see what became of the kernel's
+// clock, at which it looks every second.
+const lookWithin = 3 * time.Second
+
+// looks waits until the server serves a stratum, and judges how long that took
+// from a change on, without the machine's stalls.
+func (f *fixture) looks(t *testing.T, machine *stall.Watch, changed time.Time, what string, stratum uint8) {
+	t.Helper()
+	eventually(t, what, func() bool { return f.server.Standing().Stratum == stratum })
+	machine.Judge(t, what, lookWithin, changed, time.Now())
+}
+
 func TestLostSynchronisationIsServedAndACondition(t *testing.T) {
+	machine := stall.Test(t, "")
 	f := newFixture(t, testCluster(t), "127.0.0.1:0")
 	at := f.serve(t)
 	if a := f.ask(t, at); a.Stratum != 4 || len(f.board.Conditions()) != 0 {
@@ -117,7 +130,9 @@ func TestLostSynchronisationIsServedAndACondition(t *testing.T) {
 	for name, state := range map[string]*clock.State{"nobody sets the clock": {}, "the kernel fails": nil} {
 		// The server looks each second: one look more beside it would be none of
 		// its own, and may be overtaken by one that began before.
+		changed := time.Now()
 		f.kernel.Store(state)
+		f.looks(t, machine, changed, name+": the server sees it", 0)
 		eventually(t, name+": clients are told", func() bool {
 			a := f.ask(t, at)
 			return a.Leap == ntp.LeapUnknown && a.Stratum == 0
@@ -126,15 +141,19 @@ func TestLostSynchronisationIsServedAndACondition(t *testing.T) {
 			c := f.board.Conditions()
 			return len(c) == 1 && c[0].Name == conditionUnsynchronised
 		})
+		changed = time.Now()
 		f.kernel.Store(&synchronised)
-		eventually(t, name+": the kernel's clock is looked at again", func() bool { return f.ask(t, at).Stratum == 4 })
+		f.looks(t, machine, changed, name+": the kernel's clock is looked at again", 4)
+		eventually(t, name+": clients are told that it is kept again", func() bool { return f.ask(t, at).Stratum == 4 })
 		eventually(t, name+": the condition ends", func() bool { return len(f.board.Conditions()) == 0 })
 	}
 }
 
 func TestNewClusterFileIsFollowedAtOnce(t *testing.T) {
+	machine := stall.Test(t, "")
 	f := newFixture(t, testCluster(t), "127.0.0.1:0")
 	at := f.serve(t)
+	changed := time.Now()
 	f.server.SetFile(testCluster(t, "deny: [192.0.2.66/32]", "deny: [127.0.0.1/32]\n  stratum: 7"))
 	conn, err := net.Dial("udp", at.String())
 	if err != nil {
@@ -154,7 +173,7 @@ func TestNewClusterFileIsFollowedAtOnce(t *testing.T) {
 	if kiss, ok := errors.AsType[*ntp.KissError](err); !ok || kiss.Code != ntp.KissDeny {
 		t.Errorf("denied now, and answered with %v", err)
 	}
-	eventually(t, "clients are told the new stratum at the next look", func() bool { return f.server.Standing().Stratum == 7 })
+	f.looks(t, machine, changed, "clients are told the new stratum at the next look", 7)
 }
 
 func TestPortInUseIsAnErrorThatSaysWhatToDo(t *testing.T) {
@@ -171,6 +190,7 @@ func TestPortInUseIsAnErrorThatSaysWhatToDo(t *testing.T) {
 }
 
 func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
+	machine := stall.Test(t, "") // before the goroutines are counted: its own last
 	f := newFixture(t, testCluster(t), "127.0.0.1:0")
 	before := runtime.NumGoroutine()
 	for range 3 {
@@ -179,7 +199,9 @@ func TestRunCanBeRepeatedAndLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	ended := time.Now()
 	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= before })
+	machine.Judge(t, "the end of the goroutines", endsWithin, ended, time.Now())
 	if addrs := f.server.Addrs(); len(addrs) != 0 {
 		t.Errorf("still listening on %v", addrs)
 	}
