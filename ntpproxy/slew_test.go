@@ -140,8 +140,5 @@ func TestDaemonThatSlewsByTheTickIsNotedAsAnother(t *testing.T) {
 	f := keeping(t, c, keepDiscipline, source)
 	f.serve(t)
 	eventually(t, "we steer", func() bool { k := f.server.Kept(); return k != nil && k.Updates > 3 })
-	eventually(t, "it is said", func() bool {
-		c.interfere(func(s *clock.State) { s.Tick = clock.NominalTick + 50 })
-		return raised(f.board, conditionRefused) && f.server.Kept() == nil
-	})
+	f.givesWayTo(t, c, func(s *clock.State) { s.Tick = clock.NominalTick + 50 })
 }
