@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/chaos"
+	"holdfast/lab"
 	"holdfast/lab/site"
 	"holdfast/lab/stall"
 )
@@ -84,12 +86,18 @@ func TestOneNodeAloneAnswersAndGrowsToFour(t *testing.T) {
 	<-ended
 	all := lookups.Results()
 	judged := slices.DeleteFunc(slices.Clone(all), func(l chaos.Lookup) bool {
-		return l.Start.Before(alone) && checkMayHaveFailed(machine, l.Start)
+		return l.Start.Before(alone) && answeredEmpty(machine, l) && checkMayHaveFailed(machine, l.Start)
 	})
+	early := 0
+	for _, l := range judged {
+		if l.Start.Before(alone) {
+			early++
+		}
+	}
 	failed, slowest := lookedUp(t, machine, "while one node became four", judged)
-	t.Logf("%d look-ups while one node became four, %d judged, %d failed, slowest %v", len(all), len(judged), failed, slowest)
-	if len(judged) == 0 {
-		t.Error("none was judged: the test shows nothing")
+	t.Logf("%d look-ups while one node became four, %d judged, %d of them before the second answered, %d failed, slowest %v", len(all), len(judged), early, failed, slowest)
+	if early == 0 {
+		t.Error("none was judged while one node answered alone: the test shows nothing of that time")
 	}
 }
 
@@ -98,6 +106,14 @@ const (
 	checkEvery   = 10 * time.Second
 	checkTimeout = time.Second
 )
+
+// answeredEmpty tells whether a look-up was answered, with no address. getent's
+// status is the same when nobody answers, but that takes the resolver's time-out.
+func answeredEmpty(machine *stall.Watch, l chaos.Lookup) bool {
+	const notFound = 2
+	exit, ok := errors.AsType[*lab.ExitError](l.Err)
+	return ok && exit.Status.ExitStatus() == notFound && len(l.Answers) == 0 && machine.Took(l.Start, l.Start.Add(l.Took)) < resolverTimeout
+}
 
 // checkMayHaveFailed tells whether the machine, by a time, had stood still for so
 // long that the one instance of a service may be out of the answers: a check that
