@@ -93,9 +93,9 @@ func TestKilledLeaderIsReplacedAndNoLookupFails(t *testing.T) {
 	}
 }
 
-// killLeader is a round: the time from before the kill until the dead node is out
-// of all answers, and which bound that missed. A stall just before the kill may
-// have a check fail, or an election begin, after it.
+// killLeader is a round: the time from just before the kill until the dead node is
+// out of all answers, and which bound that missed. A stall less than a heartbeat's
+// time-out before the kill may have an election begin after it.
 func killLeader(t *testing.T, machine *stall.Watch, s *site.Site, round int) (began, gone time.Time, missed error) {
 	t.Helper()
 	leader := waitLeader(t, s.Nodes, "")
@@ -121,9 +121,9 @@ func killLeader(t *testing.T, machine *stall.Watch, s *site.Site, round int) (be
 		})
 	}
 	looked(50)
-	began = time.Now()
 	settle(t, s, s.Nodes) // what a stall before the kill put out of the answers is back
 	killed := time.Now()
+	began = killed.Add(-heartbeatTimeout)
 	if err := leader.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,6 @@ func TestFailedCheckLeavesEveryAnswerWithin300ms(t *testing.T) {
 		// A stall may keep a write from its disk, or a question on its way; one just
 		// before may have an election begin.
 		machine.Repeat(t, "a failed check", 5, 20*time.Millisecond, func() (from, to time.Time, missed error) {
-			from = time.Now()
 			waitLeader(t, s.Nodes, "")
 			everywhere(both)
 			failed := time.Now()
@@ -201,7 +200,7 @@ func TestFailedCheckLeavesEveryAnswerWithin300ms(t *testing.T) {
 			} else {
 				worst = max(worst, took)
 			}
-			return from, to, missed
+			return failed.Add(-heartbeatTimeout), to, missed
 		})
 	}
 	t.Logf("failed check to out of every node's answers, worst of 10: %v", worst)

@@ -28,6 +28,10 @@ const patience = time.Minute
 // a leader for so long asks for another one.
 const disturbing = 100 * time.Millisecond
 
+// heartbeatTimeout is how long a server hears nothing from its leader until it asks
+// for another one (raftstore's timings, at the timing of production).
+const heartbeatTimeout = 300 * time.Millisecond
+
 // watchMachine records stalls of the processors and of the disk that the nodes'
 // stores are on.
 func watchMachine(t *testing.T) *stall.Watch {
