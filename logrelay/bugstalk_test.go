@@ -192,12 +192,15 @@ func TestADatagramThatPanicsHidesNoneThatWasCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, err := packets.Receive()
-	if n != 3 || err != nil {
-		t.Fatalf("%d datagrams, %v", n, err)
-	}
 	var batch journal.Batch
-	s.takeDatagrams(&batch, packets, n)
+	for taken := 0; taken < 3; { // the kernel may deliver them one by one
+		n, err := packets.Receive()
+		if n == 0 || err != nil {
+			t.Fatalf("%d datagrams behind %d, %v", n, taken, err)
+		}
+		s.takeDatagrams(&batch, packets, n)
+		taken += n
+	}
 	if cut, lost := testutil.ToFloat64(s.metrics.cut[viaUDP]), testutil.ToFloat64(s.metrics.lost[viaUDP]); cut != 1 || lost != 1 || batch.Len() != 2 {
 		t.Errorf("%d lines are taken, %v counted as cut and %v as lost; want 2, 1 and 1", batch.Len(), cut, lost)
 	}
