@@ -170,7 +170,7 @@ func TestTheRelaysEndSaysThatARecordIsCut(t *testing.T) {
 			if _, err := conn.(*tls.Conn).NetConn().Write(append(header, "of which this has come"...)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 20*time.Second, "the session begins", func() error {
+			eventually(t, time.Minute, "the session begins", func() error {
 				if !s.sessions.some() {
 					return errors.New("there is none")
 				}
@@ -387,7 +387,7 @@ func TestTheRelaysEndDoesNotWaitForASlowDisk(t *testing.T) {
 	machine.Judge(t, "the log's word of it, which does not wait for the datagram,", lingerFor-s.endWithin, began, time.Now())
 	close(over)
 	sender.Wait()
-	eventually(t, 30*time.Second, "nobody serves UDP any more", func() error {
+	eventually(t, time.Minute, "nobody serves UDP any more", func() error {
 		other, err := net.ListenPacket("udp", udp.RemoteAddr().String()) // in use until then
 		if err != nil {
 			return err
