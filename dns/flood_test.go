@@ -57,6 +57,7 @@ func TestFloodOfQuestionsForElsewhereLeavesTheKnownOnesAnswered(t *testing.T) {
 		slowest  = 3 * time.Second
 		silence  = 10 * time.Second // that the forwarder is given
 		atOnceUp = 512              // at forwarders (README, Limits)
+		excused  = 3                // look-ups that are not answered since the machine stood still, at most
 	)
 	quiet := make(chan struct{})
 	u := newUpstream(t, func(p []byte, _ net.Addr, _ string) [][]byte {
@@ -91,17 +92,18 @@ func TestFloodOfQuestionsForElsewhereLeavesTheKnownOnesAnswered(t *testing.T) {
 			_, _ = flooders[i%clients].conn.Write(wire)
 		}
 	}()
-	again, looked := 0, 0
+	again, looked, missed := 0, 0, 0
 	for i := 0; i < known || !closed(done); i++ {
 		for _, name := range []string{"fbservice1.hpc.example.com", "www.example.com"} {
 			sent := time.Now()
 			tries, took, m := answered(t, c.server, question(name, dns.TypeA))
 			stood := machine.Within(sent, sent.Add(took))
 			switch {
-			case tries == 0 && stood >= oneTry:
+			case tries == 0 && stood >= 3*oneTry && missed < excused: // for less, this test's own load would do
+				missed++
 				t.Logf("look-up %d of %s was not answered, while the machine stood still for %v", i, name, stood)
 			case tries == 0:
-				t.Errorf("look-up %d of %s was not answered", i, name)
+				t.Errorf("look-up %d of %s was not answered, while the machine stood still for %v, nor were %d before", i, name, stood, missed)
 			case m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 || took-stood > slowest:
 				t.Errorf("look-up %d of %s took %v, of which the machine stood still for %v: %v", i, name, took, stood, m)
 			case tries > 1:

@@ -118,7 +118,7 @@ func TestAnAnswerThatPanicsEndsItsSession(t *testing.T) {
 	if _, err := conn.Write(c.session.AppendOpen(nil)); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if n, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) || n > 0 {
 		t.Errorf("the connection stays, with %d bytes (%v)", n, err)
 	}
@@ -150,7 +150,7 @@ func TestATargetThatPanicsIsATargetThatFails(t *testing.T) {
 	if _, err := f.dial(t.Context(), "siem:6514"); !errors.Is(err, errBug) {
 		t.Errorf("a handshake that panics: %v", err)
 	}
-	_ = there.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = there.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the connection stays open: %v", err)
 	}
@@ -160,7 +160,7 @@ func TestATargetThatPanicsIsATargetThatFails(t *testing.T) {
 	watched, stop := l.watch(t.Context(), func(read func() error) error { return f.guard(l.address, read) })
 	select {
 	case <-watched.Done():
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a target that panics as its end is waited for has not ended")
 	}
 	if stop(); !errors.Is(context.Cause(watched), errBug) {
@@ -192,12 +192,15 @@ func TestADatagramThatPanicsHidesNoneThatWasCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, err := packets.Receive()
-	if n != 3 || err != nil {
-		t.Fatalf("%d datagrams, %v", n, err)
-	}
 	var batch journal.Batch
-	s.takeDatagrams(&batch, packets, n)
+	for taken := 0; taken < 3; { // the kernel may deliver them one by one
+		n, err := packets.Receive()
+		if n == 0 || err != nil {
+			t.Fatalf("%d datagrams behind %d, %v", n, taken, err)
+		}
+		s.takeDatagrams(&batch, packets, n)
+		taken += n
+	}
 	if cut, lost := testutil.ToFloat64(s.metrics.cut[viaUDP]), testutil.ToFloat64(s.metrics.lost[viaUDP]); cut != 1 || lost != 1 || batch.Len() != 2 {
 		t.Errorf("%d lines are taken, %v counted as cut and %v as lost; want 2, 1 and 1", batch.Len(), cut, lost)
 	}

@@ -141,7 +141,7 @@ func TestLinesSentAgainThatCanNotBeDroppedAreCounted(t *testing.T) {
 					t.Fatalf("%d of %d lines are answered: %v", c.acked, len(list), err)
 				}
 				_ = c.conn.Close()
-				eventually(t, 10*time.Second, "the session is over", func() error {
+				eventually(t, time.Minute, "the session is over", func() error {
 					s.visits.mu.Lock()
 					defer s.visits.mu.Unlock()
 					if len(s.visits.here) > 0 {
@@ -163,7 +163,7 @@ func TestLinesSentAgainThatCanNotBeDroppedAreCounted(t *testing.T) {
 				s.recent.mu.Unlock()
 			}
 			send(test.again)
-			eventually(t, 10*time.Second, "the lines are in the file", func() error {
+			eventually(t, time.Minute, "the lines are in the file", func() error {
 				b, err := os.ReadFile(filepath.Join(dir, "hosts", "cn1.log"))
 				if n, want := strings.Count(string(b), "seq="), count+len(test.again); err == nil && n != want {
 					return fmt.Errorf("%d lines, want %d", n, want)
@@ -171,7 +171,7 @@ func TestLinesSentAgainThatCanNotBeDroppedAreCounted(t *testing.T) {
 				return err
 			})
 			// What a session left undecided is counted as it ends.
-			eventually(t, 10*time.Second, "what is twice is counted", func() error {
+			eventually(t, time.Minute, "what is twice is counted", func() error {
 				doubled, suspected := s.Status().Doubled, testutil.ToFloat64(s.metrics.doubted)
 				if doubled != test.doubled || suspected != test.suspected {
 					return fmt.Errorf("%d lines are counted as twice and %v as suspected, want %d and %v", doubled, suspected, test.doubled, test.suspected)

@@ -117,6 +117,7 @@ func TestRsyslogThatComesWhileItsAddressMayGo(t *testing.T) {
 					<-time.After(100 * time.Millisecond)
 				}
 			})
+			defer over()
 			first.Leave(t.Context(), 0, here)
 			r := newRsyslog(t, at.Addr().String())
 			const count = 50

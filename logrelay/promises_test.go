@@ -48,14 +48,14 @@ func TestAStuckDiskStopsNoProgramOfThisNode(t *testing.T) {
 	has(t, dir, "server", ": first\n")
 	disk.stuck.Store(true)
 	const count, size = 150, 100_000 // more than what is being written and what waits for that have room for
-	_ = conn.SetWriteDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Minute))
 	text := strings.Repeat("x", size)
 	for n := range count {
 		if _, err := fmt.Fprintf(conn, "<13>app: seq=%d. %s", n, text); err != nil {
 			t.Fatalf("line %d waits for the disk: %v", n, err)
 		}
 	}
-	eventually(t, 20*time.Second, "all are read", func() error {
+	eventually(t, time.Minute, "all are read", func() error {
 		if n := testutil.ToFloat64(s.metrics.input(viaUnix).lines); n != count+1 {
 			return fmt.Errorf("%v of %d", n, count+1)
 		}
@@ -67,7 +67,7 @@ func TestAStuckDiskStopsNoProgramOfThisNode(t *testing.T) {
 	}
 	disk.stuck.Store(false)
 	release()
-	eventually(t, 20*time.Second, "the next is stored", func() error {
+	eventually(t, time.Minute, "the next is stored", func() error {
 		if _, err := conn.Write([]byte("<13>app: last")); err != nil {
 			t.Fatal(err)
 		}

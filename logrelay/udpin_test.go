@@ -16,10 +16,11 @@ import (
 	"holdfast/logrelay/journal"
 )
 
-// socketOf is a socket of the UDP input that nobody serves, and a sender to it.
+// socketOf is a socket of the UDP input that nobody serves, and a sender to it. It
+// has an address that no other test sends to.
 func socketOf(t *testing.T, s *Server) (conn *net.UDPConn, sender net.Conn) {
 	t.Helper()
-	list, err := s.listenUDP(t.Context(), "127.0.0.1:0")
+	list, err := s.listenUDP(t.Context(), "127.9.6.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,13 +119,8 @@ func (b *bed) within(bound time.Duration, what string, try func() error) time.Du
 // a command its answer for lost.
 const standstill = 200 * time.Millisecond
 
-// stood is the longest that the machine stood still at a stretch since a time.
-func (b *bed) stood(since time.Time) (longest time.Duration) {
-	for _, s := range b.machine.Spans(since, time.Now()) {
-		longest = max(longest, s.To.Sub(s.From))
-	}
-	return longest
-}
+// stood is the longest that one processor stood still at a stretch since a time.
+func (b *bed) stood(since time.Time) time.Duration { return b.machine.Longest(since, time.Now()) }
 
 // unlessStood fails the test for what happened since a time, but when the machine
 // stood still meanwhile for so long at a stretch that it was right; that is logged.

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/state"
+	"holdfast/lab/stall"
 )
 
 // startThree runs three servers, each on an address of its own, with more in
@@ -70,41 +72,60 @@ func (n *node) servers(t *testing.T) (servers []state.RaftServer, leader string)
 // one of two voters behind, which can never write again.
 func TestLeadersThatLeaveDoNotTakeTheMajorityAlong(t *testing.T) {
 	nodes := startThree(t, "")
+	machine := stall.Test(t, t.TempDir())
 	for left := 3; left > 0; left-- {
-		var leader string
-		for _, n := range nodes {
-			n.until(t, fmt.Sprintf("a store of %d that can be written", left), func() bool {
-				var servers []state.RaftServer
-				servers, leader = n.servers(t)
-				if len(servers) != left || nodes[leader] == nil {
-					return false
-				}
-				_, status := n.run(t, "", "kv", "put", "left", fmt.Sprint(left))
-				return status == exitOK
-			})
+		machine.Repeat(t, fmt.Sprintf("the leader of %d leaves", left), 3, time.Second, func() (from, to time.Time, missed error) {
+			from = time.Now()
+			leader := writableBy(t, nodes, left)
+			missed = nodes[leader].leaves(t, machine)
+			if missed == nil {
+				delete(nodes, leader)
+			}
+			return from, time.Now(), missed
+		})
+		if t.Failed() {
+			return
 		}
-		nodes[leader].leaves(t)
-		delete(nodes, leader)
 	}
 }
 
-// leaves has a node leave. On a busy machine the leadership may be on its way just
-// then, or the gossip take another for dead: it refuses, nothing was changed, and the
-// admin types it again.
-func (n *node) leaves(t *testing.T) {
+// writableBy waits until a store of so many servers can be written, all of which
+// are alive as each sees it, and tells who leads.
+func writableBy(t *testing.T, nodes map[string]*node, count int) (leader string) {
 	t.Helper()
-	n.until(t, "it leaves", func() bool {
-		out, status := n.run(t, "", "leave")
-		switch {
-		case status == exitOK && strings.Contains(out, "left the cluster"):
-		case status == exitNoLeader, strings.Contains(out, "nothing was changed"), strings.Contains(out, "no majority of the voters is up"):
-			t.Logf("refused: %s", out)
-			return false
-		case strings.Contains(out, "left the gossip and its agent ends"): // whether it is taken out is seen next
-			t.Log(out)
-		default:
-			t.Errorf("leave: exit status %d: %s", status, out)
-		}
-		return true
-	})
+	for _, n := range nodes {
+		n.until(t, fmt.Sprintf("a store of %d that can be written", count), func() bool {
+			var servers []state.RaftServer
+			servers, leader = n.servers(t)
+			if len(servers) != count || nodes[leader] == nil {
+				return false
+			}
+			if members, _ := n.run(t, "", "members"); strings.Count(members, "alive") < count {
+				return false
+			}
+			_, status := n.run(t, "", "kv", "put", "left", fmt.Sprint(count))
+			return status == exitOK
+		})
+	}
+	return leader
+}
+
+// leaves has a node leave. An error says that it refused, and nothing was changed:
+// where the machine stood still, the leadership may be on its way just then, or the
+// gossip take another for dead, and the admin types it again.
+func (n *node) leaves(t *testing.T, machine *stall.Watch) error {
+	t.Helper()
+	const long = 2 * time.Second // of the time after which it is waited for no more
+	began := time.Now()
+	out, status := n.run(t, "", "leave")
+	switch {
+	case status == exitOK && strings.Contains(out, "left the cluster"):
+	case status == exitNoLeader, strings.Contains(out, "nothing was changed"), strings.Contains(out, "no majority of the voters is up"):
+		return fmt.Errorf("refused: %s", out)
+	case strings.Contains(out, "left the gossip and its agent ends") && machine.Within(began, time.Now()) >= long:
+		t.Logf("while the machine stood still for %v: %s", machine.Within(began, time.Now()), out) // whether it is taken out is seen next
+	default:
+		t.Errorf("leave: exit status %d: %s; the machine stood still for %v meanwhile", status, out, machine.Within(began, time.Now()))
+	}
+	return nil
 }

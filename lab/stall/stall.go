@@ -55,6 +55,7 @@ type source struct {
 	late  time.Duration // a turn that takes so long is a stall
 	began time.Time     // of the turn under way
 	spans []Span        // in order; those that touch are one
+	turns []Span        // that stalled, in order, each by itself
 }
 
 // Start watches every processor that this process may use, each by a thread that
@@ -195,6 +196,7 @@ func (w *Watch) end(s *source, at time.Time) {
 	if !stalled {
 		return
 	}
+	s.turns = append(s.turns, span)
 	if last := len(s.spans) - 1; last >= 0 && span.From.Sub(s.spans[last].To) < processorEvery {
 		s.spans[last].To = span.To
 		return
@@ -253,6 +255,28 @@ func (w *Watch) Within(from, to time.Time) (sum time.Duration) {
 		sum += s.To.Sub(s.From)
 	}
 	return sum
+}
+
+// Longest is the longest that one processor or disk stood still at a stretch between
+// two times: a single turn of its watch. Turns that end late one after another are a
+// processor that is busy and yet lets others in between, and those of several are
+// several, though each of both is one Span.
+func (w *Watch) Longest(from, to time.Time) (longest time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, s := range w.sources {
+		turns := s.turns
+		if span, stalled := s.turn(now); stalled {
+			turns = append(slices.Clip(turns), span)
+		}
+		for _, t := range turns {
+			for _, part := range merge([]Span{t}, from, to) {
+				longest = max(longest, part.To.Sub(part.From))
+			}
+		}
+	}
+	return longest
 }
 
 // Took is how long something took, without the time that the machine stood

@@ -46,6 +46,37 @@ func TestAStallIsATurnThatIsLate(t *testing.T) {
 	}
 }
 
+// A processor that is late again and again lets others in between, and two that are
+// late in turn are no machine that stood still: the longest is that of one turn. It
+// fails where turns that touch, or overlap, are one, and where what lasts yet, or what
+// is outside of the time, counts wrong.
+func TestTheLongestIsOneTurnOfOneSource(t *testing.T) {
+	now := time.Now()
+	one, other := &source{late: processorEvery + least}, &source{late: processorEvery + least}
+	w := &Watch{sources: []*source{one, other}}
+	turn := func(s *source, from, to int) {
+		w.begin(s, now.Add(time.Duration(from)*time.Millisecond))
+		w.end(s, now.Add(time.Duration(to)*time.Millisecond))
+	}
+	longest := func(want time.Duration) {
+		t.Helper()
+		if got := w.Longest(now.Add(-time.Second), now); got != want {
+			t.Errorf("it stood still for %v at a stretch, want %v", got, want)
+		}
+	}
+	longest(0)
+	turn(one, -1900, -920) // 80 ms of the time
+	turn(one, -900, -850)
+	turn(one, -850, -780)
+	turn(other, -800, -710)
+	longest(90 * time.Millisecond)
+	if got, want := w.Within(now.Add(-900*time.Millisecond), now), 190*time.Millisecond; got != want {
+		t.Errorf("stood still for %v in all, want %v", got, want)
+	}
+	w.begin(one, now.Add(-200*time.Millisecond))
+	longest(200 * time.Millisecond)
+}
+
 // verdict is a test that notes what it is told.
 type verdict struct {
 	lab.TB

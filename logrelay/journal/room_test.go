@@ -83,7 +83,7 @@ func TestARemovalThatDoesNotEndStopsNoAppend(t *testing.T) {
 					return
 				}
 				_ = j.Busy()
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 				defer cancel()
 				appended <- commit.Wait(ctx)
 			}()
@@ -92,7 +92,7 @@ func TestARemovalThatDoesNotEndStopsNoAppend(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Error("the append waits for the removal")
 			}
 			close(resume)

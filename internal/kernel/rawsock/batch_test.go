@@ -83,7 +83,6 @@ func receiveNext(t *testing.T, s *Socket, p *Poller) {
 func onOneProcessor(t *testing.T, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var all, one unix.CPUSet
 	must(t, unix.SchedGetaffinity(0, &all))
 	for cpu := range len(all) * 64 {
@@ -93,8 +92,9 @@ func onOneProcessor(t *testing.T, f func()) {
 		}
 	}
 	must(t, unix.SchedSetaffinity(0, &one))
-	f()
+	f() // where it ends the test, the thread ends with it
 	must(t, unix.SchedSetaffinity(0, &all))
+	runtime.UnlockOSThread()
 }
 
 // TestDeadlineThatIsPutOffAgainAndAgainIsMet: a Backup's deadline moves with
