@@ -198,6 +198,34 @@ func TestJoinTellsWhatItWasToldBeforeItsTimeWasOver(t *testing.T) {
 	}
 }
 
+// TestJoinTellsWhatItWasToldLast: it fails where the servers' answers of the round
+// before are told in place of what the first of them has said since.
+func TestJoinTellsWhatItWasToldLast(t *testing.T) {
+	ctx, over := context.WithCancel(t.Context())
+	defer over()
+	asked := 0 // of both: they are asked in turn
+	server := func() string {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch asked++; asked {
+			case 1, 2:
+				http.Error(w, "not now: the file is not in force yet", http.StatusConflict)
+			case 3:
+				http.Error(w, "not now: there is no leader", http.StatusConflict)
+			default:
+				over()
+				<-r.Context().Done()
+			}
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	joining := api.Joining{Node: "fb1", Token: api.FormatJoinToken(strings.Repeat("0", 64), strings.Repeat("0", 64))}
+	_, _, _, err := (&joinCmd{Servers: []string{server(), server()}}).ask(ctx, joining)
+	if err == nil || !strings.Contains(err.Error(), "there is no leader") || asked != 4 {
+		t.Errorf("asked %d times: %v", asked, err)
+	}
+}
+
 // A diskless node has one token for years. It comes up through every step of a
 // change of the authority; only at the end the token is made anew.
 func TestATokenIsGoodUntilItsAuthorityIsDropped(t *testing.T) {
