@@ -185,9 +185,9 @@ func (l *lateRouters) Status(ctx context.Context) ([]RouterReport, error) {
 		l.late = false
 		time.Sleep(l.stands)
 		l.set(Backup)
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	return l.fakeRouters.Status(ctx)
 }
