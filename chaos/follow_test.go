@@ -77,7 +77,8 @@ func followers(ctx context.Context, n *site.Node) (all []stream.Status, err erro
 	if !strings.HasPrefix(out, "[") { // it ends with a status other than 0 when something is not fresh
 		return nil, err
 	}
-	return all, json.NewDecoder(strings.NewReader(out)).Decode(&all)
+	err = json.NewDecoder(strings.NewReader(out)).Decode(&all)
+	return all, err
 }
 
 // freshFrom waits until a frontend is streamed a confirmed state by a server that

@@ -38,9 +38,15 @@ const (
 	leaveDelay        = 500 * time.Millisecond
 	reconnectInterval = 5 * time.Second
 	// queryIntervals is how many intervals of the gossip the members have to
-	// answer about keys, for up to nine of them: 3.2 s, as by Serf's defaults,
-	// whose interval is four times as long. Who waits is done when all answered.
+	// answer about keys, times ⌈log10(members + 1)⌉: 3.2 s for up to nine of
+	// them, 6.4 s for 10 to 99, 9.6 s for 100 to 999, as by Serf's defaults, whose
+	// interval is four times as long. Who waits is done when all answered, or
+	// when the gossip ends.
 	queryIntervals = 64
+	// stopPatience is how long the end of the gossip waits for what it was
+	// asked. A question about keys goes on after that for what is left of its
+	// time; nobody waits for it any more.
+	stopPatience = time.Second
 	// reclaim is how long after the death of a node its name may be taken by
 	// another address.
 	reclaim = 5 * time.Second
@@ -55,18 +61,29 @@ type gossip struct {
 	port   uint16 // as bound
 
 	mu    sync.Mutex
-	ended bool
+	ended chan struct{}  // closed, with mu held, when the gossip is about to end
 	calls sync.WaitGroup // of withGossip
+}
+
+// over tells whether the gossip is about to end.
+func (g *gossip) over() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // enter counts a caller in, unless the gossip is about to end.
 func (g *gossip) enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.ended {
-		g.calls.Add(1)
+	if g.over() {
+		return false
 	}
-	return !g.ended
+	g.calls.Add(1)
+	return true
 }
 
 // startGossip binds the port and starts Serf. Everything that it starts ends
@@ -129,7 +146,7 @@ func startGossip(ctx context.Context, c Config, tags map[string]string, doorman 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the gossip: %w", err), wire.Shutdown())
 	}
-	return &gossip{serf: agent, events: events, port: uint16(port)}, nil
+	return &gossip{serf: agent, events: events, port: uint16(port), ended: make(chan struct{})}, nil
 }
 
 // members lists everybody whom Serf knows, each node once.
@@ -153,14 +170,25 @@ func (g *gossip) reachable() map[netip.AddrPort]bool {
 	return alive
 }
 
-// stop ends Serf without a word to the others, who will see a failure, and
-// waits for the callers that are still inside.
+// stop ends Serf without a word to the others, who will see a failure. Who waits
+// for an answer is told at once. What is under way inside Serf, which breaks off no
+// question, is waited for up to stopPatience; it is called once.
 func (g *gossip) stop() error {
 	g.mu.Lock()
-	g.ended = true
+	close(g.ended)
 	g.mu.Unlock()
 	err := g.serf.Shutdown()
-	g.calls.Wait()
+	left := make(chan struct{})
+	go func() {
+		g.calls.Wait()
+		close(left)
+	}()
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	select {
+	case <-left:
+	case <-patience.C:
+	}
 	return err
 }
 

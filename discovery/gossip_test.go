@@ -367,6 +367,48 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// TestAQuestionThatNobodyAnswersDoesNotHoldTheEnd: Serf goes on asking for seconds
+// after its end, longer than a stop may take. It fails if who asked is not told at
+// the end, and if the end waits for the question.
+func TestAQuestionThatNobodyAnswersDoesNotHoldTheEnd(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	h := b.start(b.config(1))
+	within := time.After(time.Minute)
+	asking, answer, told := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	defer close(answer)
+	go func() {
+		n, err := withGossip(t.Context(), h.Agent, func(*gossip) (int, error) {
+			close(asking)
+			<-answer
+			return 1, nil
+		})
+		if n != 0 {
+			t.Errorf("it made up the answer %d", n)
+		}
+		told <- err
+	}()
+	<-asking
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		h.stop()
+	}()
+	select {
+	case err := <-told:
+		if err == nil || !strings.Contains(err.Error(), "the gossip ended") {
+			t.Errorf("who asked is told %v", err)
+		}
+	case <-within:
+		t.Fatal("who asked is not told that the gossip ended")
+	}
+	select {
+	case <-stopped:
+	case <-within:
+		t.Fatal("the end waits for an answer")
+	}
+}
+
 func TestNobodyElseIsACondition(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

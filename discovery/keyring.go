@@ -143,13 +143,12 @@ func (a *Agent) askKeys(ctx context.Context, what string, ask func(*serf.KeyMana
 	if len(a.config.Key) == 0 {
 		return state.KeyringStatus{}, fmt.Errorf("discovery: %s: %w: the gossip is not encrypted", what, state.ErrInvalid)
 	}
-	var status state.KeyringStatus
-	_, err := withGossip(ctx, a, func(g *gossip) (int, error) {
+	status, err := withGossip(ctx, a, func(g *gossip) (status state.KeyringStatus, err error) {
 		answer, err := ask(g.serf.KeyManager())
 		if answer != nil {
 			status = state.KeyringStatus{Nodes: answer.NumNodes, Keys: answer.Keys, Primary: answer.PrimaryKeys, Failed: answer.Messages}
 		}
-		return 0, err
+		return status, err
 	})
 	if ctx.Err() != nil {
 		return state.KeyringStatus{}, fmt.Errorf("discovery: %s: %w", what, ctx.Err())

@@ -261,28 +261,36 @@ func (a *Agent) withdraw(ctx context.Context) error {
 	return a.propose(ctx, byLeave, gone)
 }
 
-// withGossip calls f, which blocks, until ctx ends. f is bounded by the
-// gossip's own timeouts.
-func withGossip(ctx context.Context, a *Agent, f func(*gossip) (int, error)) (int, error) {
+// withGossip calls f, which blocks, until ctx or the gossip ends. f is bounded by
+// the gossip's own timeouts, and may outlive the call: what it finds out it returns,
+// and leaves nowhere else.
+func withGossip[T any](ctx context.Context, a *Agent, f func(*gossip) (T, error)) (found T, err error) {
 	g := a.gossip.Load()
 	if g == nil || !g.enter() {
-		return 0, errors.New("the gossip does not run")
+		return found, errors.New("the gossip does not run")
 	}
 	type outcome struct {
-		n   int
-		err error
+		found T
+		err   error
 	}
 	done := make(chan outcome, 1)
 	go func() {
 		defer g.calls.Done()
-		n, err := f(g)
-		done <- outcome{n, err}
+		found, err := f(g)
+		done <- outcome{found, err}
 	}()
 	select {
 	case o := <-done:
-		return o.n, o.err
+		return o.found, o.err
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return found, ctx.Err()
+	case <-g.ended:
+	}
+	select {
+	case o := <-done: // before it ended
+		return o.found, o.err
+	default:
+		return found, errors.New("the gossip ended before there was an answer")
 	}
 }
 

@@ -80,7 +80,8 @@ func removeDead(parent string) error {
 		if err != nil {
 			return fmt.Errorf("look for labs that died: %w", err)
 		}
-		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		abandoned, err := takeOver(lock)
+		if err == nil && abandoned {
 			if err = unmountBelow(dir); err == nil {
 				err = os.RemoveAll(dir)
 			}
@@ -92,14 +93,32 @@ func removeDead(parent string) error {
 	return nil
 }
 
+// takeOver locks a lab's lock file, which was opened by its path, and tells whether
+// nobody has that lab. An owner that ends it after that opening gives the lock up,
+// too, but has removed the file before: with the lab, or alone, and the lab is kept.
+func takeOver(lock *os.File) (abandoned bool, err error) {
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return false, nil // it lives
+	}
+	locked, err := lock.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(lock.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(locked, there), nil
+}
+
 // unmountBelow takes away what a test mounted in a lab that died, such as a file
 // system for a host's disk: it could not be removed, or would wait for one that is
 // frozen.
 func unmountBelow(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir) // as the kernel names it
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // its owner closed it, between our opening of its lock and its end
-	}
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,8 @@ func (a *Admin) push(ctx context.Context, v View, to string) (any, error) {
 }
 
 // A move is looked at for so many intervals, and a little for a slow machine,
-// but never longer than what somebody waits at a terminal.
+// but never longer than what somebody waits at a terminal: with a loop that gives
+// no answer, awaitLongest and awaitSlack once more.
 const (
 	awaitIntervals = 5
 	awaitSlack     = time.Second
@@ -153,39 +154,49 @@ const (
 )
 
 // await waits until an order has had its effect, and tells which. It looks once
-// more when the time is over: this process may not have run meanwhile.
+// more when the time is over: this process may not have run meanwhile. It does not
+// when ctx has ended: nobody is there to be told.
 func (a *Admin) await(ctx context.Context, before View, to string, done func(*View) bool) Moved {
+	begun := time.Now()
 	limit := min(awaitIntervals*time.Duration(before.Interval)+awaitSlack, awaitLongest)
 	end := time.NewTimer(limit)
 	defer end.Stop()
 	tick := time.NewTicker(awaitEvery)
 	defer tick.Stop()
 	moved := Moved{Name: before.Name, From: before.Holder}
-	for over := false; ; {
-		v, err := a.view(ctx, before.Name)
-		if err == nil {
+	var failed error
+	for over := false; ctx.Err() == nil; {
+		// A loop that stands gives no answer. One that only does so late gives it.
+		looking, cancel := context.WithTimeout(ctx, max(awaitLongest-time.Since(begun), awaitSlack))
+		var v View
+		v, failed = a.view(looking, before.Name)
+		cancel()
+		if failed == nil {
 			moved.Holder, moved.Done = v.Holder, done(&v)
 		}
 		if moved.Done {
 			moved.Text = fmt.Sprintf("%s holds %s", moved.Holder, before.Name)
 			return moved
 		}
-		if !over {
-			select {
-			case <-tick.C:
-			case <-end.C:
-				over = true
-			case <-ctx.Done():
-				over = true
-			}
-			continue
+		if over {
+			break
 		}
-		moved.Text = fmt.Sprintf("%s holds %s: nobody took it within %v; look at holdfast vip explain %s on the other members", orNobody(moved.Holder), before.Name, limit, before.Name)
-		if to != "" {
-			moved.Text = fmt.Sprintf("%s holds %s, not yet %s after %v; look at holdfast vip explain %s there", orNobody(moved.Holder), before.Name, to, limit, before.Name)
+		select {
+		case <-tick.C:
+		case <-end.C:
+		case <-ctx.Done():
 		}
-		return moved
+		over = time.Since(begun) >= limit
 	}
+	switch {
+	case failed != nil:
+		moved.Text = fmt.Sprintf("%s was told, and what came of it for %s is not known: %v; look at holdfast vip explain %s", cmp.Or(to, a.Node), before.Name, failed, before.Name)
+	case to != "":
+		moved.Text = fmt.Sprintf("%s holds %s, not yet %s after %v; look at holdfast vip explain %s there", orNobody(moved.Holder), before.Name, to, limit, before.Name)
+	default:
+		moved.Text = fmt.Sprintf("%s holds %s: nobody took it within %v; look at holdfast vip explain %s on the other members", orNobody(moved.Holder), before.Name, limit, before.Name)
+	}
+	return moved
 }
 
 // Released is a router after it was released.

@@ -10,13 +10,20 @@ import (
 )
 
 // reports tells about every router.
-func (v *session) reports(ctx context.Context) (reports []RouterReport, err error) {
-	err = v.loop.do(ctx, func() {
+func (v *session) reports(ctx context.Context) ([]RouterReport, error) {
+	made := make(chan []RouterReport, 1)
+	err := v.loop.do(ctx, func() {
+		defer close(made)
+		var reports []RouterReport
 		for i, in := range v.loop.instances {
 			reports = append(reports, in.report(v.loop.machine.Status(i), v.loop.machine.Counters(i), v.fence.report(in.settings.Name)))
 		}
+		made <- reports
 	})
-	return reports, err
+	if err != nil { // the loop may be at it still, or never come to it
+		return nil, err
+	}
+	return <-made, nil
 }
 
 func (in *instance) report(status Status, counters Counters, lease *LeaseReport) RouterReport {

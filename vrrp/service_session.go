@@ -374,18 +374,23 @@ func (v *session) reconfigure(settings Settings) error {
 }
 
 // order gives a router an admin's order.
-func (v *session) order(ctx context.Context, router string, kind EventKind) (err error) {
-	done := v.loop.do(ctx, func() {
+func (v *session) order(ctx context.Context, router string, kind EventKind) error {
+	refused := make(chan error, 1)
+	err := v.loop.do(ctx, func() {
+		defer close(refused)
 		at := slices.IndexFunc(v.loop.instances, func(in *instance) bool { return in.settings.Name == router })
 		if at < 0 {
-			err = ErrUnknown
+			refused <- ErrUnknown
 			return
 		}
 		v.loop.instances[at].log.Info("an admin's order", "order", orderWord(kind))
 		v.loop.step(Event{Kind: kind, At: time.Now(), Router: at})
 		v.loop.orders.changed = true
 	})
-	return errors.Join(done, err)
+	if err != nil { // the loop may be at it still, or never come to it
+		return err
+	}
+	return <-refused
 }
 
 func orderWord(kind EventKind) string {

@@ -125,7 +125,8 @@ func (h *holdfast) configuration(ctx context.Context, node int) ([]raftServer, e
 		return nil, err
 	}
 	var answer struct{ Servers []raftServer }
-	return answer.Servers, json.Unmarshal(text, &answer)
+	err = json.Unmarshal(text, &answer)
+	return answer.Servers, err
 }
 
 func (h *holdfast) leader(ctx context.Context) (leader int, err error) {

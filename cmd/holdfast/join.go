@@ -132,7 +132,7 @@ func (c *joinCmd) prepare() (api.Joining, error) {
 // ask tries the servers in turn until one lets the node in, one refuses it, or
 // the time is over.
 func (c *joinCmd) ask(ctx context.Context, joining api.Joining) (server string, own *peer.Joining, answer api.JoinAnswer, err error) {
-	var told error // by the servers, when there was time for an answer
+	var told error // by the servers in the round before
 	for {
 		var failed error
 		for _, server := range c.Servers {
@@ -148,8 +148,8 @@ func (c *joinCmd) ask(ctx context.Context, joining api.Joining) (server string, 
 			if errors.As(err, &refused) && !worthAnother(refused) {
 				return "", nil, answer, fmt.Errorf("%s: %w", joining.Server, err)
 			}
-			if ctx.Err() != nil && told != nil { // what they said before says more than that
-				return "", nil, answer, told
+			if said := cmp.Or(failed, told); ctx.Err() != nil && said != nil { // what they said before says more than that
+				return "", nil, answer, said
 			}
 			failed = cmp.Or(failed, fmt.Errorf("%s: %w", joining.Server, err))
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/api"
+	"holdfast/internal/state"
 )
 
 // joinSite is a server that lets nodes in, and a second node of its cluster
@@ -195,6 +197,61 @@ func TestJoinTellsWhatItWasToldBeforeItsTimeWasOver(t *testing.T) {
 	_, _, _, err := (&joinCmd{Servers: []string{server.URL}}).ask(ctx, joining)
 	if err == nil || !strings.Contains(err.Error(), "not in force yet") || asked != 2 {
 		t.Errorf("asked %d times: %v", asked, err)
+	}
+}
+
+// TestJoinTellsWhatItWasToldLast: it fails where the servers' answers of the round
+// before are told in place of what the first of them has said since.
+func TestJoinTellsWhatItWasToldLast(t *testing.T) {
+	ctx, over := context.WithCancel(t.Context())
+	defer over()
+	asked := 0 // of both: they are asked in turn
+	server := func() string {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch asked++; asked {
+			case 1, 2:
+				http.Error(w, "not now: the file is not in force yet", http.StatusConflict)
+			case 3:
+				http.Error(w, "not now: there is no leader", http.StatusConflict)
+			default:
+				over()
+				<-r.Context().Done()
+			}
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	joining := api.Joining{Node: "fb1", Token: api.FormatJoinToken(strings.Repeat("0", 64), strings.Repeat("0", 64))}
+	_, _, _, err := (&joinCmd{Servers: []string{server(), server()}}).ask(ctx, joining)
+	if err == nil || !strings.Contains(err.Error(), "there is no leader") || asked != 4 {
+		t.Errorf("asked %d times: %v", asked, err)
+	}
+}
+
+// TestANodeIsGivenTheKeyThatIsInUse: it fails if one member that does not answer
+// makes that the first key, which may have been removed, or one that can't say what
+// it encrypts with counts.
+func TestANodeIsGivenTheKeyThatIsInUse(t *testing.T) {
+	silent := errors.New("2/4 nodes reported success")
+	for name, test := range map[string]struct {
+		primary map[string]int
+		failed  error
+		want    string
+	}{
+		"all say the same":          {map[string]int{"second": 4}, nil, "second\n"},
+		"a change is under way":     {map[string]int{"second": 1, "third": 3}, nil, "third\n"},
+		"one does not answer":       {map[string]int{"second": 3}, silent, "second\n"},
+		"most can't say":            {map[string]int{"": 3, "second": 1}, silent, "second\n"},
+		"nobody can say":            {map[string]int{"": 4}, silent, "first\n"},
+		"nobody answers":            {nil, silent, "first\n"},
+		"the gossip has plain text": {nil, nil, "first\n"},
+	} {
+		j := &joiner{keys: func(context.Context) (state.KeyringStatus, error) {
+			return state.KeyringStatus{Nodes: 4, Primary: test.primary}, test.failed
+		}}
+		if got := j.gossipKey(t.Context(), []byte("first\n")); string(got) != test.want {
+			t.Errorf("%s: it is given %q, want %q", name, got, test.want)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"holdfast/cluster"
 	"holdfast/discovery"
 	"holdfast/internal/peer"
+	"holdfast/internal/state"
 )
 
 // joiner lets bare nodes in: an agent with --join-authority has one.
@@ -23,7 +24,7 @@ type joiner struct {
 	source      *cluster.Source
 	path        string // of the cluster file
 	lastGood    string
-	keys        func() *discovery.Agent
+	keys        func(context.Context) (state.KeyringStatus, error) // asks all members about theirs
 }
 
 // openJoiner is nil when bare nodes are not to be let in here.
@@ -41,7 +42,7 @@ func (c *agentCmd) openJoiner(base *foundation, members func() *discovery.Agent)
 	if !peer.Believes(c.PKI, c.JoinAuthority) {
 		return nil, &exitError{exitUsage, fmt.Errorf("--join-authority %s: is not the authority of this node's certificate in %s", c.JoinAuthority, c.PKI)}
 	}
-	return &joiner{dir: c.JoinAuthority, pem: pem, fingerprint: fingerprint, source: base.source, path: base.path, lastGood: c.lastGood(), keys: members}, nil
+	return &joiner{dir: c.JoinAuthority, pem: pem, fingerprint: fingerprint, source: base.source, path: base.path, lastGood: c.lastGood(), keys: func(ctx context.Context) (state.KeyringStatus, error) { return members().ListKeys(ctx) }}, nil
 }
 
 // Authority is what the directory holds now: another while the authority is
@@ -100,17 +101,23 @@ func (j *joiner) Join(ctx context.Context, name string, request []byte) (api.Joi
 	if err != nil {
 		return api.JoinAnswer{}, err
 	}
-	// The authority's directory has the first gossip key; since then another
-	// may have come into use.
-	if status, err := j.keys().ListKeys(ctx); err == nil {
-		most := 0
-		for key, members := range status.Primary {
-			if members > most {
-				most, signed.GossipKey = members, []byte(key+"\n")
-			}
+	signed.GossipKey = j.gossipKey(ctx, signed.GossipKey)
+	return api.JoinAnswer{Joined: signed, Config: config, Sum: sum}, nil
+}
+
+// gossipKey is the key that most members encrypt with, as a file has it. The
+// authority's directory has the first one, and another may have come into use since;
+// it is what the node is given when nobody answers. Members that say nothing keep
+// none of the others' answers back. It blocks for as long as they have to answer.
+func (j *joiner) gossipKey(ctx context.Context, first []byte) []byte {
+	status, _ := j.keys(ctx) // an error is of those who did not answer
+	most := 0
+	for key, members := range status.Primary {
+		if key != "" && members > most { // "": one that could not say
+			most, first = members, []byte(key+"\n")
 		}
 	}
-	return api.JoinAnswer{Joined: signed, Config: config, Sum: sum}, nil
+	return first
 }
 
 // config is the cluster file that this agent runs: the one at its place, or the

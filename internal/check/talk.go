@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -16,6 +17,9 @@ const (
 	maxExpect = 256     // bytes that it waits for
 	// maxHeard is how much of an answer is searched for what is expected.
 	maxHeard = 64 << 10
+	// maxLooks is how often a probe looks for more of what came before its time
+	// was over.
+	maxLooks = 16
 )
 
 // tcpProbe connects, says what is to be said, and waits for what is expected;
@@ -43,10 +47,21 @@ func (p tcpProbe) Probe(ctx context.Context) Result {
 	if p.expect == "" {
 		return passing("TCP %s: sent %d bytes", p.address, len(p.send))
 	}
+	return p.hear(conn)
+}
+
+// hear waits for what is expected, until the connection's deadline.
+func (p tcpProbe) hear(conn net.Conn) Result {
 	var heard []byte
 	part := make([]byte, 4<<10)
-	for len(heard) <= maxHeard {
+	for looks := 0; len(heard) <= maxHeard; {
 		n, err := conn.Read(part)
+		if isTimeout(err) && looks < maxLooks {
+			looks++
+			if n, err = lastLook(conn, part, err); n == 0 && err == nil {
+				err = io.EOF
+			}
+		}
 		heard = append(heard, part[:n]...)
 		if bytes.Contains(heard, []byte(p.expect)) {
 			return passing("TCP %s: answered %q", p.address, p.expect)
@@ -87,12 +102,17 @@ func (p udpProbe) Probe(ctx context.Context) Result {
 		defer cancel()
 		defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	}
+	return p.hear(conn)
+}
+
+// hear waits for what is expected, or whatever comes, until the connection's deadline.
+func (p udpProbe) hear(conn net.Conn) Result {
 	datagram := make([]byte, maxHeard)
 	var last []byte
-	for looked := false; ; {
+	for looks := 0; ; {
 		n, err := conn.Read(datagram)
-		if isTimeout(err) && !looked {
-			looked = true
+		if isTimeout(err) && looks < maxLooks {
+			looks++
 			n, err = lastLook(conn, datagram, err)
 		}
 		switch {
@@ -110,9 +130,10 @@ func (p udpProbe) Probe(ctx context.Context) Result {
 	}
 }
 
-// lastLook takes what has come to a socket by the time that waiting for it was
-// over: a process that stood still until then has not looked once. If nothing has,
-// the error is the one that is given.
+// lastLook takes what has come to a socket, a datagram or a part of a stream, by the
+// time that waiting for it was over: a process that stood still until then has not
+// looked once. If nothing has, the error is the one that is given. The end of a
+// stream is no byte and no error.
 func lastLook(conn net.Conn, into []byte, nothing error) (n int, err error) {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {

@@ -198,3 +198,104 @@ func TestWhatCameWhileThisProcessStoodStillCounts(t *testing.T) {
 		return errors.Is(err, syscall.ECONNREFUSED) && reason(err, time.Second) == "read: connection refused"
 	})
 }
+
+// lateUntil makes connections whose time is over and on which something was sent,
+// has them looked at, and returns at the result that is wanted: what was sent may
+// need a moment to come.
+func lateUntil(t *testing.T, network, address string, send func(at net.Conn), hear func(net.Conn) Result, want state.Status) Result {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		send(conn)
+		got := hear(conn)
+		conn.Close()
+		if got.Status == want {
+			return got
+		}
+		if time.Now().After(end) {
+			t.Fatalf("what came before the time was over: %+v", got)
+		}
+	}
+}
+
+// TestAnAnswerBehindOthersCountsWhenLookedForLate: it fails where only the first
+// datagram that came while this process stood still is looked at, and where who
+// sends without end is listened to without end.
+func TestAnAnswerBehindOthersCountsWhenLookedForLate(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	say := func(texts ...string) func(net.Conn) {
+		return func(conn net.Conn) {
+			for _, text := range texts {
+				if _, err := server.WriteTo([]byte(text), conn.LocalAddr()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	address := server.LocalAddr().String()
+	p := udpProbe{address: address, send: "x", expect: "yes", limit: time.Second}
+	got := lateUntil(t, "udp", address, say("no", "nor this", "yes"), p.hear, state.Passing)
+	expect(t, got, state.Passing, `answered "yes"`)
+
+	endless := lateUntil(t, "udp", address, func(net.Conn) {}, func(conn net.Conn) Result {
+		return p.hear(endlessly{conn, say("no")})
+	}, state.Critical)
+	expect(t, endless, state.Critical, "no answer within 1s")
+}
+
+// endlessly is a connection to which more is sent at each look.
+type endlessly struct {
+	net.Conn
+	more func(net.Conn)
+}
+
+func (e endlessly) SyscallConn() (syscall.RawConn, error) {
+	e.more(e.Conn)
+	return e.Conn.(syscall.Conn).SyscallConn()
+}
+
+// TestAnAnswerOnAStreamCountsWhenLookedForLate: it fails where an answer that is
+// there when the time is over is taken for none, be it longer than one look; and
+// where the end of a stream is taken for more to come.
+func TestAnAnswerOnAStreamCountsWhenLookedForLate(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	say := func(text string) func(net.Conn) {
+		return func(net.Conn) {
+			conn, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+		}
+	}
+	address := listener.Addr().String()
+	p := tcpProbe{address: address, expect: "+PONG", limit: time.Second}
+	got := lateUntil(t, "tcp", address, say(strings.Repeat("x", 6<<10)+"+PONG"), p.hear, state.Passing)
+	expect(t, got, state.Passing, `answered "+PONG"`)
+	for end := time.Now().Add(time.Minute); ; {
+		got := lateUntil(t, "tcp", address, say("no"), p.hear, state.Critical)
+		if strings.Contains(got.Output, "EOF; heard \"no\"") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the end of a stream: %s", got.Output)
+		}
+	}
+}

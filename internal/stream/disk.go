@@ -184,5 +184,6 @@ func readHeader(from io.Reader) (header diskHeader, err error) {
 	if crc32.Update(crc32.Checksum(start, castagnoli), castagnoli, text) != sum {
 		return header, errors.New("stream: the header is damaged")
 	}
-	return header, json.Unmarshal(text, &header)
+	err = json.Unmarshal(text, &header)
+	return header, err
 }
