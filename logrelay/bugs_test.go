@@ -249,6 +249,9 @@ func TestAQueryGivesALineInThePlaceOfOneThatPanics(t *testing.T) {
 	if e := f.look(7, r); e != nil {
 		t.Errorf("of another host: %+v", e)
 	}
+	if name, wanted := f.name(7, r, countBy("app")); wanted {
+		t.Errorf("of another host, and counted as %q", name)
+	}
 	if list := board.Conditions(); len(list) != 0 || strings.Count(log.String(), "a query") != 1 {
 		t.Errorf("conditions %v; the log: %s", list, log.String())
 	}
