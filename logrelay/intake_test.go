@@ -34,8 +34,8 @@ func TestWhatIsOnItsWayToTheDiskIsNotedThoughNobodyHearsOfIt(t *testing.T) {
 		const shipments = 4
 		for range shipments {
 			a.ship()
+			synctest.Wait() // the first is alone on its way to the disk
 		}
-		synctest.Wait()
 		a.sync(t) // the segment's header
 		a.sync(t) // the first
 		if next := a.held.of(a.from); next != 1 {
