@@ -20,44 +20,52 @@ import (
 )
 
 // TestWhatStandsInASocketOfThisNodeAtTheEndIsTaken: the relay was told to end before it
-// read the first. It fails where that, or what stands behind it, goes with the socket,
-// and where a program that writes later is not told that nobody reads it.
+// read the first, and its wait for that ends with it or not. It fails where what it reads
+// then, or what stands behind that, goes with the socket, and where a program that writes
+// later is not told that nobody reads it.
 func TestWhatStandsInASocketOfThisNodeAtTheEndIsTaken(t *testing.T) {
-	p, _, end := latePromises(t, journal.Config{}, viaUnix, unixPatience)
-	path := filepath.Join(t.TempDir(), "log")
-	conn, err := listenUnix(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	sender, err := net.Dial("unixgram", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sender.Close()
-	const lines = 5 // fewer than a socket has room for (net.unix.max_dgram_qlen)
-	for n := range lines {
-		if _, err := fmt.Fprintf(sender, "<13>Nov 25 12:00:00 app[1]: seq=%d.", n); err != nil {
+	for _, ended := range []bool{false, true} {
+		p, _, end := latePromises(t, journal.Config{}, viaUnix, unixPatience)
+		path := filepath.Join(t.TempDir(), "log")
+		conn, err := listenUnix(t.Context(), path)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := p.s.serveUnix(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fprint(sender, "<13>Nov 25 12:00:00 app[1]: late"); err == nil {
-		t.Error("a line is taken that nobody will read")
-	}
-	end()
-	got := linesFrom(t, p.s.journal, 0)
-	for n := range lines {
-		if want := fmt.Sprintf("seq=%d.", n); !slices.ContainsFunc(got, func(line string) bool { return strings.HasSuffix(line, want) }) {
-			t.Errorf("%s is lost", want)
+		defer conn.Close()
+		sender, err := net.Dial("unixgram", path)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if len(got) != lines {
-		t.Errorf("%q are stored, want %d lines", got, lines)
+		defer sender.Close()
+		const lines = 5 // fewer than a socket has room for (net.unix.max_dgram_qlen)
+		for n := range lines {
+			if _, err := fmt.Fprintf(sender, "<13>Nov 25 12:00:00 app[1]: seq=%d.", n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if ended {
+			if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.s.serveUnix(ctx, conn); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprint(sender, "<13>Nov 25 12:00:00 app[1]: late"); err == nil {
+			t.Error("a line is taken that nobody will read")
+		}
+		end()
+		got := linesFrom(t, p.s.journal, 0)
+		for n := range lines {
+			if want := fmt.Sprintf("seq=%d.", n); !slices.ContainsFunc(got, func(line string) bool { return strings.HasSuffix(line, want) }) {
+				t.Errorf("its wait has ended: %v: %s is lost", ended, want)
+			}
+		}
+		if len(got) != lines {
+			t.Errorf("its wait has ended: %v: %q are stored, want %d lines", ended, got, lines)
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ func TestANodeThatTakesLinesMayPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close() }) // or its listener waits
 	guarded, ok := conn.(guardedConn)
 	if !ok {
 		t.Fatalf("the connection is a %T", conn)
