@@ -27,6 +27,12 @@ type arriving struct {
 
 func newArriving(t *testing.T, dir string) (a *arriving, end func()) {
 	t.Helper()
+	return newArrivingBy(t, dir, func(conn net.Conn) replicaConn { return conn })
+}
+
+// newArrivingBy is newArriving by a connection that the test stands in.
+func newArrivingBy(t *testing.T, dir string, by func(net.Conn) replicaConn) (a *arriving, end func()) {
+	t.Helper()
 	a = &arriving{from: greeting{[16]byte{1}, "fb1"}, syncs: make(chan error)}
 	j, err := journal.Open(journal.Config{Dir: dir, Wrap: func(f journal.File) journal.File { return syncDisk{f, a.syncs} }})
 	if err != nil {
@@ -44,7 +50,7 @@ func newArriving(t *testing.T, dir string) (a *arriving, end func()) {
 	here, there := net.Pipe()
 	a.there = there
 	var group sync.WaitGroup
-	group.Go(func() { _ = newIntake(a.Server, a.from, here).run(t.Context()); _ = here.Close() })
+	group.Go(func() { _ = newIntake(a.Server, a.from, by(here)).run(t.Context()); _ = here.Close() })
 	group.Go(func() { _, _ = io.Copy(io.Discard, there) })
 	synctest.Wait()
 	return a, func() {

@@ -249,6 +249,10 @@ func TestAQueryGivesALineInThePlaceOfOneThatPanics(t *testing.T) {
 	if e := f.look(7, r); e != nil {
 		t.Errorf("of another host: %+v", e)
 	}
+	f.written, r.Data = &rules{list: poisonRules(t)}, []byte("<13>Nov 25 12:00:00 cn01 test: poison") // in front of the look at its host
+	if name, wanted := f.name(7, r, countBy("app")); wanted || f.line.lost == "" {
+		t.Errorf("of another host, and counted as %q; it panicked: %v", name, f.line.lost != "")
+	}
 	if list := board.Conditions(); len(list) != 0 || strings.Count(log.String(), "a query") != 1 {
 		t.Errorf("conditions %v; the log: %s", list, log.String())
 	}

@@ -85,15 +85,25 @@ func TestADatagramOfThisNodeThatPanicsIsText(t *testing.T) {
 	}
 }
 
-// poisonous is a connection that panics where it brings the word poison.
-type poisonous struct{ net.Conn }
+// poisonous is a connection that panics where it would go on with the word poison: what
+// stands in front of that it brings.
+type poisonous struct {
+	net.Conn
+	due bool
+}
 
-func (c poisonous) NetConn() net.Conn { return c.Conn }
+func (c *poisonous) NetConn() net.Conn { return c.Conn }
 
-func (c poisonous) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if bytes.Contains(b[:n], []byte("poison")) {
+func (c *poisonous) Read(b []byte) (int, error) {
+	if c.due {
 		panic("poison")
+	}
+	n, err := c.Conn.Read(b)
+	if at := bytes.Index(b[:n], []byte("poison")); at >= 0 {
+		if c.due = true; at == 0 {
+			panic("poison")
+		}
+		return at, nil
 	}
 	return n, err
 }
@@ -103,7 +113,7 @@ func (c poisonous) Read(b []byte) (int, error) {
 // and where the connection stays and nobody reads it.
 func TestAConnectionThatPanicsEndsAlone(t *testing.T) {
 	s, dir, _ := prepare(t)
-	s.tap = func(conn net.Conn) net.Conn { return poisonous{conn} }
+	s.tap = func(conn net.Conn) net.Conn { return &poisonous{Conn: conn} }
 	run(t, s)
 	ends := func(conn net.Conn) {
 		t.Helper()

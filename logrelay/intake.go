@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -76,13 +77,19 @@ func (t *intake) run(ctx context.Context) error {
 		return err
 	}
 	var group sync.WaitGroup
-	var failed error
+	var unstored, unheard error // a write that failed, and an answer that did
 	group.Go(func() {
 		for one := range t.taken {
-			if failed == nil {
-				if failed = t.settle(ctx, one); failed != nil {
-					_ = t.conn.SetReadDeadline(time.Unix(1, 0)) // no more is read
-				}
+			// What was read is on its way to the disk, with the marks by which a start
+			// knows it: it is noted as well where nobody can be told of it any more.
+			if unstored == nil {
+				unstored = t.settle(ctx, one)
+			}
+			if unstored == nil && unheard == nil && !one.all() {
+				unheard = t.answer(one.end)
+			}
+			if unstored != nil || unheard != nil {
+				_ = t.conn.SetReadDeadline(time.Unix(1, 0)) // no more is read
 			}
 			if one.buf.Cap() > intakeBuffer {
 				one.buf = new(bytes.Buffer)
@@ -93,7 +100,7 @@ func (t *intake) run(ctx context.Context) error {
 	err := t.read(ctx)
 	close(t.taken)
 	group.Wait()
-	if failed != nil {
+	if failed := errors.Join(unstored, unheard); failed != nil {
 		return failed
 	}
 	return err
@@ -201,7 +208,8 @@ func (t *intake) fill(batch *journal.Batch, shipped shipment) error {
 	return nil
 }
 
-// settle waits until a shipment is durable, notes that and answers it.
+// settle waits until a shipment is durable, and notes that. Its error is that it is
+// not.
 func (t *intake) settle(ctx context.Context, one taken) error {
 	// Whatever comes behind a shipment says that it is on the sender's disk.
 	if t.newest != nil && one.first >= t.newest.end {
@@ -231,7 +239,7 @@ func (t *intake) settle(ctx context.Context, one taken) error {
 	t.doubled(t.s.recent.doubt(t.newest))
 	t.s.held.set(t.from, one.end)
 	t.stores()
-	return t.answer(one.end)
+	return nil
 }
 
 // doubled counts lines that are here twice.

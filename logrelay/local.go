@@ -62,8 +62,8 @@ func listenUnix(ctx context.Context, path string) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// serveUnix takes datagrams until ctx ends. A full disk holds no program of
-// this node up: as with UDP, debug lines are dropped in the end.
+// serveUnix takes datagrams until ctx ends, and then what has come by then. A full disk
+// holds no program of this node up: as with UDP, debug lines are dropped in the end.
 func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -73,21 +73,37 @@ func (s *Server) serveUnix(ctx context.Context, conn *net.UnixConn) error {
 	promised := s.newPromises(viaUnix, unixPatience)
 	defer promised.end()
 	var line []byte
+	take := func(n, control int) {
+		now, wanted := time.Now(), false
+		if line, wanted = s.takeLocal(line[:0], room[:n], oob[:control], now); wanted {
+			batch.Add(journal.Record{Time: now.UnixNano(), Source: s.ownAddress(), Input: viaUnix, Data: line})
+			promised.put(&batch)
+		}
+	}
 	for {
 		n, control, _, _, err := conn.ReadMsgUnix(room, oob)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("logrelay: %v: %w", conn.LocalAddr(), err)
-		}
-		now, wanted := time.Now(), false
-		if line, wanted = s.takeLocal(line[:0], room[:n], oob[:control], now); !wanted {
+		if err == nil {
+			take(n, control)
 			continue
 		}
-		batch.Add(journal.Record{Time: now.UnixNano(), Source: s.ownAddress(), Input: viaUnix, Data: line})
-		promised.put(&batch)
+		if ctx.Err() == nil {
+			return fmt.Errorf("logrelay: %v: %w", conn.LocalAddr(), err)
+		}
+		break
 	}
+	// Who writes on hears from now on that nobody reads it, so what is there has an end
+	// (unix_dgram_sendmsg of Linux).
+	err := conn.CloseRead()
+	for more := err == nil; more; {
+		var n, control int
+		if n, control, more, err = sockopt.ReceiveThere(conn, room, oob); more {
+			take(n, control)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("logrelay: %v, what was written last: %w", conn.LocalAddr(), err)
+	}
+	return nil
 }
 
 // takeLocal writes the line of a datagram and of what the kernel says of its
@@ -98,7 +114,7 @@ func (s *Server) takeLocal(dst, datagram, control []byte, now time.Time) (line [
 	defer func() {
 		if p := recover(); p != nil {
 			_ = s.bugs.input(viaUnix, p, "bytes", len(datagram)) // there is no connection to end
-			line, wanted = appendSent(dst, &syslog.Message{Priority: syslog.DefaultPriority, Time: now, Text: datagram}, sender), true
+			line, wanted = s.takeText(dst, datagram, sender, now)
 		}
 	}()
 	sender, _ = sockopt.SenderCredentials(control)
@@ -107,6 +123,19 @@ func (s *Server) takeLocal(dst, datagram, control []byte, now time.Time) (line [
 		return dst, false
 	}
 	return appendSocket(dst, datagram, sender, now), true
+}
+
+// takeText writes the line of a datagram that is not taken apart. One that something
+// panics over here as well is lost, and counted.
+func (s *Server) takeText(dst, datagram []byte, sender sockopt.Credentials, now time.Time) (line []byte, wanted bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.bugs.input(viaUnix, p, "bytes", len(datagram))
+			s.metrics.lost[viaUnix].Inc()
+			line, wanted = dst, false
+		}
+	}()
+	return appendSent(dst, &syslog.Message{Priority: syslog.DefaultPriority, Time: now, Text: datagram}, sender), true
 }
 
 // appendSocket writes a datagram with who sent it.

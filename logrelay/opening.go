@@ -31,7 +31,12 @@ func newOpening(s *Server, conn net.Conn) *opening {
 			o.timer.Reset(s.openWithin) // it is not read
 		default:
 			s.log.Info("a client has not said open, and is left", "client", conn.RemoteAddr().String(), "within", s.openWithin)
-			_ = conn.Close() // its reader hears of it
+			// Its reader hears of it. TLS would write, for seconds, and may panic.
+			if tcp := below(conn); tcp != nil {
+				_ = tcp.Close()
+			} else {
+				_ = conn.Close()
+			}
 		}
 	})
 	return o

@@ -135,11 +135,16 @@ func (s *Server) tellDamage(j *journal.Journal) {
 const stuckAfter = 10 * time.Second
 
 // tellStuck says that the journal's disk stands still: it neither takes lines nor
-// refuses them, and nobody else would say why no sender is answered.
+// refuses them, and nobody else would say why no sender is answered. A write that took
+// so long and has ended doesn't say that the next one is faster: the condition ends with
+// one that is, or when none is under way for as long.
 func (s *Server) tellStuck(now time.Time) {
 	since := s.journal.Busy()
+	took, ended := s.journal.LastWrite()
 	if since.IsZero() || now.Sub(since) < stuckAfter {
-		s.board.Clear(conditionStuck)
+		if took < stuckAfter || since.IsZero() && now.Sub(ended) >= stuckAfter {
+			s.board.Clear(conditionStuck)
+		}
 		return
 	}
 	s.board.Raise(conditionStuck, health.Error, fmt.Sprintf(

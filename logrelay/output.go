@@ -160,7 +160,7 @@ func (s *Server) newOutputs(j *journal.Journal) ([]output, error) {
 		}
 		list = append(list, output{name: "replica", run: shipper.run, retry: replicaRetry, state: newOutputState(shipper.cursor)})
 		keep = append(keep, "replica")
-	} else if err := forgetRenumbered(s.dir()); err != nil {
+	} else if err := keepRenumbered(s.dir(), s.log, j.End()); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()

@@ -296,6 +296,8 @@ func TestADiskThatStandsStillIsACondition(t *testing.T) {
 		stands(true)
 		close(disk.resume)
 		synctest.Wait()
+		stands(true) // the next write may take as long
+		<-time.After(stuckAfter)
 		stands(false)
 	})
 }

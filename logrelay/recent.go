@@ -3,7 +3,6 @@ package logrelay
 import (
 	"hash/maphash"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +43,7 @@ type lastLines struct {
 	// which was not compared with them.
 	fresh  int
 	missed *resent // what that session stores is compared with these; nil: there are none
+	spare  *resent // missed, or what was: its memory is used again, while the journal writes
 }
 
 func newRecent() *recent {
@@ -99,7 +99,11 @@ func (l *lastLines) came(pairs bool, at int64, hashes ...uint64) (doubled int) {
 	if pairs {
 		doubled = l.twice.begins(at)
 		if l.fresh > 0 && l.missed == nil {
-			l.missed = l.judgeLast(l.fresh)
+			if l.spare == nil {
+				l.spare = &resent{}
+			}
+			l.missed = l.spare
+			l.judgeLast(l.missed, l.fresh)
 		}
 		l.fresh = 0 // those that come now are behind them
 		for _, hash := range hashes {
@@ -167,17 +171,21 @@ func (r *recent) anew() {
 }
 
 // judge compares what comes with the lines that are known.
-func (l *lastLines) judge() *resent { return l.judgeLast(len(l.hashes)) }
+func (l *lastLines) judge() *resent {
+	r := &resent{}
+	l.judgeLast(r, len(l.hashes))
+	return r
+}
 
-// judgeLast is judge for so many of them, or all.
-func (l *lastLines) judgeLast(count int) *resent {
-	known := slices.Concat(l.hashes[l.at:], l.hashes[:l.at])
-	known = known[max(0, len(known)-count):]
-	starts := make([]int, len(known))
-	for i := range starts {
-		starts[i] = i
+// judgeLast begins r for so many of them, or all, in the memory that it has.
+func (l *lastLines) judgeLast(r *resent, count int) {
+	from := max(0, len(l.hashes)-count)
+	known, starts := r.known[:0], r.starts[:0]
+	for i := range len(l.hashes) - from {
+		known = append(known, l.hashes[(l.at+from+i)%len(l.hashes)])
+		starts = append(starts, i)
 	}
-	return &resent{known: known, starts: starts}
+	*r = resent{known: known, starts: starts}
 }
 
 // forget says that a client has heard all.
@@ -185,7 +193,7 @@ func (r *recent) forget(source netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l := r.senders[source]; l != nil && r.pairs {
-		l.hashes, l.at, l.fresh, l.missed = nil, 0, 0, nil // what may come of it from another node is counted still
+		l.hashes, l.at, l.fresh, l.missed, l.spare = nil, 0, 0, nil, nil // what may come of it from another node is counted still
 		return
 	}
 	delete(r.senders, source)

@@ -63,19 +63,20 @@ func (r *renumbered) open(end uint64) {
 	r.save()
 }
 
-// forgetRenumbered is for a start at which no other node is to have this one's
-// lines. What is in the file is true no more then: numbers that are given twice now
-// are not noted there.
-func forgetRenumbered(dir string) error {
-	err := os.Remove(filepath.Join(dir, renumberedFile))
-	if errors.Is(err, fs.ErrNotExist) {
+// keepRenumbered is for a start at which no other node is to have this one's lines,
+// and at which the journal has all before end. Numbers that are given twice then are
+// noted as ever, or another node that is to have the lines later would get the whole
+// journal once more. It fails where the file can be neither written nor removed.
+func keepRenumbered(dir string, log *slog.Logger, end uint64) error {
+	r := newRenumbered(dir, log)
+	if _, err := os.Lstat(r.path); errors.Is(err, fs.ErrNotExist) {
+		return nil // there has been no other node yet
+	}
+	if r.open(end); !r.dirty {
 		return nil
 	}
-	if err == nil {
-		err = durable.SyncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("logrelay: %s, which is wrong without replicas, can't be removed: %w", renumberedFile, err)
+	if _, err := os.Lstat(r.path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("logrelay: %s says too much of what other nodes have, and can be neither written nor removed: remove it", r.path)
 	}
 	return nil
 }

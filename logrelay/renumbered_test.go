@@ -30,7 +30,7 @@ func TestUpToWhereANodeIsBelieved(t *testing.T) {
 		}
 	}
 	r := starts(100)
-	// The file may be missing since a start without replicas, or could not be written.
+	// The file may be missing since it could not be written.
 	believed("the first start", r, 0, 0)
 	r.agrees("fb2")
 	believed("fb2 has stored lines", r, math.MaxUint64, 0)
@@ -97,23 +97,59 @@ func TestWhatCanNotBeWrittenDownIsLater(t *testing.T) {
 	}
 }
 
-// TestAStartWithoutReplicasForgetsUpToWhereANodeIsBelieved: lines got numbers then
-// that nobody notes. It fails if the file of before is there afterwards.
-func TestAStartWithoutReplicasForgetsUpToWhereANodeIsBelieved(t *testing.T) {
+// TestAStartWithoutReplicasShipsNothingTwice: a node has another, then none, then the
+// other again. It fails if what the other has comes there once more, or if it does not
+// get what it lacks.
+func TestAStartWithoutReplicasShipsNothingTwice(t *testing.T) {
 	all := nodes(t, "fb1", "fb2")
-	n, path := all[0], filepath.Join(all[0].dir, "logs", renumberedFile)
-	n.start(t)
-	n.end()
-	if _, err := os.Stat(path); err != nil {
+	first, second := all[0], all[1]
+	second.start(t)
+	sent := 0
+	for _, replicas := range []int{2, 1, 2} {
+		first.make(t, all, filepath.Join(filepath.Dir(first.dir), "pki-fb1"))
+		first.settings.replicas, first.replicaPatience = replicas, time.Minute
+		first.start(t)
+		first.send(t, sent, 20)
+		sent += 20
+		first.end()
+	}
+	eventually(t, time.Minute, "the second has all lines", func() error {
+		if lost := missing(second.files(t), sent); len(lost) > 0 {
+			return fmt.Errorf("%v are missing", lost)
+		}
+		return nil
+	})
+	second.end()
+	if got := second.files(t); len(got) != sent {
+		t.Errorf("the second has %d lines in its files, want %d", len(got), sent)
+	}
+}
+
+// TestAStartWithoutReplicasNotesNumbersThatAreGivenTwice, if there was another node
+// before. It fails if such a node is then believed what it has of the first of them,
+// or if a file is left that says so.
+func TestAStartWithoutReplicasNotesNumbersThatAreGivenTwice(t *testing.T) {
+	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	path := filepath.Join(dir, renumberedFile)
+	alone := func(end uint64) error { return keepRenumbered(dir, log, end) }
+	if err := alone(50); err != nil || exists(path) {
+		t.Errorf("there was no other node: %v, and the file is there: %v", err, exists(path))
+	}
+	with := newRenumbered(dir, log)
+	with.open(100)
+	with.agrees("fb2")
+	if err := errors.Join(alone(150), alone(180)); err != nil {
 		t.Fatal(err)
 	}
-	n.make(t, all, filepath.Join(filepath.Dir(n.dir), "pki-"+n.name))
-	n.settings.replicas = 1
-	n.start(t)
-	n.send(t, 0, 1) // it runs
-	n.end()
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the file is there: %v", err)
+	with = newRenumbered(dir, log)
+	if with.open(200); with.before("fb2") != 150 || with.before("fb3") != 0 {
+		t.Errorf("fb2 is believed up to %d and fb3 up to %d, want 150 and 0", with.before("fb2"), with.before("fb3"))
+	}
+	if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone(200); err == nil {
+		t.Error("a file that says too much can be neither written nor removed, and the relay starts")
 	}
 }
 

@@ -154,6 +154,7 @@ type shipper struct {
 	cursor   *journal.Cursor
 	replicas *replicas
 	log      *slog.Logger
+	bugs     *bugs
 	// letGo is the first line that is still kept for another node, for which the
 	// disk may be too full.
 	letGo      func() uint64
@@ -188,8 +189,7 @@ func (s *shipper) run(ctx context.Context, well func()) error {
 func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 	dial, cancel := context.WithTimeout(ctx, replicaPatience)
 	defer cancel()
-	dialer := tls.Dialer{NetDialer: &net.Dialer{}, Config: s.tls(other.Name)}
-	conn, err := dialer.DialContext(dial, "tcp", netip.AddrPortFrom(other.Addr, s.port).String())
+	conn, err := s.dial(dial, other)
 	if err != nil {
 		return err
 	}
@@ -236,6 +236,33 @@ func (s *shipper) ship(ctx context.Context, other Other, well func()) error {
 		defer last.Stop()
 	}
 	return errors.Join(<-sent, err)
+}
+
+// dial connects to another node, within ctx.
+func (s *shipper) dial(ctx context.Context, other Other) (net.Conn, error) {
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(other.Addr, s.port).String())
+	if err != nil {
+		return nil, err
+	}
+	secure := tls.Client(raw, s.tls(other.Name))
+	guard := func(talk func() error) error { return s.guard(other.Name, talk) }
+	if err := guard(func() error { return secure.HandshakeContext(ctx) }); err != nil {
+		_ = raw.Close() // which an end of ctx has done before
+		return nil, err
+	}
+	return guardedConn{secure, guard}, nil
+}
+
+// guard calls what talks to another node. A panic over that, as of TLS, is a bug, and
+// ends the connection: the lines are sent again. It may be called from any goroutine.
+func (s *shipper) guard(other string, talk func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %s", errBug, s.bugs.caught(p, "output replica", "other", other))
+		}
+	}()
+	return talk()
 }
 
 // begins is the first line to send to another node, which says that it has all
@@ -360,6 +387,6 @@ func (s *Server) newShipper(j *journal.Journal) (*shipper, error) {
 	numbers.open(j.End())
 	return &shipper{
 		node: safeName(s.config.Node), others: s.deps.Others, port: s.replicaPort, tls: s.deps.PeerTLS, journal: j, cursor: cursor,
-		replicas: s.replicas, log: s.log, letGo: s.letsReplicaGo(j, cursor), renumbered: numbers,
+		replicas: s.replicas, log: s.log, bugs: s.bugs, letGo: s.letsReplicaGo(j, cursor), renumbered: numbers,
 	}, nil
 }

@@ -233,12 +233,13 @@ func (f *filter) look(number uint64, r journal.Record) (e *Entry) {
 }
 
 // name judges a record, and says by what its line is counted; false: it is not
-// wanted. One that something panics over is one of the others.
+// wanted. One that something panics over is one of the others, if it is of a host that
+// is wanted.
 func (f *filter) name(number uint64, r journal.Record, by func(*filter) string) (name string, wanted bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			f.standIn(p)
-			name, wanted = overflow, true
+			name, wanted = overflow, f.hosts == nil || f.hosts[f.line.host]
 		}
 	}()
 	f.line.number = number

@@ -87,16 +87,21 @@ func (c *streamConn) receive(ctx context.Context) error {
 
 // read reads what is there, one byte at least, and puts the lines into the batch.
 // A panic is a bug that ends the connection: what came of it and was not taken
-// apart is lost, and counts as one line, since nobody knows how many it is.
+// apart is lost, and counts as one line, since nobody knows how many it is. Where
+// nothing was read, as where TLS panics behind the last line, there is none.
 func (c *streamConn) read() (failed error) {
+	filled := false
 	defer func() {
 		if p := recover(); p != nil {
 			failed = c.s.bugs.input(c.via, p, "client", c.source, "bytes", len(c.buf))
-			c.s.metrics.lost[c.via].Inc()
+			if filled || len(c.buf) > 0 {
+				c.s.metrics.lost[c.via].Inc()
+			}
 			c.buf = c.buf[:0]
 		}
 	}()
 	failed = c.fill()
+	filled = true
 	now := time.Now().UnixNano()
 	err := c.frames(func(message []byte) {
 		c.batch.Add(journal.Record{Time: now, Source: c.source, Input: c.via, Data: message})
@@ -213,6 +218,8 @@ func (c *streamConn) hearOut(ctx context.Context) error {
 				c.s.lastLosses.more.Store(true) // the sender's kernel was told that it has come
 			}
 			err = nil
+		case errors.Is(err, errBug) && ctx.Err() != nil:
+			c.s.lastLosses.more.Store(true) // what stands behind it is not read
 		}
 		c.end()
 		return err

@@ -24,11 +24,17 @@ var socketTables = [...]string{"/proc/self/net/udp", "/proc/self/net/udp6"}
 // with a wrong checksum are among them (sk_drops of Linux), and those of another
 // process that has a socket at the same address and port.
 func overflowed(addrs []netip.AddrPort) (datagrams uint64, err error) {
+	return overflowedBy(socketTables[:], addrs)
+}
+
+// overflowedBy is overflowed, by these tables, of which one may be missing.
+func overflowedBy(tables []string, addrs []netip.AddrPort) (datagrams uint64, err error) {
 	sockets := make([]netip.AddrPort, len(addrs))
 	for i, addr := range addrs {
 		sockets[i] = netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
 	}
-	for _, table := range socketTables {
+	read := 0
+	for _, table := range tables {
 		file, err := os.Open(table)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a kernel without IPv6
@@ -41,6 +47,10 @@ func overflowed(addrs []netip.AddrPort) (datagrams uint64, err error) {
 			return 0, fmt.Errorf("logrelay: %s: %w", table, err)
 		}
 		datagrams += n
+		read++
+	}
+	if read == 0 {
+		return 0, fmt.Errorf("logrelay: none of %s is there: want one at least, of a mounted /proc", strings.Join(tables, " and "))
 	}
 	return datagrams, nil
 }

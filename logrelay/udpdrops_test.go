@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,19 @@ func TestWhatASocketHadNoRoomForIsCounted(t *testing.T) {
 		if n, err := overflowed([]netip.AddrPort{at}); n != 0 || err != nil {
 			t.Errorf("at %v, which got nothing, %d are lost (%v)", at, n, err)
 		}
+	}
+}
+
+// TestWithoutATableNothingIsSaid: where /proc is not mounted, nobody can count. It fails
+// where that is taken for none lost, or where a kernel without IPv6 is.
+func TestWithoutATableNothingIsSaid(t *testing.T) {
+	at := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:514")}
+	none := filepath.Join(t.TempDir(), "udp")
+	if n, err := overflowedBy([]string{none, none + "6"}, at); err == nil {
+		t.Errorf("without a table %d are lost", n)
+	}
+	if n, err := overflowedBy([]string{socketTables[0], none}, at); err != nil {
+		t.Errorf("without IPv6: %d, %v", n, err)
 	}
 }
 

@@ -86,6 +86,8 @@ type Journal struct {
 	begun    chan struct{} // closed when a write begins
 	failed   uint64        // writes that had begun
 	busy     time.Time     // when the one under way did; zero: none is
+	lasted   time.Duration // the last that ended, well or not
+	ended    time.Time     // when it did
 	cursors  map[string]*Cursor
 	damage   damage
 	id       [16]byte // never changes
@@ -345,6 +347,14 @@ func (j *Journal) Busy() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.busy
+}
+
+// LastWrite is how long the last write took that has ended, well or not, and when it
+// did; zero: none has.
+func (j *Journal) LastWrite() (took time.Duration, ended time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.lasted, j.ended
 }
 
 // trim takes out the segments that every cursor has passed, but for the newest

@@ -83,6 +83,8 @@ func (j *Journal) judge(g *group, err error) (behind *group) {
 		close(j.grown)
 		j.grown = make(chan struct{})
 	}
+	j.ended = time.Now()
+	j.lasted = j.ended.Sub(j.busy)
 	j.writing, j.busy = nil, time.Time{}
 	g.err, g.settled = err, true
 	if err == nil || !j.group.follows {

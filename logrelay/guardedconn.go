@@ -1,0 +1,29 @@
+package logrelay
+
+import "net"
+
+// guardedConn is a connection of TLS that is spoken with another node: a panic of what
+// reads, writes or closes it is an error (see shipper.guard).
+type guardedConn struct {
+	net.Conn
+	guard func(talk func() error) error
+}
+
+func (c guardedConn) Read(b []byte) (n int, err error) {
+	err = c.guard(func() (err error) {
+		n, err = c.Conn.Read(b)
+		return err
+	})
+	return n, err
+}
+
+func (c guardedConn) Write(b []byte) (n int, err error) {
+	err = c.guard(func() (err error) {
+		n, err = c.Conn.Write(b)
+		return err
+	})
+	return n, err
+}
+
+// Close writes, too: TLS says that it ends.
+func (c guardedConn) Close() error { return c.guard(c.Conn.Close) }
