@@ -25,5 +25,12 @@ func (c guardedConn) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// Close writes, too: TLS says that it ends.
-func (c guardedConn) Close() error { return c.guard(c.Conn.Close) }
+// Close writes, too: TLS says that it ends. Where that panics, TLS leaves the socket
+// open, takes itself for closed, and who reads would read on.
+func (c guardedConn) Close() error {
+	err := c.guard(c.Conn.Close)
+	if socket := below(c.Conn); socket != nil {
+		_ = socket.Close()
+	}
+	return err
+}

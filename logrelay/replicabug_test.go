@@ -78,13 +78,38 @@ func TestANodeThatTakesLinesMayPanic(t *testing.T) {
 	if _, err := guarded.Write([]byte("x")); !errors.Is(err, errBug) {
 		t.Errorf("a write that panics: %v", err)
 	}
-	guarded.Conn = sour{here}
+	socket, there := tcpPair(t)
+	guarded.Conn = sour{socket}
 	if err := guarded.Close(); !errors.Is(err, errBug) {
 		t.Errorf("an end that panics: %v", err)
+	}
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the socket is open where TLS panics at its end: %v", err)
 	}
 	if n := s.bugs.count; n != 4 {
 		t.Errorf("%d panics are told of, want 4", n)
 	}
+}
+
+// tcpPair are the two ends of a connection. A read of the second waits for a minute at
+// most.
+func tcpPair(t *testing.T) (here, there net.Conn) {
+	t.Helper()
+	list, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	if there, err = net.Dial("tcp", list.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = there.Close() })
+	if here, err = list.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = here.Close() })
+	_ = there.SetReadDeadline(time.Now().Add(time.Minute))
+	return here, there
 }
 
 // TestAClientThatSaysNothingIsLeftBelowTLS, which would write, and may panic where
@@ -93,24 +118,9 @@ func TestANodeThatTakesLinesMayPanic(t *testing.T) {
 func TestAClientThatSaysNothingIsLeftBelowTLS(t *testing.T) {
 	s, _, _ := prepare(t)
 	s.openWithin = time.Millisecond
-	list, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer list.Close()
-	there, err := net.Dial("tcp", list.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer there.Close()
-	here, err := list.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer here.Close()
+	here, there := tcpPair(t)
 	o := newOpening(s, sour{here})
 	defer o.end()
-	_ = there.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a minute later: %v", err)
 	}
