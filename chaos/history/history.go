@@ -3,9 +3,11 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,11 +112,42 @@ func (h *History) Check(limit time.Duration) error {
 	slices.Sort(undecided)
 	switch {
 	case len(illegal) > 0:
-		return fmt.Errorf("history: no order explains what clients saw of %q", illegal)
+		var all strings.Builder
+		for _, key := range illegal {
+			all.WriteString(story(key, byKey[key]))
+		}
+		return fmt.Errorf("history: no order explains what clients saw of %q%s", illegal, all.String())
 	case len(undecided) > 0:
 		return fmt.Errorf("history: not decided within %v about %q", limit, undecided)
 	}
 	return nil
+}
+
+// story tells the operations on a key in the order in which they were begun: who
+// looks for what went wrong has nothing else.
+func story(key string, ops []porcupine.Operation) string {
+	ops = slices.SortedFunc(slices.Values(ops), func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var text strings.Builder
+	for _, op := range ops {
+		in, out := op.Input.(Op), op.Output.(Outcome)
+		until, ended := "?", ""
+		if !out.Unknown {
+			until = time.Duration(op.Return).Round(time.Microsecond).String()
+		}
+		switch {
+		case out.Unknown:
+			ended = "unknown"
+		case in.Kind == Read:
+			ended = fmt.Sprintf("saw %q", out.Value)
+		case in.Kind == CAS:
+			ended = fmt.Sprintf("swapped: %t", out.Swapped)
+		default:
+			ended = "done"
+		}
+		fmt.Fprintf(&text, "\n%s: %v to %s, client %d: %s %q -> %q: %s",
+			key, time.Duration(op.Call).Round(time.Microsecond), until, op.ClientId, in.Kind, in.Old, in.New, ended)
+	}
+	return text.String()
 }
 
 // registerModel is a register with compare-and-swap, absent at first.

@@ -58,6 +58,22 @@ func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 	}
 }
 
+// TestTheStoryOfAKeyIsTold, since a run under random faults can't be repeated.
+func TestTheStoryOfAKeyIsTold(t *testing.T) {
+	h := &History{ops: []porcupine.Operation{
+		at(3000, 4000, Op{Kind: Read}, Outcome{Value: "b"}),
+		at(1000, 0, Op{Kind: CAS, New: "c"}, Outcome{Unknown: true}),
+		at(2000, 5000, Op{Kind: Write, New: "a"}, Outcome{}),
+	}}
+	want := `history: no order explains what clients saw of ["k"]
+k: 1µs to ?, client 0: cas "" -> "c": unknown
+k: 2µs to 5µs, client 0: write "" -> "a": done
+k: 3µs to 4µs, client 0: read "" -> "": saw "b"`
+	if err := h.Check(10 * time.Second); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 func TestHistoryLeavesOutWhatWasNotCarriedOut(t *testing.T) {
 	h := New()
 	h.Begin(0, Op{Key: "k", Kind: Write, New: "refused"})
