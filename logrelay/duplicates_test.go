@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -85,20 +84,7 @@ func TestWhatADeadNodeShippedAndWhatItCouldNotAreBothCounted(t *testing.T) {
 	begins(first, time.Minute)
 	second.caught(t)
 	for _, n := range all {
-		eventually(t, time.Minute, "all lines are in the files of "+n.name, func() error {
-			got := n.files(t)
-			slices.Sort(got)
-			if len(got) != 40 || len(slices.Compact(got)) != 30 {
-				return fmt.Errorf("%d lines", len(got))
-			}
-			return nil
-		})
-		eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
-			if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != 10 || counted != 10 {
-				return fmt.Errorf("there are 10 lines, its status says %d, its metric %v", got, counted)
-			}
-			return nil
-		})
+		n.hasTwice(t, 30, 10)
 	}
 }
 

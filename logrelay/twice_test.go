@@ -113,19 +113,26 @@ func TestDuplicatesOfADeadNodesReturnAreCountedOnBoth(t *testing.T) {
 	begins(first, time.Minute)
 	second.caught(t)
 	for _, n := range all {
-		eventually(t, time.Minute, "all lines are in the files of "+n.name, func() error {
-			got := n.files(t)
-			slices.Sort(got)
-			if len(got) != 35 || len(slices.Compact(got)) != 30 {
-				return fmt.Errorf("%d lines", len(got))
-			}
-			return nil
-		})
-		eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
-			if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != 5 || counted != 5 {
-				return fmt.Errorf("there are 5 lines, its status says %d, its metric %v", got, counted)
-			}
-			return nil
-		})
+		n.hasTwice(t, 30, 5)
 	}
+}
+
+// hasTwice waits until the node's files have all of so many lines, some of them twice,
+// and the node counts these.
+func (n *node) hasTwice(t *testing.T, lines, twice int) {
+	t.Helper()
+	eventually(t, time.Minute, "all lines are in the files of "+n.name, func() error {
+		got := n.files(t)
+		slices.Sort(got)
+		if len(got) != lines+twice || len(slices.Compact(got)) != lines {
+			return fmt.Errorf("%d lines", len(got))
+		}
+		return nil
+	})
+	eventually(t, time.Minute, n.name+" counts what is twice in its files", func() error {
+		if got, counted := n.Status().Doubled, testutil.ToFloat64(n.metrics.doubled); got != uint64(twice) || counted != float64(twice) {
+			return fmt.Errorf("there are %d lines, its status says %d, its metric %v", twice, got, counted)
+		}
+		return nil
+	})
 }
