@@ -72,8 +72,8 @@ func (s *Server) open(ctx context.Context, via uint8, addr netip.AddrPort) (list
 }
 
 // accept serves until ctx ends and every connection is brought to its end, or
-// a socket fails.
-func (s *Server) accept(ctx context.Context, listeners []listener) error {
+// a socket fails. It calls ready when all sockets are served.
+func (s *Server) accept(ctx context.Context, listeners []listener, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ending, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -107,6 +107,7 @@ func (s *Server) accept(ctx context.Context, listeners []listener) error {
 			}
 		})
 	}
+	ready()
 	<-ctx.Done()
 	defer time.AfterFunc(s.endWithin/2, endReading).Stop()
 	defer time.AfterFunc(s.endWithin, end).Stop()

@@ -222,8 +222,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	hear := begin(background, func(ctx context.Context) { s.silence.listen(ctx, s.board, s.metrics.silent) })
 	s.log.Info("serving", "journal", s.dir(), "files", s.settings.dir, "next", j.End())
-	ready()
-	err = s.accept(ctx, listeners)
+	err = s.accept(ctx, listeners, ready)
 	own()
 	watch()
 	keep()
