@@ -76,10 +76,10 @@ func surelyNot(err error) bool {
 
 // read returns what is there, and its index; false when nobody told.
 func (c *storeClient) read(ctx context.Context, n *site.Node, key string) (value string, index uint64, ok bool) {
-	done := c.record.Begin(c.id, history.Op{Key: key, Kind: history.Read})
+	done := c.record.Begin(c.id, history.Op{Key: key, Kind: history.Read, Via: n.Name()})
 	answer, err := c.do(ctx, n, http.MethodGet, "/v1/kv/"+key+"?consistent", nil)
 	if status, is := errors.AsType[*site.StatusError](err); is && status.Status == http.StatusNotFound {
-		done(history.Outcome{})
+		done(history.Outcome{Said: err.Error()})
 		return "", 0, true
 	}
 	var entries []struct {
@@ -90,21 +90,23 @@ func (c *storeClient) read(ctx context.Context, n *site.Node, key string) (value
 	if err != nil || json.Unmarshal([]byte(answer), &entries) != nil || len(entries) != 1 {
 		return "", 0, false
 	}
-	done(history.Outcome{Value: string(entries[0].Value)})
+	done(history.Outcome{Value: string(entries[0].Value), Said: fmt.Sprintf("ModifyIndex %d", entries[0].ModifyIndex)})
 	return string(entries[0].Value), entries[0].ModifyIndex, true
 }
 
 func (c *storeClient) change(ctx context.Context, n *site.Node, op history.Op, query string) (swapped, known bool) {
+	op.Via = n.Name()
 	done := c.record.Begin(c.id, op)
 	answer, err := c.do(ctx, n, http.MethodPut, "/v1/kv/"+op.Key+query, []byte(op.New))
 	switch {
 	case err == nil:
-		done(history.Outcome{Swapped: answer == "true"})
+		done(history.Outcome{Swapped: answer == "true", Said: strings.TrimPrefix(query, "?")})
 		return answer == "true", true
 	case !surelyNot(err):
-		done(history.Outcome{Unknown: true})
+		done(history.Outcome{Unknown: true, Said: err.Error()})
 		return false, false
 	}
+	done(history.Outcome{Refused: true, Said: err.Error()})
 	return false, true
 }
 

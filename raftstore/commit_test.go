@@ -1,10 +1,13 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // Raft alone tells followers of a commit after one or two of its commit
@@ -33,5 +36,110 @@ func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 	slices.Sort(reads)
 	if writes[5] >= h.commit || reads[5] >= h.commit {
 		t.Errorf("median write %v, read %v on a follower: Raft's own %v was waited for", writes[5], reads[5], h.commit)
+	}
+}
+
+// A leader that is cut off has an entry that nobody else has. Its successor's first
+// message ends before that entry, and tells of a commit that is further: it is of
+// entries that the message does not have. This is what hashicorp/raft sends when its
+// commit index grows between the choice of the last entry and the rest.
+func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
+	h := newHosts(t, 3, 3)
+	net := &cuts{}
+	for name, o := range h.all {
+		o.wire = func(to string, send func() error) error {
+			if net.loses(name, h.nameOf(to)) {
+				return &dialError{to: to, err: errors.New("lost by the test")}
+			}
+			return send()
+		}
+	}
+	h.startAll()
+	h.settled("fb1 fb2 fb3", "")
+	var deposed *host
+	var common uint64
+	eventually(t, "a leader has an entry that nobody else has", func() error {
+		deposed = h.leader()
+		deposed.put("k", "before")
+		h.everywhere("k", "before")
+		r := deposed.store.engine.Load().raft
+		lost := map[[2]string]bool{}
+		for _, other := range h.besides(deposed) {
+			lost[[2]string{deposed.name, other.name}] = true
+			lost[[2]string{other.name, deposed.name}] = true
+		}
+		net.set(lost)
+		if common = r.LastIndex(); r.State() == raft.Leader {
+			_, err := deposed.tryPut("orphan", "1")
+			if err == nil {
+				t.Fatal("a write that no other server has is acknowledged")
+			}
+		}
+		if r.LastIndex() == common {
+			net.set(nil) // it had lost its office already
+			return errors.New("it has none")
+		}
+		return nil
+	})
+	others := h.besides(deposed)
+	var successor *host
+	eventually(t, "the others have a leader with newer entries", func() error {
+		for _, o := range others {
+			if o.store.engine.Load().raft.State() == raft.Leader {
+				successor = o
+				successor.put("k", "after")
+				return nil
+			}
+		}
+		return errors.New("none")
+	})
+	e := successor.store.engine.Load()
+	args := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
+		Term:      e.raft.CurrentTerm(), Leader: []byte(successor.address.String()),
+		PrevLogEntry: common, LeaderCommitIndex: e.raft.CommitIndex(),
+	}
+	var last raft.Log
+	if err := e.logs.GetLog(common, &last); err != nil {
+		t.Fatal(err)
+	}
+	args.PrevLogTerm = last.Term
+	if args.LeaderCommitIndex <= common {
+		t.Fatalf("entry %d is committed, want one behind %d", args.LeaderCommitIndex, common)
+	}
+	resp := new(raft.AppendEntriesResponse)
+	id := raft.ServerID(deposed.id)
+	if err := e.trans.NetworkTransport.AppendEntries(id, e.trans.at(id, raft.ServerAddress(deposed.address.String())), args, resp); err != nil || !resp.Success {
+		t.Fatalf("%+v, %v: want a message that it takes", resp, err)
+	}
+	if got := deposed.store.engine.Load().raft.CommitIndex(); got > common {
+		t.Errorf("it holds entry %d for committed, and has none but its own behind %d", got, common)
+	}
+	net.set(nil)
+	h.everywhere("k", "after")
+	if got := deposed.get("orphan"); got != "" {
+		t.Errorf("it has %q, which nobody else has", got)
+	}
+}
+
+// No server tells of a commit beyond what its message has: not all versions look.
+func TestNoMessageTellsOfACommitBeyondItsLastEntry(t *testing.T) {
+	w, d := newWirePipe(t)
+	raftSends(t, d, 0, 10, 12)
+	w.wants(t, "by the pipeline, without entries", 0, 10, 10)
+	w.answers <- nil
+	<-d.Consumer()
+	raftSends(t, d, 1, 11, 12)
+	w.wants(t, "by the pipeline, with one", 1, 10, 11)
+	leader := newPlainTransport(t)
+	leader.wire = func(string, func() error) error { return nil }
+	for entries, want := range map[uint64]uint64{0: 10, 1: 11, 2: 12, 3: 12} {
+		args := &raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 10, PrevLogTerm: 1, Entries: entriesOf(11, 10+entries, 1), LeaderCommitIndex: 12}
+		if err := leader.AppendEntries("id", "", args, new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+		if got := args.LeaderCommitIndex; got != want {
+			t.Errorf("a message with %d entries behind 10 tells of commit %d, want %d", entries, got, want)
+		}
 	}
 }

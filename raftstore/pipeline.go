@@ -176,7 +176,8 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 	if d.durable != nil {
 		args.LeaderCommitIndex = d.durable(args.LeaderCommitIndex)
 	}
-	tells, now := min(args.LeaderCommitIndex, last.index), time.Now()
+	withinReach(args)
+	tells, now := args.LeaderCommitIndex, time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {
 		return nil, true, nil
 	}

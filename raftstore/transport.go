@@ -87,6 +87,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if t.ahead != nil {
 		args.LeaderCommitIndex = t.ahead.durable(args.LeaderCommitIndex)
 	}
+	withinReach(args)
 	for {
 		err := t.wire.carry(string(id), func() error {
 			return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
@@ -163,7 +164,11 @@ func (t *transport) admit(to chan<- raft.RPC) {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
-			if args, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.ahead.durable(reach(args)) != reach(args) {
+			args, ok := rpc.Command.(*raft.AppendEntriesRequest)
+			if ok {
+				withinReach(args) // of a server of an earlier version
+			}
+			if ok && t.ahead.durable(reach(args)) != reach(args) {
 				go func() { // ends when the disk answers, or is said not to
 					if t.answerable(rpc, args) {
 						t.pass(rpc, to)
@@ -197,6 +202,18 @@ func (t *transport) answerable(rpc raft.RPC, args *raft.AppendEntriesRequest) bo
 		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: args.ProtocolVersion}, Term: args.Term, LastLog: t.ahead.durable(reach(args))}, nil)
 	}
 	return err == nil
+}
+
+// withinReach keeps a message from telling of a commit beyond its last entry, as the
+// Raft paper has it (figure 2: "min(leaderCommit, index of last new entry)").
+//
+// hashicorp/raft (1.8.0) commits up to the last entry of the follower's own log
+// instead. A leader takes the commit index for a message after it chose the last
+// entry, so that a message can have a newer commit index than entry. A server that led
+// before, and has entries behind that one which nobody else has, would take those for
+// what is committed, and apply them.
+func withinReach(args *raft.AppendEntriesRequest) {
+	args.LeaderCommitIndex = min(args.LeaderCommitIndex, reach(args))
 }
 
 // reach is the last entry that an answer to a message is for.

@@ -35,14 +35,18 @@ type Op struct {
 	Key      string
 	Kind     OpKind
 	Old, New string
+	Via      string // which server was asked; for the story of a key
 }
 
-// Outcome is how an operation ended. One that surely was not carried out is
-// not recorded at all: were it in effect after all, a read would show it.
+// Outcome is how an operation ended.
 type Outcome struct {
 	Value   string // of a Read
 	Swapped bool   // of a CAS
 	Unknown bool   // it may have happened, may happen yet, or never
+	// Refused: it surely was not carried out. It takes part in no order: were it in
+	// effect after all, a read would show it.
+	Refused bool
+	Said    string // what came with it, for the story of a key
 }
 
 // History records what clients did and saw. Its methods may be called from any
@@ -76,11 +80,14 @@ func (h *History) Count() (known, unknown int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, op := range h.ops {
-		if op.Output.(Outcome).Unknown {
+		switch o := op.Output.(Outcome); {
+		case o.Unknown:
 			unknown++
+		case !o.Refused:
+			known++
 		}
 	}
-	return len(h.ops) - unknown, unknown
+	return known, unknown
 }
 
 // Check looks for an order of the operations that explains every outcome and
@@ -88,10 +95,12 @@ func (h *History) Count() (known, unknown int) {
 // names the keys for which there is none.
 func (h *History) Check(limit time.Duration) error {
 	h.mu.Lock()
-	byKey := map[string][]porcupine.Operation{}
+	byKey, told := map[string][]porcupine.Operation{}, map[string][]porcupine.Operation{}
 	for _, op := range h.ops {
 		key := op.Input.(Op).Key
-		if op.Input.(Op).Kind == Read && op.Output.(Outcome).Unknown {
+		told[key] = append(told[key], op)
+		o := op.Output.(Outcome)
+		if o.Refused || o.Unknown && op.Input.(Op).Kind == Read {
 			continue // says nothing
 		}
 		byKey[key] = append(byKey[key], op)
@@ -114,7 +123,7 @@ func (h *History) Check(limit time.Duration) error {
 	case len(illegal) > 0:
 		var all strings.Builder
 		for _, key := range illegal {
-			all.WriteString(story(key, byKey[key]))
+			all.WriteString(story(key, told[key]))
 		}
 		return fmt.Errorf("history: no order explains what clients saw of %q%s", illegal, all.String())
 	case len(undecided) > 0:
@@ -137,6 +146,8 @@ func story(key string, ops []porcupine.Operation) string {
 		switch {
 		case out.Unknown:
 			ended = "unknown"
+		case out.Refused:
+			ended = "refused"
 		case in.Kind == Read:
 			ended = fmt.Sprintf("saw %q", out.Value)
 		case in.Kind == CAS:
@@ -144,8 +155,14 @@ func story(key string, ops []porcupine.Operation) string {
 		default:
 			ended = "done"
 		}
-		fmt.Fprintf(&text, "\n%s: %v to %s, client %d: %s %q -> %q: %s",
-			key, time.Duration(op.Call).Round(time.Microsecond), until, op.ClientId, in.Kind, in.Old, in.New, ended)
+		fmt.Fprintf(&text, "\n%s: %v to %s, client %d", key, time.Duration(op.Call).Round(time.Microsecond), until, op.ClientId)
+		if in.Via != "" {
+			fmt.Fprintf(&text, " via %s", in.Via)
+		}
+		fmt.Fprintf(&text, ": %s %q -> %q: %s", in.Kind, in.Old, in.New, ended)
+		if out.Said != "" {
+			fmt.Fprintf(&text, " (%s)", out.Said)
+		}
 	}
 	return text.String()
 }

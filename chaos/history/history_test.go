@@ -64,11 +64,13 @@ func TestTheStoryOfAKeyIsTold(t *testing.T) {
 		at(3000, 4000, Op{Kind: Read}, Outcome{Value: "b"}),
 		at(1000, 0, Op{Kind: CAS, New: "c"}, Outcome{Unknown: true}),
 		at(2000, 5000, Op{Kind: Write, New: "a"}, Outcome{}),
+		at(6000, 7000, Op{Kind: Write, New: "d", Via: "fb2"}, Outcome{Refused: true, Said: "no leader"}),
 	}}
 	want := `history: no order explains what clients saw of ["k"]
 k: 1µs to ?, client 0: cas "" -> "c": unknown
 k: 2µs to 5µs, client 0: write "" -> "a": done
-k: 3µs to 4µs, client 0: read "" -> "": saw "b"`
+k: 3µs to 4µs, client 0: read "" -> "": saw "b"
+k: 6µs to 7µs, client 0 via fb2: write "" -> "d": refused (no leader)`
 	if err := h.Check(10 * time.Second); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -76,7 +78,8 @@ k: 3µs to 4µs, client 0: read "" -> "": saw "b"`
 
 func TestHistoryLeavesOutWhatWasNotCarriedOut(t *testing.T) {
 	h := New()
-	h.Begin(0, Op{Key: "k", Kind: Write, New: "refused"})
+	h.Begin(0, Op{Key: "k", Kind: Write, New: "refused"})(Outcome{Refused: true})
+	h.Begin(0, Op{Key: "k", Kind: Read}) // nobody answered
 	h.Begin(0, Op{Key: "k", Kind: Write, New: "lost"})(Outcome{Unknown: true})
 	h.Begin(0, Op{Key: "k", Kind: Write, New: "a"})(Outcome{})
 	h.Begin(1, Op{Key: "k", Kind: Read})(Outcome{Value: "a"})
