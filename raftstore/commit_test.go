@@ -143,3 +143,42 @@ func TestNoMessageTellsOfACommitBeyondItsLastEntry(t *testing.T) {
 		}
 	}
 }
+
+// unreadableLog has command 5, nothing before it, and fails with an error for what is
+// behind it.
+type unreadableLog struct {
+	raft.LogStore
+	err error
+}
+
+func (l unreadableLog) GetLog(index uint64, entry *raft.Log) error {
+	switch {
+	case index < 5:
+		return raft.ErrLogNotFound
+	case index > 5:
+		return l.err
+	}
+	*entry = raft.Log{Index: index, Type: raft.LogCommand}
+	return nil
+}
+
+// A consistent read waits for an entry that can't be read: it may be a write. One that
+// is not in the log is in a snapshot, and will not come.
+func TestAReadWaitsForAnEntryThatCanNotBeRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		err            error
+		index, applied uint64
+		want           uint64
+	}{
+		"a command":                   {nil, 5, 3, 5},
+		"in an older snapshot":        {nil, 4, 3, 3},
+		"in one that was restored":    {raft.ErrLogNotFound, 6, 3, 3},
+		"not readable":                {errors.New("input/output error"), 6, 3, 6},
+		"not readable, and not asked": {errors.New("input/output error"), 5, 5, 5},
+	} {
+		e := &engine{logs: unreadableLog{err: c.err}}
+		if got := e.lastCommand(c.index, c.applied); got != c.want {
+			t.Errorf("%s: the last command up to %d is said to be %d, want %d", name, c.index, got, c.want)
+		}
+	}
+}

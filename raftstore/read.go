@@ -96,15 +96,17 @@ func (e *engine) waitCommitted(ctx context.Context, index uint64) error {
 	}
 }
 
-// lastCommand finds the last command in (applied, index]; applied if none.
-// Entries that are no longer in the log are in a snapshot that the state has.
+// lastCommand finds the last command in (applied, index]; applied if none. Entries
+// that are not in the log are in a snapshot that the state has: an older one, or one
+// that was restored. One that can't be read may be a command.
 func (e *engine) lastCommand(index, applied uint64) uint64 {
 	for i := index; i > applied; i-- {
 		var entry raft.Log
-		if err := e.logs.GetLog(i, &entry); err != nil {
+		err := e.logs.GetLog(i, &entry)
+		if errors.Is(err, raft.ErrLogNotFound) {
 			return applied
 		}
-		if entry.Type == raft.LogCommand {
+		if err != nil || entry.Type == raft.LogCommand {
 			return i
 		}
 	}
