@@ -54,6 +54,7 @@ type engine struct {
 	snapshots raft.SnapshotStore
 	net       *network
 	trans     *transport
+	terms     termStable
 	raft      *raft.Raft
 	rpc       *rpcServer
 	follow    *followServer // nil: nobody may follow the state
@@ -315,9 +316,10 @@ func (e *engine) makeRaft() (err error) {
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: s.times.transport, Logger: log,
 		}),
 		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, ahead: e.ahead,
-		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has,
+		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has, beside: e.terms.beside,
 	}
 	s.fsm.attach(e.ahead.await, e.trans.pipes.tell)
+	e.terms.StableStore, e.terms.raft = &voteStable{StableStore: steadyStable{e.stable, e.ended, e.disk.wrote}}, e.running.Load
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.config.NodeID)
 	c.HeartbeatTimeout, c.ElectionTimeout = s.times.heartbeat, s.times.heartbeat
@@ -327,7 +329,7 @@ func (e *engine) makeRaft() (err error) {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.Logger = log
-	if e.raft, err = raft.NewRaft(c, s.fsm, steadyLog{e.logs, func() bool { return e.running.Load() != nil }, e.ended}, &voteStable{StableStore: steadyStable{e.stable, e.ended, e.disk.wrote}}, e.snapshots, e.trans); err != nil {
+	if e.raft, err = raft.NewRaft(c, s.fsm, steadyLog{e.logs, func() bool { return e.running.Load() != nil }, e.ended}, &e.terms, e.snapshots, e.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	e.running.Store(e.raft)

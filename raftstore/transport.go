@@ -31,6 +31,11 @@ type transport struct {
 	pace    pace                 // of each pipeline, but for waits
 	expects func(id string) bool // whether a server waits for an answer of ours; nil: none
 	pipes   pipelines
+
+	// beside tells whether a heartbeat of a term can be taken up beside Raft's own
+	// goroutine, and keeps it so until done is called; nil: none can.
+	beside   func(term uint64) (done func(), ok bool)
+	arrivals chan raft.RPC // to Raft; nil while ahead is
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC
@@ -152,9 +157,34 @@ func (t *transport) Consumer() <-chan raft.RPC {
 	if t.ahead == nil {
 		return t.NetworkTransport.Consumer()
 	}
-	to := make(chan raft.RPC)
-	go t.admit(to)
-	return to
+	t.arrivals = make(chan raft.RPC)
+	go t.admit(t.arrivals)
+	return t.arrivals
+}
+
+// SetHeartbeatHandler implements raft.Transport; Raft calls it once, after
+// Consumer. Heartbeats are taken up beside Raft's own goroutine, so that a
+// follower whose disk is slow answers them, but only those that change neither
+// its term nor its state; the others wait for that goroutine as all messages do.
+//
+// hashicorp/raft (1.8.0, its issue 695) would change both from here: the loop of
+// a leader that was stopped, and is deposed so, waits for work meanwhile, and
+// appends what it is given next in the term of its successor; two logs then
+// differ in an entry of one index and one term, which nothing repairs.
+func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	if t.beside == nil || t.ahead == nil {
+		return // without a handler they are like other messages
+	}
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		if args, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			if done, ok := t.beside(args.Term); ok {
+				defer done()
+				handle(rpc)
+				return
+			}
+		}
+		t.pass(rpc, t.arrivals)
+	})
 }
 
 // admit passes messages on to Raft until it ends. What would have this server
