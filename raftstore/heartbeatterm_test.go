@@ -3,6 +3,7 @@ package raftstore
 import (
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,6 +21,29 @@ type playedPeers struct {
 	terms *termStable
 	trans *transport
 	peers []*transport
+	mute  atomic.Bool // the peers do not answer for now
+	log   *heldLog
+
+	mu  sync.Mutex
+	got []*raft.AppendEntriesRequest // what the peers were sent
+
+	unanswered []raft.RPC
+}
+
+// heldLog holds up who first reads an entry, from when it is told to until it is let go.
+type heldLog struct {
+	raft.LogStore
+	index atomic.Uint64 // 0: nobody
+	held  chan struct{}
+	letGo chan struct{}
+}
+
+func (l *heldLog) GetLog(index uint64, entry *raft.Log) error {
+	if index != 0 && l.index.CompareAndSwap(index, 0) {
+		l.held <- struct{}{}
+		<-l.letGo
+	}
+	return l.LogStore.GetLog(index, entry)
 }
 
 func newPlayedPeers(t *testing.T) *playedPeers {
@@ -34,7 +58,18 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 			for {
 				select {
 				case rpc := <-peer.Consumer():
-					accept(rpc)
+					if args, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+						p.mu.Lock()
+						p.got = append(p.got, args)
+						p.mu.Unlock()
+					}
+					if !p.mute.Load() {
+						accept(rpc)
+						continue
+					}
+					p.mu.Lock()
+					p.unanswered = append(p.unanswered, rpc)
+					p.mu.Unlock()
 				case <-end:
 					return
 				}
@@ -51,7 +86,8 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout, rc.CommitTimeout = times.heartbeat, times.heartbeat, times.lease, times.commit
 	rc.Logger = newRaftLog(slog.New(slog.DiscardHandler), new(atomic.Bool))
 	var err error
-	if p.raft, err = raft.NewRaft(rc, p.fsm, log, p.terms, raft.NewInmemSnapshotStore(), p.trans); err != nil {
+	p.log = &heldLog{LogStore: log, held: make(chan struct{}), letGo: make(chan struct{})}
+	if p.raft, err = raft.NewRaft(rc, p.fsm, p.log, p.terms, raft.NewInmemSnapshotStore(), p.trans); err != nil {
 		t.Fatal(err)
 	}
 	running.Store(p.raft)
@@ -160,6 +196,38 @@ func TestHeartbeatIsTakenUpBesideRaftOnlyWhereItChangesNothing(t *testing.T) {
 		}
 		if kept, err := p.terms.GetUint64([]byte(keyTerm)); kept != term+2 || err != nil {
 			t.Errorf("term %d, %v after the heartbeat", kept, err)
+		}
+	})
+}
+
+// What a sender of a deposed leader finds in the log is the successor's, from one
+// entry to the next (mutation: neither way looks at the terms).
+func TestADeposedLeaderSendsNoEntryOfItsSuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlayedPeers(t)
+		term, last := p.raft.CurrentTerm(), p.raft.LastIndex()
+		p.mute.Store(true)
+		p.raft.Apply([]byte("sent"), time.Second)
+		synctest.Wait()
+		p.log.index.Store(last + 2)
+		p.raft.Apply([]byte("being sent"), time.Second)
+		<-p.log.held // behind it is the entry before
+		p.send(term+1, &raft.AppendEntriesRequest{PrevLogEntry: last, PrevLogTerm: term, Entries: entriesOf(last+1, last+2, term+1)})
+		close(p.log.letGo)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, rpc := range p.unanswered { // a peer takes the next message when it has answered
+			accept(rpc)
+		}
+		p.mu.Unlock()
+		synctest.Wait()
+		p.mu.Lock()
+		for _, args := range p.got {
+			for _, entry := range args.Entries {
+				if entry.Term > args.Term {
+					t.Errorf("in term %d, behind entry %d of term %d, it sent entry %d of term %d", args.Term, args.PrevLogEntry, args.PrevLogTerm, entry.Index, entry.Term)
+				}
+			}
 		}
 	})
 }

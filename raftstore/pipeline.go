@@ -177,6 +177,9 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 		args.LeaderCommitIndex = d.durable(args.LeaderCommitIndex)
 	}
 	withinReach(args)
+	if err := ofItsTerm(args); err != nil {
+		return nil, false, err
+	}
 	tells, now := args.LeaderCommitIndex, time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {
 		return nil, true, nil

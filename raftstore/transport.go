@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -93,6 +94,9 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		args.LeaderCommitIndex = t.ahead.durable(args.LeaderCommitIndex)
 	}
 	withinReach(args)
+	if err := ofItsTerm(args); err != nil {
+		return err
+	}
 	for {
 		err := t.wire.carry(string(id), func() error {
 			return t.NetworkTransport.AppendEntries(id, t.at(id, target), args, resp)
@@ -244,6 +248,23 @@ func (t *transport) answerable(rpc raft.RPC, args *raft.AppendEntriesRequest) bo
 // what is committed, and apply them.
 func withinReach(args *raft.AppendEntriesRequest) {
 	args.LeaderCommitIndex = min(args.LeaderCommitIndex, reach(args))
+}
+
+// ofItsTerm refuses to send a message that has an entry of a later term than its own,
+// or follows one. A leader has none of those; who lost the office gets them from a
+// successor.
+//
+// hashicorp/raft's (1.8.0) sender to a follower reads the log entry by entry and goes
+// on for a moment after the leader has become a follower, whose log is written anew
+// meanwhile: the entry before may be its own and the first that it sends the
+// successor's. A follower that does not know of the successor yet would put that
+// behind the wrong entry, and stand for elections with a last entry that is newer than
+// its log.
+func ofItsTerm(args *raft.AppendEntriesRequest) error {
+	if last := lastOf(args); max(last.term, args.PrevLogTerm) > args.Term { // terms never fall in a log
+		return fmt.Errorf("entry %d is of term %d: it is no more the log of the leader of term %d", last.index, last.term, args.Term)
+	}
+	return nil
 }
 
 // reach is the last entry that an answer to a message is for.
