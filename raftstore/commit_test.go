@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,6 +141,35 @@ func TestNoMessageTellsOfACommitBeyondItsLastEntry(t *testing.T) {
 		}
 		if got := args.LeaderCommitIndex; got != want {
 			t.Errorf("a message with %d entries behind 10 tells of commit %d, want %d", entries, got, want)
+		}
+	}
+}
+
+// Of a server of an earlier version, whose sender mixes its log with its successor's.
+func TestAMessageWithAnEntryOfALaterTermDoesNotReachRaft(t *testing.T) {
+	former, server := newPlainTransport(t), newPlainTransport(t)
+	ended := make(chan struct{})
+	defer close(ended)
+	server.ahead = newAheadLog(raft.NewInmemStore(), func() bool { return false }, func() {}, ended)
+	defer server.ahead.close()
+	raftHas := server.Consumer()
+	for name, args := range map[string]*raft.AppendEntriesRequest{
+		"an entry":         {Term: 2, PrevLogEntry: 4, PrevLogTerm: 2, Entries: entriesOf(5, 6, 3)},
+		"the entry before": {Term: 2, PrevLogEntry: 4, PrevLogTerm: 3},
+	} {
+		outcome := make(chan error, 1)
+		go func() {
+			outcome <- former.NetworkTransport.AppendEntries("id", "id@"+server.LocalAddr(), args, new(raft.AppendEntriesResponse))
+		}()
+		select {
+		case <-raftHas:
+			t.Errorf("%s of a later term reaches Raft", name)
+		case err := <-outcome:
+			if err == nil || !strings.Contains(err.Error(), "no more the log of the leader of term 2") {
+				t.Errorf("%s of a later term: %v", name, err)
+			}
+		case <-time.After(soon):
+			t.Fatal("no answer")
 		}
 	}
 }

@@ -199,8 +199,12 @@ func (t *transport) admit(to chan<- raft.RPC) {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
 			args, ok := rpc.Command.(*raft.AppendEntriesRequest)
-			if ok {
-				withinReach(args) // of a server of an earlier version
+			if ok { // of a server of an earlier version
+				withinReach(args)
+				if err := ofItsTerm(args); err != nil {
+					rpc.Respond(nil, err)
+					continue
+				}
 			}
 			if ok && t.ahead.durable(reach(args)) != reach(args) {
 				go func() { // ends when the disk answers, or is said not to
