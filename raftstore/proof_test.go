@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"errors"
-	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -127,49 +126,6 @@ func TestLibraryProvesLeadershipByAnswersOlderThanTheQuestion(t *testing.T) {
 			t.Errorf("the library asked anew: %v; is askElectorate still needed?", err)
 		}
 	})
-}
-
-// scriptedFollowers starts a leader whose two followers are the test: they
-// accept everything until it leads.
-func scriptedFollowers(t *testing.T) (*raft.Raft, []*raft.InmemTransport) {
-	t.Helper()
-	config := raft.DefaultConfig()
-	config.LocalID, config.LogOutput = "self", io.Discard
-	config.HeartbeatTimeout, config.ElectionTimeout, config.LeaderLeaseTimeout = time.Second, time.Second, time.Second
-	store := raft.NewInmemStore()
-	_, own := raft.NewInmemTransport("self")
-	servers := []raft.Server{{ID: "self", Address: "self"}}
-	var followers []*raft.InmemTransport
-	for _, name := range []string{"fb2", "fb3"} {
-		_, f := raft.NewInmemTransport(raft.ServerAddress(name))
-		own.Connect(raft.ServerAddress(name), f)
-		followers = append(followers, f)
-		servers = append(servers, raft.Server{ID: raft.ServerID(name), Address: raft.ServerAddress(name)})
-	}
-	snapshots := raft.NewDiscardSnapshotStore()
-	if err := raft.BootstrapCluster(config, store, store, snapshots, own, raft.Configuration{Servers: servers}); err != nil {
-		t.Fatal(err)
-	}
-	leader, err := raft.NewRaft(config, &raft.MockFSM{}, store, store, snapshots, own)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		own.Close() // whom nobody answers any more
-		_ = leader.Shutdown().Error()
-	})
-	deadline := time.After(20 * time.Second)
-	for leader.CommitIndex() < 2 { // elected, and its first entry is on a majority
-		select {
-		case rpc := <-followers[0].Consumer():
-			accept(rpc)
-		case rpc := <-followers[1].Consumer():
-			accept(rpc)
-		case <-deadline:
-			t.Fatal("no leader after 20 s")
-		}
-	}
-	return leader, followers
 }
 
 // accept answers as a follower that agrees to everything.
