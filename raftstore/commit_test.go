@@ -96,8 +96,8 @@ func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
 	})
 	e := successor.store.engine.Load()
 	args := &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
-		Term:      e.raft.CurrentTerm(), Leader: []byte(successor.address.String()),
+		RPCHeader:    raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
+		Term:         e.raft.CurrentTerm(),
 		PrevLogEntry: common, LeaderCommitIndex: e.raft.CommitIndex(),
 	}
 	var last raft.Log

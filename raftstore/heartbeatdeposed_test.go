@@ -57,6 +57,6 @@ func beat(from, to *host, term uint64, resp *raft.AppendEntriesResponse) error {
 	id := raft.ServerID(to.id)
 	return e.trans.NetworkTransport.AppendEntries(id, e.trans.at(id, raft.ServerAddress(to.address.String())), &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(from.id), Addr: []byte(from.address.String())},
-		Term:      term, Leader: []byte(from.address.String()),
+		Term:      term,
 	}, resp)
 }

@@ -121,7 +121,7 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 func (p *playedPeers) send(term uint64, args *raft.AppendEntriesRequest) {
 	p.t.Helper()
 	args.RPCHeader = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("id2"), Addr: []byte("fb2")}
-	args.Term, args.Leader = term, []byte("fb2")
+	args.Term = term
 	var resp raft.AppendEntriesResponse
 	if err := p.peers[0].NetworkTransport.AppendEntries("id1", "id1@fb1", args, &resp); err != nil || !resp.Success || resp.Term != term {
 		p.t.Fatalf("%+v in term %d: %+v, %v", args, term, resp, err)
