@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -95,16 +94,13 @@ func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
 		return errors.New("none")
 	})
 	e := successor.store.engine.Load()
+	for ; termAt(t, e, common) != termAt(t, deposed.store.engine.Load(), common); common-- { // what it wrote by itself before it was cut off
+	}
 	args := &raft.AppendEntriesRequest{
 		RPCHeader:    raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
 		Term:         e.raft.CurrentTerm(),
-		PrevLogEntry: common, LeaderCommitIndex: e.raft.CommitIndex(),
+		PrevLogEntry: common, PrevLogTerm: termAt(t, e, common), LeaderCommitIndex: e.raft.CommitIndex(),
 	}
-	var last raft.Log
-	if err := e.logs.GetLog(common, &last); err != nil {
-		t.Fatal(err)
-	}
-	args.PrevLogTerm = last.Term
 	if args.LeaderCommitIndex <= common {
 		t.Fatalf("entry %d is committed, want one behind %d", args.LeaderCommitIndex, common)
 	}
@@ -121,6 +117,16 @@ func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
 	if got := deposed.get("orphan"); got != "" {
 		t.Errorf("it has %q, which nobody else has", got)
 	}
+}
+
+// termAt is the term of an entry that a server has.
+func termAt(t *testing.T, e *engine, index uint64) uint64 {
+	t.Helper()
+	var entry raft.Log
+	if err := e.logs.GetLog(index, &entry); err != nil {
+		t.Fatal(err)
+	}
+	return entry.Term
 }
 
 // No server tells of a commit beyond what its message has: not all versions look.
@@ -141,35 +147,6 @@ func TestNoMessageTellsOfACommitBeyondItsLastEntry(t *testing.T) {
 		}
 		if got := args.LeaderCommitIndex; got != want {
 			t.Errorf("a message with %d entries behind 10 tells of commit %d, want %d", entries, got, want)
-		}
-	}
-}
-
-// Of a server of an earlier version, whose sender mixes its log with its successor's.
-func TestAMessageWithAnEntryOfALaterTermDoesNotReachRaft(t *testing.T) {
-	former, server := newPlainTransport(t), newPlainTransport(t)
-	ended := make(chan struct{})
-	defer close(ended)
-	server.ahead = newAheadLog(raft.NewInmemStore(), func() bool { return false }, func() {}, ended)
-	defer server.ahead.close()
-	raftHas := server.Consumer()
-	for name, args := range map[string]*raft.AppendEntriesRequest{
-		"an entry":         {Term: 2, PrevLogEntry: 4, PrevLogTerm: 2, Entries: entriesOf(5, 6, 3)},
-		"the entry before": {Term: 2, PrevLogEntry: 4, PrevLogTerm: 3},
-	} {
-		outcome := make(chan error, 1)
-		go func() {
-			outcome <- former.NetworkTransport.AppendEntries("id", "id@"+server.LocalAddr(), args, new(raft.AppendEntriesResponse))
-		}()
-		select {
-		case <-raftHas:
-			t.Errorf("%s of a later term reaches Raft", name)
-		case err := <-outcome:
-			if err == nil || !strings.Contains(err.Error(), "no more the log of the leader of term 2") {
-				t.Errorf("%s of a later term: %v", name, err)
-			}
-		case <-time.After(soon):
-			t.Fatal("no answer")
 		}
 	}
 }

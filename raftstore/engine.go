@@ -315,8 +315,8 @@ func (e *engine) makeRaft() (err error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: streamLayer{e.net.raft, e.net}, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: s.times.transport, Logger: log,
 		}),
-		locate: s.addressOf, pursues: e.pursues, stands: e.mayStand, wire: s.wire, ahead: e.ahead,
-		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has, beside: e.terms.beside,
+		locate: s.addressOf, pursues: e.pursues, leads: e.leadsIn, stands: e.mayStand, wire: s.wire, ahead: e.ahead,
+		pace: pace{repeat: s.times.repeat, linger: s.times.linger}, expects: e.expects.has, beside: e.terms.beside, patience: s.times.transport,
 	}
 	s.fsm.attach(e.ahead.await, e.trans.pipes.tell)
 	e.terms.StableStore, e.terms.raft = &voteStable{StableStore: steadyStable{e.stable, e.ended, e.disk.wrote}}, e.running.Load
@@ -461,11 +461,10 @@ func bounded(what string, f func() error) error {
 
 // pursues implements transport.pursues.
 func (e *engine) pursues(term uint64, id raft.ServerID) (raft.ServerAddress, bool) {
-	r := e.running.Load()
-	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term {
+	if !e.leadsIn(term) {
 		return "", false
 	}
-	for _, server := range r.GetConfiguration().Configuration().Servers {
+	for _, server := range e.running.Load().GetConfiguration().Configuration().Servers {
 		if server.ID == id {
 			return server.Address, true
 		}

@@ -80,7 +80,11 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 	log := newAheadLog(disk, func() bool { r := running.Load(); return r != nil && r.State() == raft.Leader }, func() {}, ended)
 	p.terms = &termStable{StableStore: disk, raft: running.Load}
 	p.trans = w.transport("fb1", func(uint64, raft.ServerID) (raft.ServerAddress, bool) { return "", false })
-	p.trans.ahead, p.trans.beside = log, p.terms.beside
+	p.trans.ahead, p.trans.beside, p.trans.patience = log, p.terms.beside, time.Second
+	p.trans.leads = func(term uint64) bool {
+		r := running.Load()
+		return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
+	}
 	times, rc := Config{Timing: 1}.timings(), raft.DefaultConfig()
 	rc.LocalID = "id1"
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout, rc.CommitTimeout = times.heartbeat, times.heartbeat, times.lease, times.commit
@@ -197,37 +201,62 @@ func TestHeartbeatIsTakenUpBesideRaftOnlyWhereItChangesNothing(t *testing.T) {
 		if kept, err := p.terms.GetUint64([]byte(keyTerm)); kept != term+2 || err != nil {
 			t.Errorf("term %d, %v after the heartbeat", kept, err)
 		}
+		for _, of := range []uint64{term + 1, term + 2} { // which is written, and Raft does not know of it yet
+			if _, ok := p.terms.beside(of); ok {
+				t.Errorf("a follower, in term %d, between the write of term %d and Raft's memory of it", of, term+2)
+			}
+		}
 	})
 }
 
 // What a sender of a deposed leader finds in the log is the successor's, from one
-// entry to the next (mutation: neither way looks at the terms).
+// entry to the next; it may be of a later term or of an earlier one (mutation: mine is
+// always true).
 func TestADeposedLeaderSendsNoEntryOfItsSuccessor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPlayedPeers(t)
-		term, last := p.raft.CurrentTerm(), p.raft.LastIndex()
-		p.mute.Store(true)
-		p.raft.Apply([]byte("sent"), time.Second)
-		synctest.Wait()
-		p.log.index.Store(last + 2)
-		p.raft.Apply([]byte("being sent"), time.Second)
-		<-p.log.held // behind it is the entry before
-		p.send(term+1, &raft.AppendEntriesRequest{PrevLogEntry: last, PrevLogTerm: term, Entries: entriesOf(last+1, last+2, term+1)})
-		close(p.log.letGo)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, rpc := range p.unanswered { // a peer takes the next message when it has answered
-			accept(rpc)
-		}
-		p.mu.Unlock()
-		synctest.Wait()
-		p.mu.Lock()
-		for _, args := range p.got {
-			for _, entry := range args.Entries {
-				if entry.Term > args.Term {
-					t.Errorf("in term %d, behind entry %d of term %d, it sent entry %d of term %d", args.Term, args.PrevLogEntry, args.PrevLogTerm, entry.Index, entry.Term)
-				}
+	for name, successors := range map[string]func(last, term uint64) (prev uint64, entries []*raft.Log){
+		"of a later term": func(last, term uint64) (uint64, []*raft.Log) {
+			return last, entriesOf(last+1, last+2, term+1)
+		},
+		"of an earlier term": func(last, term uint64) (uint64, []*raft.Log) {
+			return 1, append(entriesOf(2, last+2, term-1), entriesOf(last+3, last+3, term+1)...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { sendsNothingOfAnother(t, successors) })
+		})
+	}
+}
+
+func sendsNothingOfAnother(t *testing.T, successors func(last, term uint64) (prev uint64, entries []*raft.Log)) {
+	t.Helper()
+	p := newPlayedPeers(t)
+	term, last := p.raft.CurrentTerm(), p.raft.LastIndex()
+	p.mute.Store(true)
+	p.raft.Apply([]byte("sent"), time.Second)
+	synctest.Wait()
+	p.log.index.Store(last + 2)
+	p.raft.Apply([]byte("being sent"), time.Second)
+	<-p.log.held // behind it is the entry before
+	prev, entries := successors(last, term)
+	var before raft.Log
+	if err := p.log.GetLog(prev, &before); err != nil {
+		t.Fatal(err)
+	}
+	p.send(term+1, &raft.AppendEntriesRequest{PrevLogEntry: prev, PrevLogTerm: before.Term, Entries: entries})
+	close(p.log.letGo)
+	p.mu.Lock()
+	for _, rpc := range p.unanswered { // a peer takes the next message when it has answered
+		accept(rpc)
+	}
+	p.mu.Unlock()
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, args := range p.got {
+		for _, entry := range args.Entries {
+			if entry.Term != term && entry.Index > last {
+				t.Errorf("in term %d, behind entry %d of term %d, it sent entry %d of term %d", args.Term, args.PrevLogEntry, args.PrevLogTerm, entry.Index, entry.Term)
 			}
 		}
-	})
+	}
 }

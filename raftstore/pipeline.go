@@ -36,6 +36,7 @@ type pipeline struct {
 	done    chan struct{}
 	close   func()
 	durable func(commit uint64) uint64 // see transport
+	mine    func(term uint64) bool     // see transport; nil: not asked
 
 	pace    pace
 	room    chan struct{} // an answer to Raft came; for its sender
@@ -177,8 +178,8 @@ func (d *pipeline) send(args *raft.AppendEntriesRequest, resp *raft.AppendEntrie
 		args.LeaderCommitIndex = d.durable(args.LeaderCommitIndex)
 	}
 	withinReach(args)
-	if err := ofItsTerm(args); err != nil {
-		return nil, false, err
+	if d.mine != nil && !d.mine(args.Term) {
+		return nil, false, errDeposed
 	}
 	tells, now := args.LeaderCommitIndex, time.Now()
 	if len(args.Entries) == 0 && last == d.last && tells <= d.told.Load() && args.Term == d.term.Load() && now.Sub(d.sentAt) < d.pace.repeat {

@@ -47,7 +47,9 @@ func (t *termStable) SetUint64(key []byte, value uint64) error {
 }
 
 // beside implements transport.beside: this server follows in the term, and it will
-// be in no other before done is called.
+// be in no other before done is called. It may begin to stand for election meanwhile:
+// Raft then makes it a follower of the same term again, which is harmless, since no
+// vote is asked for, and so none counted, before there is another term.
 func (t *termStable) beside(term uint64) (done func(), ok bool) {
 	if !t.beginning.TryRLock() {
 		return nil, false

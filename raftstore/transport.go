@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -26,8 +25,9 @@ type transport struct {
 	// in its configuration, at which address: while it does, there is a log to
 	// be brought there.
 	pursues func(term uint64, id raft.ServerID) (raft.ServerAddress, bool)
-	stands  func() error // why this server asks for no votes; nil function: it always may
-	ahead   *aheadLog    // what of the log is on this server's disk; nil: all
+	leads   func(term uint64) bool // whether this server leads in the term at this moment; nil: not asked
+	stands  func() error           // why this server asks for no votes; nil function: it always may
+	ahead   *aheadLog              // what of the log is on this server's disk; nil: all
 	wire    wire
 	pace    pace                 // of each pipeline, but for waits
 	expects func(id string) bool // whether a server waits for an answer of ours; nil: none
@@ -37,6 +37,7 @@ type transport struct {
 	// goroutine, and keeps it so until done is called; nil: none can.
 	beside   func(term uint64) (done func(), ok bool)
 	arrivals chan raft.RPC // to Raft; nil while ahead is
+	patience time.Duration // for how long a heartbeat waits for Raft
 }
 
 // wire carries a message to a server (a server ID, or the address of its RPC
@@ -77,6 +78,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 		pace.waits = func() bool { return t.expects(string(id)) }
 	}
 	d := newPipeline(p, pace, t.pipes.remove)
+	d.mine = t.mine
 	if t.ahead != nil {
 		d.durable = t.ahead.durable
 	}
@@ -94,8 +96,8 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		args.LeaderCommitIndex = t.ahead.durable(args.LeaderCommitIndex)
 	}
 	withinReach(args)
-	if err := ofItsTerm(args); err != nil {
-		return err
+	if !isHeartbeat(args) && !t.mine(args.Term) {
+		return errDeposed
 	}
 	for {
 		err := t.wire.carry(string(id), func() error {
@@ -114,11 +116,6 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		target = now
 		pause(retryDial)
 	}
-}
-
-// isHeartbeat knows the messages that carry no place in the log.
-func isHeartbeat(args *raft.AppendEntriesRequest) bool {
-	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && args.LeaderCommitIndex == 0
 }
 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -149,6 +146,9 @@ func (t *transport) mayStand(last uint64) error {
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if !t.mine(args.Term) {
+		return errDeposed
+	}
 	return t.wire.carry(string(id), func() error { return t.NetworkTransport.InstallSnapshot(id, t.at(id, target), args, resp, data) })
 }
 
@@ -166,31 +166,6 @@ func (t *transport) Consumer() <-chan raft.RPC {
 	return t.arrivals
 }
 
-// SetHeartbeatHandler implements raft.Transport; Raft calls it once, after
-// Consumer. Heartbeats are taken up beside Raft's own goroutine, so that a
-// follower whose disk is slow answers them, but only those that change neither
-// its term nor its state; the others wait for that goroutine as all messages do.
-//
-// hashicorp/raft (1.8.0, its issue 695) would change both from here: the loop of
-// a leader that was stopped, and is deposed so, waits for work meanwhile, and
-// appends what it is given next in the term of its successor; two logs then
-// differ in an entry of one index and one term, which nothing repairs.
-func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
-	if t.beside == nil || t.ahead == nil {
-		return // without a handler they are like other messages
-	}
-	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
-		if args, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
-			if done, ok := t.beside(args.Term); ok {
-				defer done()
-				handle(rpc)
-				return
-			}
-		}
-		t.pass(rpc, t.arrivals)
-	})
-}
-
 // admit passes messages on to Raft until it ends. What would have this server
 // answer for entries that it appended as a leader, and that are not on its disk,
 // waits until they are, or is refused.
@@ -201,7 +176,7 @@ func (t *transport) admit(to chan<- raft.RPC) {
 			args, ok := rpc.Command.(*raft.AppendEntriesRequest)
 			if ok { // of a server of an earlier version
 				withinReach(args)
-				if err := ofItsTerm(args); err != nil {
+				if err := ofOneLog(args); err != nil {
 					rpc.Respond(nil, err)
 					continue
 				}
@@ -240,43 +215,6 @@ func (t *transport) answerable(rpc raft.RPC, args *raft.AppendEntriesRequest) bo
 		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: args.ProtocolVersion}, Term: args.Term, LastLog: t.ahead.durable(reach(args))}, nil)
 	}
 	return err == nil
-}
-
-// withinReach keeps a message from telling of a commit beyond its last entry, as the
-// Raft paper has it (figure 2: "min(leaderCommit, index of last new entry)").
-//
-// hashicorp/raft (1.8.0) commits up to the last entry of the follower's own log
-// instead. A leader takes the commit index for a message after it chose the last
-// entry, so that a message can have a newer commit index than entry. A server that led
-// before, and has entries behind that one which nobody else has, would take those for
-// what is committed, and apply them.
-func withinReach(args *raft.AppendEntriesRequest) {
-	args.LeaderCommitIndex = min(args.LeaderCommitIndex, reach(args))
-}
-
-// ofItsTerm refuses to send a message that has an entry of a later term than its own,
-// or follows one. A leader has none of those; who lost the office gets them from a
-// successor.
-//
-// hashicorp/raft's (1.8.0) sender to a follower reads the log entry by entry and goes
-// on for a moment after the leader has become a follower, whose log is written anew
-// meanwhile: the entry before may be its own and the first that it sends the
-// successor's. A follower that does not know of the successor yet would put that
-// behind the wrong entry, and stand for elections with a last entry that is newer than
-// its log.
-func ofItsTerm(args *raft.AppendEntriesRequest) error {
-	if last := lastOf(args); max(last.term, args.PrevLogTerm) > args.Term { // terms never fall in a log
-		return fmt.Errorf("entry %d is of term %d: it is no more the log of the leader of term %d", last.index, last.term, args.Term)
-	}
-	return nil
-}
-
-// reach is the last entry that an answer to a message is for.
-func reach(args *raft.AppendEntriesRequest) uint64 {
-	if n := len(args.Entries); n > 0 {
-		return args.Entries[n-1].Index
-	}
-	return args.PrevLogEntry
 }
 
 var (
