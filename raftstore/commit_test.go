@@ -93,23 +93,25 @@ func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
 		}
 		return errors.New("none")
 	})
-	e := successor.store.engine.Load()
-	for ; termAt(t, e, common) != termAt(t, deposed.store.engine.Load(), common); common-- { // what it wrote by itself before it was cut off
+	e, was := successor.store.engine.Load(), deposed.store.engine.Load()
+	for ; termAt(t, e, common) != termAt(t, was, common); common-- { // what it wrote by itself before it was cut off
 	}
-	args := &raft.AppendEntriesRequest{
-		RPCHeader:    raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
-		Term:         e.raft.CurrentTerm(),
-		PrevLogEntry: common, PrevLogTerm: termAt(t, e, common), LeaderCommitIndex: e.raft.CommitIndex(),
-	}
-	if args.LeaderCommitIndex <= common {
-		t.Fatalf("entry %d is committed, want one behind %d", args.LeaderCommitIndex, common)
-	}
-	resp := new(raft.AppendEntriesResponse)
-	id := raft.ServerID(deposed.id)
-	if err := e.trans.NetworkTransport.AppendEntries(id, e.trans.at(id, raft.ServerAddress(deposed.address.String())), args, resp); err != nil || !resp.Success {
-		t.Fatalf("%+v, %v: want a message that it takes", resp, err)
-	}
-	if got := deposed.store.engine.Load().raft.CommitIndex(); got > common {
+	eventually(t, "a message that it takes", func() error {
+		args := &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(successor.id), Addr: []byte(successor.address.String())},
+			Term:      e.raft.CurrentTerm(), PrevLogEntry: common, PrevLogTerm: termAt(t, e, common), LeaderCommitIndex: e.raft.CommitIndex(),
+		}
+		if args.LeaderCommitIndex <= common {
+			t.Fatalf("entry %d is committed, want one behind %d", args.LeaderCommitIndex, common)
+		}
+		id, resp := raft.ServerID(deposed.id), new(raft.AppendEntriesResponse)
+		err := e.trans.NetworkTransport.AppendEntries(id, e.trans.at(id, raft.ServerAddress(deposed.address.String())), args, resp)
+		if err == nil && !resp.Success {
+			err = fmt.Errorf("%+v", resp)
+		}
+		return err
+	})
+	if got := was.raft.CommitIndex(); got > common {
 		t.Errorf("it holds entry %d for committed, and has none but its own behind %d", got, common)
 	}
 	net.set(nil)

@@ -2,10 +2,12 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -42,6 +44,9 @@ func slogLevel(l hclog.Level) slog.Level {
 
 func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	to := slogLevel(level)
+	if ofDeposed(args) {
+		to = slog.LevelDebug
+	}
 	if !l.log.Enabled(context.Background(), to) {
 		return
 	}
@@ -49,6 +54,15 @@ func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 		to = slog.LevelDebug
 	}
 	l.log.Log(context.Background(), to, "raft: "+msg, clean(args)...)
+}
+
+// ofDeposed tells whether a line is about a message that this server did not send,
+// since it no longer leads: each change of leader has some.
+func ofDeposed(args []any) bool {
+	return slices.ContainsFunc(args, func(arg any) bool {
+		err, ok := arg.(error)
+		return ok && errors.Is(err, errDeposed)
+	})
 }
 
 // thinKey keeps faults of different peers apart.

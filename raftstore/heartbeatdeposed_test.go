@@ -29,6 +29,9 @@ func TestWriteAtADeposedLeaderIsRefused(t *testing.T) {
 		if err := beat(h.besides(leader)[0], leader, term+1, &resp); err != nil || !resp.Success || resp.Term != term+1 {
 			return errors.Join(err, errors.New("it is not deposed"))
 		}
+		if e.trans.mine(term) || e.trans.mine(term-1) {
+			t.Fatalf("its senders go on in term %d or the one before: others lead now", term)
+		}
 		data, err := state.Encode(state.KV{Verb: state.Set, Entry: state.Entry{Key: "phantom", Value: []byte(newUUID())}})
 		if err != nil {
 			t.Fatal(err)

@@ -50,7 +50,7 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 	t.Helper()
 	w, ended, end := newWires(), make(chan struct{}), make(chan struct{})
 	p := &playedPeers{t: t, fsm: &raft.MockFSM{}}
-	var running atomic.Pointer[raft.Raft]
+	var e engine // of which only what asks about Raft is used
 	for _, address := range []string{"fb2", "fb3"} {
 		peer := w.transport(address, nil)
 		p.peers = append(p.peers, peer)
@@ -77,14 +77,10 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 		}()
 	}
 	disk := raft.NewInmemStore()
-	log := newAheadLog(disk, func() bool { r := running.Load(); return r != nil && r.State() == raft.Leader }, func() {}, ended)
-	p.terms = &termStable{StableStore: disk, raft: running.Load}
+	log := newAheadLog(disk, e.appends, func() {}, ended)
+	p.terms = &termStable{StableStore: disk, raft: e.running.Load}
 	p.trans = w.transport("fb1", func(uint64, raft.ServerID) (raft.ServerAddress, bool) { return "", false })
-	p.trans.ahead, p.trans.beside, p.trans.patience = log, p.terms.beside, time.Second
-	p.trans.leads = func(term uint64) bool {
-		r := running.Load()
-		return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
-	}
+	p.trans.ahead, p.trans.beside, p.trans.leads, p.trans.patience = log, p.terms.beside, e.leadsIn, time.Second
 	times, rc := Config{Timing: 1}.timings(), raft.DefaultConfig()
 	rc.LocalID = "id1"
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout, rc.CommitTimeout = times.heartbeat, times.heartbeat, times.lease, times.commit
@@ -94,7 +90,7 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 	if p.raft, err = raft.NewRaft(rc, p.fsm, p.log, p.terms, raft.NewInmemSnapshotStore(), p.trans); err != nil {
 		t.Fatal(err)
 	}
-	running.Store(p.raft)
+	e.running.Store(p.raft)
 	t.Cleanup(func() {
 		close(ended)
 		if err := p.raft.Shutdown().Error(); err != nil {
@@ -161,17 +157,21 @@ func TestHeartbeatIsTakenUpBesideRaftOnlyWhereItChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlayedPeers(t)
 		term := p.raft.CurrentTerm()
-		if _, ok := p.terms.beside(term); ok {
+		if done, ok := p.terms.beside(term); ok {
+			done()
 			t.Error("the leader itself")
 		}
-		if _, ok := p.terms.beside(term + 1); ok {
+		if done, ok := p.terms.beside(term + 1); ok {
+			done()
 			t.Error("a leader, by its successor")
 		}
 		p.send(term+1, &raft.AppendEntriesRequest{})
-		if _, ok := p.terms.beside(term + 2); ok {
+		if done, ok := p.terms.beside(term + 2); ok {
+			done()
 			t.Error("a follower, by the next leader")
 		}
-		if _, ok := p.terms.beside(term); ok {
+		if done, ok := p.terms.beside(term); ok {
+			done()
 			t.Error("a follower, by a former leader")
 		}
 		done, ok := p.terms.beside(term + 1)
@@ -202,7 +202,8 @@ func TestHeartbeatIsTakenUpBesideRaftOnlyWhereItChangesNothing(t *testing.T) {
 			t.Errorf("term %d, %v after the heartbeat", kept, err)
 		}
 		for _, of := range []uint64{term + 1, term + 2} { // which is written, and Raft does not know of it yet
-			if _, ok := p.terms.beside(of); ok {
+			if done, ok := p.terms.beside(of); ok {
+				done()
 				t.Errorf("a follower, in term %d, between the write of term %d and Raft's memory of it", of, term+2)
 			}
 		}

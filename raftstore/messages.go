@@ -39,8 +39,8 @@ func (e *engine) leadsIn(term uint64) bool {
 	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
-// ofOneLog refuses a message whose terms no log can have: they fall nowhere, and none
-// is later than that of the leader. A server of an earlier version may send one (see
+// ofOneLog refuses a message whose terms no log can have. In a log they never fall, and
+// none is later than that of the leader. A server of an earlier version may send one (see
 // mine); not all that are mixed can be told by it.
 func ofOneLog(args *raft.AppendEntriesRequest) error {
 	last := entryID{args.PrevLogEntry, args.PrevLogTerm}

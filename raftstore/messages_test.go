@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,7 +11,8 @@ import (
 )
 
 // The senders of who no longer leads send nothing that they read from the log, and
-// heartbeats as before: there is nothing of it in them.
+// heartbeats as before: there is nothing of it in them (mutations: any of the three
+// ways does not ask, or heartbeats do).
 func TestWhoWasDeposedSendsNothingOfItsLog(t *testing.T) {
 	former := newPlainTransport(t)
 	sent := 0
@@ -54,6 +56,28 @@ func TestWhoWasDeposedSendsNothingOfItsLog(t *testing.T) {
 	}
 }
 
+// Another leads by the time the sender has its turn: what was read before counts no
+// more (mutation: the question is asked before the turn).
+func TestWhoIsDeposedWhileAMessageWaitsDoesNotSendIt(t *testing.T) {
+	w, d := newWirePipe(t)
+	var deposed atomic.Bool
+	d.mine = func(uint64) bool { return !deposed.Load() }
+	d.sending.Lock()
+	begun, outcome := make(chan struct{}), make(chan error, 1)
+	go func() {
+		close(begun)
+		_, err := d.AppendEntries(&raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 4, PrevLogTerm: 2}, nil)
+		outcome <- err
+	}()
+	<-begun
+	pause(20 * time.Millisecond) // for it to come to the lock; who comes later is judged all the same
+	deposed.Store(true)
+	d.sending.Unlock()
+	if err := <-outcome; !errors.Is(err, errDeposed) || len(w.sent) != 0 {
+		t.Errorf("%v, %d messages were sent", err, len(w.sent))
+	}
+}
+
 // guarded is a transport as an engine has it, whose Raft takes up what the test reads
 // from loop. It follows nobody.
 func guarded(t *testing.T) (server *transport, loop <-chan raft.RPC) {
@@ -76,7 +100,7 @@ func guarded(t *testing.T) (server *transport, loop <-chan raft.RPC) {
 }
 
 // What a server of an earlier version sends of two logs does not reach Raft, as far as
-// it can be told.
+// it can be told (mutations: either look at the terms is left out).
 func TestAMessageThatIsNotOfOneLogDoesNotReachRaft(t *testing.T) {
 	former := newPlainTransport(t)
 	server, loop := guarded(t)

@@ -310,6 +310,7 @@ func TestRaftsLogIsOneLevelQuieter(t *testing.T) {
 	l.Warn("failed to contact", "server-id", "a")
 	l.Warn("failed to contact", "server-id", "b")
 	l.With("term", 3).Named("net").Error("broken")
+	l.Error("failed to appendEntries to", "peer", "a", "error", errDeposed)
 	log.New(l.StandardWriter(nil), "", 0).Print("from a standard logger")
 	quiet.Store(true)
 	l.Error("stopping")
@@ -318,6 +319,7 @@ level=INFO msg="raft: failed to contact" server-id=a
 level=DEBUG msg="raft: failed to contact" server-id=a
 level=INFO msg="raft: failed to contact" server-id=b
 level=WARN msg="raft: broken" term=3
+level=DEBUG msg="raft: failed to appendEntries to" peer=a error="this server no longer leads in the term of the message"
 level=INFO msg="raft: from a standard logger"
 level=DEBUG msg="raft: stopping"
 `
