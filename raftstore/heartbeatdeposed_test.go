@@ -25,12 +25,15 @@ func TestWriteAtADeposedLeaderIsRefused(t *testing.T) {
 		if !e.leadsIn(term) {
 			return errors.New("not the leader any more")
 		}
+		if e.trans.mine(term - 1) {
+			t.Fatalf("it leads in term %d or a later one, and senders of the one before go on", term)
+		}
 		var resp raft.AppendEntriesResponse
 		if err := beat(h.besides(leader)[0], leader, term+1, &resp); err != nil || !resp.Success || resp.Term != term+1 {
 			return errors.Join(err, errors.New("it is not deposed"))
 		}
-		if e.trans.mine(term) || e.trans.mine(term-1) {
-			t.Fatalf("its senders go on in term %d or the one before: others lead now", term)
+		if e.trans.mine(term) {
+			t.Fatalf("its senders go on in term %d, in which it no longer leads", term)
 		}
 		data, err := state.Encode(state.KV{Verb: state.Set, Entry: state.Entry{Key: "phantom", Value: []byte(newUUID())}})
 		if err != nil {
