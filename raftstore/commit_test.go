@@ -45,15 +45,7 @@ func TestWriteOnAFollowerDoesNotWaitForTheCommitTimeout(t *testing.T) {
 // commit index grows between the choice of the last entry and the rest.
 func TestADeposedLeaderCommitsNothingOfItsOwn(t *testing.T) {
 	h := newHosts(t, 3, 3)
-	net := &cuts{}
-	for name, o := range h.all {
-		o.wire = func(to string, send func() error) error {
-			if net.loses(name, h.nameOf(to)) {
-				return &dialError{to: to, err: errors.New("lost by the test")}
-			}
-			return send()
-		}
-	}
+	net := h.cuttable()
 	h.startAll()
 	h.settled("fb1 fb2 fb3", "")
 	var deposed *host

@@ -45,6 +45,20 @@ func (c *cuts) count() int {
 	return c.hits
 }
 
+// cuttable has the servers' messages lost where the test says so.
+func (h *hosts) cuttable() *cuts {
+	net := &cuts{}
+	for name, o := range h.all {
+		o.wire = func(to string, send func() error) error {
+			if net.loses(name, h.nameOf(to)) {
+				return &dialError{to: to, err: errors.New("lost by the test")}
+			}
+			return send()
+		}
+	}
+	return net
+}
+
 // patience of a client, with a server that is cut off too; less than a write
 // is held.
 const patience = 400 * time.Millisecond
@@ -148,15 +162,7 @@ func TestHistoryUnderKillsAndCutsIsLinearizable(t *testing.T) {
 	h := newHosts(t, 5, 5)
 	seed := chaosSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
-	net := &cuts{}
-	for name, o := range h.all {
-		o.wire = func(to string, send func() error) error {
-			if net.loses(name, h.nameOf(to)) {
-				return &dialError{to: to, err: errors.New("lost by the test")}
-			}
-			return send()
-		}
-	}
+	net := h.cuttable()
 	h.startAll()
 	h.settled("fb1 fb2 fb3 fb4 fb5", "")
 	record := history.New()
