@@ -107,8 +107,10 @@ func newPlayedPeers(t *testing.T) *playedPeers {
 	if err := p.raft.BootstrapCluster(raft.Configuration{Servers: servers}).Error(); err != nil {
 		t.Fatal(err)
 	}
-	for p.raft.State() != raft.Leader {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(soon); p.raft.State() != raft.Leader; time.Sleep(time.Millisecond) { // in virtual time
+		if time.Now().After(deadline) {
+			t.Fatalf("no leader after %v", soon)
+		}
 	}
 	if err := p.raft.Apply([]byte("before"), time.Second).Error(); err != nil {
 		t.Fatal(err)

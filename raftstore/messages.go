@@ -103,7 +103,7 @@ func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
 		select {
 		case t.arrivals <- rpc:
 		case <-limit.C:
-			rpc.Respond(nil, fmt.Errorf("this server's Raft takes up no message for %v", t.patience))
+			rpc.Respond(nil, fmt.Errorf("this server's Raft takes up no message for %v: look at the disk of its log (holdfast status there)", t.patience))
 		case <-t.ahead.ended:
 			rpc.Respond(nil, raft.ErrTransportShutdown)
 		}

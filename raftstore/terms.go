@@ -15,7 +15,7 @@ type termStable struct {
 	raft func() *raft.Raft // nil while it does not run
 
 	beginning sync.RWMutex  // held while a term is begun; shared while a heartbeat is taken up
-	term      atomic.Uint64 // as written; changed while beginning is held
+	term      atomic.Uint64 // as written, 0 before the first; changed while beginning is held
 }
 
 // GetUint64 implements raft.StableStore.
